@@ -1,0 +1,116 @@
+"""Settings of a serving group as plain data; each child process gets them as JSON in its environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+CONFIG_VARIABLE = "GLLM_CONFIG"
+
+PolicyName = Literal["token_throttling", "chunked_prefill", "decode_cap", "no_wt", "no_ut"]
+POLICY_NAMES: tuple[PolicyName, ...] = ("token_throttling", "chunked_prefill", "decode_cap", "no_wt", "no_ut")
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything the engine and the workers must agree on."""
+
+    model: str
+    """A Hugging Face folder or a GGUF file."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """dummy: random weights from `config.json` alone, for benchmarks."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: the checkpoint's own on CUDA, bfloat16 on a CPU that has AVX-512 BF16 (and for any 16-bit model), else float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
+    threads: int = 0
+    """CPU threads of a worker; 0: one for each core the process may use."""
+
+    max_model_len: int = 0
+    """Longest prompt + output in tokens; 0: what the model and the KV pool allow."""
+    page_size: int = 16
+    """Tokens in a KV page."""
+    num_pages: int = 0
+    """KV pages; 0: from the memory budget."""
+    kv_cache_memory: int = 0
+    """Bytes for KV on CPU; 0: see `gllm.worker.memory`."""
+    gpu_memory_utilization: float = 0.9
+    max_num_seqs: int = 256
+    enable_prefix_caching: bool = True
+
+    policy: PolicyName = "token_throttling"
+    max_prefill_tokens: int = 2048
+    """#MaxP: most prefill tokens of a micro-batch (for chunked_prefill and decode_cap: the whole token budget)."""
+    min_prefill_tokens: int = 32
+    """#MinP"""
+    prefill_iterations: int = 8
+    """#T: iterations over which waiting prefill tokens are spread."""
+    kv_threshold: float = 0.05
+    """KV_thresh: share of the pool kept free of new prefill."""
+    seed: int = 0
+
+    step_timeout: float = 300.0
+    """Seconds without progress after which a busy engine is unhealthy."""
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything only the HTTP side needs."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_model_name: str = ""
+    """Empty: the model path's last part."""
+    api_key: str = ""
+    """Empty: no authentication."""
+    chat_template: str = ""
+    """Path of a Jinja file that replaces the model's own template."""
+    tool_parser: Literal["auto", "hermes", "llama", "none"] = "auto"
+    reasoning_parser: Literal["auto", "qwen3", "none"] = "auto"
+    generation_config: Literal["auto", "none"] = "auto"
+    """auto: sampling defaults come from the model's generation_config.json."""
+    max_queued_requests: int = 1024
+    """Requests beyond max_num_seqs that may wait; more are refused with 429."""
+    max_queued_tokens: int = 0
+    """Prompt tokens that may wait for prefill; 0: no bound."""
+    max_body_bytes: int = 16 * 1024 * 1024
+    drain_timeout: float = 60.0
+    log_requests: bool = False
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One serving group: what the supervisor hands to every process it starts."""
+
+    engine: EngineConfig
+    gateway: GatewayConfig = GatewayConfig()
+    run_dir: str = ""
+    """Folder of the group's Unix sockets, mode 0700."""
+    epoch: int = 0
+    """Grows with every restart of the engine; messages of an older epoch are refused."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def from_environment(cls) -> Config:
+        return msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=cls)
+
+    def to_environment(self) -> dict[str, str]:
+        return {CONFIG_VARIABLE: msgspec.json.encode(self).decode()}
+
+    @property
+    def control_address(self) -> str:
+        """Supervisor's ROUTER: Status in, Drain/EngineUp/EngineDown out."""
+        return f"ipc://{Path(self.run_dir)}/control.sock"
+
+    @property
+    def engine_address(self) -> str:
+        """Engine's ROUTER for gateways. The epoch is part of the name: a new engine never sees old traffic."""
+        return self.engine_address_of(self.epoch)
+
+    def engine_address_of(self, epoch: int) -> str:
+        return f"ipc://{Path(self.run_dir)}/engine-{epoch}.sock"
+
+    @property
+    def worker_address(self) -> str:
+        """Engine's ROUTER for workers, whose identity is `worker-RANK`."""
+        return f"ipc://{Path(self.run_dir)}/workers-{self.epoch}.sock"

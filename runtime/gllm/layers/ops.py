@@ -1,0 +1,40 @@
+"""The dense operations of a decoder layer, behind one interface with an implementation for each kind of device.
+
+`TorchOps` (any device, the reference), `NativeOps` (CPU, C++ kernels), `FlashInferOps` (CUDA).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+
+class Ops(Protocol):
+    """All tensors have their last dimension contiguous; n is the number of tokens."""
+
+    def pack_linear(self, weight: torch.Tensor) -> Any:
+        """Turn a weight [out, in] into the layout that `linear` reads; called once, at load.
+
+        The caller drops `weight` afterwards, so the result may be the same tensor or a repacked copy.
+        """
+
+    def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """x [n, size] / rms(x) * weight, statistics in float32. Also for per-head norms: x [n, heads, head_dim]
+        (rows may be strided), weight [head_dim]."""
+
+    def add_rms_norm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """residual += x in place, then the norm of the sum; both [n, size]. May reuse x's memory for the result."""
+
+    def rope(self, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+        """Rotate q [n, heads, head_dim] and k [n, kv_heads, head_dim] in place (NeoX halves).
+
+        positions: [n] int64; cos_sin: [max_position, rotary_dim] float32, cosines then sines, rotary_dim / 2 each.
+        Dimensions past rotary_dim stay as they are.
+        """
+
+    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
+        """silu(x[:, :size]) * x[:, size:] for x [n, 2 * size]: [n, size]."""

@@ -1,0 +1,250 @@
+"""Every message that crosses a process boundary: a closed set of msgspec structs in MessagePack.
+
+Never pickle: decoding is typed, unknown tags and fields are refused, sizes are bounded by the transport.
+
+    gateway  -> engine      Connect | Submit | Abort
+    engine   -> gateway     Hello | Outputs
+    engine   -> worker      Configure | StepPlan | Stop
+    worker   -> engine      Capacity | Ready | StepResult | WorkerFailed
+    process  -> supervisor  Status
+    supervisor -> process   EngineUp | EngineDown | Drain
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gllm.sampling_params import SamplingParams
+
+
+class Message(msgspec.Struct, tag=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages; fields travel as an array, tagged with the class name."""
+
+
+# --- gateway -> engine ---------------------------------------------------------------------------
+
+
+class Connect(Message):
+    """A gateway (or an offline `LLM`) asks for `Hello` and becomes a receiver of its requests' outputs."""
+
+
+class Submit(Message):
+    request_id: str
+    """Made by the server, unique for the engine's life."""
+    token_ids: list[int]
+    sampling: SamplingParams
+    priority: int = 0
+    """Smaller first (vLLM's convention)."""
+    cache_salt: str = ""
+
+
+class Abort(Message):
+    request_ids: list[str]
+
+
+# --- engine -> gateway ---------------------------------------------------------------------------
+
+
+class TokenLogprob(msgspec.Struct, array_like=True):
+    """Log-probability of one token and of its `top` alternatives, from the unmodified logits."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 is the most likely token."""
+    top: list[tuple[int, float]]
+    """(token id, logprob), most likely first."""
+
+
+class RequestOutput(msgspec.Struct, array_like=True):
+    """What one step added to one request. The last one of a request has `finish_reason`."""
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: str | None = None
+    """stop, length, abort or error."""
+    stop_token_id: int | None = None
+    """The EOS or stop token that ended the request (it is the last of `token_ids`)."""
+    error: str | None = None
+    logprobs: list[TokenLogprob] | None = None
+    """One entry for each of `token_ids`."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """One entry for each prompt token, None for the first; sent once, when the prompt is done."""
+    num_cached_tokens: int = 0
+    """Prompt tokens that came from the prefix cache."""
+    queue_time: float = 0.0
+    """Seconds from arrival to first being scheduled; sent with the first token."""
+    prefill_time: float = 0.0
+    """Seconds from first being scheduled to the first token; sent with it."""
+    num_preemptions: int = 0
+
+
+class EngineStats(msgspec.Struct, array_like=True):
+    """A snapshot for metrics and health. Counters count from the engine's start."""
+
+    step: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0
+    """Prompt tokens not yet computed."""
+    kv_usage: float = 0.0
+    """Share of KV pages held by live requests, 0 to 1."""
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0
+    """Prompt tokens looked up."""
+    prefix_cache_hits: int = 0
+    """Prompt tokens found."""
+    step_prefill_tokens: int = 0
+    step_decode_tokens: int = 0
+    step_time: float = 0.0
+    """Seconds the worker spent on the last step."""
+    num_inflight: int = 0
+    """Micro-batches in flight."""
+    seconds_since_progress: float = 0.0
+    """0 when idle; else the time since a step last came back."""
+
+
+class Outputs(Message):
+    """Results of a step; with no outputs it is the heartbeat (once a second)."""
+
+    outputs: list[RequestOutput]
+    stats: EngineStats
+
+
+class Hello(Message):
+    """The engine is ready to serve."""
+
+    epoch: int
+    max_model_len: int
+    """Longest prompt + output, in tokens, that fits the model and the KV pool."""
+    num_pages: int
+    page_size: int
+    max_num_seqs: int
+
+
+# --- engine -> worker ----------------------------------------------------------------------------
+
+
+class Configure(Message):
+    """Allocate the KV pool and warm up; answered by `Ready`."""
+
+    num_pages: int
+    max_model_len: int
+
+
+class NewSequence(msgspec.Struct, array_like=True):
+    """Registers a sequence in a slot. Sent once; afterwards plans name only the slot."""
+
+    slot: int
+    token_ids: list[int]
+    """Prompt and, after a preemption or recovery, what was generated so far."""
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    """Leading tokens whose KV is already in `pages` (prefix-cache hits)."""
+    pages: list[int]
+    sampling: SamplingParams
+    """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`."""
+
+
+class StepPlan(Message):
+    """One micro-batch, as a delta to what the worker already knows.
+
+    Order of effects: free `freed` slots, register `new`, append `pages`, run the rows.
+    Rows are parallel lists, decode rows (one token) first, then prefill chunks. A decode row's input
+    token may still be on the device: it is the last one sampled for the slot.
+    """
+
+    epoch: int
+    step: int
+    slots: list[int]
+    num_tokens: list[int]
+    """New tokens to compute for each row."""
+    samples: list[bool]
+    """Whether the row's last token reaches the end of what is known, so that a token is sampled."""
+    pages: list[tuple[int, list[int]]]
+    """(slot, pages appended to its block table)."""
+    new: list[NewSequence]
+    freed: list[int]
+
+
+class Stop(Message):
+    """Leave the loop and exit with status 0."""
+
+
+# --- worker -> engine ----------------------------------------------------------------------------
+
+
+class Capacity(Message):
+    """The model is loaded; this many KV pages fit the memory budget."""
+
+    rank: int
+    num_pages: int
+
+
+class Ready(Message):
+    rank: int
+
+
+class StepResult(Message):
+    epoch: int
+    step: int
+    token_ids: list[int]
+    """One for each row with `samples` set, in row order; -1 where the row failed."""
+    elapsed: float
+    """Seconds of compute."""
+    logprobs: list[TokenLogprob | None] | None = None
+    """Parallel to `token_ids`; None if no row asked."""
+    prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
+    """(row, logprobs of the prompt tokens that this chunk predicts)."""
+    errors: list[tuple[int, str]] = []
+    """(row, message): the request fails, the batch goes on."""
+
+
+class WorkerFailed(Message):
+    """The worker cannot go on; it exits after sending this."""
+
+    rank: int
+    reason: str
+
+
+# --- process <-> supervisor ----------------------------------------------------------------------
+
+
+class Status(Message):
+    """A child tells where it stands."""
+
+    role: str
+    """gateway, engine or worker-RANK."""
+    epoch: int
+    pid: int
+    state: str
+    """starting, loading, ready, draining or failed."""
+    detail: str = ""
+    progress: float = 0.0
+    """0 to 1 while loading."""
+
+
+class EngineUp(Message):
+    """An engine of this epoch is (being) started: connect to its socket and wait for `Hello`."""
+
+    epoch: int
+
+
+class EngineDown(Message):
+    """The engine or a worker died: fail what was in flight."""
+
+    epoch: int
+    reason: str
+
+
+class Drain(Message):
+    """Refuse new requests, finish the live ones within `timeout` seconds, then exit."""
+
+    timeout: float
+
+
+GatewayToEngine = Connect | Submit | Abort
+EngineToGateway = Hello | Outputs
+EngineToWorker = Configure | StepPlan | Stop
+WorkerToEngine = Capacity | Ready | StepResult | WorkerFailed
+SupervisorToProcess = EngineUp | EngineDown | Drain

@@ -1,0 +1,46 @@
+"""A model's shape, read from config.json or GGUF metadata; plain data, no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    theta: float = 10000.0
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Names follow Hugging Face config.json, with its historic variants already resolved."""
+
+    architecture: str
+    """Hugging Face class name, for example LlamaForCausalLM."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    """Width of the logits; the tokenizer may know fewer tokens."""
+    max_position: int
+    rms_norm_eps: float
+    rope: RopeConfig
+    tie_word_embeddings: bool
+    attention_bias: bool
+    """Bias on q, k and v."""
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """What the checkpoint says; quantized GGUF counts as bfloat16."""
+    eos_token_ids: tuple[int, ...] = ()
+    """From generation_config.json, else config.json, else the tokenizer."""
+    bos_token_id: int | None = None
+    generation_defaults: dict[str, Any] = {}
+    """Sampling defaults of generation_config.json: temperature, top_p, top_k, min_p, repetition_penalty."""

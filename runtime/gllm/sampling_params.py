@@ -1,0 +1,104 @@
+"""What a caller may ask of the sampler, as plain data shared by every process."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 1024
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGIT_BIAS = 1024
+MAX_N = 128
+MAX_GRAMMAR_BYTES = 65536
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How to choose the next token of one request, and when to stop.
+
+    Token-level fields act in the worker's sampler and in the engine; `n`, `stop`,
+    `include_stop_str_in_output` and `skip_special_tokens` act on text, in the gateway or in `LLM`.
+    """
+
+    max_tokens: int | None = 16
+    """Most tokens to generate; None: up to the model's context length."""
+    min_tokens: int = 0
+    """EOS and stop tokens are masked until this many tokens are out."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 or -1 keeps all."""
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    """Draws depend on (seed, position) only, so they repeat alone, in a batch and after preemption."""
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    """Number of top alternatives returned with each sampled token (0: only the token itself)."""
+    prompt_logprobs: int | None = None
+    grammar: str | None = None
+    """An llguidance grammar (its serialised JSON form) that the output must match."""
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        for field, value, low, high in (
+            ("max_tokens", self.max_tokens, 0, 2**31 - 1),
+            ("min_tokens", self.min_tokens, 0, 2**31 - 1),
+            ("temperature", self.temperature, 0.0, 100.0),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("top_k", self.top_k, -1, 2**31 - 1),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("presence_penalty", self.presence_penalty, -2.0, 2.0),
+            ("frequency_penalty", self.frequency_penalty, -2.0, 2.0),
+            ("repetition_penalty", self.repetition_penalty, 0.01, 100.0),
+            ("seed", self.seed, -(2**63), 2**63 - 1),
+            ("logprobs", self.logprobs, 0, MAX_LOGPROBS),
+            ("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS),
+            ("n", self.n, 1, MAX_N),
+        ):
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                raise ParameterError(field, f"{field} must be between {low} and {high}, not {value}")
+        if self.top_p == 0.0:
+            raise ParameterError("top_p", "top_p must be above 0")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ParameterError(
+                "min_tokens", f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})"
+            )
+        for field, size, most in (
+            ("stop", len(self.stop), MAX_STOP_STRINGS),
+            ("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS),
+            ("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS),
+            ("grammar", len(self.grammar or ""), MAX_GRAMMAR_BYTES),
+        ):
+            if size > most:
+                raise ParameterError(field, f"{field} has {size} entries; at most {most} are allowed")
+        for text in self.stop:
+            if not 0 < len(text) <= MAX_STOP_STRING_CHARS:
+                raise ParameterError("stop", f"each stop string must have 1 to {MAX_STOP_STRING_CHARS} characters")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or not -100.0 <= bias <= 100.0:
+                raise ParameterError("logit_bias", "logit_bias maps token ids to values from -100 to 100")
+        if any(token < 0 for token in self.stop_token_ids):
+            raise ParameterError("stop_token_ids", "stop_token_ids must not be negative")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+class ParameterError(ValueError):
+    """A request's field has a value that cannot be served; `param` names the field."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
