@@ -22,7 +22,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights from `config.json` alone, for benchmarks."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: the checkpoint's own on CUDA, bfloat16 on a CPU that has AVX-512 BF16 (and for any 16-bit model), else float32."""
+    """auto: the checkpoint's own (bfloat16 for a quantized GGUF); float32 on a CPU without AVX-512 BF16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
     threads: int = 0
