@@ -1,0 +1,152 @@
+"""Paged attention on CUDA through FlashInfer's batch wrappers.
+
+Decode rows and prefill rows of a mixed batch run in two kernels. Each micro-batch in flight has wrappers of
+its own: `plan` fills a pinned staging buffer that the device reads later, so a wrapper may be planned again
+only when the step it was planned for is done (`num_plans` steps later, which the engine's depth guarantees).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import flashinfer
+import numpy as np
+import torch
+
+from gllm.attention.base import AttentionBatch, IntArray, KVShape
+
+WORKSPACE_BYTES = 128 * 1024**2
+"""FlashInfer's recommendation for split-KV partial results."""
+TENSOR_CORE_GROUP = 4
+"""Query heads a KV head from which decode is faster through the tensor-core (prefill) kernel."""
+
+
+@dataclass(slots=True)
+class FlashInferPlan:
+    """Device index arrays of one micro-batch and the wrappers planned for it."""
+
+    num_decode_rows: int
+    decode: Any
+    """None without decode rows."""
+    prefill: Any
+    batch_indices: torch.Tensor
+    """[n] int32 row of each token."""
+    positions: torch.Tensor
+    """[n] int32"""
+    indptr: torch.Tensor
+    """[rows + 1] int32 into `indices`."""
+    indices: torch.Tensor
+    """int32 page ids of all rows, one after the other."""
+    last_page_len: torch.Tensor
+    """[rows] int32"""
+
+
+class FlashInferAttention:
+    """AttentionBackend; KV layout NHD: [num_pages, 2, page_size, kv_heads, head_dim] a layer."""
+
+    name = "flashinfer"
+
+    def __init__(self, shape: KVShape, num_plans: int = 2) -> None:
+        self.shape = shape
+        self._tensor_cores = shape.num_heads // shape.num_kv_heads >= TENSOR_CORE_GROUP
+        decode_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        prefill_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        # The workspaces may be shared: steps run one after the other on the stream.
+        self._wrappers = itertools.cycle(
+            [
+                (
+                    flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+                        decode_workspace, "NHD", use_tensor_cores=self._tensor_cores
+                    ),
+                    flashinfer.BatchPrefillWithPagedKVCacheWrapper(prefill_workspace, "NHD", backend="auto"),
+                )
+                for _ in range(num_plans)
+            ]
+        )
+        self._layers: list[torch.Tensor] = []
+
+    def allocate(self, num_pages: int) -> None:
+        s = self.shape
+        pool = (s.num_layers, num_pages, 2, s.page_size, s.num_kv_heads, s.head_dim)
+        self._layers = list(torch.zeros(pool, dtype=s.dtype, device=s.device).unbind(0))
+
+    def plan(self, batch: AttentionBatch) -> FlashInferPlan:
+        s = self.shape
+        rows, decodes = len(batch.query_lens), batch.num_decode_rows
+        num_pages = -(-batch.kv_lens // s.page_size)
+        indptr = _indptr(num_pages)
+        last_page_len = batch.kv_lens - (num_pages - 1) * s.page_size
+        indices = batch.block_tables[np.arange(batch.block_tables.shape[1]) < num_pages[:, None]]
+        qo_indptr = _indptr(batch.query_lens)
+        num_tokens = int(qo_indptr[-1])
+        batch_indices = np.repeat(np.arange(rows, dtype=np.int32), batch.query_lens)
+        starts = batch.kv_lens - batch.query_lens - qo_indptr[:-1]
+        positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts, batch.query_lens)
+        # One copy to the device for all index arrays.
+        parts = [batch_indices, positions, indptr, last_page_len, indices]
+        packed = torch.from_numpy(np.concatenate(parts, dtype=np.int32)).pin_memory()
+        on_device = packed.to(s.device, non_blocking=True).split([len(part) for part in parts])
+
+        decode_wrapper, prefill_wrapper = next(self._wrappers)
+        if decodes:
+            decode_wrapper.plan(
+                _host(indptr[: decodes + 1]),
+                on_device[4][: indptr[decodes]],
+                _host(last_page_len[:decodes]),
+                s.num_heads,
+                s.num_kv_heads,
+                s.head_dim,
+                s.page_size,
+                q_data_type=s.dtype,
+                kv_data_type=s.dtype,
+            )
+        if decodes < rows:
+            prefill_wrapper.plan(
+                _host(qo_indptr[decodes:] - decodes),
+                _host(indptr[decodes:] - indptr[decodes]),
+                on_device[4][indptr[decodes] :],
+                _host(last_page_len[decodes:]),
+                s.num_heads,
+                s.num_kv_heads,
+                s.head_dim,
+                s.page_size,
+                causal=True,
+                q_data_type=s.dtype,
+                kv_data_type=s.dtype,
+            )
+        return FlashInferPlan(
+            num_decode_rows=decodes,
+            decode=decode_wrapper if decodes else None,
+            prefill=prefill_wrapper if decodes < rows else None,
+            batch_indices=on_device[0],
+            positions=on_device[1],
+            indptr=on_device[2],
+            last_page_len=on_device[3],
+            indices=on_device[4],
+        )
+
+    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Any) -> torch.Tensor:
+        assert isinstance(plan, FlashInferPlan)
+        cache = self._layers[layer]
+        flashinfer.append_paged_kv_cache(
+            k, v, plan.batch_indices, plan.positions, cache, plan.indices, plan.indptr, plan.last_page_len
+        )
+        n, decodes = q.shape[0], plan.num_decode_rows
+        out = torch.empty((n, self.shape.num_heads, self.shape.head_dim), dtype=q.dtype, device=q.device)
+        if plan.decode is not None:
+            plan.decode.run(q[:decodes], cache, out=out[:decodes])
+        if plan.prefill is not None:
+            plan.prefill.run(q[decodes:], cache, out=out[decodes:])
+        return out.view(n, -1)
+
+
+def _indptr(lengths: IntArray) -> IntArray:
+    indptr = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=indptr[1:])
+    return indptr
+
+
+def _host(array: IntArray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,67 @@
+"""Entry point of a worker process: `python -m gllm.worker` with the configuration in the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+from gllm.config import Config
+from gllm.logs import setup_logging
+from gllm.supervisor.child import die_with_parent
+from gllm.supervisor.link import StatusReporter
+
+logger = logging.getLogger("gllm.worker")
+
+
+def main() -> int:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to stop
+    config = Config.from_environment()
+    rank = int(os.environ.get("RANK", "0"))
+    role = f"worker-{rank}"
+    setup_logging(config, role)
+    reporter = StatusReporter(config, role)
+    reporter.report("starting")
+
+    from gllm.model_config_loader import load_model_config
+    from gllm.worker.build import WorkerBuilder
+    from gllm.worker.loop import EngineLink, serve
+
+    try:
+        model_config = load_model_config(config.engine.model)
+        builder = WorkerBuilder(config.engine, model_config, lambda done: reporter.report("loading", progress=done))
+        num_pages = builder.capacity()
+    except ValueError as error:
+        # What a user can mend is told in one line; anything else keeps its traceback.
+        reporter.report("failed", detail=str(error))
+        return 1
+    platform = builder.platform
+    logger.info(
+        "model loaded",
+        extra={
+            "device": str(platform.device),
+            "dtype": str(platform.dtype).removeprefix("torch."),
+            "attention": platform.backend,
+            "weights_mib": builder.model.weight_bytes // 2**20,
+            "kv_pages": num_pages,
+        },
+    )
+    link = EngineLink(config, rank)
+    try:
+        serve(link, num_pages, builder.runner)
+    except Exception as error:
+        logger.exception("worker failed")
+        from gllm.messages import WorkerFailed
+
+        link.send(WorkerFailed(rank, f"{type(error).__name__}: {error}"))
+        return 1
+    finally:
+        link.close()
+        reporter.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

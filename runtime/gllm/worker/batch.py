@@ -1,0 +1,80 @@
+"""A step plan turned into the arrays that one forward pass reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gllm.attention.base import AttentionBatch
+from gllm.messages import StepPlan
+from gllm.worker.slots import Int32, Int64, SlotTable
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """Host arrays of one micro-batch of `n` tokens in `rows` rows."""
+
+    attention: AttentionBatch
+    slots: Int32
+    """[rows]"""
+    starts: Int32
+    """[rows] position of the row's first new token."""
+    token_ids: Int64
+    """[n] 0 where the token is still on the device."""
+    positions: Int64
+    """[n]"""
+    device_tokens: Int64
+    """[d] indices into the n tokens that must be taken from the last tokens sampled for `device_slots`."""
+    device_slots: Int64
+    """[d]"""
+    sample_rows: Int64
+    """[s] rows whose last token is followed by a sampled one."""
+    sample_tokens: Int64
+    """[s] index of that last token among the n."""
+
+
+def build_batch(plan: StepPlan, table: SlotTable) -> StepBatch:
+    """Build the arrays of a plan whose state changes were applied, and advance `table` past it."""
+    slots = np.asarray(plan.slots, np.int32)
+    query_lens = np.asarray(plan.num_tokens, np.int32)
+    starts = table.num_computed[slots]
+    table.num_computed[slots] += query_lens
+    kv_lens = starts + query_lens
+    ends = np.cumsum(query_lens)
+    firsts = ends - query_lens
+    num_tokens = int(ends[-1]) if len(ends) else 0
+
+    positions = np.arange(num_tokens, dtype=np.int64) + np.repeat(starts - firsts, query_lens)
+    token_ids = np.zeros(num_tokens, np.int64)
+    on_device = starts >= table.num_known[slots]
+    for row in np.flatnonzero(~on_device):
+        first = firsts[row]
+        known = table.tokens(slots[row])[starts[row] : kv_lens[row]]
+        token_ids[first : first + len(known)] = known
+    sample_rows = np.flatnonzero(np.asarray(plan.samples, np.bool_))
+
+    max_pages = -(-int(kv_lens.max(initial=0)) // table.page_size)
+    attention = AttentionBatch(
+        num_decode_rows=_leading_ones(query_lens),
+        query_lens=query_lens,
+        kv_lens=kv_lens,
+        block_tables=table.block_tables[slots, :max_pages],
+    )
+    return StepBatch(
+        attention=attention,
+        slots=slots,
+        starts=starts,
+        token_ids=token_ids,
+        positions=positions,
+        device_tokens=firsts[on_device].astype(np.int64),
+        device_slots=slots[on_device].astype(np.int64),
+        sample_rows=sample_rows,
+        sample_tokens=(ends[sample_rows] - 1).astype(np.int64),
+    )
+
+
+def _leading_ones(query_lens: Int32) -> int:
+    """Rows of one token at the front: a last chunk of one token is decode-shaped too."""
+    longer = np.flatnonzero(query_lens != 1)
+    return int(longer[0]) if len(longer) else len(query_lens)

@@ -1,0 +1,111 @@
+"""What `auto` means here: device, dtype, threads, and the implementations of the math that go with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gllm.attention.base import AttentionBackend, KVShape
+from gllm.config import EngineConfig
+from gllm.layers.ops import Ops
+from gllm.model_config import ModelConfig
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The choices that one worker runs with."""
+
+    device: torch.device
+    dtype: torch.dtype
+    backend: str
+    """reference, native or flashinfer: names the attention implementation and the ops that go with it."""
+    ops: Ops
+    make_attention: Callable[[KVShape], AttentionBackend]
+    argmax: Callable[[torch.Tensor], torch.Tensor] | None
+
+
+def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
+    """Resolve `auto`; raises ValueError naming the flag where a choice cannot work on this machine."""
+    device = _device(config)
+    dtype = _dtype(config, model, device)
+    backend = _backend(config, model, device, dtype)
+    if backend == "flashinfer":
+        from gllm.attention.flashinfer import FlashInferAttention
+        from gllm.layers.flashinfer_ops import FlashInferOps
+
+        return Platform(device, dtype, backend, FlashInferOps(), FlashInferAttention, None)
+    if backend == "native":
+        from gllm.attention.native import NativeAttention
+        from gllm.layers.native_ops import NativeOps
+
+        native = NativeOps(num_threads=cpu_threads(config))
+        # torch's own pool would fight with the kernels' for the cores.
+        torch.set_num_threads(1)
+        return Platform(device, dtype, backend, native, NativeAttention, native.argmax)
+    from gllm.attention.reference import ReferenceAttention
+    from gllm.layers.torch_ops import TorchOps
+
+    if device.type == "cpu":
+        torch.set_num_threads(cpu_threads(config))
+    return Platform(device, dtype, backend, TorchOps(), ReferenceAttention, None)
+
+
+def cpu_threads(config: EngineConfig) -> int:
+    return config.threads or len(os.sched_getaffinity(0))
+
+
+def _device(config: EngineConfig) -> torch.device:
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch"
+        )
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+
+
+def _dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
+    if config.dtype != "auto":
+        return _DTYPES[config.dtype]
+    if device.type == "cpu" and (model.dtype == "float16" or not _has_bf16()):
+        return torch.float32
+    return _DTYPES[model.dtype]
+
+
+def _has_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as info:
+            return "avx512_bf16" in info.read()
+    except OSError:
+        return False
+
+
+def _backend(config: EngineConfig, model: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    asked = config.attention_backend
+    if device.type == "cuda":
+        if asked == "native":
+            raise ValueError("--attention-backend native is for --device cpu; use flashinfer or reference")
+        fits = dtype in (torch.bfloat16, torch.float16) and model.head_dim in (64, 128, 256)
+        if asked == "flashinfer" and not fits:
+            raise ValueError(
+                f"--attention-backend flashinfer serves 16-bit dtypes and head_dim 64, 128 or 256, "
+                f"not {dtype} with head_dim {model.head_dim}; use --attention-backend reference"
+            )
+        return "flashinfer" if asked != "reference" and fits else "reference"
+    if asked == "flashinfer":
+        raise ValueError("--attention-backend flashinfer needs --device cuda; use native or reference")
+    if asked == "reference":
+        return asked
+    from gllm_kernels import cpu
+
+    fits = cpu.available() and dtype in (torch.bfloat16, torch.float32) and model.head_dim % 16 == 0
+    if asked == "native" and not fits:
+        why = cpu.unavailable_reason() or f"it serves bfloat16 and float32 with head_dim a multiple of 16, not {dtype}"
+        raise ValueError(f"--attention-backend native cannot be used here: {why}; use --attention-backend reference")
+    return "native" if fits else "reference"

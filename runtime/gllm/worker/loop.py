@@ -1,0 +1,96 @@
+"""The worker's conversation with the engine: plans in, results out, in order.
+
+On CPU a step is done when `launch` returns. On CUDA results are collected by a second thread, so that the
+first one is free to launch the next step while the device still computes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import torch
+import zmq
+
+from gllm.config import Config
+from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop, WorkerFailed, WorkerToEngine
+from gllm.transport import configure_socket, decoder, encode
+from gllm.worker.runner import LaunchedStep, ModelRunner
+
+
+class EngineLink:
+    """A DEALER to the engine's worker socket."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        self.rank = rank
+        self._address = config.worker_address
+        self._context = zmq.Context.instance()
+        self._plans = self._connect(f"worker-{rank}")
+        self._decoder = decoder(EngineToWorker)
+
+    def _connect(self, identity: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        configure_socket(socket, identity)
+        socket.connect(self._address)
+        return socket
+
+    def receive(self) -> EngineToWorker:
+        """Wait for the next message, without using the CPU."""
+        message: EngineToWorker = self._decoder.decode(self._plans.recv())
+        return message
+
+    def send(self, message: WorkerToEngine) -> None:
+        self._plans.send(encode(message))
+
+    def result_sender(self) -> Callable[[WorkerToEngine], None]:
+        """A second connection, for the thread that collects results: sockets are not shared by threads."""
+        socket = self._connect(f"worker-{self.rank}-results")
+        return lambda message: socket.send(encode(message))
+
+    def close(self) -> None:
+        self._context.destroy(linger=1000)
+
+
+def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRunner]) -> None:
+    """Offer `num_pages`, be configured, then run plans until `Stop`."""
+    link.send(Capacity(link.rank, num_pages))
+    configure = link.receive()
+    if isinstance(configure, Stop):
+        return
+    assert isinstance(configure, Configure), f"expected Configure, got {configure}"
+    runner = start(configure)
+    link.send(Ready(link.rank))
+    if runner.device.type == "cuda":
+        _serve_overlapped(link, runner)
+    else:
+        while not isinstance(plan := link.receive(), Stop):
+            assert isinstance(plan, StepPlan)
+            link.send(runner.launch(plan).collect())
+
+
+def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
+    launched: queue.SimpleQueue[LaunchedStep | None] = queue.SimpleQueue()
+    failures: list[BaseException] = []
+
+    def collect() -> None:
+        torch.cuda.set_device(runner.device)
+        send = link.result_sender()
+        try:
+            while (step := launched.get()) is not None:
+                send(step.collect())
+        except Exception as error:
+            failures.append(error)
+            send(WorkerFailed(link.rank, f"{type(error).__name__}: {error}"))
+
+    collector = threading.Thread(target=collect, name="collector", daemon=True)
+    collector.start()
+    try:
+        while not isinstance(plan := link.receive(), Stop):
+            assert isinstance(plan, StepPlan)
+            launched.put(runner.launch(plan))
+            if failures:
+                raise failures[0]
+    finally:
+        launched.put(None)
+        collector.join(timeout=10)

@@ -1,0 +1,62 @@
+"""From logits to one token a row: argmax, or a draw by inverse transform from the filtered distribution."""
+
+from __future__ import annotations
+
+import torch
+
+CANDIDATES = 1024
+"""Most likely tokens looked at before a full sort: top-k and top-p nearly always end among them."""
+
+
+def choose(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    uniforms: torch.Tensor,
+    *,
+    filtered: bool,
+) -> torch.Tensor:
+    """Draw one token a row.
+
+    logits: [rows, vocab] float32; temperature (> 0), top_p, min_p: [rows] float32; top_k: [rows] int64, 0 keeps
+    all; uniforms: [rows] float64 in [0, 1). `filtered` says that some row has a top_k, top_p or min_p.
+    Returns [rows] int64. top_k is applied first, then top_p to the renormalised rest, then min_p relative to
+    the most likely token; the draw goes over tokens from the most likely down.
+    """
+    scaled = logits / temperature[:, None]
+    if not filtered:
+        # Rows are independent: nothing here mixes them, so a row's draw does not depend on its neighbours.
+        cumulative = torch.softmax(scaled, dim=-1, dtype=torch.float32).cumsum(-1, dtype=torch.float64)
+        return _invert(cumulative, uniforms)
+    vocab = logits.shape[-1]
+    log_total = torch.logsumexp(scaled, dim=-1, keepdim=True)
+    width = min(CANDIDATES, vocab)
+    while True:
+        values, tokens = scaled.topk(width, dim=-1)
+        probabilities = (values - log_total).exp()
+        ranks = torch.arange(width, device=logits.device)
+        keep = ranks[None, :] < torch.where(top_k == 0, vocab, top_k)[:, None]
+        in_k = torch.where(keep, probabilities, 0)
+        # Mass that top_k leaves: without a top_k it is everything, also what lies outside the candidates.
+        mass = torch.where((top_k == 0)[:, None], 1.0, in_k.sum(-1, keepdim=True)).double()
+        cumulative = in_k.cumsum(-1, dtype=torch.float64)
+        # A token stays while the mass before it is below top_p; rank 0 always stays.
+        before = cumulative - in_k
+        keep &= (before < top_p[:, None].double() * mass) | (ranks == 0)[None, :]
+        keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
+        if width == vocab or not bool(keep[:, -1].any()):
+            break
+        width = vocab
+    cumulative = torch.where(keep, probabilities, 0).cumsum(-1, dtype=torch.float64)
+    return tokens.gather(1, _invert(cumulative, uniforms)[:, None])[:, 0]
+
+
+def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """First index whose cumulative mass exceeds uniform * total: [rows] int64."""
+    threshold = uniforms.to(cumulative.device) * cumulative[:, -1]
+    index = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
+    # Rounding may put the threshold at the total: then the last index with any mass, which ends the plateau.
+    last = (cumulative < cumulative[:, -1:]).sum(-1)
+    return torch.minimum(index, last)

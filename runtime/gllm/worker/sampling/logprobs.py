@@ -1,0 +1,29 @@
+"""Log-probabilities of chosen tokens and of the most likely ones, from unmodified logits."""
+
+from __future__ import annotations
+
+import torch
+
+from gllm.messages import TokenLogprob
+
+
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, num_top: list[int]) -> list[TokenLogprob]:
+    """logits: [rows, vocab] float32; tokens: [rows] int64; num_top: alternatives wanted for each row."""
+    if not num_top:
+        return []
+    logprobs = torch.log_softmax(logits, dim=-1)
+    chosen = logprobs.gather(1, tokens[:, None])
+    ranks = (logprobs > chosen).sum(-1) + 1
+    values, indices = logprobs.topk(max(1, max(num_top)), dim=-1)
+    return [
+        TokenLogprob(token, logprob, rank, list(zip(top_tokens[:n], top_values[:n], strict=True)))
+        for token, logprob, rank, top_tokens, top_values, n in zip(
+            tokens.tolist(),
+            chosen[:, 0].tolist(),
+            ranks.tolist(),
+            indices.tolist(),
+            values.tolist(),
+            num_top,
+            strict=True,
+        )
+    ]

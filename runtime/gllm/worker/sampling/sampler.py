@@ -1,0 +1,122 @@
+"""The last stage's sampler: logits of a micro-batch in, one token a row out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gllm.messages import TokenLogprob
+from gllm.worker.sampling import draws
+from gllm.worker.sampling.choose import choose
+from gllm.worker.sampling.edits import edit_row
+from gllm.worker.sampling.logprobs import token_logprobs
+from gllm.worker.sampling.state import SamplingState
+from gllm.worker.slots import Int32
+
+
+@dataclass(slots=True)
+class Sampled:
+    """Tokens may still be being computed; the rest is on the host."""
+
+    tokens: torch.Tensor
+    """[rows] int64 on the device."""
+    logprobs: list[TokenLogprob | None] | None
+    errors: dict[int, str]
+    """Index among the sampled rows -> why its request fails."""
+
+
+class Sampler:
+    """`argmax` may be replaced by a kernel: [rows, vocab] float32 -> [rows] int64, the lowest index on ties."""
+
+    def __init__(self, state: SamplingState, argmax: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        self.state = state
+        self._argmax = argmax or (lambda logits: logits.argmax(dim=-1))
+
+    def sample(self, logits: torch.Tensor, slots: Int32) -> Sampled:
+        """logits: [rows, vocab] float32, may be edited in place; slots: [rows]."""
+        state = self.state
+        wants_logprobs = state.num_logprobs[slots] >= 0
+        raw = (
+            logits[torch.from_numpy(np.flatnonzero(wants_logprobs)).to(logits.device)] if wants_logprobs.any() else None
+        )
+        errors = self._edit(logits, slots)
+        tokens = self._choose(logits, slots)
+        self._advance(tokens, slots, errors)
+        logprobs = None
+        if raw is not None:
+            rows = np.flatnonzero(wants_logprobs)
+            chosen = tokens[torch.from_numpy(rows).to(tokens.device)]
+            found = token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist())
+            logprobs = [None] * len(slots)
+            for row, entry in zip(rows.tolist(), found, strict=True):
+                logprobs[row] = entry
+        return Sampled(tokens, logprobs, errors)
+
+    def _edit(self, logits: torch.Tensor, slots: Int32) -> dict[int, str]:
+        errors = {}
+        for row in np.flatnonzero(self.state.edits_logits[slots]).tolist():
+            try:
+                edit_row(logits[row], int(slots[row]), self.state)
+            except ValueError as error:
+                errors[row] = str(error)
+        return errors
+
+    def _choose(self, logits: torch.Tensor, slots: Int32) -> torch.Tensor:
+        """Greedy, plain random and filtered rows each go their own way: a row's way never depends on a neighbour's."""
+        state = self.state
+        random = state.temperature[slots] > 0
+        if not random.any():
+            return self._argmax(logits)
+        filtered = random & ((state.top_k[slots] > 0) | (state.top_p[slots] < 1) | (state.min_p[slots] > 0))
+        if filtered.all():
+            return self._draw(logits, slots, filtered=True)
+        plain = random & ~filtered
+        if plain.all():
+            return self._draw(logits, slots, filtered=False)
+        tokens = self._argmax(logits)
+        for mask, is_filtered in ((plain, False), (filtered, True)):
+            if mask.any():
+                rows = np.flatnonzero(mask)
+                index = torch.from_numpy(rows).to(logits.device)
+                tokens.index_copy_(0, index, self._draw(logits[index], slots[rows], filtered=is_filtered))
+        return tokens
+
+    def _draw(self, logits: torch.Tensor, slots: Int32, *, filtered: bool) -> torch.Tensor:
+        state, device = self.state, logits.device
+        uniforms = draws.uniform(state.seed[slots], state.num_output[slots].astype(np.uint64))
+        return choose(
+            logits,
+            _to_device(state.temperature[slots], device),
+            _to_device(state.top_k[slots], device),
+            _to_device(state.top_p[slots], device),
+            _to_device(state.min_p[slots], device),
+            _to_device(uniforms, device),
+            filtered=filtered,
+        )
+
+    def _advance(self, tokens: torch.Tensor, slots: Int32, errors: dict[int, str]) -> None:
+        state = self.state
+        state.num_output[slots] += 1
+        if not state.counts and not state.grammar:
+            return
+        for row, slot in enumerate(slots.tolist()):
+            if slot in state.counts:
+                state.counts[slot].add(tokens[row : row + 1])
+            if slot in state.grammar and row not in errors:
+                try:
+                    # The next mask needs this token on the host: a grammar row waits for the device.
+                    state.grammar[slot].advance([int(tokens[row])])
+                except ValueError as error:
+                    errors[row] = str(error)
+
+
+def _to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,87 @@
+"""Sampling parameters of the live sequences, as arrays over slots."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gllm.messages import NewSequence
+from gllm.sampling_params import SamplingParams
+from gllm.worker.sampling.grammar import GrammarFactory, GrammarState
+
+
+class TokenCounts:
+    """How often each token occurred: what the three penalties read. One per sequence that has a penalty."""
+
+    def __init__(self, sequence: NewSequence, vocab_size: int, device: torch.device) -> None:
+        tokens = torch.tensor(sequence.token_ids, dtype=torch.int64)
+        output = tokens[sequence.num_prompt_tokens :]
+        self.seen = torch.zeros(vocab_size, dtype=torch.bool)
+        """[vocab] in the prompt or the output: repetition penalty."""
+        self.seen[tokens] = True
+        self.seen = self.seen.to(device)
+        self.output = torch.bincount(output, minlength=vocab_size).to(torch.float32).to(device)
+        """[vocab] occurrences in the output: presence and frequency penalties."""
+
+    def add(self, token: torch.Tensor) -> None:
+        """token: [1] int64 on the device; waits for nothing."""
+        self.seen.index_fill_(0, token, True)
+        self.output.index_add_(0, token, torch.ones_like(token, dtype=torch.float32))
+
+
+class SamplingState:
+    """Arrays over slots, so that a step gathers its rows' parameters by indexing."""
+
+    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, grammars: GrammarFactory) -> None:
+        self.vocab_size = vocab_size
+        self.device = device
+        self._grammars = grammars
+        self.params: list[SamplingParams] = [SamplingParams()] * max_num_seqs
+        self.seed = np.zeros(max_num_seqs, np.uint64)
+        self.num_output = np.zeros(max_num_seqs, np.int64)
+        """Tokens sampled so far, counting steps that are still running: the position of the next draw."""
+        self.temperature = np.zeros(max_num_seqs, np.float32)
+        self.top_p = np.ones(max_num_seqs, np.float32)
+        self.top_k = np.zeros(max_num_seqs, np.int64)
+        """0 keeps all."""
+        self.min_p = np.zeros(max_num_seqs, np.float32)
+        self.num_logprobs = np.full(max_num_seqs, -1, np.int64)
+        """-1: none asked."""
+        self.num_prompt_logprobs = np.full(max_num_seqs, -1, np.int64)
+        self.edits_logits = np.zeros(max_num_seqs, np.bool_)
+        """Has a bias, a penalty, min_tokens or a grammar: the row takes the slow path."""
+        self.counts: dict[int, TokenCounts] = {}
+        self.grammar: dict[int, GrammarState] = {}
+        self.failed: dict[int, str] = {}
+        """Slots whose grammar could not be built: reported with their first sampled row."""
+
+    def register(self, sequence: NewSequence) -> None:
+        slot, params = sequence.slot, sequence.sampling
+        self.forget(slot)
+        assert params.seed is not None, "the engine sets a seed for every sequence"
+        self.params[slot] = params
+        self.seed[slot] = np.uint64(params.seed & 0xFFFFFFFFFFFFFFFF)
+        self.num_output[slot] = len(sequence.token_ids) - sequence.num_prompt_tokens
+        self.temperature[slot] = params.temperature
+        self.top_p[slot] = params.top_p
+        self.top_k[slot] = max(params.top_k, 0)
+        self.min_p[slot] = params.min_p
+        self.num_logprobs[slot] = -1 if params.logprobs is None else params.logprobs
+        self.num_prompt_logprobs[slot] = -1 if params.prompt_logprobs is None else params.prompt_logprobs
+        penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+        self.edits_logits[slot] = bool(
+            penalised or params.logit_bias or params.min_tokens or params.grammar is not None
+        )
+        if penalised:
+            self.counts[slot] = TokenCounts(sequence, self.vocab_size, self.device)
+        if params.grammar is not None:
+            try:
+                output = sequence.token_ids[sequence.num_prompt_tokens :]
+                self.grammar[slot] = self._grammars.start(params.grammar, output)
+            except ValueError as error:
+                self.failed[slot] = str(error)
+
+    def forget(self, slot: int) -> None:
+        self.counts.pop(slot, None)
+        self.grammar.pop(slot, None)
+        self.failed.pop(slot, None)

@@ -1,0 +1,61 @@
+"""What the worker remembers of every live sequence, indexed by the slot the engine gave it.
+
+Plans are deltas: this is the state they are deltas to. Everything a step needs in bulk is a NumPy
+array over slots, so that a micro-batch is built by indexing, not by a loop over sequences.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gllm.messages import NewSequence, StepPlan
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+class SlotTable:
+    """Block tables, known tokens and progress of `max_num_seqs` slots."""
+
+    def __init__(self, max_num_seqs: int, max_model_len: int, page_size: int) -> None:
+        self.page_size = page_size
+        max_pages = -(-max_model_len // page_size)
+        # Zero pages of a large array cost no memory until they are written.
+        self.block_tables: Int32 = np.zeros((max_num_seqs, max_pages), np.int32)
+        self.num_pages: Int32 = np.zeros(max_num_seqs, np.int32)
+        self.num_known: Int32 = np.zeros(max_num_seqs, np.int32)
+        """Tokens whose ids came with the registration; later ones were sampled here."""
+        self.num_prompt: Int32 = np.zeros(max_num_seqs, np.int32)
+        self.num_computed: Int32 = np.zeros(max_num_seqs, np.int32)
+        """Tokens whose KV is written, counting steps that are still running."""
+        self._tokens: list[Int64 | None] = [None] * max_num_seqs
+
+    def apply(self, plan: StepPlan) -> None:
+        """Free, register, append pages: the state changes that come before the plan's rows run."""
+        for slot in plan.freed:
+            self._tokens[slot] = None
+        for sequence in plan.new:
+            self._register(sequence)
+        for slot, pages in plan.pages:
+            self._append_pages(slot, pages)
+
+    def _register(self, sequence: NewSequence) -> None:
+        slot = sequence.slot
+        self._tokens[slot] = np.asarray(sequence.token_ids, np.int64)
+        self.num_known[slot] = len(sequence.token_ids)
+        self.num_prompt[slot] = sequence.num_prompt_tokens
+        self.num_computed[slot] = sequence.num_computed_tokens
+        self.num_pages[slot] = 0
+        self._append_pages(slot, sequence.pages)
+
+    def _append_pages(self, slot: int, pages: list[int]) -> None:
+        start = self.num_pages[slot]
+        self.block_tables[slot, start : start + len(pages)] = pages
+        self.num_pages[slot] = start + len(pages)
+
+    def tokens(self, slot: int) -> Int64:
+        """Known token ids of a registered slot: [num_known]."""
+        tokens = self._tokens[slot]
+        assert tokens is not None, f"slot {slot} is not registered"
+        return tokens

@@ -1,0 +1,194 @@
+"""The sampler against a naive reading of each definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from gllm.messages import NewSequence
+from gllm.sampling_params import SamplingParams
+from gllm.worker.sampling import choose as choose_module
+from gllm.worker.sampling import draws
+from gllm.worker.sampling.choose import choose
+from gllm.worker.sampling.grammar import GrammarFactory
+from gllm.worker.sampling.logprobs import token_logprobs
+from gllm.worker.sampling.sampler import Sampler
+from gllm.worker.sampling.state import SamplingState
+
+VOCAB = 50
+
+
+def _no_grammar() -> object:
+    raise AssertionError("no grammar was asked for")
+
+
+def _state(*params: SamplingParams, prompt: list[int] | None = None, output: list[int] | None = None) -> SamplingState:
+    state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarFactory(_no_grammar, VOCAB))
+    prompt, output = prompt or [1, 2, 3], output or []
+    for slot, entry in enumerate(params):
+        state.register(NewSequence(slot, prompt + output, len(prompt), 0, [], entry))
+    return state
+
+
+def _naive(logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, u: float) -> int:
+    scaled = np.asarray(logits, np.float32) / np.float32(temperature)
+    order = np.argsort(-scaled, kind="stable")
+    p = np.exp(scaled[order] - scaled.max()).astype(np.float64)
+    p /= p.sum()
+    if top_k:
+        p[top_k:] = 0
+        p /= p.sum()
+    before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
+    keep = (before < top_p) & (p >= min_p * p[0]) & (p > 0)
+    keep[0] = True
+    p = np.where(keep, p, 0)
+    return int(order[np.searchsorted(np.cumsum(p), u * p.sum(), side="right")])
+
+
+@given(
+    st.lists(st.integers(-60, 60), min_size=5, max_size=30, unique=True),
+    st.sampled_from([0.5, 1.0, 1.7]),
+    st.sampled_from([0, 1, 3, 7, 100]),
+    st.sampled_from([0.13, 0.61, 0.987, 1.0]),
+    st.sampled_from([0.0, 0.0317, 0.283]),
+    st.floats(0.001, 0.999),
+    st.sampled_from([2, 4, 1024]),
+)
+@settings(max_examples=300, deadline=None)
+def test_filtered_draw_is_the_definition(
+    ints: list[int], temperature: float, top_k: int, top_p: float, min_p: float, u: float, candidates: int
+) -> None:
+    logits = [value / 7 for value in ints]
+    original = choose_module.CANDIDATES
+    choose_module.CANDIDATES = candidates
+    try:
+        token = choose(
+            torch.tensor([logits]),
+            torch.tensor([temperature]),
+            torch.tensor([top_k]),
+            torch.tensor([top_p]),
+            torch.tensor([min_p]),
+            torch.tensor([u], dtype=torch.float64),
+            filtered=True,
+        )
+    finally:
+        choose_module.CANDIDATES = original
+    expected = {_naive(logits, temperature, top_k, top_p, min_p, u + d) for d in (-1e-4, 0, 1e-4)}
+    assert int(token) in expected
+
+
+def test_unfiltered_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    n = 20_000
+    u = draws.uniform(np.full(n, 7, np.uint64), np.arange(n, dtype=np.uint64))
+    ones = torch.ones(n)
+    tokens = choose(logits.repeat(n, 1), ones, ones.long() * 0, ones, ones * 0, torch.from_numpy(u), filtered=False)
+    share = torch.bincount(tokens, minlength=4) / n
+    assert torch.allclose(share, torch.softmax(logits, 0), atol=0.015)
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_draw_at_the_very_end_has_mass(filtered: bool) -> None:
+    logits = torch.tensor([[3.0, 1.0, -torch.inf, -torch.inf]])
+    one = torch.ones(1)
+    u = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    assert int(choose(logits, one, torch.tensor([0]), one, one * 0, u, filtered=filtered)) == 1
+
+
+def test_uniform_repeats_and_spreads() -> None:
+    seeds = np.repeat(np.arange(50, dtype=np.uint64), 200)
+    positions = np.tile(np.arange(200, dtype=np.uint64), 50)
+    u = draws.uniform(seeds, positions)
+    assert np.array_equal(u, draws.uniform(seeds, positions))
+    assert len(np.unique(u)) == len(u)
+    assert (u >= 0).all()
+    assert (u < 1).all()
+    assert abs(u.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.03
+
+
+def test_rows_do_not_depend_on_neighbours() -> None:
+    torch.manual_seed(0)
+    params = [
+        SamplingParams(temperature=0.9, seed=5),
+        SamplingParams(temperature=0.0, seed=1),
+        SamplingParams(temperature=1.2, top_k=9, top_p=0.8, seed=6),
+        SamplingParams(temperature=0.7, presence_penalty=1.5, repetition_penalty=1.3, seed=8),
+    ]
+    logits = torch.randn(4, VOCAB) * 3
+    together = Sampler(_state(*params)).sample(logits.clone(), np.arange(4, dtype=np.int32)).tokens
+    for slot in range(4):
+        alone = Sampler(_state(*params)).sample(logits[slot : slot + 1].clone(), np.array([slot], np.int32)).tokens
+        assert int(alone[0]) == int(together[slot])
+
+
+def test_penalties_are_those_of_transformers_and_openai() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(1, VOCAB)
+    params = SamplingParams(
+        temperature=0.0, repetition_penalty=1.7, presence_penalty=0.4, frequency_penalty=0.3, seed=0
+    )
+    state = _state(params, prompt=[4, 5, 4], output=[6, 6, 7])
+    edited = logits.clone()
+    Sampler(state).sample(edited, np.array([0], np.int32))
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[4, 5, 4, 6, 6, 7]]), logits.clone())
+    expected[0, 6] -= 2 * 0.3 + 0.4
+    expected[0, 7] -= 0.3 + 0.4
+    assert torch.allclose(edited, expected, atol=1e-6)
+
+
+def test_penalties_count_sampled_tokens() -> None:
+    sampler = Sampler(_state(SamplingParams(temperature=0.0, frequency_penalty=2.0, seed=0)))
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 9], logits[0, 11] = 3.0, 2.0
+    slots = np.array([0], np.int32)
+    tokens = [int(sampler.sample(logits.clone(), slots).tokens) for _ in range(3)]
+    assert tokens == [9, 11, 9]
+
+
+def test_bias_and_min_tokens() -> None:
+    params = SamplingParams(
+        temperature=0.0, logit_bias={3: 50.0, 4: 60.0}, min_tokens=2, stop_token_ids=(4,), max_tokens=9, seed=0
+    )
+    sampler = Sampler(_state(params))
+    slots = np.array([0], np.int32)
+    assert [int(sampler.sample(torch.zeros(1, VOCAB), slots).tokens) for _ in range(3)] == [3, 3, 4]
+
+
+def test_failed_grammar_fails_only_its_row() -> None:
+    def broken() -> object:
+        raise ValueError("no tokenizer")
+
+    state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarFactory(broken, VOCAB))
+    state.register(NewSequence(0, [1], 1, 0, [], SamplingParams(temperature=0.0, grammar="{}", seed=0)))
+    state.register(NewSequence(1, [1], 1, 0, [], SamplingParams(temperature=0.0, seed=0)))
+    logits = torch.zeros(2, VOCAB)
+    logits[1, 17] = 1
+    sampled = Sampler(state).sample(logits, np.array([0, 1], np.int32))
+    assert sampled.errors == {0: "no tokenizer"}
+    assert int(sampled.tokens[1]) == 17
+
+
+def test_logprobs_come_from_unmodified_logits() -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(1, VOCAB)
+    params = SamplingParams(temperature=0.0, logit_bias={5: 100.0}, logprobs=3, seed=0)
+    sampled = Sampler(_state(params)).sample(logits.clone(), np.array([0], np.int32))
+    assert sampled.logprobs is not None
+    entry = sampled.logprobs[0]
+    expected = torch.log_softmax(logits[0], 0)
+    assert entry is not None
+    assert entry.token_id == 5
+    assert entry.logprob == pytest.approx(float(expected[5]))
+    assert entry.rank == 1 + int((expected > expected[5]).sum())
+    assert [token for token, _ in entry.top] == expected.topk(3).indices.tolist()
+
+
+def test_zero_top_logprobs_gives_the_token_only() -> None:
+    [entry] = token_logprobs(torch.zeros(1, VOCAB), torch.tensor([4]), [0])
+    assert entry.top == []
+    assert entry.logprob == pytest.approx(-np.log(VOCAB))
