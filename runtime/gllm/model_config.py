@@ -9,11 +9,13 @@ import msgspec
 
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     theta: float = 10000.0
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "factors"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    frequency_factors: tuple[float, ...] = ()
+    """Kind factors (GGUF's rope_freqs tensor): head_dim / 2 divisors of the inverse frequencies."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,140 @@
+"""Header of a GGUF file: metadata and where each tensor lies. No torch, and no tensor data is read.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Read with `struct` rather than the gguf package's
+reader, which makes an array view of each of the vocabulary's strings and trusts the file's sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+_MAGIC = b"GGUF"
+_STRING, _ARRAY = 8, 9
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Value type -> struct format."""
+_DEFAULT_ALIGNMENT = 32
+_MAX_DIMENSIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    name: str
+    shape: tuple[int, ...]
+    """Rows first, as in torch."""
+    type: GGMLQuantizationType
+    offset: int
+    """From the start of the file, in bytes."""
+    num_bytes: int
+
+
+class GGUFFile:
+    """A parsed header. Raises ValueError naming the file if it is not GGUF, truncated or corrupt."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metadata: dict[str, Any] = {}
+        """Scalars, strings and lists by key."""
+        self.tensors: dict[str, GGUFTensor] = {}
+        """By GGUF name."""
+        try:
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._parse(_Cursor(data))
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{self.path} is not a readable GGUF file: {error}") from None
+
+    def _parse(self, cursor: _Cursor) -> None:
+        if cursor.take(4) != _MAGIC:
+            raise ValueError("it does not start with GGUF")
+        version = cursor.scalar("I")
+        if version not in (2, 3):
+            raise ValueError(f"version {version} is not supported (2 and 3 are)")
+        num_tensors, num_fields = cursor.scalar("Q"), cursor.scalar("Q")
+        for _ in range(num_fields):
+            key = cursor.string()
+            self.metadata[key] = cursor.value(cursor.scalar("I"))
+        infos = [self._tensor_info(cursor) for _ in range(num_tensors)]
+        alignment = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment <= 0:
+            raise ValueError(f"general.alignment is {alignment!r}")
+        start = -(-cursor.at // alignment) * alignment
+        for name, shape, kind, offset in infos:
+            block, block_bytes = GGML_QUANT_SIZES[kind]
+            if shape[-1] % block:
+                raise ValueError(f"rows of tensor {name} ({shape[-1]}) are not whole blocks of {kind.name} ({block})")
+            tensor = GGUFTensor(name, shape, kind, start + offset, math.prod(shape) // block * block_bytes)
+            if tensor.offset + tensor.num_bytes > cursor.size:
+                raise ValueError(f"it is truncated: tensor {name} ends past the end of the file")
+            if name in self.tensors:
+                raise ValueError(f"tensor {name} occurs twice")
+            self.tensors[name] = tensor
+
+    def _tensor_info(self, cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
+        name = cursor.string()
+        num_dimensions = cursor.scalar("I")
+        if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
+            raise ValueError(f"tensor {name} has {num_dimensions} dimensions")
+        # Stored with the contiguous dimension first.
+        shape = tuple(cursor.scalar("Q") for _ in range(num_dimensions))[::-1]
+        kind, offset = cursor.scalar("I"), cursor.scalar("Q")
+        try:
+            return name, shape, GGMLQuantizationType(kind), offset
+        except ValueError:
+            raise ValueError(f"tensor {name} has the unknown type {kind}") from None
+
+    def raw(self, tensor: GGUFTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The tensor's bytes, [rows, bytes of a row], mapped from the file and not yet read."""
+        rows = math.prod(tensor.shape[:-1])
+        shape = (rows, tensor.num_bytes // max(rows, 1))
+        # Plain array over the map: indexing a memmap would carry the subclass along.
+        return np.asarray(np.memmap(self.path, np.uint8, mode="r", offset=tensor.offset, shape=shape))
+
+
+class _Cursor:
+    """Reads little-endian values one after another; raises ValueError at the end of the file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self.size = len(data)
+        self.at = 0
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > self.size:
+            raise ValueError("it is truncated")
+        piece = self._data[self.at : end]
+        self.at = end
+        return piece
+
+    def scalar(self, form: str) -> Any:
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+
+    def string(self) -> str:
+        return self.take(self.scalar("Q")).decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self._array()
+        if kind not in _SCALARS:
+            raise ValueError(f"metadata has the unknown value type {kind}")
+        return self.scalar(_SCALARS[kind])
+
+    def _array(self) -> list[Any]:
+        kind, count = self.scalar("I"), self.scalar("Q")
+        if kind == _STRING:
+            return [self.string() for _ in range(count)]
+        if kind not in _SCALARS:
+            raise ValueError(f"metadata has an array of the value type {kind}")
+        form = _SCALARS[kind]
+        return list(struct.unpack(f"<{count}{form}", self.take(count * struct.calcsize("<" + form))))

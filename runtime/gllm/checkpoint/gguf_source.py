@@ -1,0 +1,105 @@
+"""Weights of a GGUF file under Hugging Face names, dequantized as they are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from gllm.checkpoint.chunks import chunked
+from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+
+SUPPORTED_TYPES = frozenset(
+    GGMLQuantizationType[name]
+    for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+)
+
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_TOP = re.compile(r"(\w+)\.(weight|bias)")
+
+
+class GGUFSource:
+    """See `gllm.checkpoint.source.TensorSource`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = GGUFFile(path)
+        self._tensors: dict[str, GGUFTensor] = {}
+        for tensor in self._file.tensors.values():
+            if tensor.type not in SUPPORTED_TYPES:
+                supported = ", ".join(sorted(kind.name for kind in SUPPORTED_TYPES))
+                raise ValueError(
+                    f"{path}: tensor {tensor.name} is quantized as {tensor.type.name}; supported are {supported}"
+                )
+            self._tensors[huggingface_name(tensor.name)] = tensor
+        self.shapes: dict[str, tuple[int, ...]] = {name: tensor.shape for name, tensor in self._tensors.items()}
+
+    def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
+        tensor = self._tensors[name]
+        raw = self._file.raw(tensor)
+        order = self._order(name, tensor)
+        if len(tensor.shape) == 1:
+            # One row of blocks in the file, while its elements are the rows to the caller.
+            values = dequantize(np.array(raw), tensor.type)[0][order]
+            out.copy_(torch.from_numpy(values)[rows])
+            return
+        for source, target in chunked(rows, tensor.shape[0], tensor.shape[-1] * torch.float32.itemsize):
+            values = dequantize(raw[order[source]], tensor.type)
+            out[target] = torch.from_numpy(values)[:, columns].to(out.device)
+
+    def _order(self, name: str, tensor: GGUFTensor) -> Any:
+        """Row of the file for each row of the result.
+
+        llama.cpp's converter interleaves the two rotary halves of each query and key head of the llama architecture:
+        row (head, i, half) of the file is row (head, half, i) of the checkpoint.
+        """
+        num_rows = tensor.shape[0]
+        heads = self._rotary_heads(name)
+        if heads == 0:
+            return np.arange(num_rows)
+        return np.arange(num_rows).reshape(heads, num_rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+
+    def _rotary_heads(self, name: str) -> int:
+        """Heads of a tensor whose rows llama.cpp reorders; 0 if it does not."""
+        metadata = self._file.metadata
+        if metadata.get("general.architecture") != "llama":
+            return 0
+        if ".q_proj." in name:
+            return int(metadata["llama.attention.head_count"])
+        if ".k_proj." in name:
+            return int(metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]))
+        return 0
+
+    def close(self) -> None:
+        self._tensors.clear()
+
+
+def huggingface_name(name: str) -> str:
+    """The checkpoint name of a GGUF tensor; names that have none stay as they are."""
+    if match := _LAYER.fullmatch(name):
+        layer, part, kind = match.groups()
+        return f"model.layers.{layer}.{_NAMES[part]}.{kind}" if part in _NAMES else name
+    if match := _TOP.fullmatch(name):
+        part, kind = match.groups()
+        return f"{_NAMES[part]}.{kind}" if part in _NAMES else name
+    return name

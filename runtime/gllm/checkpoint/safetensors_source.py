@@ -1,0 +1,100 @@
+"""Weights of a Hugging Face folder: one safetensors file, or shards listed by an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from gllm.checkpoint.chunks import chunked
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+class SafetensorsSource:
+    """See `gllm.checkpoint.source.TensorSource`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, tuple[Path, Any]] = {}
+        """Tensor name -> (path, open file)."""
+        self._handles: list[Any] = []
+        for path, names in _shards(folder).items():
+            self._add(path, names)
+
+    def _add(self, path: Path, names: set[str] | None) -> None:
+        """List the tensors of one file; `names` are those that the index promises."""
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; download the checkpoint again")
+        with _errors(path):
+            handle = safe_open(path, framework="pt")
+            self._handles.append(handle)
+            found = set(handle.keys())
+            for name in found if names is None else found & names:
+                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                self._files[name] = path, handle
+        for name in sorted((names or set()) - found):
+            raise ValueError(f"{path} has no tensor {name}, which {_INDEX} says it holds")
+
+    def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
+        path, handle = self._files[name]
+        with _errors(path, name):
+            view = handle.get_slice(name)
+            dtype = view.get_dtype()
+            if dtype not in _DTYPE_BYTES:
+                raise ValueError(f"{path}: tensor {name} has dtype {dtype}; only float tensors can be read")
+            shape = self.shapes[name]
+            if not shape:
+                raise ValueError(f"{path}: tensor {name} is a scalar")
+            row_bytes = _DTYPE_BYTES[dtype] * (shape[1] if len(shape) > 1 else 1)
+            for source, target in chunked(rows, shape[0], row_bytes):
+                out[target] = (view[source, columns] if len(shape) > 1 else view[source]).to(out.device)
+
+    def close(self) -> None:
+        self._files.clear()
+        self._handles.clear()
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """Files to open, with the tensors each must hold (None: whatever it has)."""
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_bytes())["weight_map"]
+            shards: dict[Path, set[str] | None] = {}
+            for name, file in weight_map.items():
+                if Path(file).name != file:
+                    raise ValueError("a shard lies outside the folder")
+                names = shards.setdefault(folder / file, set())
+                assert names is not None
+                names.add(name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} is not a valid safetensors index: {error}") from None
+        return shards
+    if (folder / _SINGLE).is_file():
+        return {folder / _SINGLE: None}
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return {found[0]: None}
+    pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
+    if pickled:
+        raise ValueError(
+            f"{folder} has pickled weights ({pickled[0]}), which are never loaded: convert them to safetensors"
+        )
+    raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}")
+
+
+@contextmanager
+def _errors(path: Path, tensor: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        what = f"{path}: tensor {tensor}" if tensor else f"{path}"
+        raise ValueError(f"{what} cannot be read, the file is truncated or corrupt: {error}") from None

@@ -1,0 +1,59 @@
+"""Self-attention of a decoder layer around a paged backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gllm.attention.base import AttentionBackend
+from gllm.layers.linear import OutputLinear, QKVLinear
+from gllm.layers.norm import RMSNorm
+from gllm.layers.ops import Ops
+from gllm.layers.parameter import Layer
+from gllm.layers.rotary import Rotary
+
+
+class Attention(Layer):
+    """Fused qkv, norms of each query and key head if `qk_norm_eps` is given, rope, paged attention, output product.
+
+    `layer` is the index of its pages in the backend's pool.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        prefix: str,
+        *,
+        layer: int,
+        rotary: Rotary,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        bias: bool,
+        out_bias: bool,
+        qk_norm_eps: float | None = None,
+    ) -> None:
+        self.ops = ops
+        self.layer = layer
+        self.rotary = rotary
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.qkv = QKVLinear(ops, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias)
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+        if qk_norm_eps is not None:
+            self.q_norm = RMSNorm(ops, f"{prefix}.q_norm", head_dim, qk_norm_eps)
+            self.k_norm = RMSNorm(ops, f"{prefix}.k_norm", head_dim, qk_norm_eps)
+        self.out = OutputLinear(ops, f"{prefix}.o_proj", num_heads * head_dim, hidden_size, out_bias)
+
+    def __call__(
+        self, x: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend, plan: Any
+    ) -> torch.Tensor:
+        """x: [n, hidden], positions: [n] int64; returns [n, hidden]."""
+        heads = self.qkv(x).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        self.ops.rope(q, k, positions, self.rotary.cos_sin)
+        return self.out(attention.forward(self.layer, q, k, v, plan))

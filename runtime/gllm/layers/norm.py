@@ -1,0 +1,24 @@
+"""Root-mean-square norms."""
+
+from __future__ import annotations
+
+import torch
+
+from gllm.layers.ops import Ops
+from gllm.layers.parameter import Layer, Parameter
+
+
+class RMSNorm(Layer):
+    """Norm over the last dimension: hidden states [n, size], or heads [n, heads, size]."""
+
+    def __init__(self, ops: Ops, prefix: str, size: int, eps: float) -> None:
+        self.ops = ops
+        self.eps = eps
+        self.weight = Parameter((f"{prefix}.weight", size))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ops.rms_norm(x, self.weight.data, self.eps)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """residual += x in place; returns the norm of the sum. x [n, size] may be overwritten."""
+        return self.ops.add_rms_norm(x, residual, self.weight.data, self.eps)

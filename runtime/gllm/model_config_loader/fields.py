@@ -1,0 +1,68 @@
+"""Typed access to untrusted key-value configs, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gllm.model_config import ModelConfig
+
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+class Fields:
+    """Values of one JSON object or GGUF header. A key with value None counts as absent."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def positive_int(self, key: str, default: int | None = None) -> int:
+        value = self.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self.error(key, f"must be a positive integer, not {value!r}")
+        return value
+
+    def positive_float(self, key: str, default: float | None = None) -> float:
+        value = self.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+            raise self.error(key, f"must be a positive number, not {value!r}")
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {value!r}")
+        return value
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """An id, a list of ids, or nothing."""
+        value = self.get(key, [])
+        ids = value if isinstance(value, list) else [value]
+        if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in ids):
+            raise self.error(key, f"must be a token id or a list of them, not {value!r}")
+        return tuple(ids)
+
+    def error(self, key: str, problem: str) -> ValueError:
+        return ValueError(f"{self.where}: {key} {problem}")
+
+
+def check_shape(config: ModelConfig, where: str) -> ModelConfig:
+    """Refuse shapes that no attention layer can have."""
+    if config.num_heads % config.num_kv_heads:
+        raise ValueError(
+            f"{where}: the number of attention heads ({config.num_heads}) is no multiple of the number of "
+            f"key-value heads ({config.num_kv_heads})"
+        )
+    if config.head_dim % 2:
+        raise ValueError(f"{where}: head_dim ({config.head_dim}) must be even for rope")
+    return config

@@ -1,0 +1,107 @@
+"""The same from a GGUF header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+
+from gllm.checkpoint.gguf_file import GGUFFile
+from gllm.model_config import ModelConfig, RopeConfig
+from gllm.model_config_loader.fields import Fields, check_shape
+
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_SAMPLING_FIELDS = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+"""general.sampling.* -> our names."""
+
+
+def load_gguf_config(path: Path) -> ModelConfig:
+    """Raises ValueError naming the file and the key."""
+    file = GGUFFile(path)
+    fields = Fields(file.metadata, str(path))
+    name = fields.get("general.architecture")
+    if name not in _ARCHITECTURES:
+        raise fields.error("general.architecture", f"{name!r} is not supported; supported are llama, qwen2, qwen3")
+    if fields.get("split.count", 1) > 1:
+        raise fields.error("split.count", "is above 1: merge the parts with llama-gguf-split --merge first")
+    if fields.get(f"{name}.expert_count", 0):
+        raise fields.error(f"{name}.expert_count", "is above 0: mixtures of experts are not supported")
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ValueError(f"{path} has no tensor token_embd.weight")
+    num_heads = fields.positive_int(f"{name}.attention.head_count")
+    hidden_size = fields.positive_int(f"{name}.embedding_length")
+    head_dim = fields.positive_int(f"{name}.attention.key_length", hidden_size // num_heads)
+    if fields.get(f"{name}.rope.dimension_count", head_dim) != head_dim:
+        raise fields.error(f"{name}.rope.dimension_count", f"differs from the head's {head_dim} dimensions")
+    config = ModelConfig(
+        architecture=_ARCHITECTURES[name],
+        hidden_size=hidden_size,
+        intermediate_size=fields.positive_int(f"{name}.feed_forward_length"),
+        num_layers=fields.positive_int(f"{name}.block_count"),
+        num_heads=num_heads,
+        num_kv_heads=fields.positive_int(f"{name}.attention.head_count_kv", num_heads),
+        head_dim=head_dim,
+        vocab_size=embedding.shape[0],
+        max_position=fields.positive_int(f"{name}.context_length"),
+        rms_norm_eps=fields.positive_float(f"{name}.attention.layer_norm_rms_epsilon"),
+        rope=_rope(file, fields, name, head_dim),
+        tie_word_embeddings="output.weight" not in file.tensors,
+        attention_bias="blk.0.attn_q.bias" in file.tensors,
+        attention_out_bias="blk.0.attn_output.bias" in file.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+        dtype=_dtype(embedding.type),
+        eos_token_ids=_eos(fields),
+        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
+        generation_defaults={
+            ours: fields.get(f"general.sampling.{theirs}")
+            for theirs, ours in _SAMPLING_FIELDS.items()
+            if fields.get(f"general.sampling.{theirs}") is not None
+        },
+    )
+    return check_shape(config, str(path))
+
+
+def _rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:
+    """llama.cpp's converter writes Llama 3's scaling as a tensor of frequency divisors."""
+    theta = fields.positive_float(f"{name}.rope.freq_base", 10000.0)
+    kind = fields.get(f"{name}.rope.scaling.type", "none")
+    tensor = file.tensors.get("rope_freqs.weight")
+    if kind not in ("none", "linear"):
+        raise fields.error(f"{name}.rope.scaling.type", f"{kind!r} is not supported; supported are none, linear")
+    if tensor is not None:
+        if kind != "none" or tensor.shape != (head_dim // 2,) or tensor.type != GGMLQuantizationType.F32:
+            raise ValueError(
+                f"{file.path}: rope_freqs.weight must hold {head_dim // 2} F32 values and no other scaling"
+            )
+        factors = tuple(file.raw(tensor).view(np.float32).reshape(-1).tolist())
+        if not all(factor > 0 for factor in factors):
+            raise ValueError(f"{file.path}: rope_freqs.weight must be positive")
+        return RopeConfig(theta=theta, kind="factors", frequency_factors=factors)
+    # rope.scale_linear is the key of files made before 2024.
+    factor = fields.positive_float(
+        f"{name}.rope.scaling.factor", fields.positive_float(f"{name}.rope.scale_linear", 1.0)
+    )
+    if factor != 1.0 and (kind == "linear" or fields.get(f"{name}.rope.scaling.type") is None):
+        return RopeConfig(theta=theta, kind="linear", factor=factor)
+    return RopeConfig(theta=theta)
+
+
+def _dtype(kind: GGMLQuantizationType) -> Literal["float32", "bfloat16", "float16"]:
+    if kind == GGMLQuantizationType.F32:
+        return "float32"
+    return "float16" if kind == GGMLQuantizationType.F16 else "bfloat16"
+
+
+def _eos(fields: Fields) -> tuple[int, ...]:
+    """End of sequence and, where it differs, end of turn."""
+    ids = fields.token_ids("tokenizer.ggml.eos_token_id") + fields.token_ids("tokenizer.ggml.eot_token_id")
+    return tuple(dict.fromkeys(ids))

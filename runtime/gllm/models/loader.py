@@ -1,0 +1,135 @@
+"""From a checkpoint to a model ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gllm.checkpoint.source import TensorSource, open_checkpoint
+from gllm.layers.ops import Ops
+from gllm.layers.parameter import Parameter
+from gllm.layers.torch_ops import TorchOps
+from gllm.model_config import ModelConfig
+from gllm.models.base import CausalLM
+from gllm.models.registry import model_class
+
+logger = logging.getLogger("gllm.models")
+
+_DUMMY_RANGE = 0.02
+_KNOWN_EXTRAS = ("lm_head.weight", "rotary_emb.inv_freq")
+"""Endings of tensors that old or tied checkpoints carry without need."""
+
+
+def load_model(
+    path: Path | str,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    ops: Ops,
+    load_format: str = "auto",
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> CausalLM:
+    """Build the model and fill its weights one tensor at a time.
+
+    Peak memory is the final weights and one tensor. `load_format` is auto (read the checkpoint) or dummy (small random
+    weights from `seed`, for benchmarks). `progress` gets the fraction done, ending with 1.0.
+    Raises ValueError naming the tensor if the checkpoint lacks it or has it in another shape, before allocating.
+    """
+    model = model_class(config)(config, ops)
+    report = progress or (lambda fraction: None)
+    if load_format == "dummy":
+        generator = torch.Generator(device).manual_seed(seed)
+        _fill(model, dtype, device, ops, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
+    else:
+        source = open_checkpoint(path)
+        try:
+            _check(model, source, path)
+            _fill(model, dtype, device, ops, report, lambda parameter, out: _read(parameter, out, source))
+        finally:
+            source.close()
+    return model
+
+
+def check_checkpoint(path: Path | str, config: ModelConfig) -> None:
+    """Raise ValueError with one line naming the first tensor that is missing or has the wrong shape."""
+    source = open_checkpoint(path)
+    try:
+        _check(model_class(config)(config, TorchOps()), source, path)
+    finally:
+        source.close()
+
+
+def estimate_weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of weights and rope tables before `Ops.pack_linear`, without allocating anything."""
+    model = model_class(config)(config, TorchOps())
+    return model.rotary.num_bytes + sum(parameter.num_bytes(dtype) for parameter in model.parameters())
+
+
+def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
+    expected: set[str] = set()
+    for parameter in model.parameters():
+        if parameter.tied_to is not None:
+            continue
+        for name, rows in parameter.parts:
+            shape = parameter.shape_of(rows)
+            found = source.shapes.get(name)
+            if found is None:
+                raise ValueError(f"{path} has no tensor {name}, which {model.config.architecture} needs")
+            if found != shape:
+                raise ValueError(f"{path}: tensor {name} has shape {list(found)}, but the config says {list(shape)}")
+            expected.add(name)
+    extras = sorted(name for name in source.shapes if name not in expected and not name.endswith(_KNOWN_EXTRAS))
+    if extras:
+        logger.warning("checkpoint has %d tensors that the model does not use, first %s", len(extras), extras[0])
+
+
+def _fill(
+    model: CausalLM,
+    dtype: torch.dtype,
+    device: torch.device,
+    ops: Ops,
+    report: Callable[[float], None],
+    fill: Callable[[Parameter, torch.Tensor], None],
+) -> None:
+    total = sum(parameter.num_bytes(dtype) for parameter in model.parameters())
+    done = 0
+    for parameter in model.parameters():
+        if parameter.tied_to is not None:
+            weight = parameter.tied_to.data
+        else:
+            weight = torch.empty(parameter.shape, dtype=dtype, device=device)
+            fill(parameter, weight)
+        parameter.data = ops.pack_linear(weight) if parameter.linear else weight
+        if parameter.tied_to is None or parameter.data is not weight:
+            model.weight_bytes += _num_bytes(parameter.data, weight)
+        done += parameter.num_bytes(dtype)
+        report(done / total)
+    model.rotary.allocate(device)
+    model.weight_bytes += model.rotary.num_bytes
+
+
+def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
+    """A packed weight may say its own size as `nbytes`, as tensors do."""
+    size: int = getattr(packed, "nbytes", weight.nbytes)
+    return size
+
+
+def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None:
+    start = 0
+    for name, rows in parameter.parts:
+        source.read(name, out[start : start + rows])
+        start += rows
+
+
+def _fill_dummy(parameter: Parameter, out: torch.Tensor, generator: torch.Generator) -> None:
+    """Norms (the only vectors that are no biases) get ones, everything else small numbers around zero."""
+    if parameter.parts[0][0].endswith("norm.weight"):
+        out.fill_(1.0)
+    else:
+        out.uniform_(-_DUMMY_RANGE, _DUMMY_RANGE, generator=generator)

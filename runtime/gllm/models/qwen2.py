@@ -1,0 +1,34 @@
+"""Qwen2 and Qwen2.5: Llama's layers with a bias on queries, keys and values."""
+
+from __future__ import annotations
+
+from gllm.layers.attention import Attention
+from gllm.layers.decoder import DecoderLayer
+from gllm.layers.mlp import GatedMLP
+from gllm.layers.norm import RMSNorm
+from gllm.layers.ops import Ops
+from gllm.layers.rotary import Rotary
+from gllm.model_config import ModelConfig
+from gllm.models.base import CausalLM
+
+
+class Qwen2ForCausalLM(CausalLM):
+    def decoder_layer(self, config: ModelConfig, ops: Ops, index: int, rotary: Rotary) -> DecoderLayer:
+        name, size, eps = f"model.layers.{index}", config.hidden_size, config.rms_norm_eps
+        return DecoderLayer(
+            input_norm=RMSNorm(ops, f"{name}.input_layernorm", size, eps),
+            attention=Attention(
+                ops,
+                f"{name}.self_attn",
+                layer=index,
+                rotary=rotary,
+                hidden_size=size,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                bias=True,
+                out_bias=False,
+            ),
+            mlp_norm=RMSNorm(ops, f"{name}.post_attention_layernorm", size, eps),
+            mlp=GatedMLP(ops, f"{name}.mlp", size, config.intermediate_size, bias=False),
+        )
