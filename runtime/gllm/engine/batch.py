@@ -1,0 +1,134 @@
+"""Builds one micro-batch: the plan that the workers get and the record that awaits its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gllm.engine.policies import ceil_div
+from gllm.engine.running import RunningSet
+from gllm.engine.sequence import Sequence
+from gllm.messages import NewSequence, StepPlan
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """A step in flight, as the engine remembers it."""
+
+    step: int
+    rows: list[Sequence]
+    sampled: list[Sequence]
+    """Sequences of the rows that sample, in row order."""
+    scored: list[Sequence]
+    """Sequences that generate nothing and whose last chunk this is."""
+    prefill_tokens: int
+    decode_tokens: int
+
+
+class BatchBuilder:
+    """Collects rows, decodes first, and moves each sequence's state along as it goes."""
+
+    def __init__(self, running: RunningSet, step: int) -> None:
+        self.step = step
+        self.rows: list[Sequence] = []
+        self._running = running
+        self._slots: list[int] = []
+        self._num_tokens: list[int] = []
+        self._samples: list[bool] = []
+        self._pages: list[tuple[int, list[int]]] = []
+        self._new: list[NewSequence] = []
+        self._sampled: list[Sequence] = []
+        self._scored: list[Sequence] = []
+        self._chunked: list[Sequence] = []
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+
+    def add_decodes(self, chosen: list[Sequence], needy: list[Sequence]) -> None:
+        """One row for each of the ready decodes `chosen`; those in `needy` get a page, which must be free."""
+        running = self._running
+        for seq in needy:
+            self._pages.append((seq.slot, running.add_pages(seq, 1)))
+        step = self.step
+        slots = self._slots
+        ending = []
+        for seq in chosen:
+            seq.num_scheduled = scheduled = seq.num_scheduled + 1
+            seq.last_step = step
+            slots.append(seq.slot)
+            if scheduled + 1 >= seq.max_length:
+                ending.append(seq)
+        count = len(chosen)
+        running.decode_context += count
+        ready = running.ready
+        if not running.overlap:
+            for seq in chosen:
+                del ready[seq]
+        elif count < len(ready):
+            for seq in chosen:
+                del ready[seq]
+                ready[seq] = None
+        for seq in ending:
+            running.end_decode(seq)
+        self.rows += chosen
+        self._sampled += chosen
+        self._num_tokens += [1] * count
+        self._samples += [True] * count
+        self._decode_tokens += count
+
+    def add_chunk(self, seq: Sequence, chunk: int, *, register: bool) -> None:
+        """A row with the sequence's next `chunk` tokens, for which free pages suffice.
+
+        register: it was placed for this batch, and the workers do not know it yet.
+        """
+        running = self._running
+        page_size = running.pool.page_size
+        start = seq.num_scheduled
+        end = start + chunk
+        missing = ceil_div(end, page_size) - len(seq.pages)
+        pages = running.add_pages(seq, missing) if missing > 0 else []
+        if register:
+            self._new.append(seq.registration(start, list(seq.pages)))
+        elif pages:
+            self._pages.append((seq.slot, pages))
+        seq.num_scheduled = end
+        seq.last_step = self.step
+        self._chunked.append(seq)
+        last = end == seq.prefill_end
+        samples = last and not seq.scoring_only
+        self.rows.append(seq)
+        self._slots.append(seq.slot)
+        self._num_tokens.append(chunk)
+        self._samples.append(samples)
+        self._prefill_tokens += chunk
+        if last:
+            (self._sampled if samples else self._scored).append(seq)
+            running.end_prefill(seq)
+
+    def micro_batch(self) -> MicroBatch:
+        return MicroBatch(
+            step=self.step,
+            rows=self.rows,
+            sampled=self._sampled,
+            scored=self._scored,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+        )
+
+    def plan(self, epoch: int) -> StepPlan:
+        """The message for the workers; it takes over the slots freed since the last plan.
+
+        Only now do the pages that its chunks fill enter the prefix cache: what a row finds there was
+        computed by an earlier step, so workers may compute a step's rows in any order.
+        """
+        for seq in self._chunked:
+            self._running.register_full_pages(seq)
+        freed, self._running.freed = self._running.freed, []
+        return StepPlan(
+            epoch=epoch,
+            step=self.step,
+            slots=self._slots,
+            num_tokens=self._num_tokens,
+            samples=self._samples,
+            pages=self._pages,
+            new=self._new,
+            freed=freed,
+        )

@@ -1,0 +1,140 @@
+"""KV pages: reference counts, and the prefix cache that keeps full pages findable by their content.
+
+Page ids are only numbers here; the workers own the memory. Everything is O(1) a page.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence as Seq
+from hashlib import sha256
+
+_ROOT = b"gllm prefix cache root\0"
+
+
+def root_digest(salt: str) -> bytes:
+    """Start of a chain. Requests with different salts never share a page.
+
+    The prefix keeps a crafted salt from imitating a page's digest.
+    """
+    return sha256(_ROOT + salt.encode()).digest()
+
+
+def extend_digests(digests: list[bytes], root: bytes, token_ids: Seq[int], page_size: int) -> None:
+    """Append the digests of the full pages of `token_ids` that `digests` does not have yet.
+
+    digest(page) = SHA-256(digest(parent page) + token ids as 32-bit integers): equal digests mean equal
+    salt and equal tokens from the first one on.
+    """
+    first = len(digests)
+    last = len(token_ids) // page_size
+    if first >= last:
+        return
+    parent = digests[-1] if digests else root
+    raw = array("i", token_ids[first * page_size : last * page_size]).tobytes()
+    size = len(raw) // (last - first)
+    for start in range(0, len(raw), size):
+        parent = sha256(parent + raw[start : start + size]).digest()
+        digests.append(parent)
+
+
+class PagePool:
+    """Hands out pages by number and takes them back.
+
+    A page is *held* (references > 0), *cached* (nobody holds it, but its content can be found: evicted in
+    LRU order when pages run out), or *empty*. Cached and empty pages both count as free.
+    """
+
+    def __init__(self, num_pages: int, page_size: int, *, prefix_caching: bool = True) -> None:
+        if num_pages < 1 or page_size < 1:
+            raise ValueError(f"a KV pool needs pages: num_pages={num_pages}, page_size={page_size}")
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.prefix_caching = prefix_caching
+        self._empty = list(range(num_pages - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._references = [0] * num_pages
+        self._digest: list[bytes | None] = [None] * num_pages
+        self._page: dict[bytes, int] = {}
+
+    @property
+    def num_free(self) -> int:
+        return len(self._empty) + len(self._cached)
+
+    @property
+    def free_share(self) -> float:
+        return self.num_free / self.num_pages
+
+    def references(self, page: int) -> int:
+        """How many sequences hold the page."""
+        return self._references[page]
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` pages whose content is undefined; the caller has checked `num_free`."""
+        assert count <= self.num_free, "the scheduler must check num_free"
+        references = self._references
+        pages = []
+        for _ in range(count):
+            page = self._empty.pop() if self._empty else self._evict()
+            references[page] = 1
+            pages.append(page)
+        return pages
+
+    def _evict(self) -> int:
+        page, _ = self._cached.popitem(last=False)
+        digest = self._digest[page]
+        assert digest is not None
+        del self._page[digest]
+        self._digest[page] = None
+        return page
+
+    def release(self, pages: Seq[int]) -> None:
+        """Give up one reference to each page. The last page of a chain becomes the first to be evicted."""
+        references = self._references
+        for page in reversed(pages):
+            references[page] -= 1
+            assert references[page] >= 0, f"page {page} released twice"
+            if references[page] == 0:
+                if self._digest[page] is None:
+                    self._empty.append(page)
+                else:
+                    self._cached[page] = None
+
+    def register(self, page: int, digest: bytes) -> None:
+        """Make a held, full page findable. If an equal page is already known, this one stays private."""
+        if self.prefix_caching and digest not in self._page and self._digest[page] is None:
+            self._page[digest] = page
+            self._digest[page] = digest
+
+    def count_hits(self, digests: Seq[bytes], known: int, most: int) -> int:
+        """Leading digests, `most` at most, whose pages are cached; `known` is a previous answer to start from."""
+        known = min(known, most)
+        if known and digests[known - 1] not in self._page:
+            known = 0
+        while known < most and digests[known] in self._page:
+            known += 1
+        return known
+
+    def lookup(self, digests: Seq[bytes], most: int) -> list[int]:
+        """Pages of the longest cached chain of leading digests, `most` at most. Takes no references."""
+        pages = []
+        for index in range(most):
+            page = self._page.get(digests[index])
+            if page is None:
+                break
+            pages.append(page)
+        return pages
+
+    def num_unheld(self, pages: Seq[int]) -> int:
+        """How many of the pages count as free until `acquire`."""
+        references = self._references
+        return sum(1 for page in pages if references[page] == 0)
+
+    def acquire(self, pages: Seq[int]) -> None:
+        """Take a reference to each of these pages, found by `lookup`."""
+        references = self._references
+        for page in pages:
+            if references[page] == 0:
+                del self._cached[page]
+            references[page] += 1

@@ -1,0 +1,127 @@
+"""Reads step results: appends tokens, decides what is finished, and makes the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gllm.engine.batch import MicroBatch
+from gllm.engine.running import RunningSet
+from gllm.engine.sequence import Sequence, Status
+from gllm.engine.waiting import WaitingQueue
+from gllm.messages import RequestOutput, StepResult, TokenLogprob
+
+Outputs = dict[bytes, list[RequestOutput]]
+"""By client, in row order."""
+
+
+class ResultReader:
+    """Applies results to the live requests, which it shares with the scheduler."""
+
+    def __init__(
+        self,
+        requests: dict[str, Sequence],
+        queue: WaitingQueue,
+        running: RunningSet,
+        clock: Callable[[], float],
+    ) -> None:
+        self._requests = requests
+        self._queue = queue
+        self._running = running
+        self._clock = clock
+
+    def finish(self, seq: Sequence) -> None:
+        """Forget a live request; its slot and pages are free for the next plan."""
+        if seq.status is Status.WAITING:
+            self._queue.remove(seq)
+        else:
+            self._running.vacate(seq)
+        seq.status = Status.FINISHED
+        del self._requests[seq.request_id]
+
+    def read(self, batch: MicroBatch, result: StepResult) -> Outputs:
+        """Apply the result of a micro-batch. Rows of requests that have ended meanwhile are ignored."""
+        outputs: Outputs = {}
+        sampled = batch.sampled
+        token_ids = result.token_ids
+        logprobs = result.logprobs
+        if len(token_ids) != len(sampled) or (logprobs is not None and len(logprobs) != len(sampled)):
+            raise ValueError(f"step {batch.step}: the worker returned {len(token_ids)} tokens for {len(sampled)} rows")
+        if result.errors:
+            for row, message in result.errors:
+                self._fail(batch.rows[row], message, outputs)
+        if result.prompt_logprobs:
+            for row, entries in result.prompt_logprobs:
+                self._add_prompt_logprobs(batch.rows[row], entries)
+
+        running = self._running
+        ready = None if running.overlap else running.ready
+        for index, seq in enumerate(sampled):
+            if seq.status is Status.FINISHED:
+                continue
+            token = token_ids[index]
+            if token < 0:
+                self._fail(seq, "the worker returned no token for this request", outputs)
+                continue
+            tokens = seq.tokens
+            tokens.append(token)
+            length = len(tokens)
+            if seq.register_at <= length and seq.register_at <= seq.num_scheduled:
+                running.register_full_pages(seq)
+            reason = stop_token = None
+            if token in seq.stop_ids and length >= seq.min_length:
+                reason = "stop"
+                stop_token = token
+            elif length >= seq.max_length:
+                reason = "length"
+            entry = None
+            if logprobs is not None and seq.sampling.logprobs is not None:
+                found = logprobs[index]
+                entry = [found] if found is not None else None
+            output = RequestOutput(seq.request_id, [token], reason, stop_token, None, entry)
+            if length == seq.num_prompt + 1:
+                self._describe_first(seq, output)
+            group = outputs.get(seq.client)
+            if group is None:
+                outputs[seq.client] = [output]
+            else:
+                group.append(output)
+            if reason is not None:
+                output.num_cached_tokens = max(seq.num_cached, 0)
+                output.num_preemptions = seq.num_preemptions
+                self.finish(seq)
+            elif seq.status is Status.DECODING:
+                if ready is not None:
+                    ready[seq] = None
+            elif seq.status is Status.WAITING:
+                self._queue.revise(seq, seq.queued_tokens + 1)
+
+        for seq in batch.scored:
+            if seq.status is not Status.FINISHED:
+                output = RequestOutput(seq.request_id, [], "length", num_preemptions=seq.num_preemptions)
+                self._describe_first(seq, output)
+                outputs.setdefault(seq.client, []).append(output)
+                self.finish(seq)
+        return outputs
+
+    def _describe_first(self, seq: Sequence, output: RequestOutput) -> None:
+        """What goes with a request's first token."""
+        now = self._clock()
+        output.num_cached_tokens = max(seq.num_cached, 0)
+        output.queue_time = seq.first_scheduled - seq.arrival_time
+        output.prefill_time = now - seq.first_scheduled
+        if not seq.prompt_scored:
+            output.prompt_logprobs = seq.prompt_logprobs
+            seq.prompt_logprobs = None
+            seq.prompt_scored = True
+
+    @staticmethod
+    def _add_prompt_logprobs(seq: Sequence, entries: list[TokenLogprob]) -> None:
+        if not seq.prompt_scored and seq.prompt_logprobs is not None:
+            seq.prompt_logprobs += entries
+
+    def _fail(self, seq: Sequence, message: str, outputs: Outputs) -> None:
+        if seq.status is not Status.FINISHED:
+            outputs.setdefault(seq.client, []).append(
+                RequestOutput(seq.request_id, [], "error", error=message, num_preemptions=seq.num_preemptions)
+            )
+            self.finish(seq)

@@ -1,0 +1,278 @@
+"""The scheduler: turns requests into micro-batches, one StepPlan at a time, and step results into outputs.
+
+It knows no sockets and no clock but the one it is given. Plans run on the workers in the order they are
+made, so pages and slots freed here may be reused by the very next plan while older ones are in flight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from gllm.config import EngineConfig
+from gllm.engine.batch import BatchBuilder, MicroBatch
+from gllm.engine.kv_pages import PagePool, extend_digests
+from gllm.engine.policies import POLICIES, Limits, Snapshot, ceil_div
+from gllm.engine.results import Outputs, ResultReader
+from gllm.engine.running import RunningSet
+from gllm.engine.sequence import Sequence, Status
+from gllm.engine.waiting import WaitingQueue
+from gllm.messages import EngineStats, RequestOutput, StepPlan, StepResult
+
+_ESTIMATED_REQUESTS = 32
+"""Queued requests whose prefix hits are looked at again at each step."""
+_STEP_TIMES = 16
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, a prefix cache, priorities and preemption by recompute.
+
+    Up to pp + 1 micro-batches are in flight: `schedule` until it returns None, `process_result` as answers
+    come. Counts are known ahead, so max_tokens is never overshot; a token sampled after an EOS that was
+    still on the device is discarded.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        pool: PagePool,
+        *,
+        max_model_len: int,
+        pp: int = 1,
+        epoch: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_model_len > pool.num_pages * pool.page_size:
+            raise ValueError(f"max_model_len {max_model_len} does not fit {pool.num_pages} pages of {pool.page_size}")
+        self.pool = pool
+        self.pp = pp
+        self.epoch = epoch
+        self.max_model_len = max_model_len
+        self._clock = clock
+        self._limits = Limits.of(config, pp)
+        self._policy = POLICIES[config.policy]
+        self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs, overlap=pp == 1)
+        self._queue = WaitingQueue()
+        self._requests: dict[str, Sequence] = {}
+        self._results = ResultReader(self._requests, self._queue, self._running, clock)
+        self._in_flight: deque[MicroBatch] = deque()
+        self._step = 0
+        self._arrivals = 0
+        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
+        self._num_preemptions = 0
+        self._cache_queries = 0
+        self._cache_hits = 0
+        self._last_batch: MicroBatch | None = None
+        self._last_progress = clock()
+
+    # --- requests ------------------------------------------------------------------------------------
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._requests
+
+    @property
+    def has_work(self) -> bool:
+        """Live requests or steps in flight."""
+        return bool(self._requests or self._in_flight)
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def add(self, seq: Sequence) -> None:
+        """Queue a new request, whose id must not be live; its prompt must fit max_model_len."""
+        assert seq.request_id not in self._requests
+        assert 0 < seq.num_prompt <= self.max_model_len
+        if not self.has_work:
+            self._last_progress = self._clock()
+        self._arrivals += 1
+        seq.rank = (seq.priority, self._arrivals)
+        if self.pool.prefix_caching:
+            extend_digests(seq.digests, seq.root, seq.tokens, self.pool.page_size)
+        self._requests[seq.request_id] = seq
+        seq.queued_tokens = seq.num_prompt
+        self._queue.push(seq)
+        self._estimate_hits(seq)
+
+    def abort(self, request_id: str, client: bytes | None = None) -> RequestOutput | None:
+        """End a request now: its pages and slot are free for the next plan.
+
+        Returns its last output; None if it is not live, or not this client's.
+        """
+        seq = self._requests.get(request_id)
+        if seq is None or (client is not None and seq.client != client):
+            return None
+        self._results.finish(seq)
+        return RequestOutput(request_id, [], "abort", num_preemptions=seq.num_preemptions)
+
+    def requests_of(self, client: bytes) -> list[str]:
+        """Ids of a client's live requests."""
+        return [seq.request_id for seq in self._requests.values() if seq.client == client]
+
+    # --- steps ---------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan | None:
+        """The next micro-batch; None if pp + 1 are in flight or nothing can be scheduled now."""
+        running = self._running
+        if len(self._in_flight) > self.pp or not (self._queue or running.prefilling or running.ready):
+            return None
+        budget = self._policy(self.snapshot())
+        batch = BatchBuilder(running, self._step + 1)
+        if running.ready and budget.decode_rows > 0:
+            self._add_decodes(batch, budget.decode_rows)
+        if budget.prefill_tokens > 0 and (self._queue or running.prefilling):
+            self._add_prefills(batch, budget.prefill_tokens)
+        if not batch.rows:
+            return None
+        self._step += 1
+        self._in_flight.append(batch.micro_batch())
+        return batch.plan(self.epoch)
+
+    def process_result(self, result: StepResult) -> Outputs:
+        """Account for the oldest step in flight, which is the one this must answer; outputs by client."""
+        if not self._in_flight or self._in_flight[0].step != result.step:
+            raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
+        batch = self._in_flight.popleft()
+        self._last_batch = batch
+        self._last_progress = self._clock()
+        self._step_times.append(result.elapsed)
+        return self._results.read(batch, result)
+
+    def snapshot(self) -> Snapshot:
+        """What the policies see now."""
+        for seq in islice(self._queue, _ESTIMATED_REQUESTS):
+            self._estimate_hits(seq)
+        running = self._running
+        return Snapshot(
+            limits=self._limits,
+            waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling),
+            waiting_requests=len(self._queue) + len(running.prefilling),
+            ready_decodes=len(running.ready),
+            total_decodes=running.num_decoding,
+            decode_context=running.decode_context,
+            kv_free=self.pool.free_share,
+            in_flight=len(self._in_flight),
+            step_times=tuple(self._step_times),
+        )
+
+    def stats(self) -> EngineStats:
+        batch = self._last_batch
+        prefilling = self._running.prefilling
+        return EngineStats(
+            step=self._step,
+            num_running=len(self._running.members),
+            num_waiting=len(self._queue),
+            num_waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in prefilling),
+            kv_usage=1.0 - self.pool.free_share,
+            num_preemptions=self._num_preemptions,
+            prefix_cache_queries=self._cache_queries,
+            prefix_cache_hits=self._cache_hits,
+            step_prefill_tokens=batch.prefill_tokens if batch else 0,
+            step_decode_tokens=batch.decode_tokens if batch else 0,
+            step_time=self._step_times[-1] if self._step_times else 0.0,
+            num_inflight=len(self._in_flight),
+            seconds_since_progress=self._clock() - self._last_progress if self.has_work else 0.0,
+        )
+
+    # --- decode --------------------------------------------------------------------------------------
+
+    def _add_decodes(self, batch: BatchBuilder, most: int) -> None:
+        """Add up to `most` ready decodes, preempting until each has a page for its next token."""
+        running = self._running
+        ready = running.ready
+        chosen: list[Sequence] = []
+        needy: list[Sequence] = []
+        while ready and not chosen:
+            chosen = list(ready) if most >= len(ready) else list(islice(ready, most))
+            needy = [seq for seq in chosen if seq.num_scheduled == seq.capacity]
+            while len(needy) > self.pool.num_free:
+                victim = running.last_in_order()
+                self._preempt(victim)
+                chosen = [seq for seq in chosen if seq is not victim]
+                needy = [seq for seq in needy if seq is not victim]
+        batch.add_decodes(chosen, needy)
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Back to the queue's front, keeping only its tokens; those of steps in flight still count."""
+        self._running.vacate(seq)
+        seq.status = Status.WAITING
+        seq.num_preemptions += 1
+        self._num_preemptions += 1
+        seq.hit_pages = 0
+        seq.queued_tokens = len(seq.tokens)
+        self._queue.push(seq, front=True)
+
+    # --- prefill -------------------------------------------------------------------------------------
+
+    def _add_prefills(self, batch: BatchBuilder, budget: int) -> None:
+        """Spend the budget on unfinished prefills and queued requests, in order of priority and arrival."""
+        running = self._running
+        unfinished = sorted(running.prefilling, key=lambda seq: seq.rank, reverse=True)
+        blocked = False
+        while budget > 0:
+            head = None if blocked else self._queue.peek()
+            register = head is not None and (not unfinished or head.rank < unfinished[-1].rank)
+            if register and head is not None:
+                if not self._admit(head):
+                    blocked = True
+                    continue
+                seq = head
+            elif unfinished:
+                seq = unfinished.pop()
+                if seq.status is not Status.PREFILLING:  # preempted for one before it in the order
+                    continue
+            else:
+                return
+            chunk = self._fit(seq, min(budget, seq.num_uncomputed), batch)
+            if chunk == 0:
+                return
+            batch.add_chunk(seq, chunk, register=register)
+            budget -= chunk
+
+    def _admit(self, seq: Sequence) -> bool:
+        """Give the queue's head a slot, if all it knows fits beside what unfinished prefills still need.
+
+        A preempted sequence also leaves each decode a page to grow, else it would soon be preempted again.
+        """
+        running, pool = self._running, self.pool
+        if not running.free_slots or (self._in_flight and seq.last_step >= self._in_flight[0].step):
+            return False
+        hits = pool.lookup(seq.digests, seq.most_hits(pool.page_size))
+        needed = ceil_div(len(seq.tokens), pool.page_size) - len(hits) + pool.num_unheld(hits)
+        reserve = running.pages_owed() + (running.num_decoding if seq.num_preemptions else 0)
+        if needed + reserve > pool.num_free:
+            return False
+        self._queue.remove(seq)
+        running.place(seq, hits)
+        if not seq.prompt_scored:
+            seq.prompt_logprobs = [None]
+        if seq.num_cached < 0:
+            seq.first_scheduled = self._clock()
+            seq.num_cached = seq.num_scheduled
+            if pool.prefix_caching:
+                self._cache_queries += seq.num_prompt
+                self._cache_hits += seq.num_cached
+        return True
+
+    def _fit(self, seq: Sequence, chunk: int, batch: BatchBuilder) -> int:
+        """How much of the chunk has pages, 0 if none.
+
+        Unfinished prefills that hold the whole pool, with no step in flight that could give pages back,
+        would wait for each other: then the last in order makes room for the first.
+        """
+        pool = self.pool
+        while seq.num_scheduled == seq.capacity and not pool.num_free and not batch.rows and not self._in_flight:
+            victim = self._running.last_in_order()
+            assert victim is not seq, "a sequence alone fits the pool"
+            self._preempt(victim)
+        return min(chunk, seq.capacity + pool.num_free * pool.page_size - seq.num_scheduled)
+
+    def _estimate_hits(self, seq: Sequence) -> None:
+        """Bring the waiting tokens of a queued request up to date with the prefix cache."""
+        page_size = self.pool.page_size
+        seq.hit_pages = self.pool.count_hits(seq.digests, seq.hit_pages, seq.most_hits(page_size))
+        queued = len(seq.tokens) - seq.hit_pages * page_size
+        if queued != seq.queued_tokens:
+            self._queue.revise(seq, queued)

@@ -1,0 +1,146 @@
+"""A worker without a model: it runs plans against a real page store, so that any mix-up changes what it samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gllm.engine.kv_pages import root_digest
+from gllm.engine.sequence import Sequence
+from gllm.messages import StepPlan, StepResult, TokenLogprob
+from gllm.sampling_params import SamplingParams
+
+VOCAB = 50
+EOS = 7
+
+
+def next_token(token_ids: list[int]) -> int:
+    """The fake model: any change of any earlier token changes the next one."""
+    return hash(tuple(token_ids)) % VOCAB
+
+
+def generate(prompt: list[int], sampling: SamplingParams, max_model_len: int) -> list[int]:
+    """What a request must return, computed without any scheduling."""
+    tokens = list(prompt)
+    most = max_model_len if sampling.max_tokens is None else min(max_model_len, len(prompt) + sampling.max_tokens)
+    while len(tokens) < most:
+        tokens.append(next_token(tokens))
+        if tokens[-1] in sampling.stop_token_ids and len(tokens) - len(prompt) >= sampling.min_tokens:
+            break
+    return tokens[len(prompt) :]
+
+
+def make_sequence(
+    request_id: str,
+    prompt: list[int],
+    *,
+    max_model_len: int = 1024,
+    priority: int = 0,
+    salt: str = "",
+    client: bytes = b"client",
+    **sampling: object,
+) -> Sequence:
+    params = SamplingParams(**{"seed": 0, "stop_token_ids": (EOS,), "max_tokens": 8, **sampling})
+    return Sequence(
+        request_id,
+        prompt,
+        params,
+        max_model_len=max_model_len,
+        priority=priority,
+        root=root_digest(salt),
+        client=client,
+    )
+
+
+@dataclass
+class Slot:
+    tokens: list[int]
+    num_prompt: int
+    num_computed: int
+    pages: list[int]
+    sampling: SamplingParams
+    has_sampled: bool = False
+
+
+@dataclass
+class FakeWorker:
+    """Executes plans in order and asserts everything that a real worker relies on."""
+
+    num_pages: int
+    page_size: int
+    max_num_seqs: int
+    slots: dict[int, Slot] = field(default_factory=dict)
+    store: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(page, offset) -> token."""
+    last_step: int = 0
+    decode_slots: set[int] = field(default_factory=set)
+    """Of the last plan: slots that continue from a token sampled here."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        assert plan.step == self.last_step + 1
+        self.last_step = plan.step
+        for slot in plan.freed:
+            del self.slots[slot]
+        for new in plan.new:
+            assert new.slot not in self.slots
+            assert 0 <= new.slot < self.max_num_seqs
+            assert new.sampling.seed is not None
+            assert 0 <= new.num_computed_tokens < len(new.token_ids)
+            self.slots[new.slot] = Slot(
+                list(new.token_ids), new.num_prompt_tokens, new.num_computed_tokens, list(new.pages), new.sampling
+            )
+            assert self.context(new.slot, new.num_computed_tokens) == new.token_ids[: new.num_computed_tokens]
+        for slot, pages in plan.pages:
+            self.slots[slot].pages += pages
+        self.check_pages()
+
+        assert plan.slots
+        assert len(plan.slots) == len(plan.num_tokens) == len(plan.samples)
+        assert len(set(plan.slots)) == len(plan.slots)
+        decode_rows = [self.slots[slot].has_sampled for slot in plan.slots]
+        self.decode_slots = {slot for slot, decode in zip(plan.slots, decode_rows, strict=True) if decode}
+        assert decode_rows == sorted(decode_rows, reverse=True), "decode rows come first"
+        result = StepResult(plan.epoch, plan.step, [], 0.001)
+        logprobs: list[TokenLogprob | None] = []
+        for row, (slot_id, count, samples) in enumerate(zip(plan.slots, plan.num_tokens, plan.samples, strict=True)):
+            slot = self.slots[slot_id]
+            start, end = slot.num_computed, slot.num_computed + count
+            assert count >= 1
+            assert end <= len(slot.tokens)
+            assert end <= len(slot.pages) * self.page_size, "the block table is too short"
+            for position in range(start, end):
+                page, offset = slot.pages[position // self.page_size], position % self.page_size
+                self.store[page, offset] = slot.tokens[position]
+            slot.num_computed = end
+            if slot.sampling.prompt_logprobs is not None and start < slot.num_prompt:
+                scored = slot.tokens[start + 1 : min(end + 1, slot.num_prompt)]
+                result.prompt_logprobs = [*result.prompt_logprobs, (row, [self.logprob(token) for token in scored])]
+            if samples:
+                assert end == len(slot.tokens)
+                token = next_token(self.context(slot_id, end))
+                slot.tokens.append(token)
+                slot.has_sampled = True
+                result.token_ids.append(token)
+                logprobs.append(self.logprob(token) if slot.sampling.logprobs is not None else None)
+        if any(entry is not None for entry in logprobs):
+            result.logprobs = logprobs
+        return result
+
+    def context(self, slot_id: int, length: int) -> list[int]:
+        pages = self.slots[slot_id].pages
+        return [self.store[pages[i // self.page_size], i % self.page_size] for i in range(length)]
+
+    def check_pages(self) -> None:
+        """A page is in two slots only as the same full page of equal tokens."""
+        owners: dict[int, tuple[int, list[int]]] = {}
+        for slot in self.slots.values():
+            for index, page in enumerate(slot.pages):
+                assert 0 <= page < self.num_pages
+                end = (index + 1) * self.page_size
+                if page in owners:
+                    assert len(slot.tokens) >= end
+                    assert owners[page] == (index, slot.tokens[:end])
+                owners[page] = (index, slot.tokens[:end])
+
+    @staticmethod
+    def logprob(token: int) -> TokenLogprob:
+        return TokenLogprob(token, -float(token), 1, [])

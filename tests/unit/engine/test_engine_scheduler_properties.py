@@ -1,0 +1,272 @@
+"""Random workloads on a fake worker that checks every plan: the invariants of DESIGN section 3."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import pytest
+from engine_fakes import EOS, VOCAB, FakeWorker, generate, make_sequence
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
+from gllm.engine.kv_pages import PagePool
+from gllm.engine.scheduler import Scheduler
+from gllm.engine.sequence import Sequence
+from gllm.messages import RequestOutput, StepResult
+
+
+@dataclass(frozen=True)
+class Setting:
+    policy: PolicyName
+    pp: int
+    page_size: int
+    num_pages: int
+    max_num_seqs: int
+    max_prefill_tokens: int
+    min_prefill_tokens: int
+    prefix_caching: bool
+
+
+SETTINGS = st.builds(
+    Setting,
+    policy=st.sampled_from(POLICY_NAMES),
+    pp=st.integers(1, 4),
+    page_size=st.integers(1, 5),
+    num_pages=st.integers(4, 24),
+    max_num_seqs=st.integers(1, 8),
+    max_prefill_tokens=st.integers(1, 40),
+    min_prefill_tokens=st.integers(1, 16),
+    prefix_caching=st.booleans(),
+)
+
+
+@dataclass(frozen=True)
+class Add:
+    prompt_length: int
+    shared_prefix: int
+    max_tokens: int | None
+    min_tokens: int
+    priority: int
+    salt: str
+    ignore_eos: bool
+    logprobs: bool
+    prompt_logprobs: bool
+
+
+@dataclass(frozen=True)
+class Abort:
+    index: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The oldest step in flight comes back; maybe one of its rows has failed."""
+
+    failed_row: int | None
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.builds(
+            Add,
+            prompt_length=st.integers(1, 40),
+            shared_prefix=st.integers(0, 30),
+            max_tokens=st.one_of(st.none(), st.integers(0, 20)),
+            min_tokens=st.integers(0, 5),
+            priority=st.integers(-1, 1),
+            salt=st.sampled_from(["", "", "", "tenant"]),
+            ignore_eos=st.booleans(),
+            logprobs=st.booleans(),
+            prompt_logprobs=st.sampled_from([False, False, True]),
+        ),
+        st.builds(Abort, index=st.integers(0, 30)),
+        st.builds(Answer, failed_row=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 8))),
+        st.builds(Answer, failed_row=st.none()),
+    ),
+    max_size=40,
+)
+
+
+@dataclass
+class InFlight:
+    result: StepResult
+    rows: list[Sequence]
+    decodes: list[Sequence]
+
+
+@dataclass
+class Trial:
+    """A scheduler, a worker and what each request has received."""
+
+    setting: Setting
+    added: dict[str, Sequence] = field(default_factory=dict)
+    outputs: dict[str, list[RequestOutput]] = field(default_factory=dict)
+    in_flight: deque[InFlight] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        s = self.setting
+        config = EngineConfig(
+            model="",
+            policy=s.policy,
+            max_num_seqs=s.max_num_seqs,
+            max_prefill_tokens=s.max_prefill_tokens,
+            min_prefill_tokens=s.min_prefill_tokens,
+        )
+        self.pool = PagePool(s.num_pages, s.page_size, prefix_caching=s.prefix_caching)
+        self.max_model_len = s.num_pages * s.page_size
+        self.scheduler = Scheduler(config, self.pool, max_model_len=self.max_model_len, pp=s.pp, epoch=3)
+        self.worker = FakeWorker(s.num_pages, s.page_size, s.max_num_seqs)
+
+    def add(self, operation: Add) -> None:
+        length = min(operation.prompt_length, self.max_model_len)
+        shared = min(operation.shared_prefix, length)
+        number = len(self.added)
+        prompt = list(range(shared)) + [(number * 13 + i) % VOCAB for i in range(length - shared)]
+        most = operation.max_tokens
+        seq = make_sequence(
+            f"request-{number}",
+            prompt,
+            max_model_len=self.max_model_len,
+            priority=operation.priority,
+            salt=operation.salt,
+            max_tokens=most,
+            min_tokens=operation.min_tokens if most is None else min(operation.min_tokens, most),
+            stop_token_ids=() if operation.ignore_eos else (EOS, EOS + 1, EOS + 2),
+            logprobs=0 if operation.logprobs else None,
+            prompt_logprobs=0 if operation.prompt_logprobs else None,
+        )
+        self.added[seq.request_id] = seq
+        self.outputs[seq.request_id] = []
+        self.scheduler.add(seq)
+
+    def abort(self, index: int) -> None:
+        request_id = f"request-{index}"
+        live = request_id in self.scheduler
+        output = self.scheduler.abort(request_id)
+        assert (output is not None) == live
+        if output is not None:
+            self.outputs[request_id].append(output)
+
+    def schedule(self) -> None:
+        """Fill the pipeline. The worker runs a plan at once; its answer is held back."""
+        pp = self.setting.pp
+        while (plan := self.scheduler.schedule()) is not None:
+            assert plan.epoch == 3
+            result = self.worker.execute(plan)
+            rows = self.scheduler._in_flight[-1].rows
+            assert len(rows) == len(plan.slots)
+            decodes = [seq for seq, slot in zip(rows, plan.slots, strict=True) if slot in self.worker.decode_slots]
+            prefill = sum(plan.num_tokens) - len(decodes)
+            assert prefill <= self.setting.max_prefill_tokens
+            self.in_flight.append(InFlight(result, rows, decodes))
+            assert len(self.in_flight) <= pp + 1
+        assert self.scheduler.num_in_flight == len(self.in_flight)
+        if not self.in_flight:
+            assert not self.scheduler.has_work, "live requests, and nothing is scheduled"
+        in_flight = Counter(seq for step in self.in_flight for seq in step.decodes)
+        assert all(count <= (2 if pp == 1 else 1) for count in in_flight.values())
+
+    def answer(self, failed_row: int | None) -> None:
+        if not self.in_flight:
+            return
+        step = self.in_flight.popleft()
+        if failed_row is not None and failed_row < len(step.rows):
+            step.result.errors = [(failed_row, "injected")]
+        for client, outputs in self.scheduler.process_result(step.result).items():
+            assert client == b"client"
+            for output in outputs:
+                self.outputs[output.request_id].append(output)
+        stats = self.scheduler.stats()
+        assert 0.0 <= stats.kv_usage <= 1.0
+        assert stats.num_running + stats.num_waiting == len(self.scheduler._requests)
+        assert stats.num_waiting_tokens >= 0
+
+    def drain(self) -> None:
+        for _ in range(20_000):
+            if not self.in_flight:
+                break
+            self.answer(None)
+            self.schedule()
+        assert not self.scheduler.has_work
+
+    def check_pool(self) -> None:
+        """With no live request nothing is held, and no count has drifted."""
+        running = self.scheduler._running
+        assert self.pool.num_free == self.setting.num_pages
+        assert sorted(running.free_slots) == list(range(self.setting.max_num_seqs))
+        assert running.num_decoding == running.decode_context == 0
+        assert not running.members
+        assert not running.prefilling
+        assert not running.ready
+        queue = self.scheduler._queue
+        assert len(queue) == queue.tokens == 0
+
+    def check_outputs(self) -> None:
+        for request_id, seq in self.added.items():
+            outputs = self.outputs[request_id]
+            reasons = [output.finish_reason for output in outputs]
+            assert reasons[-1] is not None, "every admitted request ends"
+            assert all(reason is None for reason in reasons[:-1])
+            prompt = seq.tokens[: seq.num_prompt]
+            expected = generate(prompt, seq.sampling, self.max_model_len)
+            received = [token for output in outputs for token in output.token_ids]
+            assert received == expected[: len(received)]
+            last = outputs[-1]
+            if last.finish_reason in ("stop", "length"):
+                assert received == expected
+                stopped = bool(expected) and expected[-1] in seq.sampling.stop_token_ids
+                stopped = stopped and len(expected) >= seq.sampling.min_tokens
+                assert last.finish_reason == ("stop" if stopped else "length")
+                assert last.stop_token_id == (expected[-1] if stopped else None)
+            if seq.sampling.logprobs is not None:
+                entries = [entry.token_id for output in outputs for entry in output.logprobs or []]
+                assert entries == received
+            if seq.sampling.prompt_logprobs is not None and (received or last.finish_reason == "length"):
+                sent = [output.prompt_logprobs for output in outputs if output.prompt_logprobs is not None]
+                assert len(sent) == 1
+                assert [entry.token_id if entry else None for entry in sent[0]] == [None, *prompt[1:]]
+
+
+@settings(max_examples=250, deadline=None)
+@given(setting=SETTINGS, operations=OPERATIONS)
+def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Add | Abort | Answer]) -> None:
+    trial = Trial(setting)
+    for operation in operations:
+        match operation:
+            case Add():
+                trial.add(operation)
+            case Abort(index=index):
+                trial.abort(index)
+            case Answer(failed_row=failed_row):
+                trial.answer(failed_row)
+        trial.schedule()
+    trial.drain()
+    trial.check_pool()
+    trial.check_outputs()
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4])
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_a_crowd_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyName, pp: int) -> None:
+    setting = Setting(
+        policy=policy,
+        pp=pp,
+        page_size=4,
+        num_pages=24,
+        max_num_seqs=8,
+        max_prefill_tokens=32,
+        min_prefill_tokens=4,
+        prefix_caching=True,
+    )
+    trial = Trial(setting)
+    for number in range(30):
+        trial.add(Add(5 + number % 17, number % 9, 30, 0, number % 2, "", True, False, number % 5 == 0))
+    trial.schedule()
+    trial.drain()
+    trial.check_pool()
+    trial.check_outputs()
+    stats = trial.scheduler.stats()
+    assert stats.num_preemptions > 0
+    assert 0 < stats.prefix_cache_hits < stats.prefix_cache_queries
