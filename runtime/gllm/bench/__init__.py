@@ -1,0 +1,1 @@
+"""Load generation and measurement: the traces, the HTTP client, the figures."""
