@@ -1,0 +1,1 @@
+"""Everything between strings and token ids: tokenizer, chat template, text stream, tool calls, grammars. No torch."""

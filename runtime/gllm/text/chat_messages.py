@@ -1,0 +1,119 @@
+"""OpenAI chat messages in the form that chat templates expect; every error names the message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import jinja2
+from jinja2 import nodes
+
+from gllm.sampling_params import ParameterError
+
+ContentFormat = Literal["string", "parts", "both"]
+
+
+def content_format(tree: nodes.Template) -> ContentFormat:
+    """Whether a template wants `content` as a string or as a list of parts.
+
+    A template that loops over some message's content knows parts; if it also tests for strings it takes both.
+    """
+    aliases = {"content"}
+    for assignment in tree.find_all(nodes.Assign):
+        if isinstance(assignment.target, nodes.Name) and _names_content(assignment.node, {"content"}):
+            aliases.add(assignment.target.name)
+    if not any(_names_content(loop.iter, aliases) for loop in tree.find_all(nodes.For)):
+        return "string"
+    tests_strings = any(
+        test.name == "string" and _names_content(test.node, aliases) for test in tree.find_all(nodes.Test)
+    )
+    return "both" if tests_strings else "parts"
+
+
+def _names_content(node: nodes.Node, aliases: set[str]) -> bool:
+    if isinstance(node, nodes.Name):
+        return node.name in aliases
+    if isinstance(node, nodes.Getattr):
+        return node.attr == "content"
+    return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
+
+
+def normalise_messages(messages: list[dict[str, Any]], wanted: ContentFormat) -> list[dict[str, Any]]:
+    """Copies of the messages with checked roles, content as `wanted` and tool-call arguments as objects.
+
+    Fields that are None are dropped, since templates test `'tool_calls' in message`. A missing content becomes "".
+    Raises ParameterError("messages").
+    """
+    if not messages:
+        raise _error("messages must not be empty")
+    return [_normalise(message, f"messages[{index}]", wanted) for index, message in enumerate(messages)]
+
+
+def _normalise(message: dict[str, Any], where: str, wanted: ContentFormat) -> dict[str, Any]:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise _error(f"{where} must be an object with a role")
+    result = {key: value for key, value in message.items() if value is not None}
+    result["content"] = _content(message.get("content"), f"{where}.content", wanted)
+    reasoning = result.get("reasoning_content", result.pop("reasoning", None))
+    if reasoning is not None:
+        # Templates of reasoning models read `reasoning_content`; OpenAI-style clients send back `reasoning`.
+        result["reasoning_content"] = reasoning
+    if "tool_calls" in result:
+        calls = result["tool_calls"]
+        if not isinstance(calls, list):
+            raise _error(f"{where}.tool_calls must be a list")
+        if calls:
+            result["tool_calls"] = [
+                _tool_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
+            ]
+        else:
+            del result["tool_calls"]
+    return result
+
+
+def _content(content: Any, where: str, wanted: ContentFormat) -> Any:
+    if content is None:
+        content = ""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if wanted == "parts" else content
+    if not isinstance(content, list):
+        raise _error(f"{where} must be a string or a list of text parts")
+    texts = []
+    for index, part in enumerate(content):
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
+            raise _error(f'{where}[{index}] must be {{"type": "text", "text": ...}}: only text is supported')
+        texts.append(part["text"])
+    if wanted == "string":
+        return "\n".join(texts)
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def _tool_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise _error(f"{where} must have a function with a name")
+    arguments = function.get("arguments")
+    if arguments is None or arguments == "":
+        arguments = {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise _error(f"{where}.function.arguments is not valid JSON") from None
+    if not isinstance(arguments, dict):
+        raise _error(f"{where}.function.arguments must be a JSON object")
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _error(message: str) -> ParameterError:
+    return ParameterError("messages", message)
+
+
+def parse_template(environment: jinja2.Environment, source: str) -> nodes.Template:
+    """The template's syntax tree; ValueError with the line for a template that is not valid Jinja."""
+    try:
+        return environment.parse(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"chat template, line {error.lineno}: {error.message}") from error

@@ -1,0 +1,138 @@
+"""Chat messages to the prompt text a model was trained on, by the model's own Jinja template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gllm.sampling_params import ParameterError
+from gllm.text.chat_messages import content_format, normalise_messages, parse_template
+from gllm.text.template_environment import RaisedByTemplate, TemplateEnvironment
+
+if TYPE_CHECKING:
+    from gllm.text.tokenizer import Tokenizer
+
+TEMPLATE_KWARGS = frozenset(
+    {
+        "enable_thinking",
+        "thinking",
+        "thinking_budget",
+        "preserve_thinking",
+        "reasoning_effort",
+        "documents",
+        "date_string",
+        "builtin_tools",
+        "tools_in_user_message",
+        "model_identity",
+    }
+)
+"""What a request's `chat_template_kwargs` may set: switches of known templates, none that our own arguments use."""
+
+# Unlikely in a message; its trailing space tells whether the template trims messages.
+_CONTINUE_MARK = "\ue000continue-from-here\ue000 "
+
+
+class ChatTemplate:
+    """A compiled template. Rendering may take long on hostile messages (see `TemplateEnvironment` for the limits):
+    servers call `render` off their event loop. Threads may share one object.
+
+    source: the Jinja text; empty if the model has none, then `render` raises.
+    tool_source: used instead when a request has tools.
+    """
+
+    def __init__(self, source: str, tokenizer: Tokenizer, *, tool_source: str = "") -> None:
+        self.source = source
+        self.tool_source = tool_source or source
+        self._environment = TemplateEnvironment()
+        self._special_tokens = {
+            name: token
+            for name, token in (("bos_token", tokenizer.bos_token), ("eos_token", tokenizer.eos_token))
+            if token is not None
+        }
+        self._main = self._compile(self.source)
+        self._with_tools = self._main if self.tool_source == source else self._compile(self.tool_source)
+
+    @classmethod
+    def of_model(cls, tokenizer: Tokenizer, override: Path | str = "") -> ChatTemplate:
+        """The model's template, or the one in the file `override` (`--chat-template`); ValueError if unreadable."""
+        if override:
+            try:
+                return cls(Path(override).read_text(encoding="utf-8"), tokenizer)
+            except OSError as error:
+                raise ValueError(f"chat_template: cannot read {override}: {error.strerror}") from error
+        templates = tokenizer.chat_templates
+        return cls(templates.get("default", ""), tokenizer, tool_source=templates.get("tool_use", ""))
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **template_kwargs: Any,
+    ) -> str:
+        """The prompt, BOS included where the template writes it: encode with `add_special_tokens=False`.
+
+        continue_final_message: end inside the last message, so that the model goes on with it.
+        template_kwargs: only names in TEMPLATE_KWARGS. Raises ParameterError.
+        """
+        unknown = sorted(template_kwargs.keys() - TEMPLATE_KWARGS)
+        if unknown:
+            raise ParameterError(
+                "chat_template_kwargs",
+                f"chat_template_kwargs may not set {', '.join(unknown)}; allowed: {', '.join(sorted(TEMPLATE_KWARGS))}",
+            )
+        compiled = self._with_tools if tools else self._main
+        if compiled is None:
+            raise ParameterError(
+                "messages",
+                "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE",
+            )
+        template, wanted = compiled
+        chat = normalise_messages(messages, wanted)
+        if continue_final_message:
+            if add_generation_prompt:
+                raise ParameterError(
+                    "continue_final_message", "continue_final_message needs add_generation_prompt set to false"
+                )
+            _mark_end(chat[-1])
+        variables = {
+            **template_kwargs,
+            "documents": template_kwargs.get("documents"),
+            **self._special_tokens,
+            "messages": chat,
+            "tools": tools or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            text = self._environment.render_bounded(template, variables)
+        except RaisedByTemplate as error:
+            raise ParameterError("messages", str(error)) from error
+        except Exception as error:  # a template is a program fed with a client's data: it may raise anything
+            raise ParameterError("messages", f"the chat template cannot render these messages: {error}") from error
+        return _cut_at_mark(text) if continue_final_message else text
+
+    def _compile(self, source: str) -> tuple[Any, Any] | None:
+        if not source:
+            return None
+        tree = parse_template(self._environment, source)
+        return self._environment.from_string(tree), content_format(tree)
+
+
+def _mark_end(message: dict[str, Any]) -> None:
+    content = message["content"]
+    if isinstance(content, str):
+        message["content"] = content + _CONTINUE_MARK
+    elif content:
+        content[-1]["text"] += _CONTINUE_MARK
+    else:
+        raise ParameterError("continue_final_message", "the final message has no text to continue")
+
+
+def _cut_at_mark(text: str) -> str:
+    position = text.rfind(_CONTINUE_MARK.rstrip())
+    if position < 0:
+        raise ParameterError("continue_final_message", "the chat template leaves out the final message")
+    trimmed = not text.startswith(_CONTINUE_MARK, position)
+    return text[:position].rstrip() if trimmed else text[:position]

@@ -1,0 +1,76 @@
+"""What a Hugging Face model folder says about its tokenizer besides tokenizer.json itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DEFAULT_TEMPLATE = "default"
+
+
+def read_tokenizer_json(folder: Path) -> str:
+    """The text of tokenizer.json; ValueError says how to make one where it is missing."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no tokenizer.json. Make one from the model's slow tokenizer with: "
+            f"python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}')"
+            f".save_pretrained('{folder}')\""
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object, empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return value
+
+
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json over the older special_tokens_map.json."""
+    return read_json_object(folder / "special_tokens_map.json") | read_json_object(folder / "tokenizer_config.json")
+
+
+def token_string(setting: Any) -> str | None:
+    """A special token is given as a string or as a serialised AddedToken."""
+    if isinstance(setting, dict):
+        setting = setting.get("content")
+    return setting if isinstance(setting, str) and setting else None
+
+
+def configured_eos_ids(folder: Path) -> list[int]:
+    """`eos_token_id` of generation_config.json, else of config.json (also inside text_config); may be empty."""
+    config = read_json_object(folder / "config.json")
+    for source in (read_json_object(folder / "generation_config.json"), config, config.get("text_config") or {}):
+        value = source.get("eos_token_id")
+        if value is not None:
+            return [token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)]
+    return []
+
+
+def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Templates by name; the usual single one is called "default". Files win over tokenizer_config.json."""
+    templates: dict[str, str] = {}
+    for source in (read_json_object(folder / "chat_template.json"), settings):
+        inline = source.get("chat_template")
+        if isinstance(inline, str):
+            templates[DEFAULT_TEMPLATE] = inline
+        elif isinstance(inline, list):
+            templates |= {entry["name"]: entry["template"] for entry in inline}
+        elif isinstance(inline, dict):
+            templates |= inline
+    single = folder / "chat_template.jinja"
+    if single.is_file():
+        templates[DEFAULT_TEMPLATE] = single.read_text(encoding="utf-8")
+    for subfolder in ("additional_chat_templates", "chat_templates"):
+        for path in sorted((folder / subfolder).glob("*.jinja")):
+            templates[path.stem] = path.read_text(encoding="utf-8")
+    return templates

@@ -1,0 +1,85 @@
+"""How GGUF's `tokenizer.ggml.pre` names translate to `tokenizers` pre-tokenizers.
+
+GGUF stores a vocabulary and merges but only a *name* for the rule that splits text before BPE runs. The patterns
+below are those of the original Hugging Face tokenizers behind each name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CL100K_STYLE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
+    r" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = _CL100K_STYLE.format(digits="{1,3}")
+_QWEN2 = _CL100K_STYLE.format(digits="")
+_CASED_WORDS = (
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{suffix}|"
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{suffix}|"
+    r"\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TEKKEN = _CASED_WORDS.format(suffix="", digits="")
+_GPT4O = _CASED_WORDS.format(suffix="(?i:'s|'t|'re|'ve|'m|'ll|'d)?", digits="{1,3}")
+_DEEPSEEK3_WORDS = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def _byte_level(use_regex: bool) -> dict[str, Any]:
+    """Maps bytes to printable characters; with `use_regex` it first splits by GPT-2's pattern."""
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+_GPT2_SPLIT = [_byte_level(use_regex=True)]
+_STARCODER_SPLIT = [_DIGITS, _byte_level(use_regex=True)]
+_LLAMA3_SPLIT = [_split(_LLAMA3), _byte_level(use_regex=False)]
+_QWEN2_SPLIT = [_split(_QWEN2), _byte_level(use_regex=False)]
+_TEKKEN_SPLIT = [_split(_TEKKEN), _byte_level(use_regex=False)]
+_GPT4O_SPLIT = [_split(_GPT4O), _byte_level(use_regex=False)]
+_DEEPSEEK_CODER_SPLIT = [
+    _split(r"[\r\n]"),
+    _split(r"\s?\p{L}+"),
+    _split(r"\s?\p{P}+"),
+    _split("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
+    _DIGITS,
+    _byte_level(use_regex=False),
+]
+_DEEPSEEK3_SPLIT = [
+    _split(r"\p{N}{1,3}"),
+    _split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+    _split(_DEEPSEEK3_WORDS),
+    _byte_level(use_regex=False),
+]
+
+_STEPS: dict[str, list[dict[str, Any]]] = {
+    **dict.fromkeys(("default", "gpt-2", "phi-2", "olmo", "mpt"), _GPT2_SPLIT),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), _STARCODER_SPLIT),
+    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "dbrx", "smaug-bpe"), _LLAMA3_SPLIT),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), _QWEN2_SPLIT),
+    "tekken": _TEKKEN_SPLIT,
+    "gpt-4o": _GPT4O_SPLIT,
+    "deepseek-coder": _DEEPSEEK_CODER_SPLIT,
+    "deepseek-v3": _DEEPSEEK3_SPLIT,
+}
+# tiktoken-style vocabularies look a whole piece up before merging.
+IGNORES_MERGES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
+ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
+NORMALIZES_NFC = frozenset({"qwen2", "deepseek-r1-qwen", "megrez"})
+
+
+def byte_level_pretokenizer(name: str) -> dict[str, Any]:
+    """The `pre_tokenizer` section of a tokenizer.json for a `tokenizer.ggml.pre` name; ValueError if unknown."""
+    if name not in _STEPS:
+        raise ValueError(
+            f"unknown pre-tokenizer {name!r} (tokenizer.ggml.pre); known: {', '.join(sorted(_STEPS))}. "
+            "Serve the Hugging Face folder of the model, whose tokenizer.json has the rule itself"
+        )
+    return {"type": "Sequence", "pretokenizers": _STEPS[name]}

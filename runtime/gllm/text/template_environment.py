@@ -1,0 +1,99 @@
+"""The Jinja sandbox that chat templates run in: what Hugging Face templates expect, and a time limit."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_RENDER_SECONDS = 5.0
+MAX_RENDERED_CHARS = 16 * 1024 * 1024
+
+
+class RaisedByTemplate(jinja2.TemplateError):
+    """The template called `raise_exception`."""
+
+
+class RenderLimitError(jinja2.TemplateError):
+    """Rendering took too long or gave too much text."""
+
+
+class TemplateEnvironment(ImmutableSandboxedEnvironment):
+    """Sandbox with `raise_exception`, `strftime_now`, HF's `tojson`, `break`/`continue` and an inert `generation` tag.
+
+    Time is checked at each lookup in a value and at each piece of output; a template that loops without either
+    is bounded by the sandbox's limit on `range`. One thread may render while others do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+        self._clock = threading.local()
+        self.filters["tojson"] = _tojson
+        self.globals["raise_exception"] = _raise_exception
+        self.globals["strftime_now"] = _strftime_now
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        self._check_time()
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        self._check_time()
+        return super().getitem(obj, argument)
+
+    def render_bounded(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
+        """The rendered text; RenderLimitError beyond MAX_RENDER_SECONDS or MAX_RENDERED_CHARS."""
+        self._clock.deadline = time.monotonic() + MAX_RENDER_SECONDS
+        pieces, size = [], 0
+        try:
+            for piece in template.generate(variables):
+                self._check_time()
+                size += len(piece)
+                if size > MAX_RENDERED_CHARS:
+                    raise RenderLimitError(f"the rendered prompt is longer than {MAX_RENDERED_CHARS} characters")
+                pieces.append(piece)
+        finally:
+            self._clock.deadline = None
+        return "".join(pieces)
+
+    def _check_time(self) -> None:
+        deadline = getattr(self._clock, "deadline", None)
+        if deadline is not None and time.monotonic() > deadline:
+            raise RenderLimitError(f"rendering took longer than {MAX_RENDER_SECONDS:g} seconds")
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}...{% endgeneration %}` marks assistant text for training; serving just shows it."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it as an instance attribute
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise RaisedByTemplate(message)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().strftime(layout)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON: Jinja's own filter escapes HTML, which models were not trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

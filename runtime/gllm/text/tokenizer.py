@@ -1,0 +1,197 @@
+"""Strings to token ids and back, for Hugging Face folders and GGUF files alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import processors
+
+from gllm.text import hf_folder
+from gllm.text.gguf_metadata import read_gguf_metadata
+from gllm.text.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
+from gllm.text.token_bytes import token_table
+
+
+def load_tokenizer(model_path: Path | str) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder or of a GGUF file.
+
+    Raises ValueError if there is none, or one of a kind that is not supported.
+    """
+    path = Path(model_path)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_gguf(path)
+    raise ValueError(f"model: {path} does not exist; give a Hugging Face folder or a GGUF file")
+
+
+class Tokenizer:
+    """Immutable and safe to share between threads.
+
+    `encode` turns special tokens spelled in the text into their ids, as Hugging Face does. A rendered chat
+    template already has its BOS: encode it with `add_special_tokens=False`.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        eos_token_ids: Iterable[int] = (),
+        chat_templates: dict[str, str] | None = None,
+    ) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        own_eos = backend.token_to_id(eos_token) if eos_token else None
+        self.eos_token_ids: tuple[int, ...] = tuple(
+            dict.fromkeys([*eos_token_ids, *([] if own_eos is None else [own_eos])])
+        )
+        """Any of these ends a generation: those of generation_config.json (or config.json), then `eos_token`."""
+        self.chat_templates = chat_templates or {}
+        """Jinja sources by name; the main one is "default"."""
+
+        vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        """One more than the largest id; the model's logits may be wider."""
+        spellings: list[str | None] = [None] * self.vocab_size
+        for spelling, token in vocab.items():
+            spellings[token] = spelling
+        added = backend.get_added_tokens_decoder()
+        decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
+        table = token_table(spellings, {token: entry.content for token, entry in added.items()}, decoder)
+        self.token_pieces: list[bytes] = table.pieces
+        """`token_pieces[id]`: what the token adds to the text."""
+        self.strip_leading_space = table.strip_leading_space
+        self.special_token_ids: frozenset[int] = frozenset(token for token, entry in added.items() if entry.special)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids; `add_special_tokens` adds BOS (EOS) where the model wants it. ValueError for lone surrogates."""
+        _check_encodable(text)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode` of many texts on several threads."""
+        for text in texts:
+            _check_encodable(text)
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text of the ids; bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
+        special = self.special_token_ids if skip_special_tokens else frozenset[int]()
+        data = b"".join([self.token_bytes(token) for token in token_ids if token not in special])
+        if self.strip_leading_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token adds to the text; empty for an id beyond the vocabulary."""
+        return self.token_pieces[token_id] if 0 <= token_id < self.vocab_size else b""
+
+    def token_text(self, token_id: int) -> str:
+        """`token_bytes` as text, for logprobs; part of a character shows as U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its spelling in the vocabulary, for example of a special token."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
+
+def _check_encodable(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text has half of a surrogate pair at character {error.start}; send whole ones") from None
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    text = hf_folder.read_tokenizer_json(folder)
+    settings = hf_folder.tokenizer_settings(folder)
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+    bos, eos = (hf_folder.token_string(settings.get(name)) for name in ("bos_token", "eos_token"))
+    _add_missing_tokens(backend, settings)
+    if backend.post_processor is None or "add_bos_token" in settings or "add_eos_token" in settings:
+        _set_post_processor(
+            backend,
+            bos if settings.get("add_bos_token") else None,
+            eos if settings.get("add_eos_token") else None,
+        )
+    return Tokenizer(
+        backend,
+        bos_token=bos,
+        eos_token=eos,
+        eos_token_ids=hf_folder.configured_eos_ids(folder),
+        chat_templates=hf_folder.chat_templates(folder, settings),
+    )
+
+
+def _add_missing_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """tokenizer_config.json may name added tokens that tokenizer.json lacks or does not mark as special."""
+    present = backend.get_added_tokens_decoder()
+    fields = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    listed = sorted((settings.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
+    for token, entry in listed:
+        if int(token) not in present and isinstance(entry, dict):
+            flags = {field: entry[field] for field in fields if field in entry}
+            backend.add_tokens([tokenizers.AddedToken(entry["content"], **flags)])
+    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    named = [settings.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")]
+    specials = {entry.content for entry in backend.get_added_tokens_decoder().values() if entry.special}
+    for setting in [*named, *(extra.values() if isinstance(extra, dict) else extra)]:
+        content = hf_folder.token_string(setting)
+        if content and content not in specials:
+            backend.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True)])
+            specials.add(content)
+
+
+def _set_post_processor(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """BOS before and EOS after each text, as `add_bos_token` and `add_eos_token` ask."""
+    specials = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token]
+    template = [f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None)
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, pair=[*template, "$B:1"], special_tokens=specials
+    )
+
+
+def _from_gguf(path: Path) -> Tokenizer:
+    metadata = read_gguf_metadata(path)
+    content = tokenizer_json_from_gguf(metadata)
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{path} has a damaged vocabulary: {error}") from error
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = {name: special_token_id(metadata, name) for name in ("bos", "eos", "eot", "eom")}
+    named = {
+        key.rpartition(".")[2]: value
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.chat_template.") and isinstance(value, str)
+    }
+    main = metadata.get("tokenizer.chat_template")
+    templates = named | ({hf_folder.DEFAULT_TEMPLATE: main} if isinstance(main, str) else {})
+    return Tokenizer(
+        backend,
+        bos_token=None if ids["bos"] is None else tokens[ids["bos"]],
+        eos_token=None if ids["eos"] is None else tokens[ids["eos"]],
+        eos_token_ids=[token for name in ("eos", "eot", "eom") if (token := ids[name]) is not None],
+        chat_templates=templates,
+    )

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from gllm.checkpoint.default_model import default_model_path
+from gllm.text.gguf_metadata import read_gguf_metadata
+from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
+from gllm.text.tokenizer import Tokenizer, load_tokenizer
+
+TEXTS = [
+    "",
+    "Hello world",
+    "it's I'LL don't",
+    "caf\u00e9 na\u00efve \u00fcber",
+    "\u65e5\u672c\u8a9e \u30c6\u30b9\u30c8 \u4f60\u597d \ud55c\uad6d\uc5b4",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "def f(x):\n\t\treturn  x + 1\n\n\n",
+    " \t\r\n  x ",
+    "\x00\x01\u00ff\ufeff",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "<|im_start|><|endoftext|> <file_sep>x",
+    "2025-11-23, 12345.678 and 1e10",
+]
+# Two spaces before a digit, or digits next to letters of other scripts: here transformers' reading of the GGUF loses
+# the digit-splitting step of SmolLM2's own tokenizer.json.
+DIGIT_TEXTS = ["  12 345 a", "\u00bd \u00b2 \u0663 123", "x\n\n  42"]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    path = default_model_path()
+    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+@pytest.fixture(scope="module")
+def original(reference: Any) -> Any:
+    """SmolLM2's published pipeline: digits one by one, then GPT-2's byte-level split."""
+    backend = tokenizers.Tokenizer.from_str(reference.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_smollm_equals_transformers(smollm: Tokenizer, reference: Any, text: str) -> None:
+    ids = smollm.encode(text)
+    assert ids == reference.encode(text)
+    for skip in (True, False):
+        assert smollm.decode(ids, skip) == reference.decode(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.parametrize("text", TEXTS + DIGIT_TEXTS)
+def test_smollm_equals_the_original_pipeline(smollm: Tokenizer, original: Any, text: str) -> None:
+    assert smollm.encode(text) == original.encode(text)
+
+
+@settings(deadline=None, max_examples=200)
+@given(text=st.text(max_size=60))
+def test_smollm_equals_the_original_on_any_text(smollm: Tokenizer, original: Any, text: str) -> None:
+    ids = smollm.encode(text)
+    assert ids == original.encode(text)
+    assert smollm.decode(ids, False) == original.decode(ids, skip_special_tokens=False)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_decode_of_any_ids_equals_transformers(smollm: Tokenizer, reference: Any, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, smollm.vocab_size - 1), max_size=30))
+    assert smollm.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+
+
+def test_smollm_special_tokens(smollm: Tokenizer) -> None:
+    assert (smollm.bos_token, smollm.eos_token, smollm.eos_token_ids) == ("<|im_start|>", "<|im_end|>", (2,))
+    assert smollm.vocab_size == 49152
+    assert smollm.special_token_ids == frozenset(range(17))
+    assert smollm.token_bytes(2) == b"<|im_end|>"
+    assert "im_start" in smollm.chat_templates["default"]
+
+
+def test_token_bytes_are_the_text(smollm: Tokenizer) -> None:
+    text = "na\u00efve \u65e5\u672c \U0001f600"
+    assert b"".join(map(smollm.token_bytes, smollm.encode(text))) == text.encode()
+    assert smollm.token_text(smollm.encode(" the")[0]) == " the"
+
+
+def test_batch_equals_single(smollm: Tokenizer) -> None:
+    assert smollm.encode_batch(TEXTS) == [smollm.encode(text) for text in TEXTS]
+
+
+def test_lone_surrogates_are_refused(smollm: Tokenizer) -> None:
+    for call in (lambda: smollm.encode("a\ud800"), lambda: smollm.encode_batch(["x", "a\ud800"])):
+        with pytest.raises(ValueError, match="surrogate pair at character 1"):
+            call()
+
+
+# --- SentencePiece ---------------------------------------------------------------------------------
+
+
+def best_score_merges(text: str, score: dict[str, float]) -> list[str]:
+    """SentencePiece's own rule, naively: merge the adjacent pair whose union scores best, leftmost first."""
+    parts = list(text)
+    while True:
+        pairs = [(-score[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in score]
+        if not pairs:
+            break
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return [
+        piece for part in parts for piece in ([part] if part in score else [f"<0x{b:02X}>" for b in part.encode()])
+    ]
+
+
+@settings(deadline=None, max_examples=150)
+@given(text=st.text(alphabet="helowrdtn a,\u00e9\U0001f600", max_size=30))
+def test_sentencepiece_equals_the_naive_rule(
+    sentencepiece: Tokenizer, sentencepiece_scores: dict[str, float], text: str
+) -> None:
+    spelled = ("\u2581" + text.replace(" ", "\u2581")) if text else ""
+    expected = [sentencepiece.token_id(piece) for piece in best_score_merges(spelled, sentencepiece_scores)]
+    assert sentencepiece.encode(text, add_special_tokens=False) == expected
+    assert sentencepiece.encode(text) == [1, *expected]
+    assert sentencepiece.decode(expected) == text  # type: ignore[arg-type]  # every piece is in the vocabulary
+
+
+def test_sentencepiece_special_and_user_tokens(sentencepiece: Tokenizer) -> None:
+    ids = sentencepiece.encode("<s>hello<tool></s>", add_special_tokens=False)
+    tool = sentencepiece.token_id("<tool>")
+    assert ids[0] == 1
+    assert ids[-2:] == [tool, 2]
+    assert sentencepiece.decode(ids) == "hello<tool>"
+    assert sentencepiece.special_token_ids == {1, 2}
+
+
+# --- GGUF files ------------------------------------------------------------------------------------
+
+
+def test_gguf_damage_is_a_value_error(tmp_path: Path, sentencepiece_path: Path) -> None:
+    whole = sentencepiece_path.read_bytes()
+    for size in [*range(4, 60), 1000, len(whole) - 3]:
+        cut = tmp_path / "cut.gguf"
+        cut.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="damaged"):
+            read_gguf_metadata(cut)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\3\4....", "not a GGUF file"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "keys"),
+        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 8, 2**60), "passes the end"),
+        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 4, 2**60), "passes the end"),
+        (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"a", 99), "unknown value type"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "no vocabulary"),
+    ],
+)
+def test_bad_gguf_files(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "'bert'"),
+        ({"tokenizer.ggml.pre": "nonsense"}, "unknown pre-tokenizer 'nonsense'"),
+        ({"tokenizer.ggml.merges": None}, "without merges"),
+        ({"tokenizer.ggml.tokens": ["a", "a"]}, "twice"),
+        ({"tokenizer.ggml.model": "llama"}, "without scores"),
+    ],
+)
+def test_unsupported_vocabularies(changes: dict[str, Any], message: str) -> None:
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.merges": []}
+    with pytest.raises(ValueError, match=message):
+        tokenizer_json_from_gguf(metadata | changes)
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "  12 it's", ["\u0120", "\u012012", "\u0120it", "'s"]),
+        ("smollm", "  12 it's", ["\u0120\u0120", "1", "2", "\u0120it", "'s"]),
+        ("llama-bpe", "a12345 I'LL", ["a", "123", "45", "\u0120I", "'LL"]),
+        ("qwen2", "a12 x\n\ny", ["a", "1", "2", "\u0120x", "\u010a\u010a", "y"]),
+        ("tekken", "HelloWorld 12", ["Hello", "World", "\u0120", "1", "2"]),
+        ("gpt-4o", "HelloWorld's 1234", ["Hello", "World's", "\u0120", "123", "4"]),
+        ("deepseek-coder", "x, 12\n", ["x", ",", "\u0120", "1", "2", "\u010a"]),
+        ("deepseek-v3", "a1234 b", ["a", "123", "4", "\u0120b"]),
+    ],
+)
+def test_pre_tokenizers(pre: str, text: str, pieces: list[str]) -> None:
+    vocab = sorted(pre_tokenizers.ByteLevel.alphabet())
+    content = tokenizer_json_from_gguf(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.ggml.tokens": vocab,
+            "tokenizer.ggml.merges": [],
+        }
+    )
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_gguf_bos_rules(smollm: Tokenizer) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": [*alphabet, "<bos>", "<eos>"],
+        "tokenizer.ggml.token_type": [1] * len(alphabet) + [3, 3],
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 256,
+        "tokenizer.ggml.eos_token_id": 257,
+    }
+    for extra, expected in (
+        ({}, [256, 64]),
+        ({"tokenizer.ggml.add_bos_token": False}, [64]),
+        ({"tokenizer.ggml.add_eos_token": True}, [256, 64, 257]),
+        ({"tokenizer.ggml.pre": "qwen2"}, [64]),
+    ):
+        content = tokenizer_json_from_gguf(metadata | extra)
+        backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+        assert backend.encode("a").ids == [alphabet.index("a") if token == 64 else token for token in expected]
+
+
+# --- Hugging Face folders --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, smollm: Tokenizer) -> Path:
+    (tmp_path / "tokenizer.json").write_text(smollm.to_json(), encoding="utf-8")
+    return tmp_path
+
+
+def write(folder: Path, name: str, content: dict[str, Any]) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_folder_equals_gguf(folder: Path, smollm: Tokenizer) -> None:
+    loaded = load_tokenizer(folder)
+    for text in TEXTS + DIGIT_TEXTS:
+        assert loaded.encode(text) == smollm.encode(text)
+    assert loaded.token_pieces == smollm.token_pieces
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("eos", [True, False])
+def test_add_bos_and_eos_equal_transformers(folder: Path, bos: bool, eos: bool) -> None:
+    write(
+        folder,
+        "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": {"content": "<|im_start|>", "__type": "AddedToken"},
+            "eos_token": "<|im_end|>",
+            "add_bos_token": bos,
+            "add_eos_token": eos,
+        },
+    )
+    ids = load_tokenizer(folder).encode("Hello")
+    assert ids == AutoTokenizer.from_pretrained(str(folder)).encode("Hello")
+    assert (ids[0] == 1, ids[-1] == 2) == (bos, eos)
+
+
+def test_tokens_only_in_the_config_are_added(folder: Path) -> None:
+    entry = {"content": "<extra>", "special": True, "normalized": False}
+    write(
+        folder,
+        "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "added_tokens_decoder": {"49152": entry},
+            "additional_special_tokens": ["<more>"],
+        },
+    )
+    loaded = load_tokenizer(folder)
+    assert loaded.vocab_size == 49154
+    text = "a<extra>b<more>"
+    assert loaded.encode(text) == AutoTokenizer.from_pretrained(str(folder)).encode(text)
+    assert loaded.decode(loaded.encode(text)) == "ab"
+
+
+def test_eos_ids_are_merged(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", {"eos_token": "<|im_end|>"})
+    assert load_tokenizer(folder).eos_token_ids == (2,)
+    write(folder, "config.json", {"eos_token_id": 5})
+    assert load_tokenizer(folder).eos_token_ids == (5, 2)
+    write(folder, "generation_config.json", {"eos_token_id": [0, 2]})
+    assert load_tokenizer(folder).eos_token_ids == (0, 2)
+
+
+def test_chat_templates_of_every_place(folder: Path) -> None:
+    write(
+        folder,
+        "tokenizer_config.json",
+        {"chat_template": [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]},
+    )
+    assert load_tokenizer(folder).chat_templates == {"default": "A", "tool_use": "B"}
+    (folder / "chat_template.jinja").write_text("C")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("D")
+    assert load_tokenizer(folder).chat_templates == {"default": "C", "tool_use": "B", "rag": "D"}
+
+
+def test_folder_without_tokenizer_json_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no tokenizer\.json.*save_pretrained"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="does not exist"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_damaged_folders(folder: Path) -> None:
+    write(folder, "tokenizer_config.json", {})
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        load_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_tokenizer(folder)
+
+
+def test_other_decoders_are_refused(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+    backend.decoder = tokenizers.decoders.WordPiece()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="WordPiece"):
+        load_tokenizer(tmp_path)
+
+
+def test_import_stays_light() -> None:
+    code = (
+        "import sys, gllm.text.tokenizer, gllm.text.detokenizer, gllm.text.chat_template;"
+        "print(*sorted({'torch', 'transformers', 'numpy', 'llguidance', 'gguf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
