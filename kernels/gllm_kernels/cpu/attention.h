@@ -1,0 +1,417 @@
+// Paged causal attention: writing keys and values to pages, and softmax(q k^T) v over tiles of keys.
+#pragma once
+#include "kernels.h"
+#include "operand.h"
+#include "pool.h"
+
+namespace {
+
+using gllm::AttentionArgs;
+using gllm::AttentionMerge;
+using gllm::AttentionTask;
+using gllm::AttentionWrite;
+using gllm::kBlockTokens;
+using gllm::kSegmentTokens;
+using gllm::kTileTokens;
+
+constexpr int kTileBlocks = kTileTokens / kBlockTokens;
+
+// Where keys and values of one head of one page lie.
+template <class E>
+struct PageHead {
+  E *keys, *values;
+};
+
+template <class E>
+GLLM_INLINE PageHead<E> page_head(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
+  const int64_t page = args.block_tables[row * args.max_pages + position / args.page_size];
+  const int64_t size = args.page_size * args.head_dim;
+  E* keys = static_cast<E*>(args.pool) + (page * args.kv_heads + kv_head) * 2 * size;
+  return {keys, keys + size};
+}
+
+// Puts one token's key and value into a block of 16 in operand layout. A value at an even place also clears its
+// partner, so that a pair whose second token is yet to come multiplies a zero and not what an earlier owner left.
+template <class T>
+GLLM_INLINE void put_in_block(typename T::Elem* keys, typename T::Elem* values, int64_t slot, int64_t head_dim,
+                              const typename T::Elem* key, const typename T::Elem* value) {
+  constexpr int64_t step = T::step;
+  for (int64_t d = 0; d < head_dim; d += step) {
+    for (int64_t i = 0; i < step; ++i) keys[(d / step * kBlockTokens + slot) * step + i] = key[d + i];
+  }
+  typename T::Elem* group = values + slot / step * head_dim * step;
+  for (int64_t d = 0; d < head_dim; ++d) {
+    group[d * step + slot % step] = value[d];
+    if (step == 2 && slot % 2 == 0) group[d * step + 1] = 0;
+  }
+}
+
+template <class T>
+GLLM_INLINE void write_token(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t token) {
+  using E = typename T::Elem;
+  const int64_t source = args.query_starts[row] + token;
+  const int64_t position = args.kv_lens[row] - args.query_lens[row] + token;
+  const int64_t hd = args.head_dim;
+  const E* key = static_cast<const E*>(args.k) + source * args.k_stride + kv_head * hd;
+  const E* value = static_cast<const E*>(args.v) + source * args.v_stride + kv_head * hd;
+  const PageHead<E> page = page_head<E>(args, row, kv_head, position);
+  const int64_t slot = position % args.page_size;
+  if (args.page_size >= kBlockTokens) {
+    const int64_t block = slot / kBlockTokens * kBlockTokens * hd;
+    put_in_block<T>(page.keys + block, page.values + block, slot % kBlockTokens, hd, key, value);
+  } else {
+    std::memcpy(page.keys + slot * hd, key, static_cast<size_t>(hd) * sizeof(E));
+    std::memcpy(page.values + slot * hd, value, static_cast<size_t>(hd) * sizeof(E));
+  }
+}
+
+// The state of a tile of query rows: running maximum (base 2), sum of weights, and weighted values [rows][head_dim].
+struct Softmax {
+  float *top, *sum, *out;
+};
+
+// total = the two softmaxes as one; an empty side leaves the other as it is.
+GLLM_INLINE void merge_row(float& top, float& sum, float* out, float top2, float sum2, const float* out2, int64_t hd) {
+  if (sum2 == 0.0f) return;
+  const float high = top > top2 ? top : top2;
+  const F a = sum == 0.0f ? Vec::set(0.0f) : exp2(Vec::set(top - high));
+  const F b = exp2(Vec::set(top2 - high));
+  top = high;
+  sum = Vec::max_of(Vec::fma(Vec::set(sum), a, Vec::mul(Vec::set(sum2), b)));
+  for (int64_t d = 0; d < hd; d += Vec::width) {
+    Vec::store(out + d, Vec::fma(Vec::load(out + d), a, Vec::mul(Vec::load(out2 + d), b)));
+  }
+}
+
+// One tile of query rows (tokens x the heads that share a kv head) of one sequence.
+template <class T>
+struct Attend {
+  using E = typename T::Elem;
+  const AttentionArgs& args;
+  const AttentionTask& task;
+  int64_t group, rows, hd;
+  int64_t first_limit;  // keys that the tile's first token sees
+  E *query, *weights, *small_keys, *small_values;
+  float *scores, *scale;
+  Softmax segment, total;
+  const E *keys[kTileBlocks], *values[kTileBlocks];
+
+  Attend(const AttentionArgs& a, const AttentionTask& t)
+      : args(a), task(t), group(a.heads / a.kv_heads), rows((t.token_end - t.token_begin) * group), hd(a.head_dim) {
+    first_limit = args.kv_lens[task.row] - args.query_lens[task.row] + task.token_begin + 1;
+    const int64_t small = args.page_size < kBlockTokens ? kTileTokens * hd : 0;
+    const auto floats = [](int64_t n) { return (n + 15) / 16 * 64; };  // bytes, in whole cache lines
+    const int64_t sizes[] = {floats(rows * hd), floats(rows * kTileTokens), floats(small),     floats(small),
+                             floats(rows * kTileTokens), floats(rows),      floats(rows),      floats(rows),
+                             floats(rows * hd), floats(rows),               floats(rows),      floats(rows * hd)};
+    int64_t bytes = 0;
+    for (int64_t size : sizes) bytes += size;
+    char* next = static_cast<char*>(gllm::thread_scratch(static_cast<size_t>(bytes)));
+    int index = 0;
+    const auto take = [&] {
+      char* at = next;
+      next += sizes[index++];
+      return at;
+    };
+    query = reinterpret_cast<E*>(take());
+    weights = reinterpret_cast<E*>(take());
+    small_keys = reinterpret_cast<E*>(take());
+    small_values = reinterpret_cast<E*>(take());
+    scores = reinterpret_cast<float*>(take());
+    scale = reinterpret_cast<float*>(take());
+    const auto take_state = [&](Softmax& state) {
+      state.top = reinterpret_cast<float*>(take());
+      state.sum = reinterpret_cast<float*>(take());
+      state.out = reinterpret_cast<float*>(take());
+    };
+    take_state(segment);
+    take_state(total);
+  }
+
+  int64_t limit(int64_t row) const { return first_limit + row / group; }
+  int64_t last_limit() const { return limit(rows - 1); }
+
+  void load_queries() const {
+    for (int64_t token = task.token_begin; token < task.token_end; ++token) {
+      const int64_t source = args.query_starts[task.row] + token;
+      const E* q = static_cast<const E*>(args.q) + source * args.q_stride + task.kv_head * group * hd;
+      const size_t size = static_cast<size_t>(group * hd);
+      std::memcpy(query + (token - task.token_begin) * group * hd, q, size * sizeof(E));
+    }
+  }
+
+  void reset(Softmax& state) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      state.top[r] = -__builtin_inff();
+      state.sum[r] = 0.0f;
+    }
+    std::memset(state.out, 0, static_cast<size_t>(rows * hd) * 4);
+  }
+
+  // Finds the operand blocks of the keys begin .. begin + valid, collecting them from pages of less than a block.
+  void find_blocks(int64_t begin, int64_t valid) {
+    if (args.page_size >= kBlockTokens) {
+      for (int64_t b = 0; b * kBlockTokens < valid; ++b) {
+        const int64_t position = begin + b * kBlockTokens;
+        const PageHead<E> page = page_head<E>(args, task.row, task.kv_head, position);
+        const int64_t offset = position % args.page_size * hd;
+        keys[b] = page.keys + offset;
+        values[b] = page.values + offset;
+      }
+      return;
+    }
+    for (int64_t t = 0; t < valid; ++t) {
+      const int64_t position = begin + t;
+      const PageHead<E> page = page_head<E>(args, task.row, task.kv_head, position);
+      const int64_t offset = position % args.page_size * hd;
+      const int64_t block = t / kBlockTokens;
+      E* block_keys = small_keys + block * kBlockTokens * hd;
+      E* block_values = small_values + block * kBlockTokens * hd;
+      put_in_block<T>(block_keys, block_values, t % kBlockTokens, hd, page.keys + offset, page.values + offset);
+      keys[block] = block_keys;
+      values[block] = block_values;
+    }
+  }
+
+  // Decode reads every key once: the next tile is asked for while this one is worked on.
+  void prefetch(int64_t begin, int64_t end) const {
+    if (args.page_size < kBlockTokens || rows > 16) return;
+    const int64_t bytes = kBlockTokens * hd * static_cast<int64_t>(sizeof(E));
+    for (int64_t position = begin; position < end && position < begin + kTileTokens; position += kBlockTokens) {
+      const PageHead<E> page = page_head<E>(args, task.row, task.kv_head, position);
+      const int64_t offset = position % args.page_size * hd;
+      for (int64_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(page.keys + offset) + i);
+        __builtin_prefetch(reinterpret_cast<const char*>(page.values + offset) + i);
+      }
+    }
+  }
+
+  template <int NV>
+  struct ScoreTile {
+    const Attend& self;
+    int64_t row, vector;
+    template <int MR>
+    GLLM_INLINE void run() const {
+      constexpr int per_block = kBlockTokens / Vec::width;
+      F acc[MR][NV];
+      const E* b[NV];
+      GLLM_UNROLL
+      for (int j = 0; j < NV; ++j) {
+        b[j] = self.keys[(vector + j) / per_block] + (vector + j) % per_block * Vec::width * T::step;
+      }
+      GLLM_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        GLLM_UNROLL
+        for (int j = 0; j < NV; ++j) acc[i][j] = Vec::set(0.0f);
+      }
+      accumulate<T, MR, NV>(acc, self.query + row * self.hd, self.hd, b, kBlockTokens * T::step, self.hd / T::step);
+      GLLM_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        GLLM_UNROLL
+        for (int j = 0; j < NV; ++j) {
+          Vec::store(self.scores + (row + i) * kTileTokens + (vector + j) * Vec::width, acc[i][j]);
+        }
+      }
+    }
+  };
+
+  template <int NV>
+  struct ValueTile {
+    const Attend& self;
+    int64_t row, column, valid;
+    template <int MR>
+    GLLM_INLINE void run() const {
+      F acc[MR][NV];
+      float* out = self.segment.out + row * self.hd + column;
+      GLLM_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        const F scale = Vec::set(self.scale[row + i]);
+        GLLM_UNROLL
+        for (int j = 0; j < NV; ++j) {
+          acc[i][j] = Vec::mul(Vec::load(out + i * self.hd + j * Vec::width), scale);
+        }
+      }
+      for (int64_t block = 0; block * kBlockTokens < valid; ++block) {
+        const int64_t rest = valid - block * kBlockTokens;
+        const int64_t tokens = rest < kBlockTokens ? rest : kBlockTokens;
+        const E* b[NV];
+        GLLM_UNROLL
+        for (int j = 0; j < NV; ++j) b[j] = self.values[block] + (column + j * Vec::width) * T::step;
+        accumulate<T, MR, NV>(acc, self.weights + row * kTileTokens + block * kBlockTokens, kTileTokens, b,
+                              self.hd * T::step, (tokens + T::step - 1) / T::step);
+      }
+      GLLM_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        GLLM_UNROLL
+        for (int j = 0; j < NV; ++j) Vec::store(out + i * self.hd + j * Vec::width, acc[i][j]);
+      }
+    }
+  };
+
+  // Runs Tile<vectors> over all rows and `count` vectors, as many at a time as the register tile holds.
+  template <template <int> class Tile, class Make>
+  GLLM_INLINE void for_tiles(int64_t count, const Make& make) const {
+    constexpr int NV = Vec::tile_vectors;
+    for_row_tiles(rows, [&](int64_t row, int64_t tile_rows) {
+      int64_t vector = 0;
+      for (; vector + NV <= count; vector += NV) {
+        with_rows<Vec::tile_rows>(tile_rows, make.template tile<NV>(row, vector));
+      }
+      for (; vector < count; ++vector) with_rows<Vec::tile_rows>(tile_rows, make.template tile<1>(row, vector));
+    });
+  }
+
+  struct MakeScores {
+    const Attend& self;
+    template <int NV>
+    ScoreTile<NV> tile(int64_t row, int64_t vector) const {
+      return {self, row, vector};
+    }
+  };
+  struct MakeValues {
+    const Attend& self;
+    int64_t valid;
+    template <int NV>
+    ValueTile<NV> tile(int64_t row, int64_t vector) const {
+      return {self, row, vector * Vec::width, valid};
+    }
+  };
+
+  void softmax_row(int64_t row, int64_t begin, int64_t vectors) const {
+    const F factor = Vec::set(kLog2E / __builtin_sqrtf(static_cast<float>(hd)));
+    const int64_t seen = limit(row) - begin;
+    float* s = scores + row * kTileTokens;
+    F top = Vec::set(segment.top[row]);
+    for (int64_t v = 0; v < vectors; ++v) {
+      const int64_t lanes = seen - v * Vec::width;
+      const int count = lanes > Vec::width ? Vec::width : lanes < 0 ? 0 : static_cast<int>(lanes);
+      const F score = Vec::first(Vec::mul(Vec::load(s + v * Vec::width), factor), count, -__builtin_inff());
+      Vec::store(s + v * Vec::width, score);
+      top = Vec::max(score, top);
+    }
+    const float high = Vec::max_of(top);
+    const F shift = Vec::set(high == -__builtin_inff() ? 0.0f : high);
+    F sum = Vec::set(0.0f);
+    for (int64_t v = 0; v < vectors; ++v) {
+      const F weight = exp2(Vec::sub(Vec::load(s + v * Vec::width), shift));
+      sum = Vec::add(sum, weight);
+      Vec::store(weights + row * kTileTokens + v * Vec::width, weight);
+    }
+    const F old = exp2(Vec::sub(Vec::set(segment.top[row]), shift));
+    scale[row] = Vec::max_of(old);
+    segment.sum[row] = segment.sum[row] * scale[row] + Vec::sum(sum);
+    segment.top[row] = high;
+  }
+
+  void run_segment(int64_t begin, int64_t end) {
+    reset(segment);
+    for (int64_t tile = begin; tile < end; tile += kTileTokens) {
+      const int64_t valid = end - tile < kTileTokens ? end - tile : kTileTokens;
+      find_blocks(tile, valid);
+      prefetch(tile + kTileTokens, end);
+      const int64_t blocks = (valid + kBlockTokens - 1) / kBlockTokens;
+      const int64_t vectors = blocks * (kBlockTokens / Vec::width);
+      for_tiles<ScoreTile>(vectors, MakeScores{*this});
+      for (int64_t row = 0; row < rows; ++row) softmax_row(row, tile, vectors);
+      for_tiles<ValueTile>(hd / Vec::width, MakeValues{*this, valid});
+    }
+  }
+
+  void finish(const Softmax& state) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t token = args.query_starts[task.row] + task.token_begin + row / group;
+      const int64_t head = task.kv_head * group + row % group;
+      E* out = static_cast<E*>(args.out) + (token * args.heads + head) * hd;
+      const F inverse = Vec::set(1.0f / state.sum[row]);
+      for (int64_t d = 0; d < hd; d += Vec::width) {
+        Vec::store(out + d, Vec::mul(Vec::load(state.out + row * hd + d), inverse));
+      }
+    }
+  }
+
+  void leave_partial() const {
+    float* out = args.partials + task.partial * group * (hd + 2);
+    for (int64_t row = 0; row < rows; ++row, out += hd + 2) {
+      out[0] = segment.top[row];
+      out[1] = segment.sum[row];
+      std::memcpy(out + 2, segment.out + row * hd, static_cast<size_t>(hd) * 4);
+    }
+  }
+
+  void run() {
+    load_queries();
+    const int64_t keys_end = last_limit();
+    bool merging = false;
+    for (int64_t s = task.segment_begin; s < task.segment_end; ++s) {
+      const int64_t begin = s * kSegmentTokens;
+      const int64_t end = begin + kSegmentTokens < keys_end ? begin + kSegmentTokens : keys_end;
+      run_segment(begin, end);
+      if (task.segment_end - task.segment_begin == 1) break;
+      if (!merging) reset(total);
+      merging = true;
+      for (int64_t row = 0; row < rows; ++row) {
+        merge_row(total.top[row], total.sum[row], total.out + row * hd, segment.top[row], segment.sum[row],
+                  segment.out + row * hd, hd);
+      }
+    }
+    if (task.partial >= 0) {
+      leave_partial();
+    } else {
+      finish(merging ? total : segment);
+    }
+  }
+};
+
+template <class T>
+void attend(const AttentionArgs& args, const AttentionTask& task) {
+  if (task.row < args.num_decode_rows) {
+    // Only this row reads its newest token, and only in its last segment: written here, it is still in the cache.
+    const int64_t segments = (args.kv_lens[task.row] + kSegmentTokens - 1) / kSegmentTokens;
+    if (task.segment_end == segments) write_token<T>(args, task.row, task.kv_head, 0);
+  }
+  Attend<T>(args, task).run();
+}
+
+void attention(const AttentionArgs* args, int64_t index) {
+  const AttentionTask& task = args->tasks[index];
+  args->dtype == gllm::DType::bf16 ? attend<Bf16>(*args, task) : attend<F32>(*args, task);
+}
+
+void attention_write(const AttentionArgs* args, int64_t index) {
+  const AttentionWrite& write = args->writes[index];
+  for (int64_t head = 0; head < args->kv_heads; ++head) {
+    for (int64_t token = write.token_begin; token < write.token_end; ++token) {
+      if (args->dtype == gllm::DType::bf16) {
+        write_token<Bf16>(*args, write.row, head, token);
+      } else {
+        write_token<F32>(*args, write.row, head, token);
+      }
+    }
+  }
+}
+
+template <class E>
+void merge_partials(const AttentionArgs& args, const AttentionMerge& merge) {
+  const int64_t group = args.heads / args.kv_heads, hd = args.head_dim;
+  float* out = static_cast<float*>(gllm::thread_scratch(static_cast<size_t>(hd) * 4));
+  for (int64_t g = 0; g < group; ++g) {
+    float top = -__builtin_inff(), sum = 0.0f;
+    std::memset(out, 0, static_cast<size_t>(hd) * 4);
+    for (int64_t p = 0; p < merge.count; ++p) {
+      const float* partial = args.partials + ((merge.partial + p) * group + g) * (hd + 2);
+      merge_row(top, sum, out, partial[0], partial[1], partial + 2, hd);
+    }
+    const int64_t head = merge.kv_head * group + g;
+    E* result = static_cast<E*>(args.out) + (args.query_starts[merge.row] * args.heads + head) * hd;
+    const F inverse = Vec::set(1.0f / sum);
+    for (int64_t d = 0; d < hd; d += Vec::width) Vec::store(result + d, Vec::mul(Vec::load(out + d), inverse));
+  }
+}
+
+void attention_merge(const AttentionArgs* args, int64_t index) {
+  const AttentionMerge& merge = args->merges[index];
+  args->dtype == gllm::DType::bf16 ? merge_partials<uint16_t>(*args, merge) : merge_partials<float>(*args, merge);
+}
+
+}  // namespace

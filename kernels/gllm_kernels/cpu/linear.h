@@ -1,0 +1,115 @@
+// Matrix products with packed weights.
+#pragma once
+#include "kernels.h"
+#include "operand.h"
+
+namespace {
+
+using gllm::LinearArgs;
+using gllm::PackArgs;
+
+template <class T>
+void pack_panel(const PackArgs& args, int64_t panel) {
+  using E = typename T::Elem;
+  constexpr int64_t width = Vec::width * Vec::tile_vectors;
+  const int64_t steps = (args.in + T::step - 1) / T::step;
+  E* out = static_cast<E*>(args.out) + panel * steps * width * T::step;
+  for (int64_t column = 0; column < width; ++column) {
+    const int64_t feature = panel * width + column;
+    const E* row = static_cast<const E*>(args.weight) + feature * args.stride;
+    for (int64_t s = 0; s < steps; ++s) {
+      for (int64_t i = 0; i < T::step; ++i) {
+        const int64_t k = s * T::step + i;
+        out[(s * width + column) * T::step + i] = feature < args.out_features && k < args.in ? row[k] : E{0};
+      }
+    }
+  }
+}
+
+void pack(const PackArgs* args, int64_t panel) {
+  args->dtype == gllm::DType::bf16 ? pack_panel<Bf16>(*args, panel) : pack_panel<F32>(*args, panel);
+}
+
+template <class T, class Out>
+struct LinearTile {
+  using E = typename T::Elem;
+  const LinearArgs& args;
+  const E* x;
+  const E* weight;
+  Out* out;
+  int64_t columns;  // of the panel that exist
+  const E* bias;
+  bool streaming;  // the only tile that reads this panel
+
+  template <int MR>
+  GLLM_INLINE void run() const {
+    constexpr int NV = Vec::tile_vectors;
+    constexpr int64_t ldb = Vec::width * NV * T::step;
+    const E* b[NV];
+    F acc[MR][NV];
+    GLLM_UNROLL
+    for (int j = 0; j < NV; ++j) b[j] = weight + j * Vec::width * T::step;
+    GLLM_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      GLLM_UNROLL
+      for (int j = 0; j < NV; ++j) acc[i][j] = Vec::set(0.0f);
+    }
+    const int64_t steps = args.in / T::step;
+    if (streaming) {
+      accumulate<T, MR, NV, true>(acc, x, args.x_stride, b, ldb, steps);
+    } else {
+      accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps);
+    }
+    if (args.in % T::step != 0) {
+      for (int i = 0; i < MR; ++i) {
+        const typename T::Operand av = T::broadcast_last(x + i * args.x_stride + steps * T::step);
+        for (int j = 0; j < NV; ++j) acc[i][j] = T::mac(acc[i][j], av, T::load(b[j] + steps * ldb));
+      }
+    }
+    GLLM_UNROLL
+    for (int j = 0; j < NV; ++j) {
+      const int64_t count = columns - j * Vec::width;
+      if (count <= 0) break;
+      GLLM_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        F sum = acc[i][j];
+        if (bias != nullptr) sum = Vec::add(sum, load_some(bias + j * Vec::width, count));
+        store_some(out + i * args.out_features + j * Vec::width, sum, count);
+      }
+    }
+  }
+};
+
+template <class T, class Out>
+void linear_chunk(const LinearArgs& args, int64_t chunk) {
+  using E = typename T::Elem;
+  constexpr int64_t width = Vec::width * Vec::tile_vectors;
+  // Chunks next to each other share their rows of x, which stay in the second-level cache, and stream the panels.
+  const int64_t panel = chunk % args.panels;
+  const int64_t first = chunk / args.panels * args.row_block;
+  const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
+  const int64_t panel_size = (args.in + T::step - 1) / T::step * T::step * width;
+  const int64_t column = panel * width;
+  for_row_tiles(rows, [&](int64_t row, int64_t count) {
+    LinearTile<T, Out> tile{args,
+                            static_cast<const E*>(args.x) + (first + row) * args.x_stride,
+                            static_cast<const E*>(args.weight) + panel * panel_size,
+                            static_cast<Out*>(args.out) + (first + row) * args.out_features + column,
+                            args.out_features - column,
+                            args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
+                            rows <= Vec::tile_rows};
+    with_rows<Vec::tile_rows>(count, tile);
+  });
+}
+
+void linear(const LinearArgs* args, int64_t chunk) {
+  if (args->dtype == gllm::DType::f32) {
+    linear_chunk<F32, float>(*args, chunk);
+  } else if (args->out_f32) {
+    linear_chunk<Bf16, float>(*args, chunk);
+  } else {
+    linear_chunk<Bf16, uint16_t>(*args, chunk);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,384 @@
+// The Python module: pointers and sizes in, nothing but plain C API, so that it builds in seconds and works with every
+// torch. The callers in Python own all checks of types and shapes.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace {
+
+using namespace gllm;
+
+const Kernels* g_kernels = nullptr;
+
+// Work below this many multiply-adds (about a millisecond) keeps the interpreter lock: giving it up hundreds of times a
+// decode step would cost a turn of the interpreter's switch interval each time another Python thread is busy.
+constexpr double kReleaseWork = 1e8;
+// Elements that are worth waking another thread for.
+constexpr int64_t kChunkElements = 16384;
+
+template <class Args>
+struct Job {
+  void (*fn)(const Args*, int64_t);
+  const Args* args;
+  static void run(const void* context, int64_t chunk) {
+    const Job* job = static_cast<const Job*>(context);
+    job->fn(job->args, chunk);
+  }
+};
+
+template <class Args>
+void run_chunks(int64_t chunks, void (*fn)(const Args*, int64_t), const Args& args) {
+  const Job<Args> job{fn, &args};
+  parallel_for(chunks, &Job<Args>::run, &job);
+}
+
+template <class Fn>
+void without_lock(double work, const Fn& fn) {
+  if (work < kReleaseWork) return fn();
+  PyThreadState* state = PyEval_SaveThread();
+  fn();
+  PyEval_RestoreThread(state);
+}
+
+// Reads the positional arguments in order; an error stays set until it is looked at, at the end.
+class Reader {
+ public:
+  Reader(PyObject* const* args, Py_ssize_t count) : args_(args), left_(count) {}
+
+  PyObject* object() {
+    if (left_ == 0) {
+      bad_ = true;
+      return nullptr;
+    }
+    --left_;
+    return *args_++;
+  }
+  int64_t integer() {
+    PyObject* value = object();
+    return value == nullptr ? 0 : PyLong_AsLongLong(value);
+  }
+  float real() {
+    PyObject* value = object();
+    return value == nullptr ? 0.0f : static_cast<float>(PyFloat_AsDouble(value));
+  }
+  template <class T>
+  T* pointer() {
+    return reinterpret_cast<T*>(static_cast<uintptr_t>(integer()));
+  }
+  DType dtype() { return static_cast<DType>(integer()); }
+
+  // True when every argument was there and of its type, else a Python error is set.
+  bool ok() {
+    if (bad_ || left_ != 0) {
+      if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "wrong number of arguments");
+      return false;
+    }
+    return PyErr_Occurred() == nullptr;
+  }
+
+ private:
+  PyObject* const* args_;
+  Py_ssize_t left_;
+  bool bad_ = false;
+};
+
+using Args = PyObject* const*;
+
+int64_t rows_per_chunk(int64_t row_elements) { return std::max<int64_t>(1, kChunkElements / row_elements); }
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Instruction sets this build has and this CPU can run, best first.
+std::vector<const Kernels*> runnable() {
+  std::vector<const Kernels*> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#endif
+#ifdef GLLM_WITH_AVX512
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16")) {
+    found.push_back(&kernels_avx512);
+  }
+#endif
+#ifdef GLLM_WITH_AVX2
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kernels_avx2);
+#endif
+  found.push_back(&kernels_scalar);
+  return found;
+}
+
+PyObject* supported_isas(PyObject*, PyObject*) {
+  const auto found = runnable();
+  PyObject* names = PyTuple_New(static_cast<Py_ssize_t>(found.size()));
+  if (names == nullptr) return nullptr;
+  for (size_t i = 0; i < found.size(); ++i) {
+    PyObject* name = PyUnicode_FromString(found[i]->name);
+    if (name == nullptr) {
+      Py_DECREF(names);
+      return nullptr;
+    }
+    PyTuple_SET_ITEM(names, static_cast<Py_ssize_t>(i), name);
+  }
+  return names;
+}
+
+PyObject* select_isa(PyObject*, PyObject* name) {
+  const char* wanted = PyUnicode_AsUTF8(name);
+  if (wanted == nullptr) return nullptr;
+  for (const Kernels* kernels : runnable()) {
+    if (PyUnicode_CompareWithASCIIString(name, kernels->name) == 0) {
+      g_kernels = kernels;
+      Py_RETURN_NONE;
+    }
+  }
+  return PyErr_Format(PyExc_ValueError, "this CPU or build has no '%s' kernels", wanted);
+}
+
+PyObject* isa(PyObject*, PyObject*) { return PyUnicode_FromString(g_kernels->name); }
+
+PyObject* py_set_num_threads(PyObject*, PyObject* count) {
+  const long threads = PyLong_AsLong(count);
+  if (threads == -1 && PyErr_Occurred()) return nullptr;
+  set_num_threads(static_cast<int>(std::min(std::max(threads, 1L), 1024L)));
+  Py_RETURN_NONE;
+}
+
+PyObject* py_num_threads(PyObject*, PyObject*) { return PyLong_FromLong(num_threads()); }
+
+PyObject* panel_width(PyObject*, PyObject*) { return PyLong_FromLong(g_kernels->panel); }
+
+PyObject* advise_huge_pages(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  const auto begin = reinterpret_cast<uintptr_t>(in.pointer<char>());
+  const auto size = static_cast<uintptr_t>(in.integer());
+  if (!in.ok()) return nullptr;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t first = (begin + 4095) / 4096 * 4096, last = (begin + size) / 4096 * 4096;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only ever a hint
+#endif
+  Py_RETURN_NONE;
+}
+
+PyObject* pack(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  PackArgs a{};
+  a.weight = in.pointer<void>();
+  a.stride = in.integer();
+  a.out = in.pointer<void>();
+  a.out_features = in.integer();
+  a.in = in.integer();
+  a.dtype = in.dtype();
+  if (!in.ok()) return nullptr;
+  without_lock(1e9, [&] { run_chunks(divide_up(a.out_features, g_kernels->panel), g_kernels->pack, a); });
+  Py_RETURN_NONE;
+}
+
+PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  LinearArgs a{};
+  a.x = in.pointer<void>();
+  a.x_stride = in.integer();
+  a.weight = in.pointer<void>();
+  a.bias = in.pointer<void>();
+  a.out = in.pointer<void>();
+  a.n = in.integer();
+  a.in = in.integer();
+  a.out_features = in.integer();
+  a.dtype = in.dtype();
+  a.out_f32 = in.integer() != 0;
+  if (!in.ok()) return nullptr;
+  a.panels = divide_up(a.out_features, g_kernels->panel);
+  // Rows of x that fill less than half of a second-level cache, in even blocks.
+  constexpr int64_t kBlockBytes = 384 << 10;
+  const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
+  const int64_t blocks = divide_up(std::max<int64_t>(a.n, 1), fit);
+  a.row_block = divide_up(a.n, blocks);
+  const double work = static_cast<double>(a.n) * static_cast<double>(a.in) * static_cast<double>(a.out_features);
+  if (a.n > 0) without_lock(work, [&] { run_chunks(blocks * a.panels, g_kernels->linear, a); });
+  Py_RETURN_NONE;
+}
+
+PyObject* rms_norm(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  NormArgs a{};
+  a.x = in.pointer<void>();
+  a.token_stride = in.integer();
+  a.head_stride = in.integer();
+  a.residual = in.pointer<void>();
+  a.residual_stride = in.integer();
+  a.weight = in.pointer<void>();
+  a.out = in.pointer<void>();
+  a.n = in.integer();
+  a.heads = in.integer();
+  a.size = in.integer();
+  a.eps = in.real();
+  a.dtype = in.dtype();
+  if (!in.ok()) return nullptr;
+  a.rows_per_chunk = rows_per_chunk(a.size);
+  run_chunks(divide_up(a.n * a.heads, a.rows_per_chunk), g_kernels->norm, a);
+  Py_RETURN_NONE;
+}
+
+PyObject* rope(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  RopeArgs a{};
+  for (RopeArgs::Heads* heads : {&a.q, &a.k}) {
+    heads->data = in.pointer<void>();
+    heads->token_stride = in.integer();
+    heads->head_stride = in.integer();
+    heads->count = in.integer();
+  }
+  a.positions = in.pointer<const int64_t>();
+  a.cos_sin = in.pointer<const float>();
+  a.n = in.integer();
+  a.rotary_dim = in.integer();
+  a.dtype = in.dtype();
+  if (!in.ok()) return nullptr;
+  a.rows_per_chunk = rows_per_chunk((a.q.count + a.k.count) * a.rotary_dim);
+  run_chunks(divide_up(a.n, a.rows_per_chunk), g_kernels->rope, a);
+  Py_RETURN_NONE;
+}
+
+PyObject* silu_and_mul(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  SiluArgs a{};
+  a.x = in.pointer<void>();
+  a.stride = in.integer();
+  a.out = in.pointer<void>();
+  a.n = in.integer();
+  a.size = in.integer();
+  a.dtype = in.dtype();
+  if (!in.ok()) return nullptr;
+  a.rows_per_chunk = rows_per_chunk(a.size);
+  run_chunks(divide_up(a.n, a.rows_per_chunk), g_kernels->silu_and_mul, a);
+  Py_RETURN_NONE;
+}
+
+RowArgs read_rows(Reader& in) {
+  RowArgs a{};
+  a.x = in.pointer<const float>();
+  a.stride = in.integer();
+  void* out = in.pointer<void>();
+  a.index = static_cast<int64_t*>(out);
+  a.value = static_cast<float*>(out);
+  a.n = in.integer();
+  a.size = in.integer();
+  return a;
+}
+
+PyObject* argmax(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  const RowArgs a = read_rows(in);
+  if (!in.ok()) return nullptr;
+  run_chunks(a.n, g_kernels->argmax, a);
+  Py_RETURN_NONE;
+}
+
+PyObject* log_sum_exp(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  const RowArgs a = read_rows(in);
+  if (!in.ok()) return nullptr;
+  run_chunks(a.n, g_kernels->log_sum_exp, a);
+  Py_RETURN_NONE;
+}
+
+constexpr const char* kPlanName = "gllm_kernels.AttentionPlan";
+
+void delete_plan(PyObject* capsule) {
+  delete static_cast<AttentionPlan*>(PyCapsule_GetPointer(capsule, kPlanName));
+}
+
+PyObject* attention_plan(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  Batch batch{};
+  batch.query_lens = in.pointer<const int32_t>();
+  batch.kv_lens = in.pointer<const int32_t>();
+  batch.block_tables = in.pointer<const int32_t>();
+  batch.rows = in.integer();
+  batch.num_decode_rows = in.integer();
+  batch.max_pages = in.integer();
+  const int64_t heads = in.integer(), kv_heads = in.integer(), page_size = in.integer();
+  if (!in.ok()) return nullptr;
+  return PyCapsule_New(new AttentionPlan(batch, heads, kv_heads, page_size), kPlanName, delete_plan);
+}
+
+PyObject* attention(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  PyObject* capsule = in.object();
+  if (capsule == nullptr) return PyErr_Format(PyExc_TypeError, "wrong number of arguments");
+  const auto* plan = static_cast<const AttentionPlan*>(PyCapsule_GetPointer(capsule, kPlanName));
+  if (plan == nullptr) return nullptr;
+  AttentionArgs a{};
+  a.pool = in.pointer<void>();
+  a.q = in.pointer<void>();
+  a.q_stride = in.integer();
+  a.k = in.pointer<void>();
+  a.k_stride = in.integer();
+  a.v = in.pointer<void>();
+  a.v_stride = in.integer();
+  a.out = in.pointer<void>();
+  a.heads = in.integer();
+  a.kv_heads = in.integer();
+  a.head_dim = in.integer();
+  a.page_size = in.integer();
+  a.dtype = in.dtype();
+  if (!in.ok()) return nullptr;
+  a.query_starts = plan->query_starts.data();
+  a.query_lens = plan->query_lens.data();
+  a.kv_lens = plan->kv_lens.data();
+  a.block_tables = plan->block_tables.data();
+  a.max_pages = plan->max_pages;
+  a.num_decode_rows = plan->num_decode_rows;
+  a.tasks = plan->tasks.data();
+  a.writes = plan->writes.data();
+  a.merges = plan->merges.data();
+  std::vector<float> partials(static_cast<size_t>(plan->num_partials * (a.heads / a.kv_heads) * (a.head_dim + 2)));
+  a.partials = partials.data();
+  without_lock(plan->work * static_cast<double>(a.head_dim), [&] {
+    run_chunks(static_cast<int64_t>(plan->writes.size()), g_kernels->attention_write, a);
+    run_chunks(static_cast<int64_t>(plan->tasks.size()), g_kernels->attention, a);
+    run_chunks(static_cast<int64_t>(plan->merges.size()), g_kernels->attention_merge, a);
+  });
+  Py_RETURN_NONE;
+}
+
+#define GLLM_FAST(name) \
+  {#name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(name)), METH_FASTCALL, nullptr}
+
+PyMethodDef kMethods[] = {
+    {"supported_isas", supported_isas, METH_NOARGS, nullptr},
+    {"select_isa", select_isa, METH_O, nullptr},
+    {"isa", isa, METH_NOARGS, nullptr},
+    {"set_num_threads", py_set_num_threads, METH_O, nullptr},
+    {"num_threads", py_num_threads, METH_NOARGS, nullptr},
+    {"panel_width", panel_width, METH_NOARGS, nullptr},
+    GLLM_FAST(advise_huge_pages),
+    GLLM_FAST(pack),
+    GLLM_FAST(linear),
+    GLLM_FAST(rms_norm),
+    GLLM_FAST(rope),
+    GLLM_FAST(silu_and_mul),
+    GLLM_FAST(argmax),
+    GLLM_FAST(log_sum_exp),
+    GLLM_FAST(attention_plan),
+    GLLM_FAST(attention),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef kModule = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, kMethods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__native() {
+  g_kernels = runnable().front();
+  return PyModule_Create(&kModule);
+}
