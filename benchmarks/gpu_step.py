@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--profile", help="write a Chrome trace of a few decode steps")
     options = parser.parse_args()
     config = EngineConfig(
-        model=options.model, load_format="dummy", device="cuda", num_pages=20000, max_num_seqs=512, max_model_len=8192
+        model=options.model, load_format="dummy", device="cuda", num_pages=30000, max_num_seqs=512, max_model_len=8192
     )
     started = time.perf_counter()
     builder = WorkerBuilder(config, load_model_config(config.model), lambda done: None)

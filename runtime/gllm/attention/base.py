@@ -77,3 +77,13 @@ class AttentionBackend(Protocol):
         views whose token stride is larger than a row (slices of one fused qkv product).
         Returns [num_tokens, num_heads * head_dim], contiguous.
         """
+
+
+class GraphAttention(AttentionBackend, Protocol):
+    """A backend whose decode plans keep their device addresses, so that a captured graph can be replayed."""
+
+    def prepare_graphs(self, sizes: list[int], max_pages: int) -> None:
+        """Make static index buffers for decode batches of these sizes; `max_pages` a sequence at most."""
+
+    def plan_graph(self, batch: AttentionBatch, size: int) -> Any:
+        """Plan a batch of decode rows only, padded to `size` rows; every plan of a size has the same addresses."""

@@ -8,39 +8,20 @@ only when the step it was planned for is done (`num_plans` steps later, which th
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import flashinfer
 import numpy as np
 import torch
 
-from gllm.attention.base import AttentionBatch, IntArray, KVShape
+from gllm.attention.base import AttentionBatch, KVShape
+from gllm.attention.flashinfer_graphs import GraphPlanner
+from gllm.attention.flashinfer_plan import FlashInferPlan, PageIndex, on_host
 
 WORKSPACE_BYTES = 128 * 1024**2
 """FlashInfer's recommendation for split-KV partial results."""
 TENSOR_CORE_GROUP = 4
 """Query heads a KV head from which decode is faster through the tensor-core (prefill) kernel."""
-
-
-@dataclass(slots=True)
-class FlashInferPlan:
-    """Device index arrays of one micro-batch and the wrappers planned for it."""
-
-    num_decode_rows: int
-    decode: Any
-    """None without decode rows."""
-    prefill: Any
-    batch_indices: torch.Tensor
-    """[n] int32 row of each token."""
-    positions: torch.Tensor
-    """[n] int32"""
-    indptr: torch.Tensor
-    """[rows + 1] int32 into `indices`."""
-    indices: torch.Tensor
-    """int32 page ids of all rows, one after the other."""
-    last_page_len: torch.Tensor
-    """[rows] int32"""
 
 
 class FlashInferAttention:
@@ -66,35 +47,44 @@ class FlashInferAttention:
             ]
         )
         self._layers: list[torch.Tensor] = []
+        self._padding_page = 0
+        self._graphs: GraphPlanner | None = None
 
     def allocate(self, num_pages: int) -> None:
+        """One page more than asked: the rows that pad a graph's batch write there."""
         s = self.shape
-        pool = (s.num_layers, num_pages, 2, s.page_size, s.num_kv_heads, s.head_dim)
+        pool = (s.num_layers, num_pages + 1, 2, s.page_size, s.num_kv_heads, s.head_dim)
         self._layers = list(torch.zeros(pool, dtype=s.dtype, device=s.device).unbind(0))
+        self._padding_page = num_pages
+
+    def prepare_graphs(self, sizes: list[int], max_pages: int) -> None:
+        self._graphs = GraphPlanner(self.shape, sizes, max_pages, self._padding_page, self._tensor_cores)
+
+    def plan_graph(self, batch: AttentionBatch, size: int) -> FlashInferPlan:
+        assert self._graphs is not None, "prepare_graphs comes first"
+        return self._graphs.plan(batch, size)
 
     def plan(self, batch: AttentionBatch) -> FlashInferPlan:
         s = self.shape
         rows, decodes = len(batch.query_lens), batch.num_decode_rows
-        num_pages = -(-batch.kv_lens // s.page_size)
-        indptr = _indptr(num_pages)
-        last_page_len = batch.kv_lens - (num_pages - 1) * s.page_size
-        indices = batch.block_tables[np.arange(batch.block_tables.shape[1]) < num_pages[:, None]]
-        qo_indptr = _indptr(batch.query_lens)
-        num_tokens = int(qo_indptr[-1])
+        index = PageIndex.of(batch, s.page_size)
+        qo_indptr = np.zeros(rows + 1, np.int32)
+        np.cumsum(batch.query_lens, out=qo_indptr[1:])
         batch_indices = np.repeat(np.arange(rows, dtype=np.int32), batch.query_lens)
         starts = batch.kv_lens - batch.query_lens - qo_indptr[:-1]
-        positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts, batch.query_lens)
+        positions = np.arange(qo_indptr[-1], dtype=np.int32) + np.repeat(starts, batch.query_lens)
         # One copy to the device for all index arrays.
-        parts = [batch_indices, positions, indptr, last_page_len, indices]
+        parts = [batch_indices, positions, index.indptr, index.last_page_len, index.indices]
         packed = torch.from_numpy(np.concatenate(parts, dtype=np.int32)).pin_memory()
-        on_device = packed.to(s.device, non_blocking=True).split([len(part) for part in parts])
+        on_device = torch.split(packed.to(s.device, non_blocking=True), [len(part) for part in parts])
 
         decode_wrapper, prefill_wrapper = next(self._wrappers)
+        split = index.indptr[decodes]
         if decodes:
             decode_wrapper.plan(
-                _host(indptr[: decodes + 1]),
-                on_device[4][: indptr[decodes]],
-                _host(last_page_len[:decodes]),
+                on_host(index.indptr[: decodes + 1]),
+                on_device[4][:split],
+                on_host(index.last_page_len[:decodes]),
                 s.num_heads,
                 s.num_kv_heads,
                 s.head_dim,
@@ -104,10 +94,10 @@ class FlashInferAttention:
             )
         if decodes < rows:
             prefill_wrapper.plan(
-                _host(qo_indptr[decodes:] - decodes),
-                _host(indptr[decodes:] - indptr[decodes]),
-                on_device[4][indptr[decodes] :],
-                _host(last_page_len[decodes:]),
+                on_host(qo_indptr[decodes:] - decodes),
+                on_host(index.indptr[decodes:] - split),
+                on_device[4][split:],
+                on_host(index.last_page_len[decodes:]),
                 s.num_heads,
                 s.num_kv_heads,
                 s.head_dim,
@@ -140,13 +130,3 @@ class FlashInferAttention:
         if plan.prefill is not None:
             plan.prefill.run(q[decodes:], cache, out=out[decodes:])
         return out.view(n, -1)
-
-
-def _indptr(lengths: IntArray) -> IntArray:
-    indptr = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=indptr[1:])
-    return indptr
-
-
-def _host(array: IntArray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))

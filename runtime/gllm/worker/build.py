@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
 
-from gllm.attention.base import AttentionBackend, AttentionBatch, KVShape
+from gllm.attention.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.config import EngineConfig
 from gllm.messages import Configure, NewSequence, StepPlan
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.loader import check_checkpoint, estimate_weight_bytes, load_model
 from gllm.sampling_params import SamplingParams
-from gllm.text.grammar import build_ll_tokenizer
-from gllm.text.tokenizer import load_tokenizer
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
+from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarFactory
 from gllm.worker.sampling.sampler import Sampler
@@ -94,6 +94,10 @@ class WorkerBuilder:
         config, vocab_size = self.config, self.model_config.vocab_size
 
         def ll_tokenizer() -> object:
+            # Only a request with a grammar needs these.
+            from gllm.text.grammar import build_ll_tokenizer
+            from gllm.text.tokenizer import load_tokenizer
+
             return build_ll_tokenizer(load_tokenizer(config.model), vocab_size)
 
         state = SamplingState(
@@ -101,9 +105,18 @@ class WorkerBuilder:
         )
         sampler = Sampler(state, self.platform.argmax)
         table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)
-        runner = ModelRunner(self.model, self.attention, state, sampler, table, self.platform.device)
+        runner = ModelRunner(
+            self.model, self.attention, state, sampler, table, self.platform.device, self._graphs(configure)
+        )
         _warm_up(runner, configure, config)
         return runner
+
+    def _graphs(self, configure: Configure) -> DecodeGraphs | None:
+        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs:
+            return None
+        max_pages = -(-configure.max_model_len // self.config.page_size)
+        attention = cast(GraphAttention, self.attention)
+        return DecodeGraphs(self.model, attention, self.config.max_num_seqs, max_pages, self.platform.dtype)
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:

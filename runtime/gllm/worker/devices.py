@@ -42,8 +42,10 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
     if backend == "native":
         from gllm.attention.native import NativeAttention
         from gllm.layers.native_ops import NativeOps
+        from gllm_kernels import cpu
 
-        native = NativeOps(num_threads=cpu_threads(config))
+        cpu.set_num_threads(cpu_threads(config))
+        native = NativeOps()
         # torch's own pool would fight with the kernels' for the cores.
         torch.set_num_threads(1)
         return Platform(device, dtype, backend, native, NativeAttention, native.argmax)

@@ -25,7 +25,7 @@ class EngineLink:
     def __init__(self, config: Config, rank: int) -> None:
         self.rank = rank
         self._address = config.worker_address
-        self._context = zmq.Context.instance()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._plans = self._connect(f"worker-{rank}")
         self._decoder = decoder(EngineToWorker)
 

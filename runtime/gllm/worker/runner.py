@@ -18,6 +18,7 @@ from gllm.attention.base import AttentionBackend
 from gllm.messages import StepPlan, StepResult, TokenLogprob
 from gllm.models.base import CausalLM
 from gllm.worker.batch import StepBatch, build_batch
+from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.sampling.logprobs import token_logprobs
 from gllm.worker.sampling.sampler import Sampled, Sampler
 from gllm.worker.sampling.state import SamplingState
@@ -78,8 +79,10 @@ class ModelRunner:
         sampler: Sampler,
         table: SlotTable,
         device: torch.device,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self.model = model
+        self.graphs = graphs
         self.attention = attention
         self.sampling = sampling
         self.sampler = sampler
@@ -98,9 +101,11 @@ class ModelRunner:
         for sequence in plan.new:
             self.sampling.register(sequence)
         batch = build_batch(plan, self.table)
-        hidden = self._forward(batch)
-        prompt_logprobs = self._prompt_logprobs(batch, hidden)
+        prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
         sampled, tokens = None, None
+        if plan.slots:
+            hidden = self._forward(batch)
+            prompt_logprobs = self._prompt_logprobs(batch, hidden)
         if len(batch.sample_rows):
             logits = self.model.logits(hidden[self._to_device(batch.sample_tokens)])
             slots = batch.slots[batch.sample_rows]
@@ -116,17 +121,22 @@ class ModelRunner:
     def _events(self) -> tuple[torch.cuda.Event | None, torch.cuda.Event | None]:
         if self.device.type != "cuda":
             return None, None
-        begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        done: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begun.record()
         return begun, done
 
     def _forward(self, batch: StepBatch) -> torch.Tensor:
-        """[n, hidden] after the final norm."""
-        token_ids = self._to_device(batch.token_ids)
+        """[n or more, hidden] after the final norm; rows past the n tokens are padding."""
+        token_ids, positions = self._to_device(batch.token_ids), self._to_device(batch.positions)
         if len(batch.device_tokens):
             token_ids[self._to_device(batch.device_tokens)] = self._last_tokens[self._to_device(batch.device_slots)]
-        plan = self.attention.plan(batch.attention)
-        return self.model.forward(token_ids, self._to_device(batch.positions), self.attention, plan)
+        if self.graphs is not None and self.graphs.fits(batch.attention):
+            size = self.graphs.plan(batch.attention)
+            self.graphs.token_ids[: len(token_ids)] = token_ids
+            self.graphs.positions[: len(positions)] = positions
+            return self.graphs.replay(size)
+        return self.model.forward(token_ids, positions, self.attention, self.attention.plan(batch.attention))
 
     def _prompt_logprobs(self, batch: StepBatch, hidden: torch.Tensor) -> list[tuple[int, list[TokenLogprob]]]:
         """For rows that ask: the log-probability of each prompt token that this chunk predicts."""

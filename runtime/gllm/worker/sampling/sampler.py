@@ -47,14 +47,12 @@ class Sampler:
         errors = self._edit(logits, slots)
         tokens = self._choose(logits, slots)
         self._advance(tokens, slots, errors)
-        logprobs = None
+        logprobs: list[TokenLogprob | None] | None = None
         if raw is not None:
             rows = np.flatnonzero(wants_logprobs)
             chosen = tokens[torch.from_numpy(rows).to(tokens.device)]
-            found = token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist())
-            logprobs = [None] * len(slots)
-            for row, entry in zip(rows.tolist(), found, strict=True):
-                logprobs[row] = entry
+            found = iter(token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist()))
+            logprobs = [next(found) if wanted else None for wanted in wants_logprobs.tolist()]
         return Sampled(tokens, logprobs, errors)
 
     def _edit(self, logits: torch.Tensor, slots: Int32) -> dict[int, str]:
