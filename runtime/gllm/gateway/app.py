@@ -1,0 +1,68 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gllm import __version__
+from gllm.gateway.errors import ApiError, from_http_status, from_parameter_error
+from gllm.gateway.gateway import Gateway
+from gllm.gateway.middleware import ApiKey, Outermost
+from gllm.gateway.openapi import build_openapi
+from gllm.gateway.routes import generation_routes, info_routes, text_routes
+from gllm.gateway.sse import ClientGoneError
+from gllm.sampling_params import ParameterError
+
+
+def create_app(gateway: Gateway) -> ASGIApp:
+    app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for routes in (generation_routes, text_routes, info_routes):
+        app.include_router(routes(gateway))
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ParameterError, _parameter_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientGoneError, _client_gone)
+    document = build_openapi(app)
+    app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
+    known = frozenset(document["paths"]) | {"/openapi.json"}
+
+    def route_of(path: str) -> str:
+        if path.startswith("/v1/models/"):
+            return "/v1/models/{model_id}"
+        return path if path in known else "unknown"
+
+    return Outermost(
+        ApiKey(app, gateway.config.gateway.api_key),
+        count=gateway.metrics.http,
+        route_of=route_of,
+        log_requests=gateway.config.gateway.log_requests,
+    )
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _parameter_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ParameterError)
+    return from_parameter_error(error).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return from_http_status(error.status_code, request.scope["path"], request.method, error.headers).response()
+
+
+class _Nothing(Response):
+    """For a client that is gone: sending would only be ignored."""
+
+    async def __call__(self, *_: object) -> None:
+        return
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return _Nothing()

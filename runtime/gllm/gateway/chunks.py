@@ -1,0 +1,57 @@
+"""Bytes of streamed chunks. A chunk is made for every token of every stream, so the constant parts are joined once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_json = msgspec.json.Encoder().encode
+
+
+class Chunks:
+    """Frames of one stream: `data: {...}` with OpenAI's fields in OpenAI's order."""
+
+    def __init__(self, kind: str, response_id: str, created: int, model: str, include_usage: bool) -> None:
+        head = _json({"id": response_id, "object": kind, "created": created, "model": model})
+        self._head = b"data: " + head[:-1] + b',"choices":['
+        # With include_usage every chunk but the last says "usage": null.
+        self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._delta_head: dict[int, bytes] = {}
+        self._text_head: dict[int, bytes] = {}
+        self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._close
+        self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._close
+
+    def content(self, index: int, text: str) -> bytes:
+        """A chat chunk with nothing but text: the one that is sent for almost every token."""
+        head = self._delta_head.get(index)
+        if head is None:
+            head = self._delta_head[index] = self._head + b'{"index":%d,"delta":{"content":' % index
+        return b"".join((head, _json(text), self._delta_tail))
+
+    def delta(
+        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
+    ) -> bytes:
+        """Any chat chunk."""
+        return self._choice({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
+
+    def text(self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
+        """A text-completion chunk."""
+        if logprobs is None and finish is None:
+            head = self._text_head.get(index)
+            if head is None:
+                head = self._text_head[index] = self._head + b'{"index":%d,"text":' % index
+            return b"".join((head, _json(text), self._text_tail))
+        return self._choice({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
+
+    def usage(self, usage: dict[str, Any]) -> bytes:
+        """The last chunk of include_usage: no choices."""
+        return self._head + b'],"usage":' + _json(usage) + b"}\n\n"
+
+    def _choice(self, choice: dict[str, Any]) -> bytes:
+        return b"".join((self._head, _json(choice), self._close))
+
+
+def error_frame(body: bytes) -> bytes:
+    """An error after the headers have left; the stream ends with it, without [DONE]."""
+    return b"data: " + body + b"\n\n"

@@ -1,0 +1,52 @@
+"""Everything the routes share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gllm.config import Config
+from gllm.gateway.admission import Admission
+from gllm.gateway.interfaces import Engine
+from gllm.gateway.metrics import Metrics
+from gllm.gateway.served_model import ServedModel
+from gllm.gateway.service import Generator
+
+MAX_SILENCE = 5.0
+"""Seconds without a message from the engine, which sends one each second, after which it counts as hung."""
+
+
+class Gateway:
+    def __init__(
+        self, config: Config, model: ServedModel, engine: Engine, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.engine = engine
+        self.metrics = Metrics(model.name, config.engine.max_model_len or model.config.max_position, engine)
+        self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
+        self.generator = Generator(model, engine, self.admission, self.metrics)
+        self.down_reason = "starting"
+        """Why there is no engine, for /health."""
+        self._clock = clock
+
+    def unhealthy(self) -> str | None:
+        """Why the engine cannot be making progress; None if it can. Nothing here asks the engine: a hung one shows."""
+        if self.engine.hello is None:
+            return f"the engine is not connected: {self.down_reason}"
+        silence = self._clock() - self.engine.last_heard
+        if silence > MAX_SILENCE:
+            return f"the engine has been silent for {silence:.1f} s"
+        stalled = self.engine.stats.seconds_since_progress + silence
+        if self.engine.stats.seconds_since_progress and stalled > self.config.engine.step_timeout:
+            return f"the engine has made no progress for {stalled:.0f} s"
+        return None
+
+    @property
+    def max_model_len(self) -> int | None:
+        return self.engine.hello.max_model_len if self.engine.hello is not None else None
+
+    def not_ready(self) -> str | None:
+        if self.admission.draining:
+            return "draining"
+        return self.unhealthy()

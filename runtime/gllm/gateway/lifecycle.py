@@ -1,0 +1,163 @@
+"""The gateway process from bind to exit: the supervisor's messages, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gllm.engine.client import EngineError
+from gllm.gateway.gateway import Gateway
+from gllm.gateway.protocol import BoundedProtocol
+from gllm.messages import Drain, EngineDown, EngineUp
+from gllm.supervisor.link import SupervisorLink
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE = 75
+"""Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
+FLUSH_TIMEOUT = 5
+"""Seconds for the last bytes of answers to leave once the work is done."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, or OSError whose text is one line for the user."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: SIGTERM drains here."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=FLUSH_TIMEOUT,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Lifecycle:
+    def __init__(self, gateway: Gateway, app: ASGIApp, link: SupervisorLink) -> None:
+        self._gateway = gateway
+        self._server = Server(app)
+        self._link = link
+        self._connecting: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._signals = 0
+        self._serving = asyncio.Event()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until drained."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._link.report("starting")
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
+        try:
+            await self._server.serve(sockets=[listener])
+        finally:
+            for task in (*tasks, self._connecting, self._draining):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            await self._gateway.engine.close()
+
+    async def _wait_serving(self) -> None:
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        self._serving.set()
+
+    async def _listen(self) -> None:
+        """Obey the supervisor. If its messages cannot be read the process ends: nobody would tell it of a new engine."""
+        try:
+            async for message in self._link.messages():
+                if isinstance(message, EngineUp):
+                    self._connect(message.epoch)
+                elif isinstance(message, EngineDown):
+                    self._engine_down(message.reason)
+                    await self._link.report("starting", "waiting for a new engine")
+                elif isinstance(message, Drain):
+                    self.drain(message.timeout)
+        except Exception:
+            logger.exception("lost the supervisor")
+            self._server.should_exit = True
+
+    def _connect(self, epoch: int) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._connecting = asyncio.create_task(self._connect_to(epoch))
+
+    async def _connect_to(self, epoch: int) -> None:
+        self._gateway.down_reason = "waiting for the engine to load the model"
+        try:
+            hello = await self._gateway.engine.connect(epoch)
+        except (EngineError, TimeoutError) as error:
+            self._gateway.down_reason = str(error) or "the engine did not answer"
+            logger.error("no engine", extra={"epoch": epoch, "reason": self._gateway.down_reason})
+            return
+        await self._serving.wait()
+        await self._link.report("ready")
+        logger.info("engine connected", extra={"epoch": hello.epoch, "max_model_len": hello.max_model_len})
+
+    def _engine_down(self, reason: str) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._gateway.down_reason = reason
+        self._gateway.engine.engine_down(reason)
+        logger.error("engine down", extra={"reason": reason})
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._server.force_exit = self._server.should_exit = True
+            return
+        self.drain(self._gateway.config.gateway.drain_timeout)
+
+    def drain(self, timeout: float) -> None:
+        """Refuse new requests, let the live ones finish for `timeout` seconds, then stop serving."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(timeout))
+
+    async def _drain(self, timeout: float) -> None:
+        admission = self._gateway.admission
+        admission.draining = True
+        logger.info("draining", extra={"live": admission.live, "timeout": timeout})
+        await self._link.report("draining")
+        try:
+            await asyncio.wait_for(admission.empty(), timeout)
+        except TimeoutError:
+            logger.warning("drain timed out", extra={"live": admission.live})
+            self._gateway.engine.engine_down("the server is shutting down")
+        self._server.should_exit = True

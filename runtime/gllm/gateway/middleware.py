@@ -1,0 +1,110 @@
+"""What surrounds every route, as plain ASGI: request id, API key, HTTP counters, and the last line against exceptions.
+
+The order is Outermost(ApiKey(app)); nothing here wraps `receive`, so a disconnect reaches the routes at once.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gllm.gateway.errors import internal_error, unauthorized
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""All that an API key does not guard."""
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """The first value of a header (lower-case name), or empty."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+class ApiKey:
+    """401 unless the request carries the key. Decided on the raw path of the scope, never on a URL rebuilt from headers."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._key and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scheme, _, given = header(scope, b"authorization").partition(b" ")
+            # compare_digest first: its time must not depend on what the scheme is.
+            if not (hmac.compare_digest(given.strip(), self._key) and scheme.lower() == b"bearer"):
+                await unauthorized().response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class Outermost:
+    """Gives every answer an X-Request-Id, counts it, and turns an unforeseen exception into a 500 without internals.
+
+    route_of: the path's template for the counter; unknown paths share one label, so that scans cannot grow the series.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        count: Callable[[str, str, int], None],
+        route_of: Callable[[str], str],
+        log_requests: bool,
+    ) -> None:
+        self._app = app
+        self._count = count
+        self._route_of = route_of
+        self._log = log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        given = header(scope, b"x-request-id")
+        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("unexpected error", extra={"path": scope["path"][:200]})
+            if status:
+                raise
+            await internal_error().response()(scope, receive, send_with_id)
+        finally:
+            route = self._route_of(scope["path"])
+            # 499: the client left before there was an answer.
+            self._count(route, _method(scope["method"]), status or 499)
+            if self._log:
+                logger.info(
+                    "request",
+                    extra={
+                        "route": route,
+                        "status": status or 499,
+                        "seconds": round(time.monotonic() - started, 4),
+                        "request_id": request_id.decode(),
+                    },
+                )
+
+
+def _method(method: str) -> str:
+    return method if method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH") else "other"

@@ -1,0 +1,68 @@
+"""The OpenAPI document: FastAPI's paths, with the bodies that `read_body` checks and the errors that all routes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from gllm.gateway.schema_base import Schema
+from gllm.gateway.schema_chat import ChatRequest
+from gllm.gateway.schema_completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
+
+BODIES: dict[str, type[Schema]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+def build_openapi(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    refs, definitions = models_json_schema(
+        [(schema, "validation") for schema in BODIES.values()], ref_template="#/components/schemas/{model}"
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.clear()
+    schemas.update(definitions["$defs"])
+    schemas["Error"] = _ERROR
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            responses = operation["responses"]
+            responses.pop("422", None)
+            if path in ("/health", "/ready"):
+                responses["503"] = {"description": "Not now", "content": {"application/json": {}}}
+                continue
+            responses["4XX"] = _error_response("The request cannot be served; the message says why.")
+            responses["503"] = _error_response("Not ready, draining, or the engine died.")
+            if path in BODIES:
+                operation["requestBody"] = {
+                    "required": True,
+                    "content": {"application/json": {"schema": refs[(BODIES[path], "validation")]}},
+                }
+    return document
+
+
+def _error_response(description: str) -> dict[str, Any]:
+    return {"description": description,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}  # fmt: skip

@@ -1,0 +1,149 @@
+"""The HTTP routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from gllm import __version__
+from gllm.gateway.body import read_body
+from gllm.gateway.chat import chat
+from gllm.gateway.completions import complete
+from gllm.gateway.gateway import Gateway
+from gllm.gateway.prompts import encode, render_chat
+from gllm.gateway.schema_chat import ChatRequest
+from gllm.gateway.schema_completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.sse import Disconnect, EventStream
+
+
+def generation_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter()
+    limit = gateway.config.gateway.max_body_bytes
+
+    @router.post("/v1/chat/completions", tags=["chat"])
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation."""
+        body = await read_body(request, ChatRequest, limit)
+        disconnect = Disconnect(request.receive)
+        response: Response | None = None
+        try:
+            response = await chat(body, gateway.generator, disconnect)
+            return response
+        finally:
+            if not isinstance(response, EventStream):
+                disconnect.close()
+
+    @router.post("/v1/completions", tags=["completions"])
+    async def completions(request: Request) -> Response:
+        """Continue one or more texts."""
+        body = await read_body(request, CompletionRequest, limit)
+        disconnect = Disconnect(request.receive)
+        response: Response | None = None
+        try:
+            response = await complete(body, gateway.generator, disconnect)
+            return response
+        finally:
+            if not isinstance(response, EventStream):
+                disconnect.close()
+
+    return router
+
+
+def text_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter()
+    limit = gateway.config.gateway.max_body_bytes
+    model = gateway.model
+
+    @router.post("/tokenize", tags=["text"])
+    async def tokenize(request: Request) -> Response:
+        """Token ids of a text or of a rendered conversation."""
+        body = await read_body(request, TokenizeRequest, limit)
+        model.check_name(body.model)
+
+        def work() -> dict[str, Any]:
+            most = model.config.max_position
+            if body.messages is not None:
+                text = render_chat(
+                    model,
+                    body.messages,
+                    tools=body.tools,
+                    add_generation_prompt=body.add_generation_prompt,
+                    continue_final_message=bool(body.continue_final_message),
+                )
+                ids = encode(model, text, bool(body.add_special_tokens), most, "messages")
+            else:
+                ids = encode(model, body.prompt or "", body.add_special_tokens is not False, most, "prompt")
+            answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": gateway.max_model_len}
+            if body.return_token_strs:
+                answer["token_strs"] = [model.tokenizer.token_text(token) for token in ids]
+            return answer
+
+        return JSONResponse(await asyncio.get_running_loop().run_in_executor(model.threads, work))
+
+    @router.post("/detokenize", tags=["text"])
+    async def detokenize(request: Request) -> Response:
+        """Text of token ids."""
+        body = await read_body(request, DetokenizeRequest, limit)
+        model.check_name(body.model)
+        model.check_token_ids(body.tokens, "tokens")
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(model.threads, model.tokenizer.decode, body.tokens, False)
+        return JSONResponse({"prompt": text})
+
+    return router
+
+
+def info_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter()
+
+    def card() -> dict[str, Any]:
+        return {
+            "id": gateway.model.name,
+            "object": "model",
+            "created": gateway.model.created,
+            "owned_by": "gllm",
+            "max_model_len": gateway.max_model_len,
+        }
+
+    @router.get("/v1/models", tags=["models"])
+    async def models() -> Response:
+        """The one model that is served."""
+        return JSONResponse({"object": "list", "data": [card()]})
+
+    @router.get("/v1/models/{model_id:path}", tags=["models"])
+    async def model(model_id: str) -> Response:
+        """The model, by name."""
+        gateway.model.check_name(model_id)
+        return JSONResponse(card())
+
+    @router.get("/health", tags=["operations"])
+    async def health() -> Response:
+        """200 while the engine is connected and makes progress; needs no API key."""
+        return _state(gateway.unhealthy())
+
+    @router.get("/ready", tags=["operations"])
+    async def ready() -> Response:
+        """200 while new requests are taken; needs no API key."""
+        return _state(gateway.not_ready())
+
+    @router.get("/metrics", tags=["operations"])
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/version", tags=["operations"])
+    async def version() -> Response:
+        """The server's version."""
+        return JSONResponse({"version": __version__})
+
+    return router
+
+
+def _state(problem: str | None) -> Response:
+    if problem is None:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "unavailable", "reason": problem}, 503)

@@ -1,0 +1,68 @@
+"""From a request's fields to `SamplingParams`: defaults of the model, room in the context, seeds of choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gllm.gateway.errors import context_too_long
+from gllm.gateway.schema_base import GenerationRequest
+from gllm.gateway.served_model import ServedModel
+from gllm.sampling_params import SamplingParams
+
+_PLAIN_FIELDS = ["temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs"]
+_DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
+
+
+def sampling_for(
+    request: GenerationRequest,
+    model: ServedModel,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    grammar: str | None,
+) -> SamplingParams:
+    """Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens)."""
+    values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in _DEFAULTED}
+    for field in _PLAIN_FIELDS:
+        value = getattr(request, field)
+        if value is not None:
+            values[field] = value
+    if request.stop is not None:
+        values["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if request.stop_token_ids:
+        model.check_token_ids(request.stop_token_ids, "stop_token_ids")
+        values["stop_token_ids"] = tuple(request.stop_token_ids)
+    if request.logit_bias:
+        bias = {int(token): value for token, value in request.logit_bias.items()}
+        model.check_token_ids(list(bias), "logit_bias")
+        values["logit_bias"] = bias
+    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, grammar=grammar, **values)
+
+
+def seeded(sampling: SamplingParams, choice: int) -> SamplingParams:
+    """Parameters of one of n choices: seed + i, wrapped into 64 bits."""
+    if sampling.seed is None or choice == 0:
+        return sampling
+    seed = (sampling.seed + choice + 2**63) % 2**64 - 2**63
+    return msgspec.structs.replace(sampling, seed=seed)
+
+
+def fit_max_tokens(requested: int | None, prompt_tokens: int, max_model_len: int, param: str, fill: int | None) -> int:
+    """How many tokens to generate. Unset: `fill`, or whatever the context has room for if that is less (or None)."""
+    room = max_model_len - prompt_tokens
+    if requested is None:
+        if room < 1:
+            raise context_too_long(
+                f"The prompt has {prompt_tokens} tokens; the context has {max_model_len} and one must be left to answer.",
+                param,
+            )
+        return room if fill is None else min(fill, room)
+    if requested > room:
+        raise context_too_long(
+            f"The prompt has {prompt_tokens} tokens and {requested} more were asked for; "
+            f"the context has only {max_model_len}.",
+            param,
+        )
+    return requested

@@ -1,0 +1,77 @@
+"""The bodies of POST /v1/completions, /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from gllm.gateway.schema_base import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
+from gllm.gateway.schema_chat import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool
+from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
+
+MAX_PROMPTS = 128
+MAX_PROMPT_TOKENS = 4_194_304
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = 16
+    """None: as many as fit the context."""
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+
+    @model_validator(mode="after")
+    def _completion_consistent(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.choices_per_prompt:
+            raise ParameterError("best_of", "best_of is not supported unless it equals n")
+        if self.max_tokens == 0 and not self.echo:
+            raise ParameterError("max_tokens", "max_tokens may be 0 only with echo")
+        if len(self.prompts) * self.choices_per_prompt > MAX_CHOICES:
+            raise ParameterError("n", f"prompts times n must not exceed {MAX_CHOICES}")
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]  # the union's members are homogeneous lists
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class TokenizeRequest(Schema):
+    """Either `prompt`, or `messages` as for a chat."""
+
+    model: Label | None = None
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ParameterError("prompt", "give either prompt or messages")
+        if self.prompt is not None:
+            for field in ("tools", "add_generation_prompt", "continue_final_message"):
+                if getattr(self, field) is not None:
+                    raise ParameterError(field, f"{field} goes with messages")
+        return self
+
+
+class DetokenizeRequest(Schema):
+    model: Label | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS)]

@@ -1,0 +1,54 @@
+"""The model as the gateway knows it: names, shape, text tools. No weights, no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gllm.gateway.errors import ApiError
+from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
+from gllm.model_config import ModelConfig
+
+
+class TextStreamFactory(Protocol):
+    def __call__(
+        self, *, stop: Sequence[str], include_stop: bool, skip_special_tokens: bool, keep_leading_space: bool
+    ) -> TextStream: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    text_stream: TextStreamFactory
+    grammars: GrammarMaker
+    template: Template | None = None
+    """None: the model has no chat template."""
+    template_variables: frozenset[str] = frozenset()
+    """What the template reads; a chat_template_kwarg outside of it would be ignored, so it is refused."""
+    tool_parser: Callable[[], ToolParser] | None = None
+    reasoning_parser: Callable[[], ReasoningParser] | None = None
+    sampling_defaults: dict[str, Any] = field(default_factory=dict)
+    """generation_config.json's, or empty."""
+    longest_token: int = 1024
+    """Characters that one token can stand for, at most."""
+    created: int = field(default_factory=lambda: int(time.time()))
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
+    )
+    """Templates, tokenisation and grammar checks run here: the event loop only moves tokens."""
+
+    def check_name(self, requested: str | None) -> None:
+        if requested is not None and requested != self.name:
+            raise ApiError(404, f"The model '{requested}' does not exist; this server has '{self.name}'.",
+                           param="model", code="model_not_found")  # fmt: skip
+
+    def check_token_ids(self, ids: Sequence[int], param: str) -> None:
+        """Against the width of the logits: a larger id would index past a row."""
+        if ids and max(ids) >= self.config.vocab_size:
+            raise ApiError(400, f"{param}: token id {max(ids)} is outside the model's {self.config.vocab_size} tokens.",
+                           param=param, code="invalid_value")  # fmt: skip

@@ -1,0 +1,50 @@
+"""A real uvicorn server in a thread, with an engine whose answers the test writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import openai
+import pytest
+from gateway_fakes import RunningServer, make_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """Shared by the tests of a module; each test starts from `reset`."""
+    with make_server() as running:
+        yield running
+
+
+@pytest.fixture
+def clean(server: RunningServer) -> RunningServer:
+    server.engine.reset()
+    return server
+
+
+@pytest.fixture
+def http(clean: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=clean.url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def client(clean: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{clean.url}/v1", api_key="none", max_retries=0, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., RunningServer]]:
+    """Servers with other settings, stopped at the end of the test."""
+    running: list[RunningServer] = []
+
+    def begin(**options: object) -> RunningServer:
+        server = make_server(**options)
+        running.append(server.__enter__())
+        return server
+
+    yield begin
+    for server in running:
+        server.__exit__(None, None, None)
