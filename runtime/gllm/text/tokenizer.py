@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
 
 from gllm.text import hf_folder
 from gllm.text.gguf_metadata import read_gguf_metadata
@@ -31,6 +30,9 @@ def load_tokenizer(model_path: Path | str) -> Tokenizer:
 
 class Tokenizer:
     """Immutable and safe to share between threads.
+
+    Whether BOS or EOS are added is what tokenizer.json's post-processor says; like transformers 5, `add_bos_token`
+    in tokenizer_config.json does not override it. For a GGUF file its own `add_bos_token` counts.
 
     `encode` turns special tokens spelled in the text into their ids, as Hugging Face does. A rendered chat
     template already has its BOS: encode it with `add_special_tokens=False`.
@@ -129,12 +131,6 @@ def _from_folder(folder: Path) -> Tokenizer:
         raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
     bos, eos = (hf_folder.token_string(settings.get(name)) for name in ("bos_token", "eos_token"))
     _add_missing_tokens(backend, settings)
-    if backend.post_processor is None or "add_bos_token" in settings or "add_eos_token" in settings:
-        _set_post_processor(
-            backend,
-            bos if settings.get("add_bos_token") else None,
-            eos if settings.get("add_eos_token") else None,
-        )
     return Tokenizer(
         backend,
         bos_token=bos,
@@ -161,15 +157,6 @@ def _add_missing_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any])
         if content and content not in specials:
             backend.add_special_tokens([tokenizers.AddedToken(content, normalized=False, special=True)])
             specials.add(content)
-
-
-def _set_post_processor(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """BOS before and EOS after each text, as `add_bos_token` and `add_eos_token` ask."""
-    specials = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token]
-    template = [f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None)
-    backend.post_processor = processors.TemplateProcessing(
-        single=template, pair=[*template, "$B:1"], special_tokens=specials
-    )
 
 
 def _from_gguf(path: Path) -> Tokenizer:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import subprocess
@@ -113,14 +114,12 @@ def best_score_merges(text: str, score: dict[str, float]) -> list[str]:
     """SentencePiece's own rule, naively: merge the adjacent pair whose union scores best, leftmost first."""
     parts = list(text)
     while True:
-        pairs = [(-score[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in score]
+        pairs = [(-score[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in score]
         if not pairs:
             break
         _, i = min(pairs)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return [
-        piece for part in parts for piece in ([part] if part in score else [f"<0x{b:02X}>" for b in part.encode()])
-    ]
+    return [piece for part in parts for piece in ([part] if part in score else [f"<0x{b:02X}>" for b in part.encode()])]
 
 
 @settings(deadline=None, max_examples=150)
@@ -261,23 +260,22 @@ def test_folder_equals_gguf(folder: Path, smollm: Tokenizer) -> None:
     assert loaded.token_pieces == smollm.token_pieces
 
 
-@pytest.mark.parametrize("bos", [True, False])
-@pytest.mark.parametrize("eos", [True, False])
-def test_add_bos_and_eos_equal_transformers(folder: Path, bos: bool, eos: bool) -> None:
-    write(
-        folder,
-        "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": {"content": "<|im_start|>", "__type": "AddedToken"},
-            "eos_token": "<|im_end|>",
-            "add_bos_token": bos,
-            "add_eos_token": eos,
-        },
+@pytest.mark.parametrize("template", [["$A"], ["<|im_start|>", "$A"], ["<|im_start|>", "$A", "<|im_end|>"]])
+def test_post_processor_decides_about_bos_as_in_transformers(
+    folder: Path, smollm: Tokenizer, template: list[str]
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(smollm.to_json())
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
     )
-    ids = load_tokenizer(folder).encode("Hello")
-    assert ids == AutoTokenizer.from_pretrained(str(folder)).encode("Hello")
-    assert (ids[0] == 1, ids[-1] == 2) == (bos, eos)
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": {"content": "<|im_start|>", "__type": "AddedToken"}, "add_bos_token": True}
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    loaded = load_tokenizer(folder)
+    assert loaded.bos_token == "<|im_start|>"
+    assert loaded.encode("Hello") == AutoTokenizer.from_pretrained(str(folder)).encode("Hello")
+    assert len(loaded.encode("Hello")) == len(template)
+    assert loaded.encode("Hello", add_special_tokens=False) == smollm.encode("Hello")
 
 
 def test_tokens_only_in_the_config_are_added(folder: Path) -> None:
