@@ -1,0 +1,112 @@
+"""What the engine spends on a step: `python benchmarks/scheduler_step.py`.
+
+Runs the scheduler against an instant worker, at steady decode with one step in flight ahead (pp = 1), and prints
+milliseconds: scheduling and building the plan, encoding it for the workers, decoding and processing the result, and
+building and encoding the outputs for the gateway. Finished requests are replaced, so admission, prefill, pages and
+the prefix cache are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections import deque
+
+from gllm.config import POLICY_NAMES, EngineConfig
+from gllm.engine.collector import calm_collector
+from gllm.engine.kv_pages import PagePool, root_digest
+from gllm.engine.scheduler import Scheduler
+from gllm.engine.sequence import Sequence
+from gllm.messages import Outputs, StepPlan, StepResult, WorkerToEngine
+from gllm.sampling_params import SamplingParams
+from gllm.transport import decoder, encode
+
+VOCAB = 32_000
+PHASES = ("schedule", "encode", "process_result", "outputs", "total")
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Load:
+    """Keeps `running` requests alive."""
+
+    def __init__(self, running: int, policy: str) -> None:
+        config = EngineConfig(model="", max_num_seqs=running, policy=policy, max_prefill_tokens=8192)
+        pool = PagePool(running * 96, config.page_size)
+        self.scheduler = Scheduler(config, pool, max_model_len=1400)
+        self.random = random.Random(0)
+        self.running = running
+        self.added = 0
+        self.live = 0
+
+    def refill(self) -> None:
+        while self.live < self.running:
+            prompt = [self.random.randrange(VOCAB) for _ in range(self.random.randint(64, 320))]
+            sampling = SamplingParams(max_tokens=self.random.randint(128, 640), seed=1, stop_token_ids=(VOCAB,))
+            self.scheduler.add(
+                Sequence(str(self.added), prompt, sampling, max_model_len=1400, root=root_digest(""), client=b"gateway")
+            )
+            self.added += 1
+            self.live += 1
+
+
+def measure(running: int, steps: int, policy: str) -> dict[str, list[float]]:
+    """Seconds of each phase in each step; only the steps in which every request runs are counted."""
+    load = Load(running, policy)
+    scheduler = load.scheduler
+    decode = decoder(WorkerToEngine).decode
+    in_flight: deque[StepPlan] = deque()
+    times: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    clock = time.perf_counter
+    while len(times["total"]) < steps:
+        load.refill()
+        # One step is always ahead, as on a worker that is busy: its plan was timed in the turn before.
+        marks = [clock()]
+        plan = scheduler.schedule()
+        marks.append(clock())
+        if plan is not None:
+            encode(plan)
+            in_flight.append(plan)
+        marks.append(clock())
+        if plan is not None and len(in_flight) < 2:
+            continue
+        done = in_flight.popleft()
+        tokens = [load.random.randrange(VOCAB) for samples in done.samples if samples]
+        payload = encode(StepResult(done.epoch, done.step, tokens, 0.01))
+        marks.append(clock())
+        outputs = scheduler.process_result(decode(payload))
+        marks.append(clock())
+        for entries in outputs.values():
+            load.live -= sum(entry.finish_reason is not None for entry in entries)
+            encode(Outputs(entries, scheduler.stats()))
+        marks.append(clock())
+        if plan is not None and len(plan.slots) >= 0.9 * running:
+            spent = [marks[1] - marks[0], marks[2] - marks[1], marks[4] - marks[3], marks[5] - marks[4]]
+            for phase, seconds in zip(PHASES, [*spent, sum(spent)], strict=True):
+                times[phase].append(seconds)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--running", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
+    arguments = parser.parse_args()
+    calm_collector()
+    print(f"{'running':>8}" + "".join(f"{phase + ' p50/p99':>24}" for phase in PHASES) + "   (ms)")
+    for running in arguments.running:
+        times = measure(running, arguments.steps, arguments.policy)
+        cells = (
+            f"{1e3 * percentile(times[phase], 0.5):.3f} / {1e3 * percentile(times[phase], 0.99):.3f}"
+            for phase in PHASES
+        )
+        print(f"{running:>8}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()

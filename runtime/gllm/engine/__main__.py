@@ -1,0 +1,40 @@
+"""Entry point of the engine process: `python -m gllm.engine` with the configuration in the environment."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from gllm.config import Config
+from gllm.engine.collector import calm_collector
+from gllm.engine.loop import EngineLoop
+from gllm.logs import setup_logging
+from gllm.supervisor.child import die_with_parent
+from gllm.supervisor.link import StatusReporter
+
+
+def main() -> int:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to stop
+    config = Config.from_environment()
+    setup_logging(config, "engine")
+    reporter = StatusReporter(config, "engine")
+    reporter.report("starting")
+
+    from gllm.model_config_loader import load_model_config
+
+    try:
+        model = load_model_config(config.engine.model)
+    except ValueError as error:
+        reporter.report("failed", str(error))
+        return 1
+    loop = EngineLoop(config, model, report=reporter.report)
+    calm_collector()
+    signal.signal(signal.SIGTERM, lambda signum, frame: loop.stop())
+    status = loop.run()
+    reporter.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
