@@ -1,0 +1,76 @@
+"""The real model: SmolLM2-135M-Instruct from its GGUF, against transformers reading the same file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fixtures.inprocess import InProcessEngine, greedy
+from gllm.checkpoint.default_model import default_model_path
+from gllm.text.tokenizer import load_tokenizer
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "Explain gravity to a five-year-old.",
+    "Write a haiku about the sea.",
+    "List three uses of baking soda.",
+    "How do I reverse a list in Python?",
+    "Translate 'good morning' into Spanish.",
+    "What is 17 plus 25?",
+    "Who wrote Pride and Prejudice?",
+    "Give me a recipe for pancakes.",
+    "Why is the sky blue?",
+    "Summarize the story of Cinderella in two sentences.",
+    "What is photosynthesis?",
+    "Name four programming languages and what each is known for.",
+    "What should I pack for a weekend trip to the mountains?",
+    "Write a SQL query that counts users by country.",
+    "Describe the water cycle.",
+    "What causes tides?",
+    "Tell me a joke about computers.",
+    "How many continents are there, and what are they called?",
+    "Write a short email asking for a day off.",
+]
+NEAR_TIE = 0.2
+"""bfloat16 has 8 bits of mantissa: logits between 16 and 32 are multiples of 1/8, and sums differ by a step or two."""
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    tokenizer = load_tokenizer(default_model_path())
+    return [
+        tokenizer.encode(f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n") for question in QUESTIONS
+    ]
+
+
+def _reference(dtype: torch.dtype) -> Any:
+    path = default_model_path()
+    return transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
+
+
+def _gaps(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """How far below the best logit each answered token is, given what came before: 0 where it is the argmax."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+    return logits.max(-1).values - logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
+def test_float32_is_equal_token_for_token(prompts: list[list[int]]) -> None:
+    """An answer whose every token is transformers' argmax, given the answer so far, is transformers' greedy answer."""
+    engine = InProcessEngine(default_model_path(), dtype="float32", threads=2, num_pages=400, max_prefill_tokens=100)
+    answers = engine.generate(prompts, greedy(32))
+    model = _reference(torch.float32)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert _gaps(model, prompt, answer.token_ids).max() == 0
+
+
+def test_bfloat16_differs_only_at_near_ties(prompts: list[list[int]]) -> None:
+    engine = InProcessEngine(default_model_path(), dtype="bfloat16", threads=2, num_pages=400, max_prefill_tokens=100)
+    answers = engine.generate(prompts, greedy(32))
+    model = _reference(torch.bfloat16)
+    gaps = torch.cat([_gaps(model, p, a.token_ids) for p, a in zip(prompts, answers, strict=True)])
+    assert gaps.max() <= NEAR_TIE
+    assert (gaps == 0).float().mean() > 0.95
