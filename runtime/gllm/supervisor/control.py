@@ -1,0 +1,49 @@
+"""The supervisor's end of the control socket: `Status` of every child in, orders to the gateway out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from gllm.config import Config
+from gllm.messages import Status, SupervisorToProcess
+from gllm.transport import configure_socket, decoder, encode
+
+_log = logging.getLogger(__name__)
+_decoder = decoder(Status)
+
+
+class ControlServer:
+    """Binds `config.control_address`; `receive` runs until cancelled."""
+
+    def __init__(self, config: Config, on_status: Callable[[Status], None]) -> None:
+        self._on_status = on_status
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        configure_socket(self._socket)
+        self._socket.bind(config.control_address)
+
+    async def receive(self) -> None:
+        """Hand every Status to the callback; what does not decode, or claims another's role, is logged and dropped."""
+        while True:
+            identity, *frames = await self._socket.recv_multipart()
+            try:
+                (frame,) = frames
+                status: Status = _decoder.decode(frame)
+                if status.role.encode() != identity:
+                    raise ValueError(f"{identity!r} reports as {status.role!r}")
+            except (ValueError, msgspec.DecodeError) as error:
+                _log.warning("dropped a control message", extra={"error": error})
+                continue
+            self._on_status(status)
+
+    def send(self, role: str, message: SupervisorToProcess) -> None:
+        """Send to the child of that role; dropped if it has not reported yet, or is gone."""
+        self._socket.send_multipart([role.encode(), encode(message)], zmq.NOBLOCK)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)

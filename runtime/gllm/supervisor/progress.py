@@ -1,0 +1,60 @@
+"""What a person sees while a group starts: a bar on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TextIO
+
+from gllm.messages import Status
+
+_BAR_WIDTH = 28
+_LINE_EVERY = 0.25
+"""Share of the progress after which a log that is no terminal gets another line."""
+
+
+class ProgressPrinter:
+    """Prints the stages of a start to `stream`, each once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._bar_shown = False
+        self._stage: dict[str, tuple[str, int]] = {}
+        """Role to the last stage printed and the share of it, in steps of _LINE_EVERY."""
+
+    def line(self, text: str) -> None:
+        """Print one whole line, in place of the bar if there is one."""
+        self.clear()
+        print(text, file=self._stream, flush=True)
+
+    def status(self, status: Status) -> None:
+        """Show where a child stands, if that is news."""
+        if status.state != "loading":
+            self.clear()
+            return
+        stage = f"{status.role}: {status.detail or 'loading'}"
+        if self._is_terminal and 0.0 < status.progress < 1.0:
+            self._bar(stage, status.progress)
+            return
+        shown = (stage, int(status.progress / _LINE_EVERY))
+        if self._stage.get(status.role) == shown:
+            return
+        self._stage[status.role] = shown
+        # A terminal has seen the bar: what remains to be said is that a stage begins or is done.
+        share = f" {status.progress:.0%}" if status.progress > 0.0 else ""
+        self.line(stage + share)
+
+    def _bar(self, stage: str, progress: float) -> None:
+        filled = round(progress * _BAR_WIDTH)
+        text = f"{stage} [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {progress:4.0%}"
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write(f"\r{text[:width]}\x1b[K")
+        self._stream.flush()
+        self._bar_shown = True
+
+    def clear(self) -> None:
+        """Remove the bar, so that somebody else may print."""
+        if self._bar_shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._bar_shown = False

@@ -1,0 +1,223 @@
+"""The process behind `gllm serve`: one group with its gateway, signals, and what the terminal shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from gllm.config import Config
+from gllm.messages import Drain, EngineDown, EngineUp, Status
+from gllm.supervisor.group import (
+    LAST_WORDS_SECONDS,
+    EngineGroup,
+    EngineReady,
+    GroupEvent,
+    GroupFailed,
+    Restarting,
+    RestartPolicy,
+)
+from gllm.supervisor.process import Child, Commands, end_all
+from gllm.supervisor.progress import ProgressPrinter
+
+_STOP_SECONDS = 2.0
+"""How long a process may take to end itself before it is killed."""
+_FAILURE_DRAIN_SECONDS = 1.0
+"""After a failure: how long the gateway may take to tell its clients."""
+_DRAIN_GRACE_SECONDS = 5.0
+"""What the gateway gets on top of the drain timeout, to answer the last clients."""
+
+
+class Server:
+    """A group and the gateway in front of it.
+
+    The gateway outlives the engine: when the engine or a worker dies it tells the clients, answers `/health`, and
+    waits for the next epoch. When the gateway itself dies, its clients are gone and the engine would compute for
+    nobody: everything starts anew.
+
+    Signals: SIGTERM drains (exit status 0); SIGINT and SIGHUP stop without waiting for requests (0), the second one
+    kills (130). A failure that ends the group prints one line and exits with 1.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        restart: RestartPolicy | None = None,
+        commands: Commands | None = None,
+        out: TextIO = sys.stdout,
+        err: TextIO = sys.stderr,
+    ) -> None:
+        self._restart = restart or RestartPolicy()
+        self._commands = commands or Commands()
+        self._out = out
+        self._progress = ProgressPrinter(err)
+        self._group = EngineGroup(config, restart=self._restart, commands=self._commands, on_event=self._on_event)
+        self._gateway: Child | None = None
+        self._gateway_reported = False
+        self._gateway_failure = ""
+        self._served = False
+        self._announced = False
+        self._interrupted = False
+        self._ending = asyncio.Event()
+        self._failure: str | None = None
+        self._drain_seconds = 0.0
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Role to process id of what runs now."""
+        gateway = {"gateway": self._gateway.pid} if self._gateway and self._gateway.exit_status is None else {}
+        return gateway | self._group.pids
+
+    async def run(self) -> int:
+        """Serve until a signal or a failure ends it; returns the exit status, with no process left behind."""
+        with self._signals():
+            try:
+                await self._group.start()
+                keeper = asyncio.create_task(self._keep_gateway())
+                ending = asyncio.create_task(self._ending.wait())
+                await asyncio.wait({keeper, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if keeper.done():
+                    keeper.result()  # Raises if the keeper broke; it always begins the end before it returns.
+                keeper.cancel()
+            finally:
+                # The gateway goes first, so that what is said to the clients comes from it and not from a dead socket.
+                await self._end_gateway()
+                await self._group.stop(_STOP_SECONDS)
+        if self._failure is None:
+            return 0
+        self._progress.line(f"gllm: error: {self._failure}")
+        return 1
+
+    def _end(self, drain_seconds: float, failure: str | None = None) -> None:
+        """Begin to end the server, once; clients have `drain_seconds` to get the rest of their answers."""
+        if not self._ending.is_set():
+            self._failure = failure
+            self._drain_seconds = drain_seconds
+            self._ending.set()
+
+    # --- the gateway ---------------------------------------------------------------------------------
+
+    async def _keep_gateway(self) -> None:
+        """Start the gateway, and start it again with the engine when it dies."""
+        failed_starts = 0
+        while True:
+            self._served = self._gateway_reported = False
+            try:
+                self._gateway = await Child.spawn("gateway", self._commands.gateway, self._group.config)
+            except OSError as error:
+                self._end(0.0, f"cannot start the gateway: {error}")
+                return
+            if await self._gateway.wait() >= 0:
+                await asyncio.sleep(LAST_WORDS_SECONDS)
+            failed_starts = 0 if self._served else failed_starts + 1
+            reason = self._gateway_failure or self._gateway.describe_exit()
+            if self._gateway_failure or not self._restart.enabled or failed_starts >= self._restart.max_failed_starts:
+                self._end(0.0, reason)
+                return
+            self._group.bring_down(reason)
+            await asyncio.sleep(self._restart.first_delay)
+
+    async def _end_gateway(self) -> None:
+        if self._gateway is None:
+            return
+        if self._served and self._drain_seconds > 0:
+            self._group.send("gateway", Drain(self._drain_seconds))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gateway.wait(), self._drain_seconds + _DRAIN_GRACE_SECONDS)
+        await end_all([self._gateway], _STOP_SECONDS)
+
+    # --- what happens ----------------------------------------------------------------------------------
+
+    def _on_event(self, event: GroupEvent) -> None:
+        match event:
+            case Status(role="gateway"):
+                self._on_gateway_status(event)
+            case Status():
+                self._progress.status(event)
+            case EngineUp() | EngineDown():
+                self._group.send("gateway", event)
+            case EngineReady(epoch):
+                if epoch > 0:
+                    self._progress.line(f"gllm: serving again (epoch {epoch})")
+            case Restarting(epoch, delay, reason):
+                self._progress.line(f"gllm: {reason}; restarting in {delay:g} s (epoch {epoch})")
+            case GroupFailed(reason):
+                self._end(_FAILURE_DRAIN_SECONDS, reason)
+
+    def _on_gateway_status(self, status: Status) -> None:
+        if not self._gateway_reported:
+            self._gateway_reported = True
+            if self._group.running:
+                self._group.send("gateway", EngineUp(self._group.config.epoch))
+        if status.state == "failed":
+            self._gateway_failure = status.detail or "the gateway failed"
+        elif status.state == "ready" and not self._served:
+            self._served = True
+            if not self._announced:
+                self._announced = True
+                self._progress.clear()
+                print(ready_line(self._group.config, status.detail), file=self._out, flush=True)
+
+    # --- signals -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self._on_terminate, signal.SIGINT: self._on_interrupt}
+        handlers[signal.SIGHUP] = self._on_interrupt
+        # Who started us with a signal ignored (nohup, a shell's background job) meant it.
+        handlers = {number: on for number, on in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
+        for number, on in handlers.items():
+            loop.add_signal_handler(number, on)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _on_terminate(self) -> None:
+        drain_seconds = self._group.config.gateway.drain_timeout
+        if self._served and not self._ending.is_set():
+            self._progress.line(f"gllm: finishing the requests at hand, {drain_seconds:g} s at most")
+        self._end(drain_seconds)
+
+    def _on_interrupt(self) -> None:
+        if not self._interrupted:
+            self._interrupted = True
+            if not self._ending.is_set():
+                self._end(0.0)
+                return
+            if self._failure is None:
+                # Ctrl-C while draining: the patience is over, the order of things stays.
+                self._progress.clear()
+                if self._gateway is not None:
+                    self._gateway.terminate()
+                return
+        self._progress.clear()
+        if self._gateway is not None:
+            self._gateway.kill()
+        self._group.kill()
+        os._exit(128 + signal.SIGINT)
+
+
+def ready_line(config: Config, url: str = "") -> str:
+    """The one line that says where it serves and how to try it. `url` overrides what the settings say."""
+    gateway = config.gateway
+    if not url.startswith("http"):
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(gateway.host, gateway.host)
+        url = f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{gateway.port}"
+    name = gateway.served_model_name or Path(config.engine.model).name
+    body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
+    # Inside single quotes the shell takes everything literally, but for the single quote itself.
+    data = shlex.quote(json.dumps(body))
+    key = ' -H "Authorization: Bearer $GLLM_API_KEY"' if gateway.api_key else ""
+    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {data}"
+    return f"gLLM serves {name} at {url} - try: {curl}"

@@ -1,0 +1,214 @@
+"""EngineGroup with fake children: start, failure, restart, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_children import fake_commands
+
+from gllm.config import Config, EngineConfig
+from gllm.messages import EngineDown, EngineUp, Status
+from gllm.supervisor.group import (
+    EngineGroup,
+    EngineReady,
+    GroupError,
+    GroupEvent,
+    GroupFailed,
+    Restarting,
+    RestartPolicy,
+)
+from gllm.supervisor.process import Commands
+
+CONFIG = Config(engine=EngineConfig(model="fake"))
+FAST = RestartPolicy(first_delay=0.05, longest_delay=0.1)
+NEVER = RestartPolicy(enabled=False)
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "notes"
+    path.touch()
+    monkeypatch.setenv("FAKE_NOTES", str(path))
+    return path
+
+
+class Observer:
+    """Collects a group's events and waits for them."""
+
+    def __init__(self, commands: Commands, restart: RestartPolicy) -> None:
+        self.events: list[GroupEvent] = []
+        self._news = asyncio.Event()
+        self.group = EngineGroup(CONFIG, restart=restart, commands=commands, on_event=self._on_event)
+
+    def _on_event(self, event: GroupEvent) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    async def until(self, event: GroupEvent) -> None:
+        while event not in self.events:
+            self._news.clear()
+            await asyncio.wait_for(self._news.wait(), 20)
+
+    async def until_type(self, kind: type) -> None:
+        while not any(isinstance(event, kind) for event in self.events):
+            self._news.clear()
+            await asyncio.wait_for(self._news.wait(), 20)
+
+    def without_statuses(self) -> list[GroupEvent]:
+        return [event for event in self.events if not isinstance(event, Status)]
+
+
+def observe(commands: Commands, restart: RestartPolicy, scenario: Callable[[Observer], Awaitable[None]]) -> Observer:
+    """Start a group, play the scenario, stop the group; afterwards no process and no run_dir is left."""
+    seen: dict[str, int] = {}
+
+    async def main() -> Observer:
+        observer = Observer(commands, restart)
+        await observer.group.start()
+        run_dir = Path(observer.group.config.run_dir)
+        assert run_dir.stat().st_mode & 0o777 == 0o700
+        try:
+            await scenario(observer)
+            seen.update(observer.group.pids)
+        finally:
+            await observer.group.stop()
+            await observer.group.stop()
+        assert not run_dir.exists()
+        assert observer.group.pids == {}
+        return observer
+
+    observer = asyncio.run(asyncio.wait_for(main(), 60))
+    for pid in seen.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    return observer
+
+
+def test_starts_reports_progress_and_stops(tmp_path: Path, notes: Path) -> None:
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        assert set(observer.group.pids) == {"engine", "worker-0"}
+        assert observer.group.running
+        while len([e for e in observer.events if isinstance(e, Status) and e.state == "loading"]) < 5:
+            await asyncio.sleep(0.02)
+
+    observer = observe(fake_commands(tmp_path), NEVER, scenario)
+    assert observer.without_statuses() == [EngineUp(0), EngineReady(0)]
+    progress = [event.progress for event in observer.events if isinstance(event, Status) and event.state == "loading"]
+    assert progress == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert sorted(notes.read_text().split("\n")[:-1]) == ["engine 0 start", "worker-0 0 start"]
+
+
+@pytest.mark.parametrize("role", ["engine", "worker-0"])
+def test_one_death_brings_all_down_and_a_new_epoch_up(tmp_path: Path, role: str) -> None:
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        before = observer.group.pids
+        os.kill(before[role], signal.SIGKILL)
+        await observer.until(EngineReady(1))
+        assert not set(before.values()) & set(observer.group.pids.values())
+        assert observer.group.config.epoch == 1
+
+    observer = observe(fake_commands(tmp_path), FAST, scenario)
+    reason = f"{role} was killed by SIGKILL (out of memory?)"
+    assert observer.without_statuses() == [
+        EngineUp(0),
+        EngineReady(0),
+        EngineDown(0, reason),
+        Restarting(1, 0.05, reason),
+        EngineUp(1),
+        EngineReady(1),
+    ]
+
+
+def test_without_restart_a_death_is_the_end(tmp_path: Path) -> None:
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        os.kill(observer.group.pids["worker-0"], signal.SIGTERM)
+        await observer.until_type(GroupFailed)
+        assert observer.group.pids == {}
+        with pytest.raises(GroupError, match="worker-0 was killed by SIGTERM"):
+            await observer.group.wait_ready()
+
+    observe(fake_commands(tmp_path), NEVER, scenario)
+
+
+def test_an_explained_failure_of_the_first_start_is_final(tmp_path: Path, notes: Path) -> None:
+    worker = 'StatusReporter(config, "worker-0").report("failed", "the model needs 9 GB, 2 GB are free")\nsys.exit(1)'
+    engine = 'note("start")\ntime.sleep(600)'
+
+    async def scenario(observer: Observer) -> None:
+        with pytest.raises(GroupError, match=r"^the model needs 9 GB, 2 GB are free$"):
+            await observer.group.wait_ready()
+
+    observer = observe(fake_commands(tmp_path, worker=worker, engine=engine), FAST, scenario)
+    assert observer.events[-1] == GroupFailed("the model needs 9 GB, 2 GB are free")
+    assert notes.read_text().count("start") <= 1
+
+
+def test_unexplained_failures_of_starts_are_tried_again_but_not_for_ever(tmp_path: Path) -> None:
+    async def scenario(observer: Observer) -> None:
+        with pytest.raises(GroupError, match="gave up after 3 failed starts: engine exited with status 7"):
+            await observer.group.wait_ready()
+
+    observer = observe(fake_commands(tmp_path, engine="sys.exit(7)"), FAST, scenario)
+    assert [event.delay for event in observer.events if isinstance(event, Restarting)] == [0.05, 0.1]
+
+
+def test_a_group_that_served_is_restarted_even_if_the_failure_is_explained(tmp_path: Path) -> None:
+    engine = """
+    status = StatusReporter(config, "engine")
+    status.report("ready")
+    if config.epoch == 0:
+        time.sleep(0.2)
+        status.report("failed", "CUDA out of memory")
+    time.sleep(600)
+    """
+
+    async def scenario(observer: Observer) -> None:
+        await observer.until(EngineReady(1))
+
+    observer = observe(fake_commands(tmp_path, engine=engine), FAST, scenario)
+    assert EngineDown(0, "CUDA out of memory") in observer.events
+
+
+def test_a_process_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path, notes: Path) -> None:
+    stubborn = """
+    import subprocess
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    note(str(grandchild.pid))
+    status = StatusReporter(config, "engine")
+    status.report("ready")
+    time.sleep(600)
+    """
+
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        await observer.group.stop(timeout=0.2)
+
+    observe(fake_commands(tmp_path, engine=stubborn, worker="time.sleep(600)"), NEVER, scenario)
+    assert not _alive(int(notes.read_text()))
+
+
+def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    commands = Commands(engine=("/no/such/engine",), worker=("/no/such/worker",))
+
+    async def scenario(observer: Observer) -> None:
+        with pytest.raises(GroupError, match="cannot start a process: .*/no/such/engine"):
+            await observer.group.wait_ready()
+
+    observe(commands, NEVER, scenario)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
