@@ -85,6 +85,8 @@ class GGUFFile:
             raise ValueError(f"tensor {name} has {num_dimensions} dimensions")
         # Stored with the contiguous dimension first.
         shape = tuple(cursor.scalar("Q") for _ in range(num_dimensions))[::-1]
+        if 0 in shape:
+            raise ValueError(f"tensor {name} is empty")
         kind, offset = cursor.scalar("I"), cursor.scalar("Q")
         try:
             return name, shape, GGMLQuantizationType(kind), offset
@@ -94,7 +96,7 @@ class GGUFFile:
     def raw(self, tensor: GGUFTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The tensor's bytes, [rows, bytes of a row], mapped from the file and not yet read."""
         rows = math.prod(tensor.shape[:-1])
-        shape = (rows, tensor.num_bytes // max(rows, 1))
+        shape = (rows, tensor.num_bytes // rows)
         # Plain array over the map: indexing a memmap would carry the subclass along.
         return np.asarray(np.memmap(self.path, np.uint8, mode="r", offset=tensor.offset, shape=shape))
 
@@ -133,8 +135,24 @@ class _Cursor:
     def _array(self) -> list[Any]:
         kind, count = self.scalar("I"), self.scalar("Q")
         if kind == _STRING:
-            return [self.string() for _ in range(count)]
+            return self._strings(count)
         if kind not in _SCALARS:
             raise ValueError(f"metadata has an array of the value type {kind}")
         form = _SCALARS[kind]
         return list(struct.unpack(f"<{count}{form}", self.take(count * struct.calcsize("<" + form))))
+
+    def _strings(self, count: int) -> list[str]:
+        """`string` in a tight loop: vocabularies have hundreds of thousands."""
+        data, size, at = self._data, self.size, self.at
+        length_at = struct.Struct("<Q").unpack_from
+        strings: list[str] = []
+        for _ in range(count):
+            start = at + 8
+            if start > size:
+                raise ValueError("it is truncated")
+            at = start + length_at(data, at)[0]
+            if at > size:
+                raise ValueError("it is truncated")
+            strings.append(data[start:at].decode("utf-8", errors="replace"))
+        self.at = at
+        return strings

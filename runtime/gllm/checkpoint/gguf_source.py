@@ -13,6 +13,7 @@ from gguf.quants import dequantize
 
 from gllm.checkpoint.chunks import chunked
 from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+from gllm.checkpoint.tensor_info import TensorInfo
 
 SUPPORTED_TYPES = frozenset(
     GGMLQuantizationType[name]
@@ -46,13 +47,11 @@ class GGUFSource:
         self._file = GGUFFile(path)
         self._tensors: dict[str, GGUFTensor] = {}
         for tensor in self._file.tensors.values():
-            if tensor.type not in SUPPORTED_TYPES:
-                supported = ", ".join(sorted(kind.name for kind in SUPPORTED_TYPES))
-                raise ValueError(
-                    f"{path}: tensor {tensor.name} is quantized as {tensor.type.name}; supported are {supported}"
-                )
             self._tensors[huggingface_name(tensor.name)] = tensor
-        self.shapes: dict[str, tuple[int, ...]] = {name: tensor.shape for name, tensor in self._tensors.items()}
+        self.tensors = {
+            name: TensorInfo(tensor.shape, tensor.type.name, tensor.type in SUPPORTED_TYPES)
+            for name, tensor in self._tensors.items()
+        }
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         tensor = self._tensors[name]

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from gllm.checkpoint.chunks import chunked
+from gllm.checkpoint.tensor_info import TensorInfo
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -22,7 +23,7 @@ class SafetensorsSource:
     """See `gllm.checkpoint.source.TensorSource`."""
 
     def __init__(self, folder: Path) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.tensors: dict[str, TensorInfo] = {}
         self._files: dict[str, tuple[Path, Any]] = {}
         """Tensor name -> (path, open file)."""
         self._handles: list[Any] = []
@@ -34,11 +35,13 @@ class SafetensorsSource:
         if not path.is_file():
             raise ValueError(f"{path} is missing; download the checkpoint again")
         with _errors(path):
-            handle = safe_open(path, framework="pt")
+            handle: Any = safe_open(path, framework="pt")
             self._handles.append(handle)
             found = set(handle.keys())
             for name in found if names is None else found & names:
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                view = handle.get_slice(name)
+                dtype = view.get_dtype()
+                self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPE_BYTES)
                 self._files[name] = path, handle
         for name in sorted((names or set()) - found):
             raise ValueError(f"{path} has no tensor {name}, which {_INDEX} says it holds")
@@ -47,15 +50,12 @@ class SafetensorsSource:
         path, handle = self._files[name]
         with _errors(path, name):
             view = handle.get_slice(name)
-            dtype = view.get_dtype()
-            if dtype not in _DTYPE_BYTES:
-                raise ValueError(f"{path}: tensor {name} has dtype {dtype}; only float tensors can be read")
-            shape = self.shapes[name]
-            if not shape:
-                raise ValueError(f"{path}: tensor {name} is a scalar")
-            row_bytes = _DTYPE_BYTES[dtype] * (shape[1] if len(shape) > 1 else 1)
-            for source, target in chunked(rows, shape[0], row_bytes):
-                out[target] = (view[source, columns] if len(shape) > 1 else view[source]).to(out.device)
+            shape = self.tensors[name].shape
+            if len(shape) == 1:
+                out.copy_(view[rows])
+                return
+            for source, target in chunked(rows, shape[0], shape[1] * _DTYPE_BYTES[self.tensors[name].dtype]):
+                out[target] = view[source, columns].to(out.device)
 
     def close(self) -> None:
         self._files.clear()

@@ -10,13 +10,15 @@ import torch
 
 from gllm.checkpoint.gguf_source import GGUFSource
 from gllm.checkpoint.safetensors_source import SafetensorsSource
+from gllm.checkpoint.tensor_info import TensorInfo
 
 
 class TensorSource(Protocol):
     """A checkpoint whose tensors can be listed without reading them, and read piece by piece."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    """Shape of every tensor by its Hugging Face name."""
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by its Hugging Face name."""
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         """Fill `out` with tensor[rows, columns] (tensor[rows] for a vector), converted to its dtype and device.

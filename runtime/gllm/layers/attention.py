@@ -52,7 +52,7 @@ class Attention(Layer):
     ) -> torch.Tensor:
         """x: [n, hidden], positions: [n] int64; returns [n, hidden]."""
         heads = self.qkv(x).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
-        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        q, k, v = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         self.ops.rope(q, k, positions, self.rotary.cos_sin)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from gllm.model_config import ModelConfig
 
+_LARGEST = 1e38
+"""Largest number a config may hold: what float32 can."""
+MAX_LAYERS = 4096
 SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
@@ -22,19 +24,19 @@ class Fields:
         value = self.values.get(key)
         return default if value is None else value
 
-    def positive_int(self, key: str, default: int | None = None) -> int:
+    def positive_int(self, key: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         value = self.get(key, default)
         if value is None:
             raise self.error(key, "is missing")
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self.error(key, f"must be a positive integer, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise self.error(key, f"must be an integer from 1 to {most}, not {value!r}")
         return value
 
     def positive_float(self, key: str, default: float | None = None) -> float:
         value = self.get(key, default)
         if value is None:
             raise self.error(key, "is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
             raise self.error(key, f"must be a positive number, not {value!r}")
         return float(value)
 

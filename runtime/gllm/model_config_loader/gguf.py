@@ -10,7 +10,7 @@ from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.model_config import ModelConfig, RopeConfig
-from gllm.model_config_loader.fields import Fields, check_shape
+from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SAMPLING_FIELDS = {
@@ -28,9 +28,9 @@ def load_gguf_config(path: Path) -> ModelConfig:
     file = GGUFFile(path)
     fields = Fields(file.metadata, str(path))
     name = fields.get("general.architecture")
-    if name not in _ARCHITECTURES:
+    if not isinstance(name, str) or name not in _ARCHITECTURES:
         raise fields.error("general.architecture", f"{name!r} is not supported; supported are llama, qwen2, qwen3")
-    if fields.get("split.count", 1) > 1:
+    if fields.get("split.count", 0) not in (0, 1):
         raise fields.error("split.count", "is above 1: merge the parts with llama-gguf-split --merge first")
     if fields.get(f"{name}.expert_count", 0):
         raise fields.error(f"{name}.expert_count", "is above 0: mixtures of experts are not supported")
@@ -46,7 +46,7 @@ def load_gguf_config(path: Path) -> ModelConfig:
         architecture=_ARCHITECTURES[name],
         hidden_size=hidden_size,
         intermediate_size=fields.positive_int(f"{name}.feed_forward_length"),
-        num_layers=fields.positive_int(f"{name}.block_count"),
+        num_layers=fields.positive_int(f"{name}.block_count", most=MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=fields.positive_int(f"{name}.attention.head_count_kv", num_heads),
         head_dim=head_dim,
@@ -60,12 +60,8 @@ def load_gguf_config(path: Path) -> ModelConfig:
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         dtype=_dtype(embedding.type),
         eos_token_ids=_eos(fields),
-        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
-        generation_defaults={
-            ours: fields.get(f"general.sampling.{theirs}")
-            for theirs, ours in _SAMPLING_FIELDS.items()
-            if fields.get(f"general.sampling.{theirs}") is not None
-        },
+        bos_token_id=next(iter(fields.token_ids("tokenizer.ggml.bos_token_id")), None),
+        generation_defaults=_sampling_defaults(fields),
     )
     return check_shape(config, str(path))
 
@@ -99,6 +95,18 @@ def _dtype(kind: GGMLQuantizationType) -> Literal["float32", "bfloat16", "float1
     if kind == GGMLQuantizationType.F32:
         return "float32"
     return "float16" if kind == GGMLQuantizationType.F16 else "bfloat16"
+
+
+def _sampling_defaults(fields: Fields) -> dict[str, float | int]:
+    defaults: dict[str, float | int] = {}
+    for theirs, ours in _SAMPLING_FIELDS.items():
+        value = fields.get(f"general.sampling.{theirs}")
+        if isinstance(value, float):
+            # Stored as float32: 0.6 comes back as 0.6000000238.
+            defaults[ours] = round(value, 6)
+        elif isinstance(value, int):
+            defaults[ours] = value
+    return defaults
 
 
 def _eos(fields: Fields) -> tuple[int, ...]:

@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gllm.model_config import ModelConfig
-from gllm.model_config_loader.fields import SUPPORTED_ARCHITECTURES, Fields, check_shape
+from gllm.model_config_loader.fields import MAX_LAYERS, SUPPORTED_ARCHITECTURES, Fields, check_shape
 from gllm.model_config_loader.rope import load_rope
 
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+}
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _DEFAULT_MAX_POSITION = {"LlamaForCausalLM": 2048, "MistralForCausalLM": 131072}
+_MODEL_TYPES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""For configs that were saved without `architectures`."""
 _DEFAULT_WINDOW = 4096
 """What transformers assumes for Mistral without `sliding_window`."""
 
@@ -34,18 +45,16 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
     _refuse_sliding_window(config, architecture, max_position)
     num_heads = config.positive_int("num_attention_heads")
     hidden_size = config.positive_int("hidden_size")
-    # Qwen3's default does not follow from the hidden size.
-    default_head_dim = 128 if architecture == "Qwen3ForCausalLM" else hidden_size // num_heads
     bias = config.boolean("attention_bias", False)
     generation = _generation_config(folder)
     model = ModelConfig(
         architecture=architecture,
         hidden_size=hidden_size,
         intermediate_size=config.positive_int("intermediate_size"),
-        num_layers=config.positive_int("num_hidden_layers"),
+        num_layers=config.positive_int("num_hidden_layers", most=MAX_LAYERS),
         num_heads=num_heads,
         num_kv_heads=config.positive_int("num_key_value_heads", num_heads),
-        head_dim=config.positive_int("head_dim", default_head_dim),
+        head_dim=_head_dim(config, architecture, hidden_size, num_heads),
         vocab_size=config.positive_int("vocab_size"),
         max_position=max_position,
         rms_norm_eps=config.positive_float("rms_norm_eps", 1e-6),
@@ -66,7 +75,7 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object")
@@ -74,12 +83,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _architecture(config: Fields) -> str:
-    names = config.get("architectures", [])
-    name = names[0] if isinstance(names, list) and names else None
+    names = config.get("architectures") or [_MODEL_TYPES.get(str(config.get("model_type")))]
+    name = names[0] if isinstance(names, list) else names
     if name not in SUPPORTED_ARCHITECTURES:
         supported = ", ".join(SUPPORTED_ARCHITECTURES)
         raise config.error("architectures", f"{name!r} is not supported; supported are {supported}")
     return str(name)
+
+
+def _head_dim(config: Fields, architecture: str, hidden_size: int, num_heads: int) -> int:
+    if architecture == "Qwen3ForCausalLM":
+        # Qwen3's default does not follow from the hidden size.
+        return config.positive_int("head_dim", 128)
+    if config.get("head_dim") is None and hidden_size % num_heads:
+        raise config.error("hidden_size", f"({hidden_size}) is no multiple of num_attention_heads ({num_heads})")
+    return config.positive_int("head_dim", hidden_size // num_heads)
 
 
 def _refuse_sliding_window(config: Fields, architecture: str, max_position: int) -> None:
@@ -97,11 +115,11 @@ def _refuse_sliding_window(config: Fields, architecture: str, max_position: int)
 
 def _dtype(config: Fields) -> Literal["float32", "bfloat16", "float16"]:
     key = "dtype" if config.get("dtype") is not None else "torch_dtype"
-    value = str(config.get(key, "float32")).removeprefix("torch.")
-    if value not in _DTYPES:
-        raise config.error(key, f"{value!r} is not supported; supported are {', '.join(_DTYPES)}")
-    checked: Literal["float32", "bfloat16", "float16"] = value  # type: ignore[assignment]
-    return checked
+    value = config.get(key, "float32")
+    name = _DTYPES.get(value) if isinstance(value, str) else None
+    if name is None:
+        raise config.error(key, f"{value!r} is not supported; supported are float32, bfloat16, float16")
+    return name
 
 
 def _generation_config(folder: Path) -> Fields:
@@ -110,7 +128,7 @@ def _generation_config(folder: Path) -> Fields:
 
 
 def _sampling_defaults(generation: Fields) -> dict[str, float | int]:
-    """Defaults that apply when the model's authors sample; `do_sample: false` leaves only the penalty."""
+    """What the model's authors recommend, whether or not they set `do_sample`."""
     defaults: dict[str, float | int] = {}
     for key in _SAMPLING_FIELDS:
         value = generation.get(key)

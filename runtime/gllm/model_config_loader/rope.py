@@ -14,12 +14,14 @@ def load_rope(config: Fields, max_position: int) -> RopeConfig:
     values = config.get(key, {})
     if not isinstance(values, dict):
         raise config.error(key, f"must be an object, not {values!r}")
+    if any(isinstance(value, dict) for value in values.values()):
+        raise config.error(key, "differs between layers, which is not supported")
     scaling = Fields(values, f"{config.where}: {key}")
     for fields in (config, scaling):
         if fields.get("partial_rotary_factor", 1.0) != 1.0:
             raise fields.error("partial_rotary_factor", "is not supported (only full rotation is)")
     theta = scaling.positive_float("rope_theta", config.positive_float("rope_theta", 10000.0))
-    kind = rope_kind(scaling, scaling.get("rope_type", scaling.get("type", "default")))
+    kind = _rope_kind(scaling, scaling.get("rope_type", scaling.get("type", "default")))
     if kind == "linear":
         return RopeConfig(theta=theta, kind=kind, factor=scaling.positive_float("factor"))
     if kind == "llama3":
@@ -29,7 +31,7 @@ def load_rope(config: Fields, max_position: int) -> RopeConfig:
             factor=scaling.positive_float("factor"),
             low_freq_factor=scaling.positive_float("low_freq_factor"),
             high_freq_factor=scaling.positive_float("high_freq_factor"),
-            original_max_position=scaling.positive_int("original_max_position_embeddings", max_position),
+            original_max_position=_original_max_position(config, scaling, max_position),
         )
         if rope.high_freq_factor <= rope.low_freq_factor:
             raise scaling.error("high_freq_factor", "must be above low_freq_factor")
@@ -37,9 +39,15 @@ def load_rope(config: Fields, max_position: int) -> RopeConfig:
     return RopeConfig(theta=theta)
 
 
-def rope_kind(fields: Fields, kind: Any) -> Literal["default", "linear", "llama3"]:
+def _original_max_position(config: Fields, scaling: Fields, max_position: int) -> int:
+    """Like transformers, the config's own key wins over the one beside the other rope settings."""
+    key = "original_max_position_embeddings"
+    return config.positive_int(key, scaling.positive_int(key, max_position))
+
+
+def _rope_kind(fields: Fields, kind: Any) -> Literal["default", "linear", "llama3"]:
     """Check the name of a rope scaling."""
     if kind in ("default", "linear", "llama3"):
         checked: Literal["default", "linear", "llama3"] = kind
         return checked
-    raise ValueError(f"{fields.where}: rope type {kind!r} is not supported; supported are default, linear, llama3")
+    raise fields.error("rope_type", f"{kind!r} is not supported; supported are default, linear, llama3")

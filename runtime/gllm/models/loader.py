@@ -78,13 +78,17 @@ def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
             continue
         for name, rows in parameter.parts:
             shape = parameter.shape_of(rows)
-            found = source.shapes.get(name)
+            found = source.tensors.get(name)
             if found is None:
                 raise ValueError(f"{path} has no tensor {name}, which {model.config.architecture} needs")
-            if found != shape:
-                raise ValueError(f"{path}: tensor {name} has shape {list(found)}, but the config says {list(shape)}")
+            if found.shape != shape:
+                raise ValueError(
+                    f"{path}: tensor {name} has shape {list(found.shape)}, but the config says {list(shape)}"
+                )
+            if not found.readable:
+                raise ValueError(f"{path}: tensor {name} has type {found.dtype}, which is not supported")
             expected.add(name)
-    extras = sorted(name for name in source.shapes if name not in expected and not name.endswith(_KNOWN_EXTRAS))
+    extras = sorted(name for name in source.tensors if name not in expected and not name.endswith(_KNOWN_EXTRAS))
     if extras:
         logger.warning("checkpoint has %d tensors that the model does not use, first %s", len(extras), extras[0])
 

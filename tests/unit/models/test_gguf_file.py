@@ -1,0 +1,133 @@
+"""GGUF headers and tensors: every type, every slice, every way to be broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from fixtures.tiny_models import write_gguf
+from gllm.checkpoint import chunks
+from gllm.checkpoint.gguf_file import GGUFFile
+from gllm.checkpoint.gguf_source import SUPPORTED_TYPES, GGUFSource
+from gllm.model_config_loader import load_model_config
+
+TinyModel = Callable[[str], Path]
+
+
+def write_tensor(path: Path, name: str, raw: np.ndarray, kind: gguf.GGMLQuantizationType) -> Path:
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_tensor(name, raw, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", sorted(SUPPORTED_TYPES), ids=lambda kind: kind.name)
+def test_every_type_is_dequantized(kind: gguf.GGMLQuantizationType, tmp_path: Path) -> None:
+    rows, columns = 20, 512
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(kind).integers(0, 256, (rows, columns // block * block_bytes), dtype=np.uint8)
+    # No infinities or NaN among the scales: clear the top exponent bit of every second byte.
+    raw[:, 1::2] &= 0xBF
+    raw[:, 0::2] &= 0xBF
+    expected = torch.from_numpy(gguf.quants.dequantize(raw, kind).copy()).reshape(rows, columns)
+    source = GGUFSource(write_tensor(tmp_path / "model.gguf", "blk.3.ffn_up.weight", raw, kind))
+    info = source.tensors["model.layers.3.mlp.up_proj.weight"]
+    assert (info.shape, info.dtype, info.readable) == ((rows, columns), kind.name, True)
+    out = torch.empty(rows, columns)
+    source.read("model.layers.3.mlp.up_proj.weight", out)
+    assert torch.equal(out, expected)
+    piece = torch.empty(7, 100, dtype=torch.bfloat16)
+    source.read("model.layers.3.mlp.up_proj.weight", piece, slice(5, 12), slice(300, 400))
+    assert torch.equal(piece, expected[5:12, 300:400].bfloat16())
+
+
+@pytest.mark.parametrize("quant", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 2**25])
+def test_llama_heads_are_put_back(
+    quant: str, chunk_bytes: int, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunk_bytes)
+    folder = tiny_model("llama-bias")
+    source = GGUFSource(write_gguf(folder, tmp_path / "model.gguf", quant))
+    originals = load_file(folder / "model.safetensors")
+    assert set(source.tensors) == set(originals)
+    kind = gguf.GGMLQuantizationType[quant]
+    for name, original in originals.items():
+        expected = original
+        if original.ndim == 2:
+            # Blocks lie within a row, so quantizing before or after the permutation of rows is the same.
+            expected = torch.from_numpy(
+                gguf.quants.dequantize(gguf.quants.quantize(original.numpy(), kind), kind).copy()
+            )
+        out = torch.empty(original.shape)
+        source.read(name, out)
+        assert torch.equal(out, expected), name
+        middle = slice(len(original) // 4, len(original) // 2 + 1)
+        source.read(name, out[middle], middle)
+        assert torch.equal(out, expected), name
+
+
+def test_unreadable_types_are_known_before_reading(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.IQ4_NL
+    raw = np.zeros((4, 18), np.uint8)
+    source = GGUFSource(write_tensor(tmp_path / "model.gguf", "output.weight", raw, kind))
+    assert not source.tensors["lm_head.weight"].readable
+
+
+def test_header_values(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = write_gguf(tiny_model("llama"), tmp_path / "model.gguf", "Q8_0")
+    ours, theirs = GGUFFile(path), gguf.GGUFReader(path)
+    for key, field in theirs.fields.items():
+        if not key.startswith("GGUF."):
+            assert ours.metadata[key] == field.contents(), key
+    for tensor in theirs.tensors:
+        mine = ours.tensors[tensor.name]
+        assert mine.shape == tuple(reversed(tensor.shape.tolist()))
+        assert (mine.offset, mine.num_bytes) == (tensor.data_offset, tensor.n_bytes)
+
+
+def test_broken_files_are_named(tiny_model: TinyModel, tmp_path: Path) -> None:
+    whole = write_gguf(tiny_model("llama"), tmp_path / "whole.gguf", "Q8_0").read_bytes()
+    path = tmp_path / "broken.gguf"
+    for content, message in (
+        (b"", "broken.gguf is not a readable GGUF file"),
+        (b"PK\x03\x04" + whole[4:], "does not start with GGUF"),
+        (whole[:4] + b"\x01\0\0\0" + whole[8:], "version 1 is not supported"),
+        (whole[:500], "it is truncated"),
+        (whole[:-1000], "truncated: tensor .* ends past the end of the file"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            GGUFFile(path)
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        GGUFFile(tmp_path / "nowhere.gguf")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_random_damage_is_a_value_error(data: st.DataObject, tiny_model: TinyModel, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.gguf"
+    if not whole.exists():
+        write_gguf(tiny_model("llama3"), whole, "Q8_0")
+    content = bytearray(whole.read_bytes())
+    header = GGUFFile(whole).tensors["rope_freqs.weight"].offset
+    for at in data.draw(st.lists(st.integers(0, header - 1), max_size=4)):
+        content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(content[: data.draw(st.integers(header // 2, len(content)))])
+    try:
+        load_model_config(path)
+        GGUFSource(path)
+    except ValueError as error:
+        assert str(path) in str(error)

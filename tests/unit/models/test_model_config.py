@@ -1,0 +1,332 @@
+"""config.json in its historic spellings, GGUF metadata, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from fixtures.tiny_models import BOS_ID, EOS_ID, VARIANTS, VOCAB_SIZE, write_gguf
+from gllm.model_config import ModelConfig, RopeConfig
+from gllm.model_config_loader import load_model_config
+from gllm.model_config_loader.fields import SUPPORTED_ARCHITECTURES
+from gllm.models.registry import model_class
+
+TinyModel = Callable[[str], Path]
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-05,
+    "vocab_size": 32000,
+    "torch_dtype": "float16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3_SCALING = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 8, "rope_theta": 1000000.0}
+QWEN3 = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 8}
+MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 8, "sliding_window": None}
+
+
+def write(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None = None) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
+
+
+def load(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None = None) -> ModelConfig:
+    return load_model_config(write(folder, config, generation))
+
+
+def test_llama_2_with_nothing_but_the_old_keys(tmp_path: Path) -> None:
+    assert load(tmp_path, LLAMA) == ModelConfig(
+        architecture="LlamaForCausalLM",
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        vocab_size=32000,
+        max_position=4096,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig(theta=10000.0),
+        tie_word_embeddings=False,
+        attention_bias=False,
+        dtype="float16",
+        eos_token_ids=(2,),
+        bos_token_id=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "rope"),
+    [
+        ({}, RopeConfig()),
+        ({"rope_theta": 500000.0, "rope_scaling": None}, RopeConfig(theta=500000.0)),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, RopeConfig(theta=5e5)),
+        ({"rope_scaling": {"rope_type": "default"}}, RopeConfig()),
+        (
+            {"rope_theta": 100000, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            RopeConfig(theta=100000.0, kind="linear", factor=4.0),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4}},
+            RopeConfig(theta=1e5, kind="linear", factor=4.0),
+        ),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3_SCALING}},
+            RopeConfig(theta=5e5, kind="llama3", factor=8.0),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3_SCALING, "factor": 32.0}},
+            RopeConfig(theta=5e5, kind="llama3", factor=32.0),
+        ),
+        (
+            {
+                "original_max_position_embeddings": 1024,
+                "rope_scaling": {"rope_type": "llama3", **LLAMA3_SCALING},
+            },
+            RopeConfig(kind="llama3", factor=8.0, original_max_position=1024),
+        ),
+    ],
+)
+def test_rope_spellings(keys: dict[str, Any], rope: RopeConfig, tmp_path: Path) -> None:
+    assert load(tmp_path, LLAMA | keys).rope == rope
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (LLAMA | {"num_key_value_heads": None}, {"num_kv_heads": 32}),
+        (LLAMA | {"num_key_value_heads": 4}, {"num_kv_heads": 4}),
+        (LLAMA | {"head_dim": 64}, {"head_dim": 64}),
+        (LLAMA | {"attention_bias": True}, {"attention_bias": True, "attention_out_bias": True, "mlp_bias": False}),
+        (LLAMA | {"mlp_bias": True}, {"attention_bias": False, "mlp_bias": True}),
+        (LLAMA | {"tie_word_embeddings": True}, {"tie_word_embeddings": True}),
+        (LLAMA | {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
+        (LLAMA | {"torch_dtype": None}, {"dtype": "float32"}),
+        (LLAMA | {"eos_token_id": [7, 8]}, {"eos_token_ids": (7, 8)}),
+        (LLAMA | {"eos_token_id": None, "bos_token_id": None}, {"eos_token_ids": (), "bos_token_id": None}),
+        ({**LLAMA, "architectures": None, "model_type": "llama"}, {"architecture": "LlamaForCausalLM"}),
+        (QWEN2, {"attention_bias": True, "attention_out_bias": False, "rope": RopeConfig(theta=1e6)}),
+        (QWEN2 | {"sliding_window": 4096, "use_sliding_window": False}, {"num_kv_heads": 8}),
+        (QWEN3, {"head_dim": 128, "attention_bias": False}),
+        (MISTRAL, {"architecture": "MistralForCausalLM"}),
+        (MISTRAL | {"sliding_window": 4096}, {"max_position": 4096}),
+    ],
+)
+def test_defaults_and_variants(config: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+    loaded = load(tmp_path, config)
+    assert {key: getattr(loaded, key) for key in expected} == expected
+
+
+def test_generation_config_gives_defaults_and_wins_for_eos(tmp_path: Path) -> None:
+    generation = {
+        "do_sample": True,
+        "eos_token_id": [128001, 128009],
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 20,
+        "min_p": None,
+        "repetition_penalty": 1.05,
+        "transformers_version": "4.40",
+    }
+    loaded = load(tmp_path, LLAMA, generation)
+    assert loaded.eos_token_ids == (128001, 128009)
+    assert loaded.generation_defaults == {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.05}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA | {"architectures": ["GPT2LMHeadModel"]}, "'GPT2LMHeadModel' is not supported; supported are Llama"),
+        (LLAMA | {"architectures": []}, "architectures None is not supported"),
+        (LLAMA | {"architectures": [["x"]]}, "is not supported"),
+        (LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantization_config \(gptq\) is not"),
+        (LLAMA | {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        (LLAMA | {"hidden_size": None}, "hidden_size is missing"),
+        (LLAMA | {"hidden_size": "big"}, "hidden_size must be an integer from 1 to"),
+        (LLAMA | {"num_hidden_layers": 10**9}, "num_hidden_layers must be an integer from 1 to 4096"),
+        (LLAMA | {"num_attention_heads": 0}, "num_attention_heads must be an integer"),
+        (LLAMA | {"num_attention_heads": 33}, r"hidden_size \(4096\) is no multiple of num_attention_heads \(33\)"),
+        (LLAMA | {"num_key_value_heads": 5}, "no multiple of the number of key-value heads"),
+        (LLAMA | {"head_dim": 33}, r"head_dim \(33\) must be even"),
+        (LLAMA | {"rms_norm_eps": -1}, "rms_norm_eps must be a positive number"),
+        (LLAMA | {"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
+        (LLAMA | {"torch_dtype": "float8_e4m3fn"}, "torch_dtype 'float8_e4m3fn' is not supported"),
+        (LLAMA | {"eos_token_id": "</s>"}, "eos_token_id must be a token id"),
+        (LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_type 'yarn' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4}}, "rope_type 'dynamic' is not supported"),
+        (LLAMA | {"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
+        (LLAMA | {"rope_scaling": [1]}, "rope_scaling must be an object"),
+        (LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differs between layers"),
+        (LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor is missing"),
+        (
+            LLAMA | {"rope_scaling": {"rope_type": "llama3", **LLAMA3_SCALING, "high_freq_factor": 1.0}},
+            "high_freq_factor must be above low_freq_factor",
+        ),
+        (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+        (QWEN2 | {"use_sliding_window": True}, "sliding_window is not supported"),
+        (QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window is not supported"),
+        (MISTRAL | {"max_position_embeddings": 32768, "sliding_window": 4096}, "sliding_window is not supported"),
+        (
+            {key: value for key, value in MISTRAL.items() if key != "sliding_window"}
+            | {"max_position_embeddings": 8192},
+            "sliding_window is not supported",
+        ),
+    ],
+)
+def test_refusals_are_one_line_that_names_the_key(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path, config)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        load_model_config(tmp_path)
+    with pytest.raises(ValueError, match="'nowhere' does not exist: give a Hugging Face folder or a GGUF file"):
+        load_model_config("nowhere")
+    for content in ("{", "[1]", "[" * 100_000):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            load_model_config(tmp_path)
+    with pytest.raises(ValueError, match="temperature must be a number"):
+        load(tmp_path, LLAMA, {"temperature": "hot"})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_transformers_writes_today(variant: str, tiny_model: TinyModel) -> None:
+    config = load_model_config(tiny_model(variant))
+    assert (config.hidden_size, config.num_layers, config.num_heads, config.vocab_size) == (64, 3, 4, VOCAB_SIZE)
+    assert config.dtype == "float32"
+    assert (config.bos_token_id, config.eos_token_ids) == (BOS_ID, (EOS_ID,))
+    assert config.generation_defaults == {"temperature": 0.6, "top_p": 0.9, "top_k": 20}
+    assert config.tie_word_embeddings == variant.endswith("-tied")
+
+
+@pytest.mark.parametrize("variant", ["llama", "llama-tied", "llama-bias", "deepseek-coder", "qwen2", "qwen3-tied"])
+def test_gguf_says_what_the_folder_says(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+    folder = tiny_model(variant)
+    expected = load_model_config(folder)
+    actual = load_model_config(write_gguf(folder, tmp_path / "model.gguf", "F32"))
+    for name in ModelConfig.__struct_fields__:
+        if name not in ("generation_defaults", "rms_norm_eps"):
+            assert getattr(actual, name) == getattr(expected, name), name
+    assert actual.rms_norm_eps == pytest.approx(expected.rms_norm_eps)
+
+
+def test_gguf_dtype_and_llama3_divisors(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for quant, dtype in (("F16", "float16"), ("BF16", "bfloat16"), ("Q4_0", "bfloat16")):
+        assert load_model_config(write_gguf(tiny_model("llama3"), path, quant)).dtype == dtype
+    rope = load_model_config(path).rope
+    assert rope.kind == "factors"
+    assert len(rope.frequency_factors) == 16
+    assert (rope.frequency_factors[0], rope.frequency_factors[-1]) == (1.0, 8.0)
+
+
+def gguf_with(path: Path, architecture: str = "llama", **fields: Any) -> Path:
+    """A header with one tensor; `fields` override or (None) drop keys, with __ for the dots."""
+    values: dict[str, Any] = {
+        f"{architecture}.block_count": 1,
+        f"{architecture}.context_length": 64,
+        f"{architecture}.embedding_length": 32,
+        f"{architecture}.feed_forward_length": 64,
+        f"{architecture}.attention.head_count": 2,
+        f"{architecture}.attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    tensors = {"token_embd.weight": np.zeros((8, 32), np.float32)}
+    for name, value in fields.items():
+        if isinstance(value, np.ndarray):
+            tensors[name.replace("__", ".")] = value
+        else:
+            values[name.replace("__", ".")] = value
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in values.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_gguf_optional_keys(tmp_path: Path) -> None:
+    config = load_model_config(
+        gguf_with(
+            tmp_path / "model.gguf",
+            tokenizer__ggml__eos_token_id=5,
+            tokenizer__ggml__eot_token_id=6,
+            general__sampling__temp=0.6,
+            general__sampling__top_k=20,
+            llama__rope__scale_linear=2.0,
+        )
+    )
+    assert (config.num_kv_heads, config.head_dim, config.vocab_size) == (2, 16, 8)
+    assert config.eos_token_ids == (5, 6)
+    assert config.generation_defaults == {"temperature": 0.6, "top_k": 20}
+    assert config.rope == RopeConfig(kind="linear", factor=2.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "message"),
+    [
+        ("gemma", {}, "general.architecture 'gemma' is not supported; supported are llama, qwen2, qwen3"),
+        ("llama", {"split__count": 2}, "split.count is above 1: merge the parts"),
+        ("llama", {"llama__expert_count": 8}, "expert_count is above 0"),
+        ("llama", {"llama__block_count": None}, "llama.block_count is missing"),
+        ("llama", {"llama__attention__head_count": [2, 4]}, "head_count must be an integer"),
+        ("llama", {"llama__rope__dimension_count": 8}, "rope.dimension_count differs from the head's 16"),
+        ("llama", {"llama__rope__scaling__type": "yarn"}, "scaling.type 'yarn' is not supported"),
+        ("llama", {"rope_freqs__weight": np.ones(3, np.float32)}, "rope_freqs.weight must hold 8 F32 values"),
+        ("llama", {"rope_freqs__weight": np.zeros(8, np.float32)}, "rope_freqs.weight must be positive"),
+    ],
+)
+def test_gguf_refusals(architecture: str, fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = gguf_with(tmp_path / "model.gguf", architecture, **fields)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_config_loads_without_torch() -> None:
+    code = "import sys, gllm.model_config_loader; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_architecture_the_loader_accepts_has_a_class(tiny_model: TinyModel) -> None:
+    served = {load_model_config(tiny_model(variant)).architecture for variant in VARIANTS}
+    assert served == set(SUPPORTED_ARCHITECTURES)
+    for variant in VARIANTS:
+        assert model_class(load_model_config(tiny_model(variant)))
