@@ -30,5 +30,5 @@ def configure_socket(socket: Any, identity: str | None = None) -> None:
     socket.setsockopt(zmq.RCVHWM, 0)
     if identity is not None:
         socket.setsockopt(zmq.IDENTITY, identity.encode())
-    if socket.socket_type == zmq.ROUTER:
+    if socket.type == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
