@@ -55,6 +55,12 @@ class NativeAttention:
         base = -(-self._pool.ctypes.data // 64) * 64
         self._layers = [base + layer * layer_bytes for layer in range(self.shape.num_layers)]
 
+    def poison(self, value: float) -> None:
+        """Fill the pool with a value that no result may show; for tests."""
+        assert self._pool is not None
+        bits = torch.full((1,), value, dtype=self.shape.dtype).view(torch.uint8).numpy()
+        self._pool[:] = np.resize(bits, self._pool.shape)
+
     def plan(self, batch: AttentionBatch) -> Any:
         query_lens = np.ascontiguousarray(batch.query_lens, dtype=np.int32)
         kv_lens = np.ascontiguousarray(batch.kv_lens, dtype=np.int32)

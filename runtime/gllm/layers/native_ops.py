@@ -7,6 +7,7 @@ nothing is checked twice. A row's result never depends on the other rows of the 
 from __future__ import annotations
 
 import torch
+
 from gllm_kernels import cpu
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
