@@ -12,6 +12,7 @@ import argparse
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 
 from gllm.config import POLICY_NAMES, EngineConfig
 from gllm.engine.collector import calm_collector
@@ -54,14 +55,13 @@ class Load:
             self.live += 1
 
 
-def measure(running: int, steps: int, policy: str) -> dict[str, list[float]]:
+def measure(running: int, steps: int, policy: str, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of each phase in each step; only the steps in which every request runs are counted."""
     load = Load(running, policy)
     scheduler = load.scheduler
     decode = decoder(WorkerToEngine).decode
     in_flight: deque[StepPlan] = deque()
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    clock = time.perf_counter
     while len(times["total"]) < steps:
         load.refill()
         # One step is always ahead, as on a worker that is busy: its plan was timed in the turn before.
@@ -95,12 +95,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--running", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time: other processes' load does not count")
     parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
     arguments = parser.parse_args()
+    clock = time.thread_time if arguments.cpu_time else time.perf_counter
     calm_collector()
     print(f"{'running':>8}" + "".join(f"{phase + ' p50/p99':>24}" for phase in PHASES) + "   (ms)")
     for running in arguments.running:
-        times = measure(running, arguments.steps, arguments.policy)
+        times = measure(running, arguments.steps, arguments.policy, clock)
         cells = (
             f"{1e3 * percentile(times[phase], 0.5):.3f} / {1e3 * percentile(times[phase], 0.99):.3f}"
             for phase in PHASES

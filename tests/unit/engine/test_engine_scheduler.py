@@ -1,0 +1,300 @@
+"""Single behaviours of the scheduler, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from engine_fakes import EOS, VOCAB, FakeWorker, generate, make_sequence, next_token
+
+from gllm.config import EngineConfig
+from gllm.engine.kv_pages import PagePool
+from gllm.engine.scheduler import Scheduler
+from gllm.messages import RequestOutput, StepPlan, StepResult
+
+
+class Bench:
+    """A scheduler over a small pool, and its worker."""
+
+    def __init__(self, *, pp: int = 1, num_pages: int = 64, page_size: int = 4, **settings: Any) -> None:
+        config = EngineConfig(model="", **{"max_num_seqs": 8, "max_prefill_tokens": 64, **settings})
+        self.pool = PagePool(num_pages, page_size, prefix_caching=config.enable_prefix_caching)
+        self.time = 0.0
+        self.scheduler = Scheduler(
+            config, self.pool, max_model_len=num_pages * page_size, pp=pp, clock=lambda: self.time
+        )
+        self.worker = FakeWorker(num_pages, page_size, config.max_num_seqs)
+        self.results: list[StepResult] = []
+
+    def add(self, request_id: str, prompt: list[int], **options: Any) -> None:
+        self.scheduler.add(make_sequence(request_id, prompt, max_model_len=self.scheduler.max_model_len, **options))
+
+    def plan(self) -> StepPlan:
+        plan = self.scheduler.schedule()
+        assert plan is not None
+        self.results.append(self.worker.execute(plan))
+        return plan
+
+    def answer(self) -> list[RequestOutput]:
+        outputs = self.scheduler.process_result(self.results.pop(0))
+        return [output for entries in outputs.values() for output in entries]
+
+    def run(self) -> Iterator[RequestOutput]:
+        """All outputs until nothing is left."""
+        while True:
+            while (plan := self.scheduler.schedule()) is not None:
+                self.results.append(self.worker.execute(plan))
+            if not self.results:
+                return
+            yield from self.answer()
+
+
+def tokens_of(outputs: Iterator[RequestOutput] | list[RequestOutput], request_id: str) -> list[int]:
+    return [token for output in outputs if output.request_id == request_id for token in output.token_ids]
+
+
+def test_the_next_decode_is_planned_before_the_last_token_is_known() -> None:
+    bench = Bench()
+    bench.add("a", [1, 2, 3], stop_token_ids=())
+    assert bench.plan().samples == [True]
+    second = bench.plan()
+    assert (second.slots, second.num_tokens, second.new) == ([0], [1], [])
+    assert bench.scheduler.schedule() is None, "two steps are in flight"
+    [output] = bench.answer()
+    assert output.token_ids == [next_token([1, 2, 3])]
+
+
+def test_with_more_stages_a_decode_waits_for_its_token() -> None:
+    bench = Bench(pp=2)
+    bench.add("a", [1, 2, 3], stop_token_ids=())
+    bench.plan()
+    assert bench.scheduler.schedule() is None
+    bench.answer()
+    assert bench.plan().num_tokens == [1]
+    assert bench.scheduler.schedule() is None
+
+
+def test_chunks_of_one_prompt_fly_in_successive_micro_batches() -> None:
+    bench = Bench(pp=3, max_prefill_tokens=8, policy="chunked_prefill")
+    bench.add("a", list(range(28)), max_tokens=1)
+    plans = [bench.plan() for _ in range(4)]
+    assert [plan.num_tokens for plan in plans] == [[8], [8], [8], [4]]
+    assert [plan.samples for plan in plans] == [[False], [False], [False], [True]]
+    assert [len(plan.new) for plan in plans] == [1, 0, 0, 0]
+    assert [bench.answer() for _ in range(3)] == [[], [], []]
+    [output] = bench.answer()
+    assert output.finish_reason == "length"
+
+
+def test_max_tokens_is_never_overshot() -> None:
+    bench = Bench()
+    bench.add("a", [1, 2, 3], max_tokens=2, stop_token_ids=())
+    bench.plan()
+    bench.plan()
+    bench.answer()
+    assert bench.scheduler.schedule() is None
+    assert [output.finish_reason for output in bench.answer()] == ["length"]
+    assert not bench.scheduler.has_work
+    assert bench.pool.num_free == bench.pool.num_pages
+
+
+def test_the_context_ends_a_request_without_max_tokens() -> None:
+    bench = Bench(num_pages=3)
+    bench.add("a", [1, 2, 3], max_tokens=None, stop_token_ids=())
+    outputs = list(bench.run())
+    assert len(tokens_of(outputs, "a")) == 9
+    assert outputs[-1].finish_reason == "length"
+
+
+def test_a_token_sampled_after_eos_is_discarded() -> None:
+    prompt = next(p for p in ([i, 0] for i in range(1000)) if EOS in generate(p, make_sequence("", p).sampling, 99)[1:])
+    bench = Bench()
+    bench.add("a", prompt)
+    outputs = list(bench.run())
+    assert tokens_of(outputs, "a") == generate(prompt, make_sequence("", prompt).sampling, 99)
+    assert (outputs[-1].finish_reason, outputs[-1].stop_token_id) == ("stop", EOS)
+    assert bench.scheduler.num_in_flight == 0
+
+
+def test_min_tokens_keeps_a_stop_token_from_ending_the_request() -> None:
+    prompt = next([i, 0] for i in range(1000) if next_token([i, 0]) == EOS)
+    bench = Bench()
+    bench.add("a", prompt, min_tokens=3, max_tokens=3)
+    assert [len(tokens_of(list(bench.run()), "a"))] == [3]
+
+
+def test_scoring_a_prompt_generates_nothing() -> None:
+    bench = Bench(max_prefill_tokens=4, policy="chunked_prefill")
+    bench.add("a", [1, 2, 3, 4, 5, 6], max_tokens=0, prompt_logprobs=0)
+    [output] = list(bench.run())
+    assert output.token_ids == []
+    assert output.finish_reason == "length"
+    assert output.prompt_logprobs is not None
+    assert [entry.token_id if entry else None for entry in output.prompt_logprobs] == [None, 2, 3, 4, 5, 6]
+
+
+def test_a_prompt_seen_before_comes_from_the_cache_but_for_its_last_token() -> None:
+    bench = Bench()
+    prompt = list(range(16))
+    bench.add("a", prompt)
+    first = list(bench.run())
+    bench.add("b", prompt)
+    plan = bench.plan()
+    assert plan.new[0].num_computed_tokens == 12, "never the whole prompt"
+    assert plan.num_tokens == [4]
+    second = [*bench.answer(), *bench.run()]
+    assert tokens_of(second, "b") == tokens_of(first, "a")
+    assert second[0].num_cached_tokens == 12
+    stats = bench.scheduler.stats()
+    assert (stats.prefix_cache_queries, stats.prefix_cache_hits) == (32, 12)
+
+
+def test_generated_tokens_are_cached_too() -> None:
+    bench = Bench()
+    bench.add("a", list(range(6)), max_tokens=11, stop_token_ids=())
+    answer = tokens_of(bench.run(), "a")
+    bench.add("b", [*range(6), *answer, 1, 2])
+    assert bench.plan().new[0].num_computed_tokens == 16
+
+
+@pytest.mark.parametrize("options", [{"salt": "other"}, {"prompt_logprobs": 1}])
+def test_requests_that_must_not_look_in_the_cache(options: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.add("a", list(range(16)))
+    list(bench.run())
+    bench.add("b", list(range(16)), **options)
+    assert bench.plan().new[0].num_computed_tokens == 0
+
+
+def test_waiting_tokens_are_net_of_prefix_hits() -> None:
+    bench = Bench(max_num_seqs=1)
+    bench.add("a", list(range(16)), max_tokens=4, stop_token_ids=())
+    bench.plan()
+    bench.add("b", [*range(16), 40, 41])
+    assert bench.scheduler.snapshot().waiting_tokens == 2
+    assert bench.scheduler.stats().num_waiting == 1
+
+
+def test_smaller_priority_is_served_first_then_arrival() -> None:
+    bench = Bench(max_num_seqs=1)
+    for request_id, priority in (("late", 1), ("a", 0), ("b", 0), ("urgent", -5)):
+        bench.add(request_id, [1, 2, 3], priority=priority, max_tokens=1)
+    assert [output.request_id for output in bench.run()] == ["urgent", "a", "b", "late"]
+
+
+def test_the_latest_of_the_lowest_priority_is_preempted_and_goes_on() -> None:
+    bench = Bench(num_pages=6, kv_threshold=0.0)
+    for request_id, priority in (("first", 0), ("low", 1), ("last", 0)):
+        bench.add(request_id, [len(request_id)] * 7, priority=priority, max_tokens=8, stop_token_ids=())
+    outputs = list(bench.run())
+    assert bench.scheduler.stats().num_preemptions > 0
+    ended = {output.request_id: output for output in outputs if output.finish_reason}
+    assert ended["first"].num_preemptions == 0
+    assert ended["low"].num_preemptions >= 1
+    for request_id in ended:
+        prompt = [len(request_id)] * 7
+        assert tokens_of(outputs, request_id) == generate(
+            prompt, make_sequence("", prompt, stop_token_ids=()).sampling, 99
+        )
+
+
+def test_an_abort_frees_pages_and_slot_for_the_next_plan() -> None:
+    bench = Bench(num_pages=4, max_num_seqs=1)
+    bench.add("a", list(range(12)), stop_token_ids=())
+    bench.add("b", [9] * 12)
+    first = bench.plan()
+    output = bench.scheduler.abort("a")
+    assert output is not None
+    assert output.finish_reason == "abort"
+    assert bench.pool.num_free == 4
+    second = bench.plan()
+    assert second.freed == first.slots == second.slots
+    assert bench.answer() == [], "what the aborted request sampled is dropped"
+    assert bench.scheduler.abort("a") is None
+
+
+def test_only_the_client_of_a_request_may_abort_it() -> None:
+    bench = Bench()
+    bench.add("a", [1], client=b"one")
+    assert bench.scheduler.abort("a", b"two") is None
+    assert bench.scheduler.requests_of(b"one") == ["a"]
+    assert bench.scheduler.abort("a", b"one") is not None
+
+
+def test_a_failed_row_ends_its_request_only() -> None:
+    bench = Bench()
+    bench.add("a", [1, 2], max_tokens=2, stop_token_ids=())
+    bench.add("b", [3, 4], max_tokens=2, stop_token_ids=())
+    bench.plan()
+    bench.results[0].errors = [(0, "bad grammar")]
+    bench.results[0].token_ids[0] = -1
+    failed, good = bench.answer()
+    assert (failed.request_id, failed.finish_reason, failed.error) == ("a", "error", "bad grammar")
+    assert (good.request_id, good.finish_reason) == ("b", None)
+    assert [output.finish_reason for output in bench.run()] == ["length"]
+
+
+@pytest.mark.parametrize("change", [{"step": 9}, {"token_ids": []}, {"token_ids": [1, 2]}, {"logprobs": [None, None]}])
+def test_an_answer_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.add("a", [1, 2])
+    bench.plan()
+    for field, value in change.items():
+        setattr(bench.results[0], field, value)
+    with pytest.raises(ValueError, match="step"):
+        bench.answer()
+
+
+def test_the_first_token_tells_the_times() -> None:
+    bench = Bench(max_num_seqs=1)
+    bench.add("a", [1], max_tokens=1)
+    bench.time = 3.0
+    bench.plan()
+    bench.time = 5.0
+    [output] = bench.answer()
+    assert (output.queue_time, output.prefill_time) == (3.0, 2.0)
+
+
+def test_progress_is_measured_only_while_there_is_work() -> None:
+    bench = Bench()
+    bench.time = 100.0
+    assert bench.scheduler.stats().seconds_since_progress == 0.0
+    bench.add("a", [1], max_tokens=1)
+    bench.time = 107.0
+    assert bench.scheduler.stats().seconds_since_progress == 7.0
+    bench.plan()
+    bench.time = 110.0
+    assert bench.scheduler.stats().seconds_since_progress == 10.0
+    bench.answer()
+    assert bench.scheduler.stats().seconds_since_progress == 0.0
+
+
+def test_stats_describe_the_last_step() -> None:
+    bench = Bench()
+    bench.add("a", [1, 2, 3], stop_token_ids=())
+    bench.plan()
+    bench.plan()
+    bench.answer()
+    bench.results[0].elapsed = 0.25
+    bench.answer()
+    stats = bench.scheduler.stats()
+    assert (stats.step, stats.step_prefill_tokens, stats.step_decode_tokens, stats.step_time) == (2, 0, 1, 0.25)
+    assert (stats.num_running, stats.num_inflight, stats.kv_usage) == (1, 0, 1 / 64)
+
+
+def test_unfinished_prefills_that_hold_the_whole_pool_do_not_wait_for_each_other() -> None:
+    bench = Bench(num_pages=8, max_prefill_tokens=4, policy="chunked_prefill", enable_prefix_caching=False)
+    prompts = {"a": [1] * 16, "b": [2] * 16, "c": [3] * 16}
+    for request_id, prompt in prompts.items():
+        bench.add(request_id, prompt, max_tokens=14, stop_token_ids=())
+    outputs = list(bench.run())
+    for request_id, prompt in prompts.items():
+        sampling = make_sequence("", prompt, max_tokens=14, stop_token_ids=()).sampling
+        assert tokens_of(outputs, request_id) == generate(prompt, sampling, 99)
+    assert max(tokens_of(outputs, "a")) < VOCAB
+
+
+def test_a_context_longer_than_the_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_model_len 65"):
+        Scheduler(EngineConfig(model=""), PagePool(4, 16), max_model_len=65)
