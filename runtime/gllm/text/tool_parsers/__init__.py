@@ -1,0 +1,23 @@
+"""Tool calls out of generated text, while it streams."""
+
+from __future__ import annotations
+
+from gllm.text.tool_parsers.formats import HERMES, LLAMA, ToolFormat, tool_format_for
+from gllm.text.tool_parsers.stream import ParsedDelta, ToolCallDelta, ToolParser
+
+__all__ = [
+    "HERMES",
+    "LLAMA",
+    "ParsedDelta",
+    "ToolCallDelta",
+    "ToolFormat",
+    "ToolParser",
+    "tool_format_for",
+    "tool_parser_for",
+]
+
+
+def tool_parser_for(name: str, template_source: str) -> ToolParser | None:
+    """A fresh parser for one generation; None if calls are not parsed. See `tool_format_for`."""
+    chosen = tool_format_for(name, template_source)
+    return None if chosen is None else ToolParser(chosen)
