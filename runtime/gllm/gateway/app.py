@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
-from gllm.gateway.errors import ApiError, from_http_status, from_parameter_error
+from gllm.gateway.errors import ApiError, from_http_status, from_parameter_error, internal_error
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.middleware import ApiKey, Outermost
 from gllm.gateway.openapi import build_openapi
@@ -25,6 +25,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.add_exception_handler(ParameterError, _parameter_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
+    app.add_exception_handler(Exception, _unforeseen)
     document = build_openapi(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     known = frozenset(document["paths"]) | {"/openapi.json"}
@@ -55,6 +56,10 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return from_http_status(error.status_code, request.scope["path"], request.method, error.headers).response()
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return internal_error().response()
 
 
 class _Nothing(Response):

@@ -26,7 +26,7 @@ async def read_body(request: Request, schema: type[S], limit: int) -> S:
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
-        raise from_validation(error.errors(include_url=False, include_input=False)) from None  # type: ignore[arg-type]
+        raise from_validation(error.errors(include_url=False, include_input=False)) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -7,11 +7,53 @@ client so that no field can be accepted without being in here or in `IMPLEMENTED
 from __future__ import annotations
 
 SAMPLING_IMPLEMENTED = frozenset(
-    ["temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "include_stop_str_in_output", "min_tokens", "ignore_eos", "skip_special_tokens", "logit_bias", "logprobs", "prompt_logprobs", "n", "stream", "stream_options", "priority", "cache_salt", "add_special_tokens", "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "model", "max_tokens"]
+    [
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "include_stop_str_in_output",
+        "min_tokens",
+        "ignore_eos",
+        "skip_special_tokens",
+        "logit_bias",
+        "logprobs",
+        "prompt_logprobs",
+        "n",
+        "stream",
+        "stream_options",
+        "priority",
+        "cache_salt",
+        "add_special_tokens",
+        "response_format",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "model",
+        "max_tokens",
+    ]
 )
 
 CHAT_IMPLEMENTED = SAMPLING_IMPLEMENTED | frozenset(
-    ["messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"]
+    [
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template_kwargs",
+    ]
 )
 
 COMPLETION_IMPLEMENTED = SAMPLING_IMPLEMENTED | frozenset({"prompt", "echo", "best_of"})
@@ -61,4 +103,4 @@ REFUSED: dict[str, str] = {
     "return_token_ids": "use 'logprobs' or /tokenize",
     "return_tokens_as_token_ids": "use /tokenize",
 }
-"""Fields of OpenAI and of other servers that are refused, with what to do instead. Others are refused without a hint."""
+"""Fields of OpenAI and of other servers that are refused, and what to do instead. Others are refused too."""

@@ -100,7 +100,7 @@ class Lifecycle:
         self._serving.set()
 
     async def _listen(self) -> None:
-        """Obey the supervisor. If its messages cannot be read the process ends: nobody would tell it of a new engine."""
+        """Obey the supervisor. If it cannot be understood the process ends: nobody else tells of a new engine."""
         try:
             async for message in self._link.messages():
                 if isinstance(message, EngineUp):

@@ -70,7 +70,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
-    """vLLM's `prompt_logprobs`: for each prompt token, {token id: {logprob, rank, decoded_token}}; null for the first."""
+    """vLLM's shape: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first."""
 
     def one(entry: TokenLogprob) -> dict[str, Any]:
         found: dict[str, Any] = {}

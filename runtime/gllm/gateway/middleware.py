@@ -1,4 +1,4 @@
-"""What surrounds every route, as plain ASGI: request id, API key, HTTP counters, and the last line against exceptions.
+"""What surrounds every route, as plain ASGI: request id, API key, HTTP counters.
 
 The order is Outermost(ApiKey(app)); nothing here wraps `receive`, so a disconnect reaches the routes at once.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gllm.gateway.errors import internal_error, unauthorized
+from gllm.gateway.errors import unauthorized
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 class ApiKey:
-    """401 unless the request carries the key. Decided on the raw path of the scope, never on a URL rebuilt from headers."""
+    """401 unless the request carries the key. Decided on the scope's path, never on a URL rebuilt from headers."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class ApiKey:
 
 
 class Outermost:
-    """Gives every answer an X-Request-Id, counts it, and turns an unforeseen exception into a 500 without internals.
+    """Gives every answer an X-Request-Id, counts it, and logs exceptions that nobody foresaw.
 
     route_of: the path's template for the counter; unknown paths share one label, so that scans cannot grow the series.
     """
@@ -75,21 +75,24 @@ class Outermost:
         given = header(scope, b"x-request-id")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
         status = 0
+        complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected error", extra={"path": scope["path"][:200]})
-            if status:
+            # FastAPI has answered; half an answer must end with its connection, which uvicorn does when this leaves.
+            if not complete:
                 raise
-            await internal_error().response()(scope, receive, send_with_id)
         finally:
             route = self._route_of(scope["path"])
             # 499: the client left before there was an answer.

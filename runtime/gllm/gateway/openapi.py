@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's paths, with the bodies that `read_body` checks and the errors that all routes share."""
+"""The OpenAPI document: FastAPI's paths, the bodies that `read_body` checks and the errors of all routes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def render_chat(
         )
     for key in template_kwargs or ():
         if key not in model.template_variables:
-            raise bad_request(f"chat_template_kwargs.{key[:64]}", f"the model's chat template does not use '{key[:64]}'",
+            raise bad_request(f"chat_template_kwargs.{key[:64]}", f"the model's template does not use '{key[:64]}'",
                               "unsupported_parameter")  # fmt: skip
     if add_generation_prompt is None:
         add_generation_prompt = not continue_final_message

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with what it lacks: bounds on the request head in bytes and time, and OpenAI's error shape."""
+"""uvicorn's HTTP protocol with what it lacks: bounds on a request's head in bytes and time, OpenAI's errors."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _ended_message = False
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -32,8 +33,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._ended_message = False
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        # After the end of a message these bytes were (mostly) its own; the next head is counted from the next read.
+        if self._in_head and not self._ended_message and not self.transport.is_closing():
             self._head_bytes += len(data)
             self._watch_head()
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -49,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
+        self._ended_message = True
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, msg, code="invalid_http"))

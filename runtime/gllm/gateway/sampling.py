@@ -11,7 +11,10 @@ from gllm.gateway.schema_base import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import SamplingParams
 
-_PLAIN_FIELDS = ["temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs"]
+_PLAIN_FIELDS = [
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
+    "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs",
+]  # fmt: skip
 _DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
 
 
@@ -55,7 +58,7 @@ def fit_max_tokens(requested: int | None, prompt_tokens: int, max_model_len: int
     if requested is None:
         if room < 1:
             raise context_too_long(
-                f"The prompt has {prompt_tokens} tokens; the context has {max_model_len} and one must be left to answer.",
+                f"The prompt has {prompt_tokens} tokens; the context has {max_model_len}, and one is for the answer.",
                 param,
             )
         return room if fill is None else min(fill, room)

@@ -163,7 +163,7 @@ class GenerationRequest(Schema):
 
     @field_validator("guided_json")
     @classmethod
-    def _bounded(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+    def _bounded_guided_json(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
         check_json(value, "guided_json")
         return value
 

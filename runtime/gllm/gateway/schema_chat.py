@@ -148,7 +148,7 @@ class ChatRequest(GenerationRequest):
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _bounded_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         check_json(value, "chat_template_kwargs")
         return value
 

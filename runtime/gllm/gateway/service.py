@@ -1,4 +1,4 @@
-"""One HTTP request's generation: admitted, submitted as one engine request a choice, seen as a stream of text deltas."""
+"""One HTTP request's generation: an engine request for each choice, seen as one stream of text deltas."""
 
 from __future__ import annotations
 

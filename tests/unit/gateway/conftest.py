@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import openai
 import pytest
-from gateway_fakes import RunningServer, make_server
+from gateway_fakes import FakeEngine, RunningServer, make_server
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,13 @@ def start() -> Iterator[Callable[..., RunningServer]]:
     yield begin
     for server in running:
         server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def wide_http() -> Iterator[httpx.Client]:
+    """A server with room for the largest requests."""
+    with (
+        make_server(engine=FakeEngine(max_model_len=512, max_num_seqs=256)) as running,
+        httpx.Client(base_url=running.url, timeout=20) as client,
+    ):
+        yield client
