@@ -102,7 +102,7 @@ def summarize(records: Sequence[RequestRecord], duration: float, goodput: dict[s
         output_throughput=outputs / duration,
         peak_output_throughput=_busiest_second(good),
         total_token_throughput=(inputs + outputs) / duration,
-        max_concurrent_requests=_peak_concurrency(records),
+        max_concurrent_requests=_peak_concurrency(good),
         ttft=spread([(record.ttft, 1.0) for record in good]),
         tpot=spread([(tpot, 1.0) for record in good if (tpot := record.tpot) is not None]),
         itl=spread([gap for record in good for gap in record.gaps]),
@@ -132,10 +132,10 @@ def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
 
 
 def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
-    """Most requests between sending and end at the same moment."""
+    """Most requests between sending and end at the same moment; one that ends as another starts does not overlap."""
     changes = [(record.start, 1) for record in records] + [(record.start + record.latency, -1) for record in records]
     live = peak = 0
-    for _, change in sorted(changes, key=lambda entry: (entry[0], -entry[1])):
+    for _, change in sorted(changes):
         live += change
         peak = max(peak, live)
     return peak

@@ -83,12 +83,15 @@ def make_requests(
     rate: float = math.inf,
     token_range: Sequence[int] = DEFAULT_TOKEN_RANGE,
     max_model_len: int | None = None,
+    input_len: int | None = None,
+    output_len: int | None = None,
 ) -> list[BenchRequest]:
     """Draw `count` requests of a trace.
 
     Args:
         token_range: [low, high) of the random prompt token ids.
-        max_model_len: shortens prompts, then outputs, of requests that the server could not hold.
+        max_model_len: shortens outputs to half of it, then prompts to the rest, of requests that would not fit.
+        input_len, output_len: fixed lengths in place of drawn ones.
     """
     low, high = token_range
     if not 0 <= low < high:
@@ -104,12 +107,13 @@ def make_requests(
     requests = []
     for index in range(count):
         prompt_len = trace.prompt.sample(lengths_rng)
-        output_len = trace.output.sample(lengths_rng)
+        answer_len = trace.output.sample(lengths_rng)
+        prompt_len, answer_len = input_len or prompt_len, output_len or answer_len
         if max_model_len is not None:
-            output_len = min(output_len, max_model_len - MIN_LENGTH)
-            prompt_len = min(prompt_len, max_model_len - output_len)
+            answer_len = min(answer_len, max_model_len // 2)
+            prompt_len = min(prompt_len, max_model_len - answer_len)
         token_ids = [tokens_rng.randrange(low, high) for _ in range(prompt_len)]
-        requests.append(BenchRequest(index, token_ids, output_len, arrivals[index]))
+        requests.append(BenchRequest(index, token_ids, answer_len, arrivals[index]))
     return requests
 
 

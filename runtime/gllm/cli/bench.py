@@ -19,8 +19,16 @@ from gllm.bench.traces import TRACES, make_requests, token_range_for
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
 
-TraceName = StrEnum("TraceName", {name: name for name in TRACES})
-_DEFAULT_TRACE = TraceName("sharegpt")
+
+class TraceName(StrEnum):
+    """The keys of TRACES, as typer wants choices."""
+
+    sharegpt = "sharegpt"
+    azure = "azure"
+    decode = "decode"
+    prefill = "prefill"
+    cpu = "cpu"
+
 
 _TRACE_HELP = "; ".join(
     f"{trace.name}: {trace.about} (mean {trace.prompt.mean:g} in, {trace.output.mean:g} out)"
@@ -113,7 +121,7 @@ def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
     api_key: Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Bearer token.")] = "",
-    trace: TraceOption = _DEFAULT_TRACE,
+    trace: TraceOption = TraceName.sharegpt,
     num_prompts: NumPromptsOption = None,
     request_rate: Annotated[
         str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")

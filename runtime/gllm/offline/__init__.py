@@ -1,0 +1,1 @@
+"""The engine without HTTP: what `gllm.LLM` and the offline commands are made of."""
