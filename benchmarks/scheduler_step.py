@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from gllm.config import POLICY_NAMES, EngineConfig
+from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.collector import calm_collector
 from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.scheduler import Scheduler
@@ -35,7 +35,7 @@ def percentile(values: list[float], share: float) -> float:
 class Load:
     """Keeps `running` requests alive."""
 
-    def __init__(self, running: int, policy: str) -> None:
+    def __init__(self, running: int, policy: PolicyName) -> None:
         config = EngineConfig(model="", max_num_seqs=running, policy=policy, max_prefill_tokens=8192)
         pool = PagePool(running * 96, config.page_size)
         self.scheduler = Scheduler(config, pool, max_model_len=1400)
@@ -55,7 +55,7 @@ class Load:
             self.live += 1
 
 
-def measure(running: int, steps: int, policy: str, clock: Callable[[], float]) -> dict[str, list[float]]:
+def measure(running: int, steps: int, policy: PolicyName, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of each phase in each step; only the steps in which every request runs are counted."""
     load = Load(running, policy)
     scheduler = load.scheduler

@@ -10,6 +10,11 @@ from gllm.engine.sequence import Sequence, Status
 from gllm.engine.waiting import WaitingQueue
 from gllm.messages import RequestOutput, StepResult, TokenLogprob
 
+# An enum's members are slow to look up, and these are compared for every row.
+_WAITING = Status.WAITING
+_DECODING = Status.DECODING
+_FINISHED = Status.FINISHED
+
 Outputs = dict[bytes, list[RequestOutput]]
 """By client, in row order."""
 
@@ -31,7 +36,7 @@ class ResultReader:
 
     def finish(self, seq: Sequence) -> None:
         """Forget a live request; its slot and pages are free for the next plan."""
-        if seq.status is Status.WAITING:
+        if seq.status is _WAITING:
             self._queue.remove(seq)
         else:
             self._running.vacate(seq)
@@ -55,8 +60,10 @@ class ResultReader:
 
         running = self._running
         ready = None if running.overlap else running.ready
+        client: bytes | None = None
+        group: list[RequestOutput] = []
         for index, seq in enumerate(sampled):
-            if seq.status is Status.FINISHED:
+            if seq.status is _FINISHED:
                 continue
             token = token_ids[index]
             if token < 0:
@@ -67,41 +74,41 @@ class ResultReader:
             length = len(tokens)
             if seq.register_at <= length and seq.register_at <= seq.num_scheduled:
                 running.register_full_pages(seq)
-            reason = stop_token = None
-            if token in seq.stop_ids and length >= seq.min_length:
-                reason = "stop"
-                stop_token = token
-            elif length >= seq.max_length:
-                reason = "length"
-            entry = None
+            output = RequestOutput(seq.request_id, [token])
             if logprobs is not None and seq.sampling.logprobs is not None:
                 found = logprobs[index]
-                entry = [found] if found is not None else None
-            output = RequestOutput(seq.request_id, [token], reason, stop_token, None, entry)
+                output.logprobs = None if found is None else [found]
             if length == seq.num_prompt + 1:
                 self._describe_first(seq, output)
-            group = outputs.get(seq.client)
-            if group is None:
-                outputs[seq.client] = [output]
-            else:
-                group.append(output)
-            if reason is not None:
-                output.num_cached_tokens = max(seq.num_cached, 0)
-                output.num_preemptions = seq.num_preemptions
-                self.finish(seq)
-            elif seq.status is Status.DECODING:
+            if seq.client is not client:
+                client = seq.client
+                group = outputs.setdefault(client, [])
+            group.append(output)
+            if token in seq.stop_ids and length >= seq.min_length:
+                output.stop_token_id = token
+                self._end(seq, output, "stop")
+            elif length >= seq.max_length:
+                self._end(seq, output, "length")
+            elif seq.status is _DECODING:
                 if ready is not None:
                     ready[seq] = None
-            elif seq.status is Status.WAITING:
+            elif seq.status is _WAITING:
                 self._queue.revise(seq, seq.queued_tokens + 1)
 
         for seq in batch.scored:
-            if seq.status is not Status.FINISHED:
-                output = RequestOutput(seq.request_id, [], "length", num_preemptions=seq.num_preemptions)
+            if seq.status is not _FINISHED:
+                output = RequestOutput(seq.request_id, [])
                 self._describe_first(seq, output)
                 outputs.setdefault(seq.client, []).append(output)
-                self.finish(seq)
+                self._end(seq, output, "length")
         return outputs
+
+    def _end(self, seq: Sequence, output: RequestOutput, reason: str) -> None:
+        """Make this the request's last output."""
+        output.finish_reason = reason
+        output.num_cached_tokens = max(seq.num_cached, 0)
+        output.num_preemptions = seq.num_preemptions
+        self.finish(seq)
 
     def _describe_first(self, seq: Sequence, output: RequestOutput) -> None:
         """What goes with a request's first token."""
@@ -120,7 +127,7 @@ class ResultReader:
             seq.prompt_logprobs += entries
 
     def _fail(self, seq: Sequence, message: str, outputs: Outputs) -> None:
-        if seq.status is not Status.FINISHED:
+        if seq.status is not _FINISHED:
             outputs.setdefault(seq.client, []).append(
                 RequestOutput(seq.request_id, [], "error", error=message, num_preemptions=seq.num_preemptions)
             )

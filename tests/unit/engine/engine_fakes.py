@@ -78,8 +78,8 @@ class FakeWorker:
     def execute(self, plan: StepPlan) -> StepResult:
         assert plan.step == self.last_step + 1
         self.last_step = plan.step
-        for slot in plan.freed:
-            del self.slots[slot]
+        for freed in plan.freed:
+            del self.slots[freed]
         for new in plan.new:
             assert new.slot not in self.slots
             assert 0 <= new.slot < self.max_num_seqs
@@ -89,8 +89,8 @@ class FakeWorker:
                 list(new.token_ids), new.num_prompt_tokens, new.num_computed_tokens, list(new.pages), new.sampling
             )
             assert self.context(new.slot, new.num_computed_tokens) == new.token_ids[: new.num_computed_tokens]
-        for slot, pages in plan.pages:
-            self.slots[slot].pages += pages
+        for slot_id, pages in plan.pages:
+            self.slots[slot_id].pages += pages
         self.check_pages()
 
         assert plan.slots
