@@ -29,8 +29,8 @@ from gllm.supervisor.progress import ProgressPrinter
 
 _STOP_SECONDS = 2.0
 """How long a process may take to end itself before it is killed."""
-_FAILURE_DRAIN_SECONDS = 1.0
-"""After a failure: how long the gateway may take to tell its clients."""
+_HURRY_SECONDS = 0.5
+"""How long the gateway may take to tell its clients that it is over, after Ctrl-C or a failure."""
 _DRAIN_GRACE_SECONDS = 5.0
 """What the gateway gets on top of the drain timeout, to answer the last clients."""
 
@@ -42,8 +42,8 @@ class Server:
     waits for the next epoch. When the gateway itself dies, its clients are gone and the engine would compute for
     nobody: everything starts anew.
 
-    Signals: SIGTERM drains (exit status 0); SIGINT and SIGHUP stop without waiting for requests (0), the second one
-    kills (130). A failure that ends the group prints one line and exits with 1.
+    Signals: SIGTERM drains (exit status 0); SIGINT and SIGHUP stop without waiting for requests (0), a second one, or
+    one while draining, kills (130). A failure that ends the group prints one line and exits with 1.
     """
 
     def __init__(
@@ -130,8 +130,9 @@ class Server:
             return
         if self._served and self._drain_seconds > 0:
             self._group.send("gateway", Drain(self._drain_seconds))
+            grace = min(self._drain_seconds, _DRAIN_GRACE_SECONDS)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gateway.wait(), self._drain_seconds + _DRAIN_GRACE_SECONDS)
+                await asyncio.wait_for(self._gateway.wait(), self._drain_seconds + grace)
         await end_all([self._gateway], _STOP_SECONDS)
 
     # --- what happens ----------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Server:
             case Restarting(epoch, delay, reason):
                 self._progress.line(f"gllm: {reason}; restarting in {delay:g} s (epoch {epoch})")
             case GroupFailed(reason):
-                self._end(_FAILURE_DRAIN_SECONDS, reason)
+                self._end(_HURRY_SECONDS, reason)
 
     def _on_gateway_status(self, status: Status) -> None:
         if not self._gateway_reported:
@@ -193,14 +194,9 @@ class Server:
         if not self._interrupted:
             self._interrupted = True
             if not self._ending.is_set():
-                self._end(0.0)
+                self._end(_HURRY_SECONDS)
                 return
-            if self._failure is None:
-                # Ctrl-C while draining: the patience is over, the order of things stays.
-                self._progress.clear()
-                if self._gateway is not None:
-                    self._gateway.terminate()
-                return
+        # Ctrl-C again, or while draining: the patience is over.
         self._progress.clear()
         if self._gateway is not None:
             self._gateway.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -200,7 +200,7 @@ def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
     commands = Commands(engine=("/no/such/engine",), worker=("/no/such/worker",))
 
     async def scenario(observer: Observer) -> None:
-        with pytest.raises(GroupError, match="cannot start a process: .*/no/such/engine"):
+        with pytest.raises(GroupError, match=r"cannot start a process: .*/no/such/engine"):
             await observer.group.wait_ready()
 
     observe(commands, NEVER, scenario)

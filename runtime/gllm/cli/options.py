@@ -1,0 +1,236 @@
+"""Flags of the command line as a table: name, help and bounds of every setting, and the way from flags to `Config`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+import typer
+
+from gllm.config import Config, EngineConfig, GatewayConfig
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="A Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. "
+        "Default: the SmolLM2-135M-Instruct that `make serve` installs.",
+    ),
+]
+
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option("--log-level", help="How much the processes tell on stderr.", rich_help_panel="Process"),
+]
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str | int) -> int:
+    """`512M`, `2G`, `1.5GiB` or a number of bytes, in powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not an amount of memory; write for example 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _page_size(value: int) -> int:
+    if value < 1 or value > 1024 or value & (value - 1):
+        raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")
+    return value
+
+
+def _file(value: str) -> str:
+    if value and not Path(value).is_file():
+        raise typer.BadParameter(f"there is no file {value!r}")
+    return value
+
+
+def _share(value: float) -> float:
+    if not 0.0 < value <= 1.0:
+        raise typer.BadParameter(f"{value:g} is not a share: give more than 0 and at most 1, for example 0.9")
+    return value
+
+
+def _below_one(value: float) -> float:
+    if not 0.0 <= value < 1.0:
+        raise typer.BadParameter(f"{value:g} is not a share below 1: give 0 or more, for example 0.05")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One setting of `EngineConfig` or `GatewayConfig` on the command line."""
+
+    owner: type[EngineConfig] | type[GatewayConfig]
+    name: str
+    """The setting's field."""
+    panel: str
+    help: str
+    spelling: str = ""
+    """Empty: the field's name in kebab case."""
+    least: float | None = None
+    most: float | None = None
+    shown_default: str | bool = True
+    parse: Callable[[str], Any] | None = None
+    check: Callable[[Any], Any] | None = None
+    envvar: str | None = None
+
+    def parameter(self) -> inspect.Parameter:
+        """The function parameter from which typer makes the flag; type and default are the setting's own."""
+        default = next(field.default for field in msgspec.structs.fields(self.owner) if field.name == self.name)
+        option = typer.Option(
+            self.spelling or "--" + self.name.replace("_", "-"),
+            help=self.help,
+            rich_help_panel=self.panel,
+            min=self.least,
+            max=self.most,
+            show_default=self.shown_default,
+            parser=self.parse,
+            metavar="SIZE" if self.parse is not None else None,
+            callback=self.check,
+            envvar=self.envvar,
+        )
+        annotation = Annotated[get_type_hints(self.owner)[self.name], option]
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _engine(name: str, panel: str, help: str, **more: Any) -> Flag:
+    return Flag(owner=EngineConfig, name=name, panel=panel, help=help, **more)
+
+
+def _gateway(name: str, panel: str, help: str, **more: Any) -> Flag:
+    return Flag(owner=GatewayConfig, name=name, panel=panel, help=help, **more)
+
+
+ENGINE_FLAGS: tuple[Flag, ...] = (
+    _engine("device", "Model", "Where to compute; auto takes a GPU if there is one."),
+    _engine("dtype", "Model", "Of weights, activations and KV; auto is the checkpoint's own, where the device has it."),
+    _engine("load_format", "Model", "dummy: random weights from config.json alone, to measure speed."),
+    _engine("max_model_len", "Model", "Longest prompt + output in tokens.", least=0, shown_default="what fits"),
+    _engine("attention_backend", "Model", "The attention kernels; auto takes the fastest that runs here."),
+    _engine("seed", "Model", "Of dummy weights, and of sampling where a request has no seed of its own.", least=0),
+    _engine("max_num_seqs", "Memory", "Most requests that run at once.", least=1, most=65536),
+    _engine("page_size", "Memory", "Tokens in a page of the KV cache.", check=_page_size),
+    _engine("num_pages", "Memory", "Pages of the KV cache.", least=0, shown_default="from the memory budget"),
+    _engine("kv_cache_memory", "Memory", "Memory of the KV cache on a CPU, such as 512M or 2G.",
+            parse=parse_bytes, shown_default="a share of what is free"),
+    _engine("gpu_memory_utilization", "Memory", "Share of a GPU's memory for weights, KV cache and all else.",
+            check=_share),
+    _engine("enable_prefix_caching", "Memory", "Whether requests share the KV of prompts that begin alike.",
+            spelling="--prefix-caching/--no-prefix-caching"),
+    _engine("policy", "Scheduling", "How much of which request goes into the next step."),
+    _engine("max_prefill_tokens", "Scheduling",
+            "Most prompt tokens in a step (chunked_prefill, decode_cap: most tokens of any kind).", least=1),
+    _engine("min_prefill_tokens", "Scheduling", "Fewest prompt tokens worth a step, if so many wait.", least=1),
+    _engine("prefill_iterations", "Scheduling", "Steps over which the waiting prompt tokens are spread.", least=1),
+    _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=_below_one),
+    _engine("threads", "Process", "CPU threads of a worker.", least=0, most=4096, shown_default="one a core"),
+)  # fmt: skip
+
+GATEWAY_FLAGS: tuple[Flag, ...] = (
+    _gateway("chat_template", "Model", "A Jinja file that replaces the model's own chat template.", check=_file),
+    _gateway("tool_parser", "Model", "Format of the model's tool calls; auto reads it off the chat template."),
+    _gateway("reasoning_parser", "Model", "How to split reasoning from the answer; auto knows by the model."),
+    _gateway("generation_config", "Model", "auto: sampling defaults come from the model's generation_config.json."),
+    _gateway("host", "HTTP", "Address to listen on; 0.0.0.0 is every network the machine is in."),
+    _gateway("port", "HTTP", "Port to listen on.", least=0, most=65535),
+    _gateway("served_model_name", "HTTP", "The model's name in requests.", shown_default="last part of MODEL"),
+    _gateway("api_key", "HTTP", "Requests must bear this key, all but /health and /ready.",
+             envvar="GLLM_API_KEY", shown_default="no key"),
+    _gateway("max_queued_requests", "HTTP", "Requests that may wait; more are refused with 429.", least=0),
+    _gateway("max_queued_tokens", "HTTP", "Prompt tokens that may wait; more are refused with 429.",
+             least=0, shown_default="no bound"),
+    _gateway("drain_timeout", "Process", "Seconds that running requests get to finish after SIGTERM.", least=0),
+    _gateway("log_requests", "Process", "Log a line for every request, without its content."),
+)  # fmt: skip
+
+
+def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a typer command these flags; their values reach its parameter `flags` as a dict, for `make_config`.
+
+    @app.command()
+    @takes_flags(*ENGINE_FLAGS)
+    def chat(model: ModelArgument = "", *, flags: dict[str, Any]) -> None: ...
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = [flag.parameter() for flag in flags]
+        parameters += [parameter for parameter in own if parameter.name != "flags"]
+        parameters.sort(key=lambda parameter: parameter.kind)  # Positional ones first; the sort is stable.
+
+        def command(**values: Any) -> None:
+            taken = {flag.name: values.pop(flag.name) for flag in flags}
+            function(**values, flags=taken)
+
+        command.__name__ = function.__name__
+        command.__doc__ = function.__doc__
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        return command
+
+    return decorate
+
+
+def make_config(model: str, flags: dict[str, Any], *, log_level: str = "info") -> Config:
+    """The `Config` for a MODEL argument ("": the default model) and the values of flags.
+
+    Raises typer.BadParameter, which names the argument or flag and the fix.
+    """
+    values: dict[type, dict[str, Any]] = {EngineConfig: {}, GatewayConfig: {}}
+    for flag in ENGINE_FLAGS + GATEWAY_FLAGS:
+        if flag.name in flags:
+            values[flag.owner][flag.name] = flags[flag.name]
+    path, name = find_model(model)
+    values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name
+    engine = EngineConfig(model=str(path), **values[EngineConfig])
+    _check_together(engine)
+    settings = {"engine": engine, "gateway": GatewayConfig(**values[GatewayConfig]), "log_level": log_level}
+    return Config(**settings)
+
+
+def find_model(model: str) -> tuple[Path, str]:
+    """(path, name to serve it under) of a MODEL argument; typer.BadParameter tells what was looked for."""
+    from gllm.checkpoint.default_model import DEFAULT_MODEL_NAME, default_model_path
+
+    if not model:
+        try:
+            return default_model_path(), DEFAULT_MODEL_NAME
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="MODEL") from None
+    path = Path(model).expanduser()
+    if not path.exists():
+        hint = "; nothing is downloaded: fetch the model first, then name its folder" if _is_hub_name(model) else ""
+        raise typer.BadParameter(
+            f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}{hint}",
+            param_hint="MODEL",
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = sorted(path.glob("*.gguf"))
+        hint = f"; name the file, such as {found[0]}" if found else ""
+        raise typer.BadParameter(f"the folder {model!r} has no config.json{hint}", param_hint="MODEL")
+    return path.absolute(), path.resolve().name
+
+
+def _is_hub_name(model: str) -> bool:
+    return re.fullmatch(r"[\w-]+/[\w.-]+", model) is not None
+
+
+def _check_together(engine: EngineConfig) -> None:
+    """What no flag can tell alone."""
+    if engine.min_prefill_tokens > engine.max_prefill_tokens:
+        raise typer.BadParameter(
+            f"{engine.min_prefill_tokens} is more than --max-prefill-tokens {engine.max_prefill_tokens}",
+            param_hint="--min-prefill-tokens",
+        )
+    if engine.attention_backend == "flashinfer" and engine.device == "cpu":
+        raise typer.BadParameter("flashinfer needs --device cuda", param_hint="--attention-backend")
+    if engine.attention_backend == "native" and engine.device == "cuda":
+        raise typer.BadParameter("native needs --device cpu", param_hint="--attention-backend")
