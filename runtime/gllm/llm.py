@@ -12,7 +12,7 @@ import difflib
 import itertools
 import queue
 import weakref
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -36,7 +36,7 @@ __all__ = ["LLM", "Completion", "CompletionOutput"]
 Message = dict[str, Any]
 Prompt = str | list[int] | list[Message]
 """Text, token ids, or a conversation."""
-Key = TypeVar("Key", bound=Hashable)
+Key = TypeVar("Key")
 
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 

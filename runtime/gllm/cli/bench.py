@@ -6,29 +6,24 @@ import asyncio
 import json
 import math
 import sys
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from gllm.bench import report
 from gllm.bench.client import Endpoint, RequestRecord
 from gllm.bench.serve import find_model, run_requests
 from gllm.bench.traces import TRACES, make_requests, token_range_for
+from gllm.cli.loading import quiet_end
+from gllm.cli.options import ENGINE_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.offline.progress import ProgressLine
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
 
-
-class TraceName(StrEnum):
-    """The keys of TRACES, as typer wants choices."""
-
-    sharegpt = "sharegpt"
-    azure = "azure"
-    decode = "decode"
-    prefill = "prefill"
-    cpu = "cpu"
-
+TraceName = Literal["sharegpt", "azure", "decode", "prefill", "cpu"]
 
 _TRACE_HELP = "; ".join(
     f"{trace.name}: {trace.about} (mean {trace.prompt.mean:g} in, {trace.output.mean:g} out)"
@@ -38,6 +33,15 @@ _TRACE_HELP = "; ".join(
 TraceOption = Annotated[TraceName, typer.Option("--trace", help=_TRACE_HELP)]
 NumPromptsOption = Annotated[
     int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the trace's own]")
+]
+InputLenOption = Annotated[
+    int | None, typer.Option("--input-len", min=1, help="Every prompt has this many tokens.  [default: the trace's]")
+]
+OutputLenOption = Annotated[
+    int | None, typer.Option("--output-len", min=1, help="Every answer has this many tokens.  [default: the trace's]")
+]
+IgnoreEosOption = Annotated[
+    bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the trace asks for.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="The same seed sends the same requests.")]
 OutputOption = Annotated[
@@ -60,27 +64,8 @@ VocabOption = Annotated[
 ]
 
 
-class Progress:
-    """One line on stderr that counts finished requests; silent when stderr is no terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = self._failed = self._tokens = 0
-        self._shown = sys.stderr.isatty()
-
-    def update(self, record: RequestRecord) -> None:
-        self._done += 1
-        self._failed += not record.ok
-        self._tokens += record.output_tokens
-        if self._shown:
-            failed = f", {self._failed} failed" if self._failed else ""
-            end = "\n" if self._done == self._total else ""
-            print(
-                f"\r{self._done}/{self._total} requests, {self._tokens} tokens{failed}",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
+WARMUP_SEED = 1_000_003
+"""Added to the seed for warm-up requests."""
 
 
 def parse_rate(text: str) -> float:
@@ -121,17 +106,17 @@ def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
     api_key: Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Bearer token.")] = "",
-    trace: TraceOption = TraceName.sharegpt,
+    trace: TraceOption = "sharegpt",
     num_prompts: NumPromptsOption = None,
+    input_len: InputLenOption = None,
+    output_len: OutputLenOption = None,
     request_rate: Annotated[
         str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
     ] = "inf",
     max_concurrency: ConcurrencyOption = None,
     num_warmups: WarmupsOption = 0,
     seed: SeedOption = 0,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the trace asks for.")
-    ] = True,
+    ignore_eos: IgnoreEosOption = True,
     vocab_size: VocabOption = None,
     max_model_len: Annotated[
         int | None, typer.Option("--max-model-len", min=8, help="Clip requests to it.  [default: as /v1/models says]")
@@ -143,23 +128,28 @@ def serve(
 ) -> None:
     """Send a trace to any OpenAI server's /v1/completions (streaming, greedy) and print its figures."""
     rate = parse_rate(request_rate)
-    try:
+    with quiet_end():
         report.parse_goodput(goodput or [])
         endpoint = Endpoint.from_url(url, api_key=api_key)
         served = asyncio.run(find_model(endpoint, model))
         endpoint = Endpoint.from_url(url, api_key=api_key, model=served.name)
-        shape = TRACES[trace.value]
+        shape = TRACES[trace]
         count = num_prompts or shape.num_prompts
-        token_range = token_range_for(vocab_size or served.vocab_size)
-        limit = max_model_len or served.max_model_len
-        requests = make_requests(shape, count, seed=seed, rate=rate, token_range=token_range, max_model_len=limit)
+        draw = partial(
+            make_requests,
+            shape,
+            token_range=token_range_for(vocab_size or served.vocab_size),
+            max_model_len=max_model_len or served.max_model_len,
+            input_len=input_len,
+            output_len=output_len,
+        )
+        requests = draw(count, seed=seed, rate=rate)
+        line = ProgressLine(count)
 
         async def measure() -> tuple[list[RequestRecord], float]:
             if num_warmups:
                 # Another seed: warm-up must not fill a prefix cache with the prompts to come.
-                warm = make_requests(
-                    shape, num_warmups, seed=seed + 1_000_003, token_range=token_range, max_model_len=limit
-                )
+                warm = draw(num_warmups, seed=seed + WARMUP_SEED)
                 await run_requests(
                     endpoint, warm, ignore_eos=ignore_eos, max_concurrency=max_concurrency, timeout=timeout
                 )
@@ -169,16 +159,11 @@ def serve(
                 ignore_eos=ignore_eos,
                 max_concurrency=max_concurrency,
                 timeout=timeout,
-                on_done=Progress(count).update,
+                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
             )
 
         records, duration = asyncio.run(measure())
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        raise typer.Exit(130) from None
+        line.finish()
     settings = {
         "backend": "openai-completions",
         "url": url,
@@ -189,6 +174,8 @@ def serve(
         "max_concurrency": max_concurrency,
         "num_warmups": num_warmups,
         "seed": seed,
+        "input_len": input_len,
+        "output_len": output_len,
         "ignore_eos": ignore_eos,
     }
     finish(
@@ -196,6 +183,78 @@ def serve(
         duration,
         settings,
         title="Serving Benchmark Result",
+        goodput=goodput,
+        output=output,
+        save_requests=save_requests,
+    )
+
+
+@app.command(epilog=report.DEFINITIONS.replace("\n", "\n\n"))
+@takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name != "seed"))
+def throughput(
+    model: ModelArgument = "",
+    *,
+    trace: TraceOption = "sharegpt",
+    num_prompts: NumPromptsOption = None,
+    input_len: InputLenOption = None,
+    output_len: OutputLenOption = None,
+    max_concurrency: ConcurrencyOption = None,
+    num_warmups: WarmupsOption = 0,
+    seed: SeedOption = 0,
+    ignore_eos: IgnoreEosOption = True,
+    goodput: GoodputOption = None,
+    output: OutputOption = None,
+    save_requests: RecordsOption = False,
+    log_level: LogLevelOption = "warning",
+    flags: dict[str, Any],
+) -> None:
+    """Run a trace through the engine without HTTP and text, all requests at once, and print its figures."""
+    config = make_config(model, {**flags, "seed": seed}, log_level=log_level)
+    shape = TRACES[trace]
+    count = num_prompts or shape.num_prompts
+
+    from gllm.bench.throughput import run_offline
+    from gllm.cli.loading import offline_llm
+
+    with quiet_end(), offline_llm(config) as llm:
+        report.parse_goodput(goodput or [])
+        draw = partial(
+            make_requests,
+            shape,
+            token_range=token_range_for(llm.model_config.vocab_size),
+            max_model_len=llm.max_model_len,
+            input_len=input_len,
+            output_len=output_len,
+        )
+        run = partial(run_offline, llm.engine.client, ignore_eos=ignore_eos, max_concurrency=max_concurrency)
+        if num_warmups:
+            llm.engine.call(run(draw(num_warmups, seed=seed + WARMUP_SEED), prefix="warmup"))
+        line = ProgressLine(count)
+        records, duration = llm.engine.call(
+            run(
+                draw(count, seed=seed),
+                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
+            )
+        )
+        line.finish()
+    settings = {
+        "backend": "gllm-offline",
+        "model": config.engine.model,
+        "engine": msgspec.to_builtins(config.engine),
+        "trace": shape.name,
+        "num_prompts": count,
+        "max_concurrency": max_concurrency,
+        "num_warmups": num_warmups,
+        "seed": seed,
+        "input_len": input_len,
+        "output_len": output_len,
+        "ignore_eos": ignore_eos,
+    }
+    finish(
+        records,
+        duration,
+        settings,
+        title="Offline Throughput Result",
         goodput=goodput,
         output=output,
         save_requests=save_requests,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +23,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
     """One line of the input, understood."""
 
     custom_id: str
+    line: int
     prompt: Prompt
     sampling: SamplingParams
     chat: bool
@@ -39,7 +39,7 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 def read_requests(
-    path: Path, default: Callable[..., SamplingParams], skip: frozenset[str] = frozenset()
+    lines: Iterable[bytes], default: Callable[..., SamplingParams], skip: frozenset[str] = frozenset()
 ) -> Iterator[BatchRequest | BadLine]:
     """Parse the lines one by one, without those whose id is in `skip`; blank lines are passed over.
 
@@ -50,17 +50,16 @@ def read_requests(
         default: makes the sampling parameters from a line's overrides (see `LLM.default_sampling`).
     """
     seen: set[str] = set()
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            request = parse_line(raw, number, default)
-            if request.custom_id in seen:
-                # An output with this id would hide the other one's at the next resume.
-                request = BadLine(f"line-{number}", number, "custom_id", f"{request.custom_id!r} was used before")
-            seen.add(request.custom_id)
-            if request.custom_id not in skip:
-                yield request
+    for number, raw in enumerate(lines, start=1):
+        if not raw.strip():
+            continue
+        request = parse_line(raw, number, default)
+        if request.custom_id in seen:
+            # An output with this id would hide the other one's at the next resume.
+            request = BadLine(f"line-{number}", number, "custom_id", f"{request.custom_id!r} was used before")
+        seen.add(request.custom_id)
+        if request.custom_id not in skip:
+            yield request
 
 
 def parse_line(raw: bytes, number: int, default: Callable[..., SamplingParams]) -> BatchRequest | BadLine:
@@ -78,7 +77,7 @@ def parse_line(raw: bytes, number: int, default: Callable[..., SamplingParams]) 
             if not isinstance(given, str | int):
                 raise ParameterError("custom_id", "custom_id must be a string")
             custom_id = str(given)
-        return _parse_body(custom_id, *_split_envelope(line), default)
+        return _parse_body(custom_id, number, *_split_envelope(line), default)
     except ParameterError as error:
         return BadLine(custom_id, number, error.param, str(error))
     except msgspec.ValidationError as error:
@@ -100,7 +99,9 @@ def _split_envelope(line: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return url, dict(line["body"])
 
 
-def _parse_body(custom_id: str, url: str, body: dict[str, Any], default: Callable[..., SamplingParams]) -> BatchRequest:
+def _parse_body(
+    custom_id: str, line: int, url: str, body: dict[str, Any], default: Callable[..., SamplingParams]
+) -> BatchRequest:
     body.pop("model", None)  # The command line names the model.
     if body.pop("stream", False):
         raise ParameterError("stream", "stream has no meaning in a batch: leave it out")
@@ -108,7 +109,7 @@ def _parse_body(custom_id: str, url: str, body: dict[str, Any], default: Callabl
     if chat == ("prompt" in body) or (url == _CHAT and not chat) or (url == _TEXT and chat):
         raise ParameterError("prompt", "the line must have either prompt or messages, as its url says")
     prompt = _messages(body.pop("messages")) if chat else _prompt(body.pop("prompt"))
-    return BatchRequest(custom_id, prompt, _sampling(body, chat, default), chat)
+    return BatchRequest(custom_id, line, prompt, _sampling(body, chat, default), chat)
 
 
 def _messages(messages: Any) -> list[dict[str, Any]]:
@@ -184,17 +185,10 @@ def write_record(file: IO[str], record: dict[str, Any]) -> None:
     file.flush()
 
 
-def sync(file: IO[str]) -> None:
-    """Force all records to the disk, where the file is on one."""
-    file.flush()
-    if file.seekable():
-        os.fsync(file.fileno())
-
-
-def error_record(custom_id: str, field: str, message: str, line: int | None = None) -> dict[str, Any]:
-    """What is written for a request that cannot be served."""
-    where = {} if line is None else {"line": line}
-    return {"custom_id": custom_id, "response": None, "error": {"code": field, "message": message, **where}}
+def error_record(custom_id: str, line: int, field: str, message: str) -> dict[str, Any]:
+    """What is written for a line that cannot be served. `field` is "" if the engine gave it up."""
+    error = {"code": "invalid_request" if field else "engine_error", "message": message, "param": field, "line": line}
+    return {"custom_id": custom_id, "response": None, "error": error}
 
 
 def answer_record(
@@ -202,7 +196,7 @@ def answer_record(
 ) -> dict[str, Any]:
     """A line of OpenAI's batch output: the body is what the API would have answered."""
     if completion.error:
-        return error_record(request.custom_id, "engine_error", completion.error)
+        return error_record(request.custom_id, request.line, "", completion.error)
     choices = []
     for output in completion.outputs:
         choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
@@ -215,7 +209,7 @@ def answer_record(
         choices.append(choice)
     generated = sum(len(output.token_ids) for output in completion.outputs)
     prompt_tokens = len(completion.prompt_token_ids)
-    body = {
+    body: dict[str, Any] = {
         "object": "chat.completion" if request.chat else "text_completion",
         "created": int(time.time()),
         "model": model,
@@ -227,7 +221,9 @@ def answer_record(
         },
     }
     if completion.prompt_logprobs is not None:
-        body["prompt_logprobs"] = [entry and _logprob(entry, token_text) for entry in completion.prompt_logprobs]
+        body["prompt_logprobs"] = [
+            _logprob(entry, token_text) if entry is not None else None for entry in completion.prompt_logprobs
+        ]
     return {"custom_id": request.custom_id, "response": {"status_code": 200, "body": body}, "error": None}
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from gllm.bench.client import Endpoint, RequestRecord, read_answer
 from gllm.bench.serve import find_model, run_requests
 from gllm.bench.sse import HttpStream
@@ -24,7 +25,11 @@ def chunked(*parts: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-ANSWER = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(frame("a"), frame("b\r\n") + frame("c", "length"), USAGE + DONE)
+ANSWER = (
+    HEAD
+    + b"Transfer-Encoding: chunked\r\n\r\n"
+    + chunked(frame("a"), frame("b\r\n") + frame("c", "length"), USAGE + DONE)
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from gllm.bench.client import RequestRecord
 from gllm.bench.report import as_json, as_table, parse_goodput, percentile, spread, summarize
 
