@@ -1,0 +1,89 @@
+"""Greedy output on CUDA against transformers, for small random models of every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fixtures.inprocess import Answer, InProcessEngine, greedy
+from fixtures.tiny_models import VARIANTS, greedy_reference, random_prompts, write_hf
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+LENGTHS = [1, 5, 16, 17, 33, 70, 90, 3]
+TINY_POOL = {"page_size": 4, "num_pages": 40, "kv_threshold": 0.0}
+FAMILIES = [variant for variant in VARIANTS if not variant.endswith("-bias")]
+
+
+def _folder(variant: str, path: Path) -> Path:
+    """FlashInfer's kernels are for head_dim 64 and up."""
+    return write_hf(variant, path, head_dim=64)
+
+
+def _gaps_and_error(folder: Path, prompts: list[list[int]], answers: list[Answer]) -> tuple[torch.Tensor, float]:
+    """How far below the best float32 logit each token is, and the worst error of transformers' own bfloat16 logits."""
+    load: Any = transformers.AutoModelForCausalLM.from_pretrained
+    exact = load(folder, dtype=torch.float32).cuda().eval()
+    rounded = load(folder, dtype=torch.bfloat16).cuda().eval()
+    gaps, errors = [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens = torch.tensor([prompt + answer.token_ids], device="cuda")
+        with torch.inference_mode():
+            logits = exact(tokens).logits[0, len(prompt) - 1 : -1]
+            error = (logits - rounded(tokens).logits[0, len(prompt) - 1 : -1].float()).abs().max()
+        gaps.append(logits.max(-1).values - logits.gather(1, tokens[0, len(prompt) :, None])[:, 0])
+        errors.append(float(error))
+    return torch.cat(gaps), max(errors)
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_float32_with_plain_attention_is_exact(variant: str, tmp_path: Path) -> None:
+    folder = _folder(variant, tmp_path)
+    prompts = random_prompts(LENGTHS, seed=3)
+    engine = InProcessEngine(folder, device="cuda", dtype="float32", max_prefill_tokens=24)
+    assert engine.backend == "reference"
+    got = [answer.token_ids for answer in engine.generate(prompts, greedy())]
+    assert got == greedy_reference(folder, prompts, 24)
+
+
+@pytest.mark.parametrize("settings", [{"max_prefill_tokens": 24}, TINY_POOL, {"cuda_graphs": False}])
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
+    variant: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = _folder(variant, tmp_path)
+    prompts = random_prompts(LENGTHS, seed=3)
+    engine = InProcessEngine(folder, device="cuda", dtype="bfloat16", **settings)
+    assert engine.backend == "flashinfer"
+    answers = engine.generate(prompts, greedy())
+    again = engine.generate(prompts, greedy())  # prefix hits
+    for round_of_answers in (answers, again):
+        gaps, error = _gaps_and_error(folder, prompts, round_of_answers)
+        assert gaps.max() <= 2 * error
+        assert (gaps == 0).float().mean() > 0.9
+    if settings is TINY_POOL:
+        assert sum(answer.num_preemptions for answer in answers) > 0
+
+
+def test_seeded_sampling_repeats_in_a_batch(tmp_path: Path) -> None:
+    from gllm.sampling_params import SamplingParams
+
+    folder = _folder("llama", tmp_path)
+    prompts = random_prompts([12, 40, 7, 25], seed=5)
+    params = [
+        SamplingParams(temperature=0.8, seed=1, max_tokens=16),
+        SamplingParams(temperature=1.0, top_k=20, seed=2, max_tokens=16),
+        SamplingParams(temperature=1.2, top_p=0.8, presence_penalty=0.5, seed=3, max_tokens=16),
+        SamplingParams(temperature=0.9, min_p=0.05, repetition_penalty=1.2, seed=4, max_tokens=16),
+    ]
+
+    def engine() -> InProcessEngine:
+        return InProcessEngine(folder, device="cuda", dtype="float32")
+
+    together = [answer.token_ids for answer in engine().generate(prompts, params)]
+    for prompt, entry, expected in zip(prompts, params, together, strict=True):
+        assert engine().generate([prompt], entry)[0].token_ids == expected
