@@ -15,9 +15,10 @@ from gllm.gateway.chat_choice import ChatChoice, Shown
 from gllm.gateway.chunks import Chunks, error_frame
 from gllm.gateway.errors import ApiError
 from gllm.gateway.logprobs import chat_logprobs, prompt_logprobs
-from gllm.gateway.prompts import chat_prompt
+from gllm.gateway.prompts import ChatPrompt, chat_prompt
 from gllm.gateway.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.schema_chat import ChatRequest
+from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
 from gllm.gateway.sse import DONE, Disconnect, EventStream
 from gllm.gateway.usage import usage
@@ -28,8 +29,8 @@ async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnec
     arrived = time.monotonic()
     generator.model.check_name(request.model)
     response_id = f"chatcmpl-{uuid.uuid4().hex}"
-    generation = await disconnect.run(_open(request, generator, response_id, arrived))
-    answer = _Answer(request, generator, generation, response_id)
+    generation, prompt = await disconnect.run(_open(request, generator, response_id, arrived))
+    answer = _Answer(request, generator.model, generation, prompt, response_id)
     if request.stream:
         return EventStream(answer.frames(), generation.close, disconnect)
     try:
@@ -39,7 +40,9 @@ async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnec
     return Response(body, media_type="application/json")
 
 
-async def _open(request: ChatRequest, generator: Generator, response_id: str, arrived: float) -> Generation:
+async def _open(
+    request: ChatRequest, generator: Generator, response_id: str, arrived: float
+) -> tuple[Generation, ChatPrompt]:
     """Admitted, prepared, submitted, first output seen."""
     model = generator.model
     n = request.choices_per_prompt
@@ -47,13 +50,15 @@ async def _open(request: ChatRequest, generator: Generator, response_id: str, ar
     try:
         max_model_len = generator.max_model_len()
         loop = asyncio.get_running_loop()
-        ids, grammar = await loop.run_in_executor(model.threads, chat_prompt, model, request, max_model_len)
-        max_tokens = fit_max_tokens(request.output_limit, len(ids), max_model_len, "messages", fill=None)
-        sampling = sampling_for(request, model, max_tokens=max_tokens, logprobs=request.num_logprobs, grammar=grammar)
+        prompt = await loop.run_in_executor(model.threads, chat_prompt, model, request, max_model_len)
+        max_tokens = fit_max_tokens(request.output_limit, len(prompt.token_ids), max_model_len, "messages", fill=None)
+        sampling = sampling_for(
+            request, model, max_tokens=max_tokens, logprobs=request.num_logprobs, grammar=prompt.grammar
+        )
         generation = generator.submit(
             ticket,
             response_id,
-            [(ids, sampling)],
+            [(prompt.token_ids, sampling)],
             n=n,
             priority=request.priority or 0,
             cache_salt=request.cache_salt or "",
@@ -68,25 +73,33 @@ async def _open(request: ChatRequest, generator: Generator, response_id: str, ar
     except BaseException:
         await generation.close()
         raise
-    return generation
+    return generation, prompt
 
 
 class _Answer:
     """One chat answer, streamed or whole."""
 
-    def __init__(self, request: ChatRequest, generator: Generator, generation: Generation, response_id: str) -> None:
-        model = generator.model
+    def __init__(
+        self,
+        request: ChatRequest,
+        model: ServedModel,
+        generation: Generation,
+        prompt: ChatPrompt,
+        response_id: str,
+    ) -> None:
         self._request = request
         self._model = model
         self._generation = generation
         self._id = response_id
         self._created = int(time.time())
         self._reasons = model.reasoning_parser is not None
+        # Under a grammar the model cannot think: all it writes is the answer.
+        thinks = model.reasoning_parser if prompt.grammar is None else None
         parallel = request.parallel_tool_calls is not False
         self._choices = [
             ChatChoice(
                 choice,
-                model.reasoning_parser() if model.reasoning_parser else None,
+                thinks(prompt.text) if thinks else None,
                 model.tool_parser() if model.tool_parser and request.uses_tools else None,
                 parallel,
             )

@@ -64,12 +64,12 @@ class ChatChoice:
             if self._thinking:
                 # Tokens count as reasoning up to and with the one that ends it.
                 self.reasoning_tokens += delta.num_tokens
-                self._thinking = not text.strip()
+                self._thinking = not text
+                if not (self._thinking or self.reasoning or reasoning):
+                    self.reasoning_tokens = 0
             if ended:
                 last_reasoning, last_text = self._reasoning.finish()
                 reasoning, text = reasoning + last_reasoning, text + last_text
-                if self._thinking and not (self.reasoning or reasoning):
-                    self.reasoning_tokens = 0
         shown = Shown(reasoning=reasoning, content=text, tool_calls=[])
         if self._tools is None:
             return shown

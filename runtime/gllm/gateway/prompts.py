@@ -52,14 +52,23 @@ def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_le
         raise context_too_long(
             f"The prompt has {len(text)} characters, which cannot fit the context of {max_model_len} tokens.", param
         )
-    ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    try:
+        ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except ValueError as error:
+        raise bad_request(param, str(error), "invalid_value") from error
     if not ids:
         raise bad_request(param, "the prompt is empty", "invalid_value")
     return ids
 
 
-def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> tuple[list[int], str | None]:
-    """Token ids and grammar of a chat request."""
+class ChatPrompt(msgspec.Struct):
+    text: str
+    token_ids: list[int]
+    grammar: str | None
+
+
+def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> ChatPrompt:
+    """What the engine needs of a chat request."""
     if request.uses_tools and model.tool_parser is None:
         raise bad_request(
             "tools",
@@ -76,12 +85,16 @@ def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) ->
         template_kwargs=request.chat_template_kwargs,
     )
     ids = encode(model, text, bool(request.add_special_tokens), max_model_len, "messages")
-    if request.forces_tool:
-        choice = request.tool_choice
-        return ids, checked(model, "tools", lambda: model.grammars.for_tools(
-            tool_dicts(request.tools) or [], choice.model_dump() if isinstance(choice, NamedTool) else "required"
-        ))  # fmt: skip
-    return ids, guided_grammar(model, request)
+    return ChatPrompt(text, ids, _chat_grammar(model, request))
+
+
+def _chat_grammar(model: ServedModel, request: ChatRequest) -> str | None:
+    if not request.forces_tool:
+        return guided_grammar(model, request)
+    tools = tool_dicts(request.tools) or []
+    choice = request.tool_choice
+    forced = choice.model_dump() if isinstance(choice, NamedTool) else "required"
+    return checked(model, "tools", lambda: model.grammars.for_tools(tools, forced))
 
 
 def completion_prompt(model: ServedModel, prompt: str | list[int], add_special: bool, max_model_len: int) -> list[int]:

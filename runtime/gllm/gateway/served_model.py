@@ -31,7 +31,8 @@ class ServedModel:
     template_variables: frozenset[str] = frozenset()
     """What the template reads; a chat_template_kwarg outside of it would be ignored, so it is refused."""
     tool_parser: Callable[[], ToolParser] | None = None
-    reasoning_parser: Callable[[], ReasoningParser] | None = None
+    reasoning_parser: Callable[[str], ReasoningParser | None] | None = None
+    """From the rendered prompt, whose end may already open the thinking, or close it again (then None)."""
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     """generation_config.json's, or empty."""
     longest_token: int = 1024

@@ -1,0 +1,47 @@
+"""`python -m gllm.gateway`: the HTTP process of a serving group, started by the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from gllm.config import Config
+from gllm.engine.client import EngineClient
+from gllm.gateway.app import create_app
+from gllm.gateway.gateway import Gateway
+from gllm.gateway.lifecycle import Lifecycle, bind
+from gllm.gateway.loading import load_served_model
+from gllm.logs import setup_logging
+from gllm.supervisor.child import die_with_parent
+from gllm.supervisor.link import SupervisorLink
+
+logger = logging.getLogger("gllm.gateway")
+
+
+async def serve(config: Config) -> int:
+    """Exit status: 0 after a drain, 1 when it cannot start."""
+    link = SupervisorLink(config, "gateway")
+    try:
+        try:
+            listener = bind(config.gateway.host, config.gateway.port)
+            gateway = Gateway(config, load_served_model(config), EngineClient(config))
+        except (OSError, ValueError) as error:
+            logger.error(str(error))
+            await link.report("failed", str(error))
+            return 1
+        await Lifecycle(gateway, create_app(gateway), link).run(listener)
+        return 0
+    finally:
+        link.close()
+
+
+def main() -> None:
+    die_with_parent()
+    config = Config.from_environment()
+    setup_logging(config, "gateway")
+    sys.exit(asyncio.run(serve(config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Builds `ServedModel` from the checkpoint's tokenizer, template and configuration."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import meta
+
+from gllm.config import Config
+from gllm.gateway.served_model import ServedModel
+from gllm.model_config_loader import load_model_config
+from gllm.text import grammar
+from gllm.text.chat_messages import parse_template
+from gllm.text.chat_template import TEMPLATE_KWARGS, ChatTemplate
+from gllm.text.detokenizer import TextStream
+from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
+from gllm.text.template_environment import TemplateEnvironment
+from gllm.text.tokenizer import Tokenizer, load_tokenizer
+from gllm.text.tool_parsers import ToolFormat, ToolParser, tool_format_for
+
+
+class Grammars:
+    """`gllm.text.grammar` with this model's vocabulary and tool format filled in."""
+
+    def __init__(self, tokenizer: Tokenizer, logits_width: int, tool_format: ToolFormat | None) -> None:
+        self._vocabulary = grammar.build_ll_tokenizer(tokenizer, logits_width)
+        self._tool_format = tool_format
+
+    from_json_schema = staticmethod(grammar.grammar_from_json_schema)
+    from_regex = staticmethod(grammar.grammar_from_regex)
+    from_lark = staticmethod(grammar.grammar_from_lark)
+    any_json_object = staticmethod(grammar.any_json_object)
+
+    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> str:
+        return grammar.grammar_for_tools(tools, choice, self._tool_format)
+
+    def check(self, text: str) -> None:
+        grammar.check_grammar(text, self._vocabulary)
+
+
+def load_served_model(config: Config) -> ServedModel:
+    """Reads the model's text side. Raises ValueError with one line that says what is wrong."""
+    settings = config.gateway
+    path = Path(config.engine.model)
+    shape = load_model_config(path)
+    tokenizer = load_tokenizer(path)
+    template = ChatTemplate.of_model(tokenizer, settings.chat_template)
+    tool_format = tool_format_for(settings.tool_parser, template.tool_source)
+
+    def reasoning(prompt: str) -> ReasoningParser | None:
+        return reasoning_parser_for(settings.reasoning_parser, template.source, prompt)
+
+    return ServedModel(
+        name=settings.served_model_name or path.name,
+        config=shape,
+        tokenizer=tokenizer,
+        text_stream=partial(TextStream, tokenizer),
+        grammars=Grammars(tokenizer, shape.vocab_size, tool_format),
+        template=template if template.source else None,
+        template_variables=_variables(template.source) | _variables(template.tool_source),
+        tool_parser=partial(ToolParser, tool_format) if tool_format is not None else None,
+        reasoning_parser=reasoning if reasoning("") is not None else None,
+        sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},
+        longest_token=max((len(piece) for piece in tokenizer.token_pieces), default=1),
+    )
+
+
+def _variables(source: str) -> frozenset[str]:
+    """The chat_template_kwargs that a template would notice."""
+    if not source:
+        return frozenset()
+    return TEMPLATE_KWARGS & meta.find_undeclared_variables(parse_template(TemplateEnvironment(), source))

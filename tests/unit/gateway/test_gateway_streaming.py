@@ -1,0 +1,203 @@
+"""Exact SSE shapes, errors after the headers, clients that leave, engines that die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from gateway_fakes import EOS, RunningServer, wait_until
+
+MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
+CHAT = {"messages": MESSAGES, "stream": True}
+
+
+def frames(answer: httpx.Response) -> list[Any]:
+    """The data of each event; [DONE] as a string."""
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.split("\n\n")
+    assert events[-1] == ""
+    assert all(event.startswith("data: ") and "\n" not in event for event in events[:-1])
+    data = [event.removeprefix("data: ") for event in events[:-1]]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
+def test_chat_shapes(http: httpx.Client, clean: RunningServer) -> None:
+    clean.engine.reply = lambda *_: [*b"Hi", EOS]
+    got = frames(http.post("/v1/chat/completions", json=CHAT))
+    assert got[-1] == "[DONE]"
+    head = {key: got[0][key] for key in ("id", "object", "created", "model")}
+    assert head["id"].startswith("chatcmpl-")
+    assert (head["object"], head["model"]) == ("chat.completion.chunk", "tiny")
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+
+    assert got[:-1] == [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "H"}),
+        chunk({"content": "i"}),
+        chunk({}, "stop"),
+    ]
+
+
+def test_completion_shapes(http: httpx.Client, clean: RunningServer) -> None:
+    clean.engine.reply = lambda *_: [*b"Hi", EOS]
+    got = frames(http.post("/v1/completions", json={"prompt": "a", "stream": True}))
+    assert [chunk["object"] for chunk in got[:-1]] == ["text_completion"] * 3
+    assert [chunk["choices"] for chunk in got[:-1]] == [
+        [{"index": 0, "text": "H", "logprobs": None, "finish_reason": None}],
+        [{"index": 0, "text": "i", "logprobs": None, "finish_reason": None}],
+        [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}],
+    ]
+    assert all("usage" not in chunk for chunk in got[:-1])
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "a"})])
+def test_usage_chunk(http: httpx.Client, clean: RunningServer, path: str, body: dict[str, Any]) -> None:
+    clean.engine.cached_tokens = 1
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    got = frames(http.post(path, json={**body, **options}))
+    assert got[-1] == "[DONE]"
+    assert got[-2]["choices"] == []
+    usage = got[-2]["usage"]
+    assert usage["completion_tokens"] == 12
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 12
+    assert all(chunk["usage"] is None for chunk in got[:-2])
+
+
+def test_many_choices(http: httpx.Client, clean: RunningServer) -> None:
+    body = {"prompt": ["a", "bcd"], "n": 3, "seed": 2**63 - 1, "max_tokens": 30, "stream": True,
+            "stream_options": {"include_usage": True}}  # fmt: skip
+    got = frames(http.post("/v1/completions", json=body))
+    texts = dict.fromkeys(range(6), "")
+    for chunk in got[:-2]:
+        (choice,) = chunk["choices"]
+        texts[choice["index"]] += choice["text"]
+    assert set(texts.values()) == {"Hello world"}
+    assert got[-2]["usage"]["prompt_tokens"] == 4, "a prompt counts once"
+    assert got[-2]["usage"]["completion_tokens"] == 72
+    seeds = [stream.sampling.seed for stream in clean.engine.submitted]
+    assert seeds == [2**63 - 1, -(2**63), -(2**63) + 1] * 2
+    assert len({stream.request_id for stream in clean.engine.submitted}) == 6
+
+
+def test_multibyte_and_merged_tokens(http: httpx.Client, clean: RunningServer) -> None:
+    text = 'é€😀"\n\\'
+    clean.engine.reply = lambda *_: [*text.encode(), EOS]
+    for count in (1, 3, 100):
+        clean.engine.tokens_per_output = count
+        got = frames(http.post("/v1/chat/completions", json=CHAT))
+        contents = [c["choices"][0]["delta"].get("content", "") for c in got[:-1]]
+        assert "".join(contents) == text
+        assert "\ufffd" not in "".join(contents)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("count", [1, 100])
+def test_stop_strings(http: httpx.Client, clean: RunningServer, stream: bool, count: int) -> None:
+    clean.engine.tokens_per_output = count
+    body = {"prompt": "a", "stop": ["wo"], "stream": stream, "max_tokens": 30}
+    answer = http.post("/v1/completions", json={**body, "stream_options": {"include_usage": True}} if stream else body)
+    if stream:
+        got = frames(answer)
+        assert "".join(c["choices"][0]["text"] for c in got[:-2]) == "Hello "
+        assert got[-3]["choices"][0]["finish_reason"] == "stop"
+        usage = got[-2]["usage"]
+    else:
+        assert answer.json()["choices"][0]["text"] == "Hello "
+        assert answer.json()["choices"][0]["finish_reason"] == "stop"
+        usage = answer.json()["usage"]
+    assert usage["completion_tokens"] == len("Hello wo")
+    assert len(clean.engine.live) == 0
+    included = http.post("/v1/completions", json={"prompt": "a", "stop": "wo", "include_stop_str_in_output": True})
+    assert included.json()["choices"][0]["text"] == "Hello wo"
+
+
+def test_error_after_headers(http: httpx.Client, clean: RunningServer) -> None:
+    clean.engine.fail_at = 3
+    got = frames(http.post("/v1/chat/completions", json=CHAT))
+    assert got[-1]["error"]["code"] == "internal_error"
+    assert "secret" not in json.dumps(got[-1])
+    assert "[DONE]" not in got
+    with (
+        openai.OpenAI(base_url=f"{clean.url}/v1", api_key="x", max_retries=0) as client,
+        pytest.raises(openai.APIError),
+    ):
+        list(client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True))
+    assert clean.gateway.admission.live == 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_engine_death(http: httpx.Client, clean: RunningServer, n: int) -> None:
+    clean.engine.hold_at = 3
+    answers: list[httpx.Response] = []
+    threads = [
+        threading.Thread(
+            target=lambda s: answers.append(http.post("/v1/completions", json={"prompt": "a", "n": n, "stream": s})),
+            args=(stream,),
+        )
+        for stream in (False, True)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: sum(s.position == 3 for s in clean.engine.submitted) == 2 * n)
+    clean.call(lambda: clean.engine.engine_down("the worker was killed"))
+    for thread in threads:
+        thread.join(5)
+    by_status = {answer.status_code: answer for answer in answers}
+    error = by_status[503].json()["error"]
+    assert (error["code"], error["type"]) == ("engine_dead", "server_error")
+    assert "the worker was killed" in error["message"]
+    assert frames(by_status[200])[-1]["error"]["code"] == "engine_dead"
+    wait_until(lambda: clean.gateway.admission.live == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("hold_at", [0, 3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_disconnect_aborts(clean: RunningServer, stream: bool, hold_at: int, n: int) -> None:
+    engine = clean.engine
+    engine.hold_at = hold_at
+
+    async def leave() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{clean.url}/v1", api_key="x", max_retries=0) as client:
+            task = asyncio.create_task(
+                client.chat.completions.create(model="tiny", messages=MESSAGES, n=n, stream=stream)
+            )
+            while len(engine.live) < n or any(s.position < hold_at for s in engine.submitted):
+                await asyncio.sleep(0.002)
+            if stream and hold_at:
+                await (await task).response.aclose()
+            else:
+                task.cancel()
+
+    asyncio.run(leave())
+    wait_until(lambda: len(engine.aborted) == n)
+    wait_until(lambda: clean.gateway.admission.live == 0)
+    assert clean.gateway.admission.waiting_tokens == 0
+    assert not engine.live
+
+
+def test_async_client_in_parallel(clean: RunningServer) -> None:
+    async def ask() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{clean.url}/v1", api_key="x", max_retries=0) as client:
+
+            async def one(number: int) -> str:
+                text = ""
+                async for chunk in await client.chat.completions.create(
+                    model="tiny", messages=[{"role": "user", "content": str(number)}], stream=True
+                ):
+                    text += chunk.choices[0].delta.content or ""
+                return text
+
+            return await asyncio.gather(*(one(i) for i in range(40)))
+
+    clean.engine.reply = lambda prompt, _: [*prompt[6:8], EOS]
+    assert [text.strip() for text in asyncio.run(ask())] == [str(i) for i in range(40)]
+    assert clean.gateway.admission.live == 0
