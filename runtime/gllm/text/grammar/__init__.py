@@ -1,0 +1,30 @@
+"""Grammars that constrain generation, as llguidance's strings: made, checked and turned into matchers here.
+
+A grammar string is what travels in `SamplingParams.grammar`.
+"""
+
+from __future__ import annotations
+
+from gllm.text.grammar.build import (
+    any_json_object,
+    grammar_from_choices,
+    grammar_from_json_schema,
+    grammar_from_lark,
+    grammar_from_regex,
+)
+from gllm.text.grammar.check import GrammarChecker
+from gllm.text.grammar.matcher import build_ll_tokenizer, check_grammar, new_matcher
+from gllm.text.grammar.tools import grammar_for_tools
+
+__all__ = [
+    "GrammarChecker",
+    "any_json_object",
+    "build_ll_tokenizer",
+    "check_grammar",
+    "grammar_for_tools",
+    "grammar_from_choices",
+    "grammar_from_json_schema",
+    "grammar_from_lark",
+    "grammar_from_regex",
+    "new_matcher",
+]

@@ -1,0 +1,105 @@
+"""Compiling a client's grammar where it can do no harm: in a child process with bounded time and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
+from gllm.text.grammar import check_process
+from gllm.text.grammar.check_process import Job, Verdict, read_frame, write_frame
+
+if TYPE_CHECKING:
+    from gllm.text.tokenizer import Tokenizer
+
+CHECK_SECONDS = 5.0
+START_SECONDS = 60.0
+MAX_REMEMBERED = 256
+
+
+class GrammarChecker:
+    """Says whether a grammar compiles for this tokenizer. Blocking: servers call `check` in a thread.
+
+    The child starts with the first check and stays; it is killed when a check takes longer than CHECK_SECONDS (or
+    dies by its memory limit), and the next check starts another. Verdicts of the last grammars are remembered.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, logits_width: int) -> None:
+        self._setup = Job(tokenizer.to_json(), list(tokenizer.eos_token_ids), logits_width)
+        self._lock = threading.Lock()
+        self._verdicts: OrderedDict[str, str] = OrderedDict()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def check(self, grammar: str, *, param: str = "grammar") -> None:
+        """Raises ParameterError(param) if the grammar is wrong, or too large or too slow to compile."""
+        size = len(grammar.encode("utf-8", "replace"))
+        if size > MAX_GRAMMAR_BYTES:
+            raise ParameterError(
+                param, f"{param}: the grammar has {size} bytes; at most {MAX_GRAMMAR_BYTES} are allowed"
+            )
+        with self._lock:
+            error = self._verdicts.pop(grammar, None)
+            if error is None:
+                error = self._ask(grammar)
+            self._verdicts[grammar] = error
+            if len(self._verdicts) > MAX_REMEMBERED:
+                self._verdicts.popitem(last=False)
+        if error:
+            raise ParameterError(param, f"{param}: {error}")
+
+    def close(self) -> None:
+        """Ends the child, if one runs."""
+        with self._lock:
+            self._kill()
+
+    def _ask(self, grammar: str) -> str:
+        """The error in the grammar, empty if there is none."""
+        if self._child is None or self._child.poll() is not None:
+            self._start()
+        answer = self._exchange(grammar.encode("utf-8", "replace"), CHECK_SECONDS)
+        if answer is None:
+            self._kill()
+            return f"the grammar is too complex: compiling it took more than {CHECK_SECONDS:g} seconds or its memory"
+        return msgspec.msgpack.decode(answer, type=Verdict).error
+
+    def _start(self) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", check_process.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        if self._exchange(msgspec.msgpack.encode(self._setup), START_SECONDS) is None:
+            self._kill()
+            raise RuntimeError("the process that checks grammars did not start")
+
+    def _exchange(self, frame: bytes, seconds: float) -> bytes | None:
+        """Sends a frame and waits for the answer; None if the child died or was too slow (then it is killed)."""
+        child = self._child
+        assert child is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
+        alarm = threading.Timer(seconds, child.kill)
+        alarm.start()
+        try:
+            write_frame(child.stdin, frame)
+            return read_frame(child.stdout)
+        except (BrokenPipeError, EOFError):
+            return None
+        finally:
+            alarm.cancel()
+
+    def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # what was buffered for the dead child is of no use
+        child.wait()

@@ -1,0 +1,79 @@
+"""The child of `GrammarChecker`: length-prefixed frames on stdin and stdout, first a Job, then grammars."""
+
+from __future__ import annotations
+
+import resource
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+MEMORY_BYTES = 1 << 30
+"""Address space a grammar may take beyond what the process has when ready."""
+_LENGTH = struct.Struct("<I")
+
+
+class Job(msgspec.Struct, array_like=True):
+    tokenizer_json: str
+    eos_token_ids: list[int]
+    logits_width: int
+
+
+class Verdict(msgspec.Struct, array_like=True):
+    error: str
+    """Empty: the grammar is good."""
+
+
+def write_frame(stream: BinaryIO, frame: bytes) -> None:
+    stream.write(_LENGTH.pack(len(frame)))
+    stream.write(frame)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> bytes:
+    """The next frame; EOFError when the other side is gone."""
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (size,) = _LENGTH.unpack(header)
+    frame = stream.read(size)
+    if len(frame) < size:
+        raise EOFError
+    return frame
+
+
+def main() -> None:
+    from llguidance import LLTokenizer
+
+    from gllm.sampling_params import ParameterError
+    from gllm.text.grammar.matcher import check_grammar
+
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    job = msgspec.msgpack.decode(read_frame(source), type=Job)
+    ll_tokenizer = LLTokenizer(job.tokenizer_json, n_vocab=job.logits_width, eos_token=job.eos_token_ids)
+    _limit_memory()
+    error = ""
+    while True:
+        write_frame(sink, msgspec.msgpack.encode(Verdict(error)))
+        grammar = read_frame(source).decode("utf-8", "replace")
+        try:
+            check_grammar(grammar, ll_tokenizer, param="")
+            error = ""
+        except ParameterError as problem:
+            error = str(problem).removeprefix(": ")
+
+
+def _limit_memory() -> None:
+    status = Path("/proc/self/statm")
+    if status.exists():
+        used = int(status.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        sys.exit(0)

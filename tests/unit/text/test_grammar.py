@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
+from gllm.text.grammar import (
+    GrammarChecker,
+    any_json_object,
+    build_ll_tokenizer,
+    check_grammar,
+    grammar_for_tools,
+    grammar_from_choices,
+    grammar_from_json_schema,
+    grammar_from_lark,
+    grammar_from_regex,
+    new_matcher,
+)
+from gllm.text.grammar import check as check_module
+from gllm.text.tokenizer import Tokenizer
+from gllm.text.tool_parsers import HERMES, LLAMA, ToolFormat, ToolParser
+
+WIDTH = 49160
+"""Wider than SmolLM2's vocabulary, as padded embeddings are."""
+
+
+@pytest.fixture(scope="module")
+def ll_tokenizer(smollm: Tokenizer) -> Any:
+    return build_ll_tokenizer(smollm, WIDTH)
+
+
+def allowed(mask: bytes) -> list[int]:
+    return [8 * at + bit for at, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1]
+
+
+def random_text(tokenizer: Tokenizer, ll_tokenizer: Any, grammar: str, seed: int, steps: int = 4000) -> str:
+    """Text of random allowed tokens until EOS; prefers tokens that close things, so that it ends."""
+    matcher = new_matcher(ll_tokenizer, grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    rng = random.Random(seed)
+    ids: list[int] = []
+    for step in range(steps):
+        tokens = allowed(matcher.compute_bitmask())
+        assert tokens
+        assert max(tokens) < tokenizer.vocab_size
+        ends = [token for token in tokens if token in tokenizer.eos_token_ids]
+        closers = [token for token in tokens if tokenizer.token_bytes(token)[:1] in (b'"', b"}", b"]")]
+        token = rng.choice(ends if ends and step > 20 else closers if closers and rng.random() < 0.5 else tokens)
+        assert matcher.consume_token(token)
+        if token in tokenizer.eos_token_ids:
+            return tokenizer.decode(ids)
+        ids.append(token)
+    raise AssertionError(f"no end after {steps} tokens: {tokenizer.decode(ids)[-200:]}")
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 130},
+        "mood": {"enum": ["good", "bad", None]},
+        "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}, "maxItems": 3},
+    },
+    "required": ["name", "age", "mood", "tags"],
+    "additionalProperties": False,
+    "$defs": {"tag": {"type": "string", "pattern": "^[a-z]{1,5}$"}},
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_output_is_valid_under_the_schema(smollm: Tokenizer, ll_tokenizer: Any, seed: int) -> None:
+    text = random_text(smollm, ll_tokenizer, grammar_from_json_schema(PERSON), seed)
+    jsonschema_rs.validate(PERSON, json.loads(text))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_json_objects_parse(smollm: Tokenizer, ll_tokenizer: Any, seed: int) -> None:
+    assert isinstance(json.loads(random_text(smollm, ll_tokenizer, any_json_object(), seed)), dict)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_regex_choices_and_lark(smollm: Tokenizer, ll_tokenizer: Any, seed: int) -> None:
+    regex = r"\d{3}-[a-f]+(x|yz)\?"
+    assert re.fullmatch(regex, random_text(smollm, ll_tokenizer, grammar_from_regex(regex), seed))
+    choices = ["yes", 'no "or"\n', "caf\u00e9 \\ /"]
+    assert random_text(smollm, ll_tokenizer, grammar_from_choices(choices), seed) in choices
+    lark = 'start: "a" b*\nb: /[bc]/ | "(" b ")"'
+    text = random_text(smollm, ll_tokenizer, grammar_from_lark(lark), seed)
+    assert text[0] == "a"
+    assert set(text[1:]) <= set("bc()")
+
+
+def accepts(tokenizer: Tokenizer, ll_tokenizer: Any, grammar: str, text: str) -> bool:
+    matcher = new_matcher(ll_tokenizer, grammar)
+    assert not matcher.is_error(), matcher.get_error()
+    ids = tokenizer.encode(text)
+    return matcher.validate_tokens(ids) == len(ids) and matcher.consume_tokens(ids) and matcher.is_accepting()
+
+
+def test_white_space_is_bounded(smollm: Tokenizer, ll_tokenizer: Any) -> None:
+    grammar = any_json_object()
+    assert accepts(smollm, ll_tokenizer, grammar, '{\n        "a": 1\n}')
+    assert not accepts(smollm, ll_tokenizer, grammar, "{" + "\n" * 40 + "}")
+
+
+def test_strict_closes_objects(smollm: Tokenizer, ll_tokenizer: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "integer"}}}}}
+    extra = '{"a": {"b": 1, "c": 2}}'
+    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema), extra)
+    assert not accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema, strict=True), extra)
+    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema, strict=True), '{"a": {"b": 1}}')
+    merged = {"allOf": [{"type": "object", "properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(merged, strict=True), '{"a": 1, "b": 2}')
+    named = {"type": "object", "properties": {"properties": {"type": "integer"}}}
+    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(named, strict=True), '{"properties": 1}')
+    assert not accepts(smollm, ll_tokenizer, grammar_from_json_schema(named, strict=True), '{"other": 1}')
+
+
+def test_a_client_cannot_loosen_the_options() -> None:
+    grammar = json.loads(grammar_from_json_schema({"type": "object", "x-guidance": {"lenient": True}}))
+    assert grammar["grammars"][0]["json_schema"]["x-guidance"]["lenient"] is False
+
+
+# --- tools -----------------------------------------------------------------------------------------
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"type": "integer", "maximum": 9}},
+                "required": ["city", "days"],
+                "additionalProperties": False,
+                "$defs": {"city": {"enum": ["K\u00f6ln", "Bonn"]}},
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+SCHEMAS = {"weather": TOOLS[0]["function"]["parameters"], "now": {"maxProperties": 0}}  # type: ignore[index]  # a literal
+
+
+def parse_calls(form: ToolFormat, text: str) -> tuple[str, list[tuple[str, Any]]]:
+    parser = ToolParser(form)
+    calls: list[list[str]] = []
+    content = ""
+    for delta in (parser.feed(text), parser.finish()):
+        content += delta.content
+        for call in delta.tool_calls:
+            if call.name is not None:
+                calls.append([call.name, ""])
+            calls[call.index][1] += call.arguments
+    return content, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+@pytest.mark.parametrize("form", [HERMES, LLAMA])
+@pytest.mark.parametrize("seed", range(4))
+def test_required_gives_calls_that_the_parser_reads(
+    smollm: Tokenizer, ll_tokenizer: Any, form: ToolFormat, seed: int
+) -> None:
+    grammar = grammar_for_tools(TOOLS, "required", ToolParser(form))
+    assert grammar is not None
+    content, calls = parse_calls(form, random_text(smollm, ll_tokenizer, grammar, seed))
+    assert content == ""
+    assert calls
+    for name, arguments in calls:
+        jsonschema_rs.validate(SCHEMAS[name], arguments)
+
+
+@pytest.mark.parametrize("form", [HERMES, LLAMA])
+def test_named_gives_exactly_one_call(smollm: Tokenizer, ll_tokenizer: Any, form: ToolFormat) -> None:
+    choice = {"type": "function", "function": {"name": "weather"}}
+    grammar = grammar_for_tools(TOOLS, choice, ToolParser(form))
+    assert grammar is not None
+    content, calls = parse_calls(form, random_text(smollm, ll_tokenizer, grammar, 1))
+    assert (content, [name for name, _ in calls]) == ("", ["weather"])
+    one = grammar_for_tools(TOOLS, "required", ToolParser(form), parallel=False)
+    assert one is not None
+    assert len(parse_calls(form, random_text(smollm, ll_tokenizer, one, 2))[1]) == 1
+
+
+def test_auto_constrains_only_strict_tools(smollm: Tokenizer, ll_tokenizer: Any) -> None:
+    assert grammar_for_tools(TOOLS, "auto", ToolParser(HERMES)) is None
+    assert grammar_for_tools(TOOLS, "none", ToolParser(HERMES)) is None
+    strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]  # type: ignore[dict-item]  # a literal
+    good = '{"name": "weather", "%s": {"city": "Bonn", "days": 3}}'
+    bad = '{"name": "weather", "%s": {"city": "Rome", "days": 3}}'
+    free = '{"name": "now", "%s": {"anything": 1}}'
+    hermes = grammar_for_tools(strict, "auto", ToolParser(HERMES))
+    llama = grammar_for_tools(strict, "auto", ToolParser(LLAMA))
+    assert hermes is not None
+    assert llama is not None
+    for call, fits in ((good, True), (bad, False), (free, True)):
+        text = "<tool_call>\n" + call % "arguments" + "\n</tool_call>"
+        assert accepts(smollm, ll_tokenizer, hermes, text) is fits
+        assert accepts(smollm, ll_tokenizer, hermes, "Let me see. " + text) is fits
+        assert accepts(smollm, ll_tokenizer, hermes, text + "\n" + text) is fits
+        assert accepts(smollm, ll_tokenizer, llama, call % "parameters") is fits
+    for grammar in (hermes, llama):
+        assert accepts(smollm, ll_tokenizer, grammar, "Just an answer.\n\nWith < and {braces}.")
+        assert accepts(smollm, ll_tokenizer, grammar, "")
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "parser", "param", "message"),
+    [
+        (TOOLS, {"type": "function", "function": {"name": "f"}}, ToolParser(HERMES), "tool_choice", "'f'"),
+        (TOOLS, "always", ToolParser(HERMES), "tool_choice", "must be"),
+        ([], "required", ToolParser(HERMES), "tools", "no tools"),
+        (TOOLS, "required", None, "tools", "--tool-parser"),
+        ([{"type": "function"}], "required", ToolParser(HERMES), "tools", r"tools\[0\]"),
+        (
+            [{"function": {"name": "f", "parameters": {"type": "array"}}}],
+            "required",
+            ToolParser(HERMES),
+            "tools",
+            "type object",
+        ),
+    ],
+)
+def test_bad_tools_are_named(
+    tools: list[dict[str, Any]], choice: Any, parser: ToolParser | None, param: str, message: str
+) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        grammar_for_tools(tools, choice, parser)
+    assert caught.value.param == param
+
+
+# --- bad and hostile grammars ----------------------------------------------------------------------
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (nested(100_000), "deeper than"),
+        ({"enum": ["x" * 100] * 1000}, "bytes"),
+        ({"$ref": "http://example.com/schema"}, r"\$ref may only"),
+        ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, r"\$ref may only"),
+        ([], "must be an object"),
+        (None, "must be an object"),
+        ({"minimum": float("nan")}, "not plain JSON"),
+    ],
+)
+def test_schemas_refused_at_once(schema: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        grammar_from_json_schema(schema)
+    assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize("text", ["", "x" * (MAX_GRAMMAR_BYTES + 1)])
+def test_texts_refused_at_once(text: str) -> None:
+    for make in (grammar_from_regex, grammar_from_lark):
+        with pytest.raises(ParameterError):
+            make(text)
+    with pytest.raises(ParameterError, match="choice"):
+        grammar_from_choices([])
+
+
+WRONG = [
+    (grammar_from_regex("(a"), "regex"),
+    (grammar_from_regex("(" * 20000 + ")" * 20000), "regex"),
+    (grammar_from_lark("start: nothing"), "nothing"),
+    (grammar_from_lark("start: " + "(" * 9000 + '"a"' + ")" * 9000), "nested"),
+    (grammar_from_json_schema({"type": "string", "not": {"const": "a"}}), "not"),
+    (grammar_from_json_schema({"type": "nonsense"}), "nonsense"),
+    ("x" * (MAX_GRAMMAR_BYTES + 1), "bytes"),
+    ("{}", ""),
+    ("", ""),
+]
+GOOD = [
+    any_json_object(),
+    grammar_from_json_schema(PERSON),
+    grammar_from_regex("[a-z]+"),
+    grammar_from_lark("start: <|im_start|> /[a-z]+/"),
+]
+
+
+@pytest.fixture(scope="module")
+def checker(smollm: Tokenizer) -> Iterator[GrammarChecker]:
+    checker = GrammarChecker(smollm, WIDTH)
+    yield checker
+    checker.close()
+
+
+def test_good_grammars_pass(checker: GrammarChecker, ll_tokenizer: Any) -> None:
+    for grammar in GOOD:
+        checker.check(grammar)
+        check_grammar(grammar, ll_tokenizer)
+
+
+@pytest.mark.parametrize(("grammar", "message"), WRONG)
+def test_wrong_grammars_are_parameter_errors(
+    checker: GrammarChecker, ll_tokenizer: Any, grammar: str, message: str
+) -> None:
+    for check in (lambda: checker.check(grammar, param="f"), lambda: check_grammar(grammar, ll_tokenizer, param="f")):
+        with pytest.raises(ParameterError, match=f"^f: .*{message}") as caught:
+            check()
+        assert caught.value.param == "f"
+        assert len(str(caught.value)) < 400
+
+
+def test_a_slow_grammar_is_cut_off_and_the_next_one_served(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = {"type": "object", "properties": {f"k{i}" * 5: {"type": "string"} for i in range(1200)}}
+    slow = grammar_from_json_schema(schema)
+    monkeypatch.setattr(check_module, "CHECK_SECONDS", 0.001)
+    with pytest.raises(ParameterError, match="too complex"):
+        checker.check(slow, param="response_format")
+    monkeypatch.undo()
+    checker.check(grammar_from_regex("[0-9]+"))
+
+
+def test_verdicts_are_remembered(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    checker = GrammarChecker(smollm, WIDTH)
+    monkeypatch.setattr(checker, "_ask", lambda grammar: asked.append(grammar) or ("bad" if grammar == "b" else ""))
+    monkeypatch.setattr(check_module, "MAX_REMEMBERED", 2)
+    for grammar in ("a", "a", "c", "a", "d", "a", "c"):
+        checker.check(grammar)
+    assert asked == ["a", "c", "d", "c"]
+    for _ in range(2):
+        with pytest.raises(ParameterError, match="bad"):
+            checker.check("b")
+    assert asked.count("b") == 1
+
+
+# --- tokenizers ------------------------------------------------------------------------------------
+
+
+def test_masks_have_the_width_of_the_logits(smollm: Tokenizer, ll_tokenizer: Any) -> None:
+    assert ll_tokenizer.vocab_size == WIDTH
+    mask = new_matcher(ll_tokenizer, grammar_from_regex("(.|\n)*")).compute_bitmask()
+    tokens = allowed(mask)
+    assert max(tokens) < smollm.vocab_size
+    assert smollm.special_token_ids & set(tokens) == set(smollm.eos_token_ids)
+
+
+def test_sentencepiece_tokenizer(sentencepiece: Tokenizer) -> None:
+    ll_tokenizer = build_ll_tokenizer(sentencepiece, sentencepiece.vocab_size + 5)
+    for text in ("hello world", "the a", "h\u00e9"):
+        ids = sentencepiece.encode(text, add_special_tokens=False)
+        matcher = new_matcher(ll_tokenizer, grammar_from_choices([" " + text]))
+        assert matcher.consume_tokens(ids)
+        assert allowed(matcher.compute_bitmask()) == [2]
+
+
+def test_unfit_tokenizers_are_refused(smollm: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="logits"):
+        build_ll_tokenizer(smollm, 100)
