@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,12 +32,12 @@ sys.exit(asyncio.run(Server(config, restart=policy, commands=commands).run()))
 class Served:
     """A server process under test."""
 
-    def __init__(self, folder: Path, on_failure: str, scripts: dict[str, str]) -> None:
+    def __init__(self, folder: Path, run_base: Path, on_failure: str, scripts: dict[str, str]) -> None:
         fake_commands(folder, **scripts)
         self.notes_path = folder / "notes"
         self.notes_path.touch()
         self.err_path = folder / "err"
-        environment = {**os.environ, "FAKE_NOTES": str(self.notes_path)}
+        environment = {**os.environ, "FAKE_NOTES": str(self.notes_path), "XDG_RUNTIME_DIR": str(run_base)}
         with self.err_path.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, str(folder), on_failure],
@@ -80,23 +81,29 @@ class Served:
 
 
 class Starter:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run_base: Path) -> None:
         self._folder = folder
+        self._run_base = run_base
         self.served: Served | None = None
 
     def __call__(self, on_failure: str = "restart", **scripts: str) -> Served:
-        self.served = Served(self._folder, on_failure, scripts)
+        self.served = Served(self._folder, self._run_base, on_failure, scripts)
         return self.served
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Starter]:
-    """Starts a server; afterwards checks that no child is left."""
-    starter = Starter(tmp_path)
-    yield starter
-    if starter.served is not None and starter.served.process.poll() is None:
-        starter.served.process.kill()
-        starter.served.process.wait()
+    """Starts a server; afterwards checks that no child is left, and no run_dir unless the server itself was killed."""
+    # Not in tmp_path, which is longer than a socket's path may be.
+    with tempfile.TemporaryDirectory(prefix="run-", dir="/tmp") as run_base:
+        starter = Starter(tmp_path, Path(run_base))
+        yield starter
+        assert starter.served is not None
+        process = starter.served.process
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGKILL or not any(Path(run_base).iterdir())
     deadline = time.monotonic() + 10
     while (left := _processes_of(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -173,7 +180,7 @@ def test_on_failure_exit(start: Starter, victim: str) -> None:
 
 def test_a_failed_start_is_one_line(start: Starter) -> None:
     engine = 'StatusReporter(config, "engine").report("failed", "architecture FooForCausalLM is not supported")'
-    server = start(engine=engine, worker="time.sleep(600)")
+    server = start(engine=engine, worker="time.sleep(600)", gateway="time.sleep(600)")
     assert server.finish() == (1, "", "gllm: error: architecture FooForCausalLM is not supported\n")
 
 
@@ -207,8 +214,9 @@ def test_a_second_ctrl_c_kills(start: Starter) -> None:
 
 
 def test_ctrl_c_while_starting_is_quiet(start: Starter) -> None:
-    server = start(engine='note("engine start")\ntime.sleep(600)', worker="time.sleep(600)")
-    server.wait_for_note("engine start")
+    waiting = 'note("start")\ntime.sleep(600)'
+    server = start(engine=waiting, worker=waiting, gateway=waiting)
+    server.wait_for_note("start", 3)
     server.process.send_signal(signal.SIGINT)
     assert server.finish() == (0, "", "")
 

