@@ -67,18 +67,23 @@ class LLM:
         generation_config: str = "auto",
         log_level: str = "warning",
         on_status: Callable[[Status], None] = lambda status: None,
-        make_group: GroupFactory = real_group,
-        make_client: ClientFactory = real_client,
         **engine_options: Any,
     ) -> None:
         config = _make_config(model, engine_options, chat_template, generation_config, log_level)
-        self._start(config, on_status, make_group, make_client)
+        self._start(config, on_status, real_group, real_client)
 
     @classmethod
-    def from_config(cls, config: Config, *, on_status: Callable[[Status], None] = lambda status: None) -> LLM:
-        """From a whole `Config`, as the command line makes it."""
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        on_status: Callable[[Status], None] = lambda status: None,
+        make_group: GroupFactory = real_group,
+        make_client: ClientFactory = real_client,
+    ) -> LLM:
+        """From a whole `Config`, as the command line makes it; the factories allow for other kinds of groups."""
         llm = cls.__new__(cls)
-        llm._start(config, on_status, real_group, real_client)
+        llm._start(config, on_status, make_group, make_client)
         return llm
 
     def _start(
