@@ -89,9 +89,6 @@ class GGUFSource:
             return int(metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]))
         return 0
 
-    def close(self) -> None:
-        self._tensors.clear()
-
 
 def huggingface_name(name: str) -> str:
     """The checkpoint name of a GGUF tensor; names that have none stay as they are."""

@@ -20,13 +20,14 @@ _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 class SafetensorsSource:
-    """See `gllm.checkpoint.source.TensorSource`."""
+    """See `gllm.checkpoint.source.TensorSource`.
+
+    A file is mapped only while one of its tensors is read: the pages of a map count as the process's memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorInfo] = {}
-        self._files: dict[str, tuple[Path, Any]] = {}
-        """Tensor name -> (path, open file)."""
-        self._handles: list[Any] = []
+        self._files: dict[str, Path] = {}
         for path, names in _shards(folder).items():
             self._add(path, names)
 
@@ -34,32 +35,25 @@ class SafetensorsSource:
         """List the tensors of one file; `names` are those that the index promises."""
         if not path.is_file():
             raise ValueError(f"{path} is missing; download the checkpoint again")
-        with _errors(path):
-            handle: Any = safe_open(path, framework="pt")
-            self._handles.append(handle)
-            found = set(handle.keys())
+        with _opened(path) as file:
+            found = set(file.keys())
             for name in found if names is None else found & names:
-                view = handle.get_slice(name)
+                view = file.get_slice(name)
                 dtype = view.get_dtype()
                 self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPE_BYTES)
-                self._files[name] = path, handle
+                self._files[name] = path
         for name in sorted((names or set()) - found):
             raise ValueError(f"{path} has no tensor {name}, which {_INDEX} says it holds")
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
-        path, handle = self._files[name]
-        with _errors(path, name):
-            view = handle.get_slice(name)
-            shape = self.tensors[name].shape
-            if len(shape) == 1:
+        info = self.tensors[name]
+        with _opened(self._files[name], name) as file:
+            view = file.get_slice(name)
+            if len(info.shape) == 1:
                 out.copy_(view[rows])
                 return
-            for source, target in chunked(rows, shape[0], shape[1] * _DTYPE_BYTES[self.tensors[name].dtype]):
+            for source, target in chunked(rows, info.shape[0], info.shape[1] * _DTYPE_BYTES[info.dtype]):
                 out[target] = view[source, columns].to(out.device)
-
-    def close(self) -> None:
-        self._files.clear()
-        self._handles.clear()
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
@@ -75,7 +69,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
                 names = shards.setdefault(folder / file, set())
                 assert names is not None
                 names.add(name)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{index} is not a valid safetensors index: {error}") from None
         return shards
     if (folder / _SINGLE).is_file():
@@ -92,9 +86,10 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 @contextmanager
-def _errors(path: Path, tensor: str = "") -> Iterator[None]:
+def _opened(path: Path, tensor: str = "") -> Iterator[Any]:
     try:
-        yield
+        with safe_open(path, framework="pt") as file:
+            yield file
     except (SafetensorError, OSError) as error:
         what = f"{path}: tensor {tensor}" if tensor else f"{path}"
         raise ValueError(f"{what} cannot be read, the file is truncated or corrupt: {error}") from None

@@ -27,9 +27,6 @@ class TensorSource(Protocol):
         Raises ValueError naming the file and the tensor if it cannot be read.
         """
 
-    def close(self) -> None:
-        """Release the files."""
-
 
 def open_checkpoint(path: Path | str) -> TensorSource:
     """Open a Hugging Face folder or a GGUF file. Raises ValueError if it is neither, or damaged."""

@@ -32,7 +32,9 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
     """Raises ValueError naming the file and the key."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no config.json: it is not a Hugging Face model folder")
+        files = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f"; for its GGUF give the file, {folder / files[0]}" if files else ""
+        raise ValueError(f"{folder} has no config.json: it is not a Hugging Face model folder{hint}")
     config = Fields(_read_json(path), str(path))
     architecture = _architecture(config)
     if config.get("quantization_config") is not None:

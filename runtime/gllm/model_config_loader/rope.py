@@ -10,7 +10,7 @@ from gllm.model_config_loader.fields import Fields
 
 def load_rope(config: Fields, max_position: int) -> RopeConfig:
     """Resolve `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (`rope_type`, older `type`)."""
-    key = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
+    key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     values = config.get(key, {})
     if not isinstance(values, dict):
         raise config.error(key, f"must be an object, not {values!r}")

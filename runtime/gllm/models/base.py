@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gllm.layers.rotary import Rotary
 from gllm.model_config import ModelConfig
 
 
-class CausalLM(Layer):
+class CausalLM(Layer, ABC):
     """Embedding, decoder layers, final norm, LM head. A family says what a layer is in `decoder_layer`."""
 
     def __init__(self, config: ModelConfig, ops: Ops) -> None:
@@ -30,9 +31,9 @@ class CausalLM(Layer):
         tied_to = self.embedding if config.tie_word_embeddings else None
         self.head = LMHead(ops, "lm_head", config.vocab_size, config.hidden_size, tied_to)
 
+    @abstractmethod
     def decoder_layer(self, config: ModelConfig, ops: Ops, index: int, rotary: Rotary) -> DecoderLayer:
         """Layer `index`, declared but not yet loaded."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def forward(

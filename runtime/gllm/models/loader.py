@@ -48,21 +48,14 @@ def load_model(
         _fill(model, dtype, device, ops, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
     else:
         source = open_checkpoint(path)
-        try:
-            _check(model, source, path)
-            _fill(model, dtype, device, ops, report, lambda parameter, out: _read(parameter, out, source))
-        finally:
-            source.close()
+        _check(model, source, path)
+        _fill(model, dtype, device, ops, report, lambda parameter, out: _read(parameter, out, source))
     return model
 
 
 def check_checkpoint(path: Path | str, config: ModelConfig) -> None:
     """Raise ValueError with one line naming the first tensor that is missing or has the wrong shape."""
-    source = open_checkpoint(path)
-    try:
-        _check(model_class(config)(config, TorchOps()), source, path)
-    finally:
-        source.close()
+    _check(model_class(config)(config, TorchOps()), open_checkpoint(path), path)
 
 
 def estimate_weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -206,6 +206,9 @@ def test_refusals_are_one_line_that_names_the_key(config: dict[str, Any], messag
 def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json"):
         load_model_config(tmp_path)
+    (tmp_path / "small.gguf").touch()
+    with pytest.raises(ValueError, match=r"; for its GGUF give the file, .*small\.gguf"):
+        load_model_config(tmp_path)
     with pytest.raises(ValueError, match="'nowhere' does not exist: give a Hugging Face folder or a GGUF file"):
         load_model_config("nowhere")
     for content in ("{", "[1]", "[" * 100_000):

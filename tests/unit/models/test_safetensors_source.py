@@ -42,7 +42,6 @@ def test_slices(dtype: torch.dtype, chunk_bytes: int, tmp_path: Path, monkeypatc
     vector = torch.empty(3)
     source.read("v", vector, slice(1, 4))
     assert torch.equal(vector, MATRIX[0, 1:4])
-    source.close()
 
 
 def test_shards_hold_what_the_index_says(tmp_path: Path) -> None:
