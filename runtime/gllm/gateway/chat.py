@@ -14,6 +14,7 @@ from starlette.responses import Response
 from gllm.gateway.chat_choice import ChatChoice, Shown
 from gllm.gateway.chunks import Chunks, error_frame
 from gllm.gateway.errors import ApiError
+from gllm.gateway.grammars import needs_grammar, request_grammar
 from gllm.gateway.logprobs import chat_logprobs, prompt_logprobs
 from gllm.gateway.prompts import ChatPrompt, chat_prompt
 from gllm.gateway.sampling import fit_max_tokens, sampling_for
@@ -51,10 +52,11 @@ async def _open(
         max_model_len = generator.max_model_len()
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(model.threads, chat_prompt, model, request, max_model_len)
+        grammar = None
+        if needs_grammar(request):
+            grammar = await loop.run_in_executor(model.grammar_threads, request_grammar, model, request)
         max_tokens = fit_max_tokens(request.output_limit, len(prompt.token_ids), max_model_len, "messages", fill=None)
-        sampling = sampling_for(
-            request, model, max_tokens=max_tokens, logprobs=request.num_logprobs, grammar=prompt.grammar
-        )
+        sampling = sampling_for(request, model, max_tokens=max_tokens, logprobs=request.num_logprobs, grammar=grammar)
         generation = generator.submit(
             ticket,
             response_id,
@@ -93,8 +95,8 @@ class _Answer:
         self._id = response_id
         self._created = int(time.time())
         self._reasons = model.reasoning_parser is not None
-        # Under a grammar the model cannot think: all it writes is the answer.
-        thinks = model.reasoning_parser if prompt.grammar is None else None
+        # A grammar that governs the answer from its first token leaves no room to think.
+        thinks = None if request.guides or request.forces_tool else model.reasoning_parser
         parallel = request.parallel_tool_calls is not False
         self._choices = [
             ChatChoice(

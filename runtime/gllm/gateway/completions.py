@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from gllm.gateway.chunks import Chunks, error_frame
 from gllm.gateway.errors import ApiError
+from gllm.gateway.grammars import needs_grammar, request_grammar
 from gllm.gateway.logprobs import CompletionLogprobs, joined, prompt_logprobs
-from gllm.gateway.prompts import completion_prompt, guided_grammar
+from gllm.gateway.prompts import completion_prompt
 from gllm.gateway.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.schema_completion import CompletionRequest
 from gllm.gateway.served_model import ServedModel
@@ -52,8 +53,13 @@ async def _open(
     try:
         max_model_len = generator.max_model_len()
         loop = asyncio.get_running_loop()
+        grammar = None
+        if needs_grammar(request):
+            grammar = await loop.run_in_executor(
+                generator.model.grammar_threads, request_grammar, generator.model, request
+            )
         prompts, texts = await loop.run_in_executor(
-            generator.model.threads, _prepare, request, generator.model, max_model_len
+            generator.model.threads, _prepare, request, generator.model, max_model_len, grammar
         )
         generation = generator.submit(
             ticket,
@@ -77,10 +83,9 @@ async def _open(
 
 
 def _prepare(
-    request: CompletionRequest, model: ServedModel, max_model_len: int
+    request: CompletionRequest, model: ServedModel, max_model_len: int, grammar: str | None
 ) -> tuple[list[tuple[list[int], SamplingParams]], list[str]]:
     """Runs in a text thread."""
-    grammar = guided_grammar(model, request)
     prompts: list[tuple[list[int], SamplingParams]] = []
     texts: list[str] = []
     if request.echo and request.logprobs is not None and request.prompt_logprobs is None:

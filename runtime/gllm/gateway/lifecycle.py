@@ -93,6 +93,7 @@ class Lifecycle:
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
             await self._gateway.engine.close()
+            self._gateway.model.close()
 
     async def _wait_serving(self) -> None:
         while not self._server.started:

@@ -25,19 +25,24 @@ class Grammars:
     """`gllm.text.grammar` with this model's vocabulary and tool format filled in."""
 
     def __init__(self, tokenizer: Tokenizer, logits_width: int, tool_format: ToolFormat | None) -> None:
-        self._vocabulary = grammar.build_ll_tokenizer(tokenizer, logits_width)
+        self._checker = grammar.GrammarChecker(tokenizer, logits_width)
         self._tool_format = tool_format
 
     from_json_schema = staticmethod(grammar.grammar_from_json_schema)
     from_regex = staticmethod(grammar.grammar_from_regex)
     from_lark = staticmethod(grammar.grammar_from_lark)
+    from_choices = staticmethod(grammar.grammar_from_choices)
     any_json_object = staticmethod(grammar.any_json_object)
 
-    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> str:
-        return grammar.grammar_for_tools(tools, choice, self._tool_format)
+    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None:
+        parser = None if self._tool_format is None else ToolParser(self._tool_format)
+        return grammar.grammar_for_tools(tools, choice, parser, parallel=parallel)
 
-    def check(self, text: str) -> None:
-        grammar.check_grammar(text, self._vocabulary)
+    def check(self, text: str, *, param: str) -> None:
+        self._checker.check(text, param=param)
+
+    def close(self) -> None:
+        self._checker.close()
 
 
 def load_served_model(config: Config) -> ServedModel:

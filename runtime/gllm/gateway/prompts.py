@@ -1,17 +1,14 @@
-"""Template, tokens and grammar of a request. Everything here runs in the text threads, off the event loop."""
+"""Template and tokens of a request. Everything here runs in the text threads, off the event loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from gllm.gateway.errors import bad_request, context_too_long
-from gllm.gateway.schema_base import GenerationRequest
-from gllm.gateway.schema_chat import ChatMessage, ChatRequest, NamedTool, Tool
+from gllm.gateway.schema_chat import ChatMessage, ChatRequest, Tool
 from gllm.gateway.served_model import ServedModel
-from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
 
 
 def tool_dicts(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
@@ -64,11 +61,9 @@ def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_le
 class ChatPrompt(msgspec.Struct):
     text: str
     token_ids: list[int]
-    grammar: str | None
 
 
 def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> ChatPrompt:
-    """What the engine needs of a chat request."""
     if request.uses_tools and model.tool_parser is None:
         raise bad_request(
             "tools",
@@ -84,17 +79,7 @@ def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) ->
         continue_final_message=bool(request.continue_final_message),
         template_kwargs=request.chat_template_kwargs,
     )
-    ids = encode(model, text, bool(request.add_special_tokens), max_model_len, "messages")
-    return ChatPrompt(text, ids, _chat_grammar(model, request))
-
-
-def _chat_grammar(model: ServedModel, request: ChatRequest) -> str | None:
-    if not request.forces_tool:
-        return guided_grammar(model, request)
-    tools = tool_dicts(request.tools) or []
-    choice = request.tool_choice
-    forced = choice.model_dump() if isinstance(choice, NamedTool) else "required"
-    return checked(model, "tools", lambda: model.grammars.for_tools(tools, forced))
+    return ChatPrompt(text, encode(model, text, bool(request.add_special_tokens), max_model_len, "messages"))
 
 
 def completion_prompt(model: ServedModel, prompt: str | list[int], add_special: bool, max_model_len: int) -> list[int]:
@@ -102,61 +87,3 @@ def completion_prompt(model: ServedModel, prompt: str | list[int], add_special: 
         return encode(model, prompt, add_special, max_model_len, "prompt")
     model.check_token_ids(prompt, "prompt")
     return prompt
-
-
-def guided_grammar(model: ServedModel, request: GenerationRequest) -> str | None:
-    """The grammar of response_format, structured_outputs or a guided_* field; None if there is none."""
-    make = model.grammars
-    if not request.guides:
-        return None
-    param = request.guides[0]
-    if param == "response_format":
-        form = request.response_format
-        assert form is not None
-        if form.json_schema is None:
-            return checked(model, param, make.any_json_object)
-        schema = form.json_schema.json_schema
-        return checked(model, param, lambda: make.from_json_schema(schema))
-    if param == "structured_outputs":
-        asked = request.structured_outputs
-        assert asked is not None
-        if asked.json_object:
-            return checked(model, param, make.any_json_object)
-        kind = next((k for k in ("regex", "choice", "grammar") if getattr(asked, k) is not None), "json")
-        value: Any = asked.json_ if kind == "json" else getattr(asked, kind)
-    else:
-        kind = param.removeprefix("guided_")
-        value = getattr(request, param)
-    if kind == "json":
-        return checked(model, param, lambda: make.from_json_schema(_schema(param, value)))
-    if kind == "regex":
-        return checked(model, param, lambda: make.from_regex(value))
-    if kind == "grammar":
-        return checked(model, param, lambda: make.from_lark(value))
-    return checked(model, param, lambda: make.from_lark(choice_grammar(value)))
-
-
-def choice_grammar(choices: list[str]) -> str:
-    """Lark text that matches exactly one of the strings. Lark's string escapes are JSON's."""
-    return "start: " + " | ".join(msgspec.json.encode(choice).decode() for choice in choices)
-
-
-def checked(model: ServedModel, param: str, build: Callable[[], str]) -> str:
-    """Build a grammar and compile it once, so that what the engine gets is known to work. Errors name `param`."""
-    try:
-        grammar = build()
-        if len(grammar) > MAX_GRAMMAR_BYTES:
-            raise bad_request(param, f"{param} makes a grammar of more than {MAX_GRAMMAR_BYTES} bytes", "invalid_value")
-        model.grammars.check(grammar)
-    except ParameterError as error:
-        raise bad_request(param, str(error), "invalid_value") from error
-    return grammar
-
-
-def _schema(param: str, value: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    try:
-        return msgspec.json.decode(value, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise bad_request(param, f"{param} is not a JSON schema object: {error}", "invalid_value") from error

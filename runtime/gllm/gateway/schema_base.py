@@ -69,7 +69,7 @@ class JsonSchemaFormat(Schema):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     description: Annotated[str, StringConstraints(max_length=4096)] | None = None
     strict: bool | None = None
-    """Both values give the same: the output always matches the schema."""
+    """The output always matches the schema; true also closes objects that list their properties."""
     json_schema: dict[str, Any] = Field(alias="schema")
 
     @field_validator("json_schema")

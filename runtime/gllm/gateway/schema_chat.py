@@ -98,7 +98,7 @@ class FunctionSpec(Schema):
     description: Annotated[str, StringConstraints(max_length=16384)] | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    """A forced call always matches `parameters`, whatever this says."""
+    """true: a call matches `parameters` even with tool_choice auto; forced calls always do."""
 
     @field_validator("parameters")
     @classmethod
@@ -176,9 +176,9 @@ class ChatRequest(GenerationRequest):
             raise ParameterError("parallel_tool_calls", "parallel_tool_calls needs tools")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ParameterError("tool_choice", f"there is no tool named '{self.tool_choice.function.name}'")
-        if self.forces_tool and self.guides:
+        if self.uses_tools and self.guides:
             raise ParameterError(
-                "tool_choice", "a forced tool call already decides the output's grammar; drop the other one"
+                self.guides[0], f"{self.guides[0]} leaves no room for tool calls; send tool_choice 'none' or no tools"
             )
 
     @property
@@ -189,6 +189,10 @@ class ChatRequest(GenerationRequest):
     @property
     def forces_tool(self) -> bool:
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def has_strict_tools(self) -> bool:
+        return any(tool.function.strict for tool in self.tools or ())
 
     @property
     def num_logprobs(self) -> int | None:

@@ -41,7 +41,17 @@ class ServedModel:
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
     )
-    """Templates, tokenisation and grammar checks run here: the event loop only moves tokens."""
+    """Templates and tokenisation run here: the event loop only moves tokens."""
+    grammar_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+    )
+    """Apart, so that a slow grammar delays only requests with grammars."""
+
+    def close(self) -> None:
+        """Drop what waits for a thread, and end the grammar checker's process."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.grammar_threads.shutdown(wait=False, cancel_futures=True)
+        self.grammars.close()
 
     def check_name(self, requested: str | None) -> None:
         if requested is not None and requested != self.name:

@@ -202,24 +202,30 @@ class FakeEngine:
 class FakeGrammars:
     """Names what was asked for; refuses text that says `bad`."""
 
-    def from_json_schema(self, schema: dict[str, Any]) -> str:
-        return f"json:{sorted(schema)}"
+    def from_json_schema(self, schema: dict[str, Any], *, strict: bool, param: str) -> str:
+        return f"json:{sorted(schema)}{'!' if strict else ''}"
 
-    def from_regex(self, regex: str) -> str:
+    def from_regex(self, regex: str, *, param: str) -> str:
         return f"regex:{regex}"
 
-    def from_lark(self, text: str) -> str:
+    def from_lark(self, text: str, *, param: str) -> str:
         return f"lark:{text}"
+
+    def from_choices(self, choices: Sequence[str], *, param: str) -> str:
+        return f"choices:{','.join(choices)}"
 
     def any_json_object(self) -> str:
         return "object"
 
-    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> str:
-        return f"tools:{len(tools)}:{choice if isinstance(choice, str) else choice['function']['name']}"
+    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None:
+        return f"tools:{len(tools)}:{choice if isinstance(choice, str) else choice['function']['name']}:{parallel}"
 
-    def check(self, grammar: str) -> None:
+    def check(self, grammar: str, *, param: str) -> None:
         if "bad" in grammar:
-            raise ParameterError("grammar", "the grammar does not compile")
+            raise ParameterError(param, "the grammar does not compile")
+
+    def close(self) -> None:
+        pass
 
 
 def model_config() -> ModelConfig:

@@ -1,0 +1,97 @@
+"""A thousand malformed requests made from the OpenAPI document: never a 5xx, and the server serves afterwards."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import httpx
+import schemathesis
+from gateway_fakes import RunningServer
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+BASES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/tokenize": {"prompt": "Hi"},
+    "/detokenize": {"tokens": [1]},
+}
+WEIRD: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, -(2**31), 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, 1e-308, "", "a", "\x00",
+    "\u202e", "\U0010ffff", "a" * 3000, [], [[]], [None], {}, {"": None}, {"a": {"a": {"a": []}}}, [1, "a", None],
+    [-1], [2**40],
+    {"type": "object"}, {"type": "function"}, {"type": "json_schema"}, [{"role": "user"}], "null", "{", [{}] * 50,
+    {"include_usage": 1}, {"include_usage": True}, ["a"] * 200, {"-1": 1}, {"1": 1e9}, {"x": 1},
+]  # fmt: skip
+
+
+def check(server: RunningServer, answer: httpx.Response) -> None:
+    assert answer.status_code < 500, (answer.request.content[:500], answer.text)
+    if answer.status_code >= 400:
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert len(error["message"]) < 2000
+
+
+def serves(server: RunningServer, http: httpx.Client) -> None:
+    server.engine.reset()
+    answer = http.post("/v1/completions", json=BASES["/v1/completions"])
+    assert answer.json()["choices"][0]["text"] == "Hello world"
+    assert http.get("/health").status_code == 200
+    assert server.gateway.admission.live == 0
+    assert not server.engine.live
+
+
+def test_mutated_fields(http: httpx.Client, clean: RunningServer) -> None:
+    """Every field of every body with values it does not expect, alone and together."""
+    document = http.get("/openapi.json").json()
+    draw = random.Random(0)
+    count = 0
+    for path, base in BASES.items():
+        reference = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        fields = sorted(document["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
+        for field in fields:
+            for value in draw.sample(WEIRD, 9):
+                check(clean, http.post(path, content=json.dumps({**base, field: value}), headers=JSON))
+                count += 1
+        for _ in range(60):
+            body = {**base, **{field: draw.choice(WEIRD) for field in draw.sample(fields, min(len(fields), 3))}}
+            check(clean, http.post(path, content=json.dumps(body), headers=JSON))
+            count += 1
+    assert count >= 1000
+    serves(clean, http)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def test_bytes_that_are_no_json(http: httpx.Client, clean: RunningServer) -> None:
+    @settings(max_examples=100, deadline=None, database=None, derandomize=True,
+              suppress_health_check=[HealthCheck.function_scoped_fixture], phases=[Phase.generate])  # fmt: skip
+    @given(st.sampled_from(sorted(BASES)), st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+    def send(path: str, body: bytes) -> None:
+        check(clean, http.post(path, content=body, headers=JSON))
+
+    send()
+    serves(clean, http)
+
+
+def test_schemathesis(http: httpx.Client, clean: RunningServer) -> None:
+    """What schemathesis makes of the document, valid and not."""
+    schema = schemathesis.openapi.from_dict(http.get("/openapi.json").json())
+    for operation in (result.ok() for result in schema.get_all_operations()):
+        if operation.method != "post":
+            continue
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @settings(max_examples=15, deadline=None, database=None, derandomize=True,
+                      suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
+            @given(operation.as_strategy(generation_mode=mode))
+            def send(case: Any) -> None:
+                check(clean, case.call(base_url=clean.url, timeout=10))
+
+            send()
+    serves(clean, http)

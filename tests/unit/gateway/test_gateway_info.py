@@ -1,0 +1,113 @@
+"""Models, version, tokenize, detokenize, metrics and the OpenAPI document."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+from gateway_fakes import EOS, RunningServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from gllm import __version__
+from gllm.gateway.metrics import length_buckets
+from gllm.messages import EngineStats
+
+LABELS = {"model_name": "tiny", "engine": "0"}
+
+
+def test_models(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.object, model.owned_by) == ("tiny", "model", "gllm")
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_version(http: httpx.Client) -> None:
+    assert http.get("/version").json() == {"version": __version__}
+
+
+def test_tokenize(http: httpx.Client) -> None:
+    answer = http.post("/tokenize", json={"prompt": "ab<eos>", "return_token_strs": True}).json()
+    assert answer == {"tokens": [97, 98, EOS], "count": 3, "max_model_len": 512, "token_strs": ["a", "b", "<eos>"]}
+    chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "é"}]}).json()
+    assert bytes(chat["tokens"]).decode() == "<user>é\n<assistant>"
+    text = http.post("/detokenize", json={"tokens": chat["tokens"]}).json()
+    assert text == {"prompt": "<user>é\n<assistant>"}
+
+
+def test_openapi(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}",
+        "/health", "/ready", "/metrics", "/version",
+    }  # fmt: skip
+    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/ChatRequest"
+    assert document["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
+
+
+def samples(http: httpx.Client) -> dict[str, float]:
+    """Every sample that has no labels but the common ones."""
+    answer = http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            rest = {key: value for key, value in sample.labels.items() if LABELS.get(key) != value}
+            key = sample.name + (str(sorted(rest.items())) if rest else "")
+            found[key] = sample.value
+    return found
+
+
+def test_request_metrics(http: httpx.Client, clean: RunningServer) -> None:
+    before = samples(http)
+    clean.engine.stats = EngineStats(step=clean.engine.stats.step, step_prefill_tokens=5, step_decode_tokens=2)
+    assert http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 100, "n": 2}).status_code == 200
+    assert http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 4}).status_code == 200
+    assert http.get("/nothing/at/all").status_code == 404
+    after = samples(http)
+
+    def grown(name: str) -> float:
+        return after[f"gllm:{name}"] - before.get(f"gllm:{name}", 0)
+
+    assert grown("prompt_tokens_total") == 9
+    assert grown("generation_tokens_total") == 28
+    assert grown("request_success_total[('finished_reason', 'stop')]") == 2
+    assert grown("request_success_total[('finished_reason', 'length')]") == 1
+    assert grown("time_to_first_token_seconds_count") == 3
+    assert grown("inter_token_latency_seconds_count") == 25
+    for name in (
+        "e2e_request_latency_seconds", "request_queue_time_seconds", "request_prefill_time_seconds",
+        "request_decode_time_seconds", "request_inference_time_seconds", "request_prompt_tokens",
+        "request_generation_tokens", "request_max_num_generation_tokens", "request_time_per_output_token_seconds",
+    ):  # fmt: skip
+        assert grown(f"{name}_count") == 3, name
+    assert grown("request_params_n_count") == 2
+    assert grown("request_params_max_tokens_sum") == 104
+    assert grown("iteration_tokens_total_sum") == 7 * grown("iteration_tokens_total_count") > 0
+    assert grown("http_requests_total[('method', 'POST'), ('route', '/v1/completions'), ('status', '200')]") == 2
+    assert grown("http_requests_total[('method', 'GET'), ('route', 'unknown'), ('status', '404')]") == 1
+
+
+def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
+    clean.engine.stats = EngineStats(
+        num_running=3, num_waiting=4, kv_usage=0.25, num_preemptions=7, prefix_cache_queries=100,
+        prefix_cache_hits=60, num_inflight=2,
+    )  # fmt: skip
+    got = samples(http)
+    assert got["gllm:num_requests_running"] == 3
+    assert got["gllm:num_requests_waiting"] == 4
+    assert got["gllm:kv_cache_usage_perc"] == 0.25
+    assert got["gllm:num_inflight_microbatches"] == 2
+    assert got["gllm:prefix_cache_queries_total"] == 100
+    assert got["gllm:prefix_cache_hits_total"] == 60
+    assert got["gllm:cache_config_info[('block_size', '16'), ('num_gpu_blocks', '64')]"] == 1
+    # A new engine counts from zero; the gateway's counters never fall.
+    clean.engine.stats = EngineStats(num_preemptions=2)
+    assert samples(http)["gllm:num_preemptions_total"] == 9
+    clean.engine.hello = None
+    got = samples(http)
+    assert (got["gllm:num_requests_running"], got["gllm:engine_up"]) == (0, 0)
+    assert got["gllm:num_preemptions_total"] == 9
+
+
+def test_length_buckets() -> None:
+    assert length_buckets(100) == (1, 2, 5, 10, 20, 50, 100)
