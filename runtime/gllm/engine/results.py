@@ -11,7 +11,6 @@ from gllm.engine.waiting import WaitingQueue
 from gllm.messages import RequestOutput, StepResult, TokenLogprob
 
 # An enum's members are slow to look up, and these are compared for every row.
-_WAITING = Status.WAITING
 _DECODING = Status.DECODING
 _FINISHED = Status.FINISHED
 
@@ -36,7 +35,7 @@ class ResultReader:
 
     def finish(self, seq: Sequence) -> None:
         """Forget a live request; its slot and pages are free for the next plan."""
-        if seq.status is _WAITING:
+        if seq.status is Status.WAITING:
             self._queue.remove(seq)
         else:
             self._running.vacate(seq)
@@ -89,11 +88,8 @@ class ResultReader:
                 self._end(seq, output, "stop")
             elif length >= seq.max_length:
                 self._end(seq, output, "length")
-            elif seq.status is _DECODING:
-                if ready is not None:
-                    ready[seq] = None
-            elif seq.status is _WAITING:
-                self._queue.revise(seq, seq.queued_tokens + 1)
+            elif ready is not None and seq.status is _DECODING:
+                ready[seq] = None
 
         for seq in batch.scored:
             if seq.status is not _FINISHED:

@@ -116,19 +116,30 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next micro-batch; None if pp + 1 are in flight or nothing can be scheduled now."""
         running = self._running
-        if len(self._in_flight) > self.pp or not (self._queue or running.prefilling or running.ready):
+        if len(self._in_flight) > self.pp:
             return None
+        while self._queue or running.prefilling or running.ready:
+            preemptions = self._num_preemptions
+            batch = self._build()
+            if batch.rows:
+                self._step += 1
+                self._in_flight.append(batch.micro_batch())
+                return batch.plan(self.epoch)
+            if self._num_preemptions == preemptions:
+                return None
+            # The decodes that the policy had counted on were preempted: let it look again.
+        return None
+
+    def _build(self) -> BatchBuilder:
+        """A micro-batch within the policy's budget; it may have no rows."""
+        running = self._running
         budget = self._policy(self.snapshot())
         batch = BatchBuilder(running, self._step + 1)
         if running.ready and budget.decode_rows > 0:
             self._add_decodes(batch, budget.decode_rows)
         if budget.prefill_tokens > 0 and (self._queue or running.prefilling):
             self._add_prefills(batch, budget.prefill_tokens)
-        if not batch.rows:
-            return None
-        self._step += 1
-        self._in_flight.append(batch.micro_batch())
-        return batch.plan(self.epoch)
+        return batch
 
     def process_result(self, result: StepResult) -> Outputs:
         """Account for the oldest step in flight, which is the one this must answer; outputs by client."""
@@ -221,11 +232,11 @@ class Scheduler:
                 seq = head
             elif unfinished:
                 seq = unfinished.pop()
-                if seq.status is not Status.PREFILLING:  # preempted for one before it in the order
-                    continue
             else:
                 return
-            chunk = self._fit(seq, min(budget, seq.num_uncomputed), batch)
+            # Decodes may have taken pages that were reserved for this prefill; they give them back when they end.
+            room = seq.capacity + self.pool.num_free * self.pool.page_size - seq.num_scheduled
+            chunk = min(budget, seq.num_uncomputed, room)
             if chunk == 0:
                 return
             batch.add_chunk(seq, chunk, register=register)
@@ -234,7 +245,8 @@ class Scheduler:
     def _admit(self, seq: Sequence) -> bool:
         """Give the queue's head a slot, if all it knows fits beside what unfinished prefills still need.
 
-        A preempted sequence also leaves each decode a page to grow, else it would soon be preempted again.
+        So prefills never wait for each other's pages: without decodes, what they still need is free. A
+        preempted sequence also leaves each decode a page to grow, else it would soon be preempted again.
         """
         running, pool = self._running, self.pool
         if not running.free_slots or (self._in_flight and seq.last_step >= self._in_flight[0].step):
@@ -255,19 +267,6 @@ class Scheduler:
                 self._cache_queries += seq.num_prompt
                 self._cache_hits += seq.num_cached
         return True
-
-    def _fit(self, seq: Sequence, chunk: int, batch: BatchBuilder) -> int:
-        """How much of the chunk has pages, 0 if none.
-
-        Unfinished prefills that hold the whole pool, with no step in flight that could give pages back,
-        would wait for each other: then the last in order makes room for the first.
-        """
-        pool = self.pool
-        while seq.num_scheduled == seq.capacity and not pool.num_free and not batch.rows and not self._in_flight:
-            victim = self._running.last_in_order()
-            assert victim is not seq, "a sequence alone fits the pool"
-            self._preempt(victim)
-        return min(chunk, seq.capacity + pool.num_free * pool.page_size - seq.num_scheduled)
 
     def _estimate_hits(self, seq: Sequence) -> None:
         """Bring the waiting tokens of a queued request up to date with the prefix cache."""

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engine_fakes import EOS, VOCAB, FakeWorker, generate, make_sequence, next_token
+from engine_fakes import EOS, FakeWorker, generate, make_sequence, next_token
 
 from gllm.config import EngineConfig
+from gllm.engine.batch import BatchBuilder
 from gllm.engine.kv_pages import PagePool
+from gllm.engine.policies import Budget
 from gllm.engine.scheduler import Scheduler
 from gllm.messages import RequestOutput, StepPlan, StepResult
 
@@ -283,16 +285,90 @@ def test_stats_describe_the_last_step() -> None:
     assert (stats.num_running, stats.num_inflight, stats.kv_usage) == (1, 0, 1 / 64)
 
 
-def test_unfinished_prefills_that_hold_the_whole_pool_do_not_wait_for_each_other() -> None:
+def test_prefills_are_admitted_only_if_they_can_end() -> None:
     bench = Bench(num_pages=8, max_prefill_tokens=4, policy="chunked_prefill", enable_prefix_caching=False)
-    prompts = {"a": [1] * 16, "b": [2] * 16, "c": [3] * 16}
-    for request_id, prompt in prompts.items():
-        bench.add(request_id, prompt, max_tokens=14, stop_token_ids=())
-    outputs = list(bench.run())
-    for request_id, prompt in prompts.items():
-        sampling = make_sequence("", prompt, max_tokens=14, stop_token_ids=()).sampling
-        assert tokens_of(outputs, request_id) == generate(prompt, sampling, 99)
-    assert max(tokens_of(outputs, "a")) < VOCAB
+    bench.add("late", [2] * 16, priority=1, max_tokens=1)
+    bench.plan()
+    bench.add("large", [1] * 20, max_tokens=1)
+    assert bench.plan().new == [], "20 tokens beside the 12 that `late` still needs are one page too many"
+    assert [output.request_id for output in bench.run()] == ["late", "large"]
+
+
+def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
+    bench = Bench(num_pages=4, policy="chunked_prefill")
+    for request_id in ("a", "b"):
+        bench.add(request_id, [ord(request_id)] * 7, max_tokens=6, stop_token_ids=())
+    bench.plan()
+    bench.plan()
+    first = bench.answer()
+    third = bench.plan()  # `a` needs a third page: `b`, whose second token is in flight, gives its two
+    assert third.slots == [0]
+    assert third.freed == [1]
+    bench.scheduler.abort("a")
+    assert bench.scheduler.schedule() is None, "two are in flight"
+    second = bench.answer()
+    assert [output.request_id for output in second] == ["b"]
+    again = bench.plan()
+    assert again.new[0].token_ids == [ord("b")] * 7 + tokens_of([*first, *second], "b")
+    rest = list(bench.run())
+    sampling = make_sequence("", [ord("b")] * 7, max_tokens=6, stop_token_ids=()).sampling
+    assert tokens_of([*first, *second, *rest], "b") == generate([ord("b")] * 7, sampling, 99)
+
+
+def test_with_room_again_it_still_waits_for_its_token_in_flight() -> None:
+    bench = Bench(pp=3, num_pages=6, policy="chunked_prefill", max_num_seqs=2)
+    bench.add("b", [2] * 7, priority=1, max_tokens=6, stop_token_ids=())
+    bench.plan()
+    first = bench.answer()
+    bench.plan()  # the second token of `b`
+    victim = bench.scheduler._running.last_in_order()
+    bench.scheduler._preempt(victim)
+    assert bench.scheduler.schedule() is None
+    second = bench.answer()
+    plan = bench.plan()
+    assert plan.new[0].token_ids == [2] * 7 + tokens_of([*first, *second], "b")
+
+
+def test_when_all_chosen_decodes_were_preempted_others_are_chosen() -> None:
+    bench = Bench(pp=2, num_pages=4)
+    bench.add("low", [1] * 8, priority=1, max_tokens=6, stop_token_ids=())
+    bench.plan()
+    bench.add("high", [2] * 8, max_tokens=6, stop_token_ids=())
+    bench.plan()
+    bench.answer()
+    bench.answer()
+    assert bench.plan().slots == [1], "`low` is the first in turn, and the first to go"
+    assert bench.scheduler.stats().num_preemptions == 1
+
+
+def test_prefill_goes_on_when_the_only_decode_was_preempted() -> None:
+    bench = Bench(pp=2, num_pages=4, max_prefill_tokens=4, min_prefill_tokens=4, kv_threshold=0.3)
+    bench.add("low", [1] * 4, priority=1, max_tokens=4, stop_token_ids=())
+    bench.plan()
+    bench.add("high", [2] * 12, max_tokens=1, stop_token_ids=())
+    bench.answer()
+    bench.scheduler._add_prefills(batch := BatchBuilder(bench.scheduler._running, 2), 11)
+    assert len(batch.rows) == 1
+    bench.scheduler._step += 1
+    bench.scheduler._in_flight.append(batch.micro_batch())
+    bench.results.append(bench.worker.execute(batch.plan(0)))
+    assert bench.pool.num_free == 0
+    bench.answer()
+    assert bench.plan().slots == [1], "`low` needs a page and is the first to go; then nothing holds prefill back"
+    assert {output.request_id for output in bench.run() if output.finish_reason} == {"low", "high"}
+
+
+def test_decodes_beyond_the_budget_take_turns() -> None:
+    bench = Bench()
+    bench.scheduler._policy = lambda snapshot: Budget(prefill_tokens=64, decode_rows=2)
+    for request_id in ("a", "b", "c"):
+        bench.add(request_id, [1], max_tokens=9, stop_token_ids=())
+    assert bench.plan().slots == [0, 1, 2]
+    turns: list[int] = []
+    for _ in range(6):
+        turns += bench.plan().slots
+        bench.answer()
+    assert turns == [0, 1, 2] * 4
 
 
 def test_a_context_longer_than_the_pool_is_refused() -> None:

@@ -34,7 +34,7 @@ SETTINGS = st.builds(
     policy=st.sampled_from(POLICY_NAMES),
     pp=st.integers(1, 4),
     page_size=st.integers(1, 5),
-    num_pages=st.integers(4, 24),
+    num_pages=st.integers(3, 20),
     max_num_seqs=st.integers(1, 8),
     max_prefill_tokens=st.integers(1, 40),
     min_prefill_tokens=st.integers(1, 16),
@@ -84,8 +84,20 @@ OPERATIONS = st.lists(
         st.builds(Abort, index=st.integers(0, 30)),
         st.builds(Answer, failed_row=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 8))),
         st.builds(Answer, failed_row=st.none()),
+        st.builds(
+            Add,
+            prompt_length=st.integers(1, 8),
+            shared_prefix=st.integers(0, 8),
+            max_tokens=st.integers(8, 30),
+            min_tokens=st.just(0),
+            priority=st.integers(-1, 1),
+            salt=st.just(""),
+            ignore_eos=st.just(True),
+            logprobs=st.just(False),
+            prompt_logprobs=st.just(False),
+        ),
     ),
-    max_size=40,
+    max_size=50,
 )
 
 
@@ -229,7 +241,7 @@ class Trial:
                 assert [entry.token_id if entry else None for entry in sent[0]] == [None, *prompt[1:]]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(setting=SETTINGS, operations=OPERATIONS)
 def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Add | Abort | Answer]) -> None:
     trial = Trial(setting)
