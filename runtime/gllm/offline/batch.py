@@ -81,6 +81,9 @@ def parse_line(raw: bytes, number: int, default: Callable[..., SamplingParams]) 
     except ParameterError as error:
         return BadLine(custom_id, number, error.param, str(error))
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ParameterError):
+            return BadLine(custom_id, number, error.__cause__.param, str(error.__cause__))
+        # msgspec says where: "Expected `float`, got `str` - at `$.temperature`"
         return BadLine(custom_id, number, str(error).rpartition("$.")[2].strip("`") or "body", str(error))
 
 
@@ -143,7 +146,7 @@ def _sampling(fields: dict[str, Any], chat: bool, default: Callable[..., Samplin
     unknown = fields.keys() - _SAMPLING_FIELDS
     if unknown:
         raise ParameterError(min(unknown), f"{min(unknown)} is not supported in a batch line")
-    typed = msgspec.convert(fields, SamplingParams, strict=True)
+    typed = msgspec.convert(fields, SamplingParams, str_keys=True)
     return default(**{name: getattr(typed, name) for name in fields})
 
 

@@ -106,8 +106,8 @@ class FakeClient:
         finished = False
         try:
             if prompt.startswith(b"!fail"):
-                yield RequestOutput(request_id, [], "error", error="the sampler choked")
                 finished = True
+                yield RequestOutput(request_id, [], "error", error="the sampler choked")
                 return
             answer = [*prompt.upper(), EOS]
             for place, token in enumerate(answer, start=1):
@@ -120,9 +120,9 @@ class FakeClient:
                 stop = token if token == EOS else None
                 reason = "stop" if stop else "length" if place == sampling.max_tokens else None
                 logprobs = [TokenLogprob(token, -0.5, 1, [(token, -0.5)])] if sampling.logprobs is not None else None
+                finished = reason is not None
                 yield RequestOutput(request_id, [token], reason, stop, logprobs=logprobs)
                 if reason:
-                    finished = True
                     return
         finally:
             self.live.discard(request_id)
