@@ -24,8 +24,9 @@ ModelArgument = Annotated[
     ),
 ]
 
+LogLevel = Literal["debug", "info", "warning", "error"]
 LogLevelOption = Annotated[
-    Literal["debug", "info", "warning", "error"],
+    LogLevel,
     typer.Option("--log-level", help="How much the processes tell on stderr.", rich_help_panel="Process"),
 ]
 
@@ -97,7 +98,8 @@ class Flag:
             callback=self.check,
             envvar=self.envvar,
         )
-        annotation = Annotated[get_type_hints(self.owner)[self.name], option]
+        kind: Any = get_type_hints(self.owner)[self.name]
+        annotation = Annotated[kind, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -179,7 +181,7 @@ def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def make_config(model: str, flags: dict[str, Any], *, log_level: str = "info") -> Config:
+def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info") -> Config:
     """The `Config` for a MODEL argument ("": the default model) and the values of flags.
 
     Raises typer.BadParameter, which names the argument or flag and the fix.
@@ -192,8 +194,7 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: str = "info") -
     values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name
     engine = EngineConfig(model=str(path), **values[EngineConfig])
     _check_together(engine)
-    settings = {"engine": engine, "gateway": GatewayConfig(**values[GatewayConfig]), "log_level": log_level}
-    return Config(**settings)
+    return Config(engine=engine, gateway=GatewayConfig(**values[GatewayConfig]), log_level=log_level)
 
 
 def find_model(model: str) -> tuple[Path, str]:

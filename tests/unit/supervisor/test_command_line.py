@@ -1,0 +1,114 @@
+"""The `gllm` command: flags become a Config, mistakes become one clear message, subcommands load lazily."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from gllm.cli.main import app
+from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, ModelArgument, make_config, parse_bytes, takes_flags
+from gllm.config import Config, EngineConfig, GatewayConfig
+
+
+def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:
+    """The Config that `serve` would make of these arguments; AssertionError with the output if they are refused."""
+    configs: list[Config] = []
+
+    @takes_flags(*ENGINE_FLAGS, *GATEWAY_FLAGS)
+    def command(model: ModelArgument = "", *, flags: dict[str, Any]) -> None:
+        configs.append(make_config(model, flags))
+
+    program = typer.Typer()
+    program.command()(command)
+    result = CliRunner().invoke(program, arguments, env={"COLUMNS": "300", **(env or {})})
+    assert result.exit_code == 0, result.output
+    return configs[0]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "Tiny-1B"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def test_without_flags_the_defaults_of_the_settings_hold(model: str) -> None:
+    expected = Config(engine=EngineConfig(model=model), gateway=GatewayConfig(served_model_name="Tiny-1B"))
+    assert parse(model) == expected
+
+
+def test_without_a_model_the_default_one_is_served() -> None:
+    config = parse()
+    assert config.engine.model.endswith(".gguf")
+    assert config.gateway.served_model_name == "SmolLM2-135M-Instruct"
+
+
+def test_flags_reach_the_settings(model: str) -> None:
+    arguments = ["--page-size", "32", "--kv-cache-memory", "512M", "--no-prefix-caching", "--policy", "no_wt"]
+    config = parse(model, *arguments, "--port", "9", "--log-requests", env={"GLLM_API_KEY": "secret"})
+    assert config.engine == EngineConfig(
+        model=model, page_size=32, kv_cache_memory=512 * 2**20, enable_prefix_caching=False, policy="no_wt"
+    )
+    assert config.gateway == GatewayConfig(port=9, log_requests=True, api_key="secret", served_model_name="Tiny-1B")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--page-size", "12"], "'--page-size': 12 is not a power of two"),
+        (["--polcy", "no_wt"], "--policy"),
+        (["--policy", "fifo"], "token_throttling"),
+        (["--port", "65536"], "'--port'"),
+        (["--kv-cache-memory", "much"], "write for example 512M or 2G"),
+        (["--gpu-memory-utilization", "90"], "'--gpu-memory-utilization': 90 is not a share"),
+        (["--kv-threshold", "1"], "'--kv-threshold'"),
+        (["--chat-template", "/no/file"], "there is no file '/no/file'"),
+        (["--min-prefill-tokens", "9000"], "--min-prefill-tokens: 9000 is more than --max-prefill-tokens 2048"),
+        (["--attention-backend", "flashinfer", "--device", "cpu"], "flashinfer needs --device cuda"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_the_fix(model: str, arguments: list[str], message: str) -> None:
+    with pytest.raises(AssertionError) as refusal:
+        parse(model, *arguments)
+    assert message in str(refusal.value)
+
+
+def test_a_model_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"looked for a folder with config\.json or a GGUF file"):
+        parse("Qwen/Qwen3-8B")
+    (tmp_path / "weights.gguf").touch()
+    with pytest.raises(AssertionError, match=r"has no config\.json; name the file, such as .*weights\.gguf"):
+        parse(str(tmp_path))
+
+
+@pytest.mark.parametrize(("text", "amount"), [("123", 123), ("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29)])
+def test_amounts_of_memory(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+def test_help_lists_every_subcommand_and_a_typo_gets_a_hint() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert all(name in result.output for name in ("serve", "chat", "generate", "bench"))
+    result = CliRunner().invoke(app, ["serv"])
+    assert result.exit_code == 2
+    assert "Did you mean 'serve'?" in result.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from typer.testing import CliRunner
+from gllm.cli.main import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+heavy = {"torch", "transformers", "numpy", "zmq", "fastapi", "httpx", "tokenizers"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
