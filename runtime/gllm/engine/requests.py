@@ -26,6 +26,12 @@ def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | Non
         )
     if min(submit.token_ids) < 0 or max(submit.token_ids) >= vocab_size:
         return f"the prompt has a token id outside the model's vocabulary of {vocab_size}"
+    for field, token_ids in (
+        ("stop_token_ids", submit.sampling.stop_token_ids),
+        ("logit_bias", submit.sampling.logit_bias),
+    ):
+        if token_ids and max(token_ids) >= vocab_size:
+            return f"{field} has a token id outside the model's vocabulary of {vocab_size}"
     return None
 
 
@@ -39,7 +45,8 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
     sampling = submit.sampling
     stop_token_ids = sampling.stop_token_ids
     if not sampling.ignore_eos:
-        stop_token_ids = tuple(dict.fromkeys((*model.eos_token_ids, *stop_token_ids)))
+        eos = (token for token in model.eos_token_ids if token < model.vocab_size)  # configs name tokens that are not
+        stop_token_ids = tuple(dict.fromkeys((*eos, *stop_token_ids)))
     seed = random.getrandbits(64) - 2**63 if sampling.seed is None else sampling.seed
     wire = msgspec.structs.replace(sampling, seed=seed, stop_token_ids=stop_token_ids)
     return Sequence(

@@ -278,7 +278,8 @@ def test_a_slow_consumer_gets_outputs_merged(run_dir: str) -> None:
         ([1] * 128, SamplingParams(), "room for the answer"),
         ([1, VOCAB], SamplingParams(), "vocabulary of 50"),
         ([-1], SamplingParams(), "vocabulary of 50"),
-        ([1], SamplingParams(stop_token_ids=tuple(range(100, 228))), "stop_token_ids"),
+        ([1], SamplingParams(stop_token_ids=(1, VOCAB)), "stop_token_ids"),
+        ([1], SamplingParams(logit_bias={VOCAB: 1.0}), "logit_bias"),
     ],
 )
 def test_bad_requests_are_refused_and_the_engine_lives(

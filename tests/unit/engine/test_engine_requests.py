@@ -1,0 +1,70 @@
+"""How a Submit becomes a sequence."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gllm.engine.requests import make_sequence, refusal
+from gllm.engine.sequence import Sequence
+from gllm.messages import Submit
+from gllm.model_config import ModelConfig, RopeConfig
+from gllm.sampling_params import ParameterError, SamplingParams
+
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    hidden_size=8,
+    intermediate_size=8,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=8,
+    vocab_size=500,
+    max_position=128,
+    rms_norm_eps=1e-5,
+    rope=RopeConfig(),
+    tie_word_embeddings=True,
+    attention_bias=False,
+    eos_token_ids=(2, 7, 500),
+)
+
+
+def made(sampling: SamplingParams, *, salt: str = "") -> Sequence:
+    submit = Submit("a", [1, 2, 3], sampling, 4, salt)
+    assert refusal(submit, vocab_size=MODEL.vocab_size, max_model_len=128) is None
+    return make_sequence(submit, MODEL, max_model_len=128, client=b"gateway", now=5.0)
+
+
+def test_eos_joins_the_stop_tokens_unless_ignored() -> None:
+    assert made(SamplingParams(stop_token_ids=(9, 7))).sampling.stop_token_ids == (2, 7, 9)
+    assert made(SamplingParams(stop_token_ids=(9, 7), ignore_eos=True)).stop_ids == {9, 7}
+
+
+def test_a_seed_is_drawn_only_where_none_was_given() -> None:
+    assert made(SamplingParams(seed=-3)).sampling.seed == -3
+    seeds = {made(SamplingParams()).sampling.seed for _ in range(20)}
+    assert len(seeds) == 20
+    assert None not in seeds
+
+
+def test_lengths_follow_from_the_request_and_the_context() -> None:
+    seq = made(SamplingParams(max_tokens=10, min_tokens=4))
+    assert (seq.num_prompt, seq.min_length, seq.max_length, seq.rank[0]) == (3, 7, 13, 4)
+    assert made(SamplingParams(max_tokens=None)).max_length == 128
+    assert made(SamplingParams(max_tokens=1000)).max_length == 128
+    assert made(SamplingParams(max_tokens=0)).scoring_only
+
+
+def test_a_salt_starts_another_chain() -> None:
+    assert made(SamplingParams()).root != made(SamplingParams(), salt="tenant").root
+
+
+def test_too_many_stop_tokens_with_eos_are_refused_by_name() -> None:
+    with pytest.raises(ParameterError, match="stop_token_ids"):
+        made(SamplingParams(stop_token_ids=tuple(range(100, 228))))
+
+
+def test_what_the_worker_gets_decodes_there() -> None:
+    registration = made(SamplingParams(stop_token_ids=tuple(range(100, 226)))).registration(0, [])
+    encoded = msgspec.msgpack.encode(registration)
+    assert msgspec.msgpack.decode(encoded, type=type(registration)) == registration
