@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
+SHUTTING_DOWN = "the server is shutting down"
 FLUSH_TIMEOUT = 5
 """Seconds for the last bytes of answers to leave once the work is done."""
 
@@ -142,6 +143,7 @@ class Lifecycle:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals > 1:
+            self._gateway.engine.engine_down(SHUTTING_DOWN)
             self._server.force_exit = self._server.should_exit = True
             return
         self.drain(self._gateway.config.gateway.drain_timeout)
@@ -160,5 +162,5 @@ class Lifecycle:
             await asyncio.wait_for(admission.empty(), timeout)
         except TimeoutError:
             logger.warning("drain timed out", extra={"live": admission.live})
-            self._gateway.engine.engine_down("the server is shutting down")
+            self._gateway.engine.engine_down(SHUTTING_DOWN)
         self._server.should_exit = True

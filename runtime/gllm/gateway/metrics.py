@@ -111,7 +111,8 @@ class Metrics:
             self._last_step = stats.step
             self._iteration.observe(stats.step_prefill_tokens + stats.step_decode_tokens)
 
-    def request_failed(self, reason: str) -> None:
+    def unfinished(self, reason: str) -> None:
+        """A choice was cut short: `abort` by its client, `error` by the engine."""
         self._ended[reason].inc()
 
     def finished(self, choice: Choice, e2e: float) -> None:

@@ -129,6 +129,7 @@ class Generation:
         self._engine = engine
         self._arrived = arrived
         self._closed = False
+        self._failed = False
         self._merged = self._merge()
         self._first: Delta | None = None
 
@@ -192,10 +193,10 @@ class Generation:
                     self._end(choice)
                     return
         except EngineError as error:
-            self._metrics.request_failed("error")
+            self._failed = True
             raise engine_dead(str(error)) from error
         except ApiError:
-            self._metrics.request_failed("error")
+            self._failed = True
             raise
         # The client's contract is to end with a finish_reason; never leave a caller waiting for one.
         raise engine_dead("its answer ended early")
@@ -228,7 +229,7 @@ class Generation:
         self._closed = True
         for choice in self.choices:
             if choice.finish_reason is None:
-                self._metrics.request_failed("abort")
+                self._metrics.unfinished("error" if self._failed else "abort")
         try:
             await self._merged.aclose()
             for choice in self.choices:

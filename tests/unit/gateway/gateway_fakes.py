@@ -282,6 +282,7 @@ class RunningServer:
     def __exit__(self, *_: object) -> None:
         self.uvicorn.should_exit = True
         self._thread.join(10)
+        self.gateway.model.close()
 
 
 def make_server(
