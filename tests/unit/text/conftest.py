@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
+from transformers import AutoTokenizer
 
 from gllm.checkpoint.default_model import default_model_path
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
@@ -48,6 +50,13 @@ def sentencepiece_scores() -> dict[str, float]:
 @pytest.fixture(scope="session")
 def smollm() -> Tokenizer:
     return load_tokenizer(default_model_path())
+
+
+@pytest.fixture(scope="session")
+def reference() -> Any:
+    """What transformers makes of the same GGUF file; slow to load."""
+    path = default_model_path()
+    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
-from gllm.checkpoint.default_model import default_model_path
 from gllm.sampling_params import ParameterError
 from gllm.text import template_environment
 from gllm.text.chat_template import ChatTemplate
@@ -125,12 +123,6 @@ CHATS: list[list[dict[str, Any]]] = [
         {"role": "tool", "content": '{"t": 3}', "tool_call_id": "c1"},
     ],
 ]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    path = default_model_path()
-    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
 def template_source(name: str, tokenizer: Tokenizer) -> str:

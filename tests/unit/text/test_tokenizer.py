@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gllm.checkpoint.default_model import default_model_path
 from gllm.text.gguf_metadata import read_gguf_metadata
 from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
@@ -37,12 +36,6 @@ TEXTS = [
 # Two spaces before a digit, or digits next to letters of other scripts: here transformers' reading of the GGUF loses
 # the digit-splitting step of SmolLM2's own tokenizer.json.
 DIGIT_TEXTS = ["  12 345 a", "\u00bd \u00b2 \u0663 123", "x\n\n  42"]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    path = default_model_path()
-    return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +61,7 @@ def test_smollm_equals_the_original_pipeline(smollm: Tokenizer, original: Any, t
     assert smollm.encode(text) == original.encode(text)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(text=st.text(max_size=60))
 def test_smollm_equals_the_original_on_any_text(smollm: Tokenizer, original: Any, text: str) -> None:
     ids = smollm.encode(text)
@@ -260,7 +253,7 @@ def test_folder_equals_gguf(folder: Path, smollm: Tokenizer) -> None:
     assert loaded.token_pieces == smollm.token_pieces
 
 
-@pytest.mark.parametrize("template", [["$A"], ["<|im_start|>", "$A"], ["<|im_start|>", "$A", "<|im_end|>"]])
+@pytest.mark.parametrize("template", [["$A"], ["<|im_start|>", "$A", "<|im_end|>"]])
 def test_post_processor_decides_about_bos_as_in_transformers(
     folder: Path, smollm: Tokenizer, template: list[str]
 ) -> None:

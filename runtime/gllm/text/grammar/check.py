@@ -69,7 +69,9 @@ class GrammarChecker:
 
     def _start(self) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", check_process.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", f"from {check_process.__name__} import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         if self._exchange(msgspec.msgpack.encode(self._setup), START_SECONDS) is None:
             self._kill()

@@ -6,7 +6,7 @@ import resource
 import struct
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -26,13 +26,13 @@ class Verdict(msgspec.Struct, array_like=True):
     """Empty: the grammar is good."""
 
 
-def write_frame(stream: BinaryIO, frame: bytes) -> None:
+def write_frame(stream: IO[bytes], frame: bytes) -> None:
     stream.write(_LENGTH.pack(len(frame)))
     stream.write(frame)
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> bytes:
+def read_frame(stream: IO[bytes]) -> bytes:
     """The next frame; EOFError when the other side is gone."""
     header = stream.read(_LENGTH.size)
     if len(header) < _LENGTH.size:
@@ -45,6 +45,14 @@ def read_frame(stream: BinaryIO) -> bytes:
 
 
 def main() -> None:
+    """Serves until the parent is gone."""
+    try:
+        _serve()
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        sys.exit(0)
+
+
+def _serve() -> None:
     from llguidance import LLTokenizer
 
     from gllm.sampling_params import ParameterError
@@ -70,10 +78,3 @@ def _limit_memory() -> None:
     if status.exists():
         used = int(status.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        sys.exit(0)

@@ -26,7 +26,8 @@ def grammar_for_tools(
 
     "required" forces one or more calls (one if not `parallel`), a named function exactly one call of it; arguments
     follow the tools' parameter schemas. "auto" leaves the choice to the model and constrains only what it writes
-    inside calls, if any tool says `strict`; "none" constrains nothing. Raises ParameterError.
+    inside calls, if any tool says `strict`; "none" constrains nothing. A forced call comes at once: a reasoning
+    model does not think first. `parser` says in which syntax; nothing is parsed. Raises ParameterError.
     """
     functions = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     if choice == "none" or (choice == "auto" and not any(function.get("strict") for function in functions)):
