@@ -94,10 +94,13 @@ struct Attend {
   E *query, *weights, *small_keys, *small_values;
   float *scores, *scale;
   Softmax segment, total;
-  const E *keys[kTileBlocks], *values[kTileBlocks];
+  const E *keys[kTileBlocks] = {}, *values[kTileBlocks] = {};
+  const E *keys_ahead[kTileBlocks] = {}, *values_ahead[kTileBlocks] = {};
+  bool streaming;  // the keys are read by one row tile only
 
   Attend(const AttentionArgs& a, const AttentionTask& t)
       : args(a), task(t), group(a.heads / a.kv_heads), rows((t.token_end - t.token_begin) * group), hd(a.head_dim) {
+    streaming = args.page_size >= kBlockTokens && rows <= Vec::tile_rows && task.row < args.num_decode_rows;
     first_limit = args.kv_lens[task.row] - args.query_lens[task.row] + task.token_begin + 1;
     const int64_t small = args.page_size < kBlockTokens ? kTileTokens * hd : 0;
     const auto floats = [](int64_t n) { return (n + 15) / 16 * 64; };  // bytes, in whole cache lines
@@ -173,17 +176,28 @@ struct Attend {
     }
   }
 
-  // Decode reads every key once: the next tile is asked for while this one is worked on.
-  void prefetch(int64_t begin, int64_t end) const {
-    if (args.page_size < kBlockTokens || rows > 16) return;
-    const int64_t bytes = kBlockTokens * hd * static_cast<int64_t>(sizeof(E));
-    for (int64_t position = begin; position < end && position < begin + kTileTokens; position += kBlockTokens) {
-      const PageHead<E> page = page_head<E>(args, task.row, task.kv_head, position);
+  // Decode reads every key once, so memory is its limit: while a tile is worked on, the next one is on its way. Past the
+  // task's last tile that is the first one of the next task, which this thread or another (through the shared cache)
+  // will take up. Without a next tile `ahead` stays on the present one, which costs nothing.
+  void look_ahead(int64_t position, const AttentionTask* next) {
+    for (int b = 0; b < kTileBlocks; ++b) {
+      keys_ahead[b] = keys[b];
+      values_ahead[b] = values[b];
+    }
+    if (!streaming) return;
+    const AttentionTask* where = &task;
+    int64_t end = task.segment_end * kSegmentTokens < last_limit() ? task.segment_end * kSegmentTokens : last_limit();
+    if (position >= end) {
+      if (next == nullptr || next->row >= args.num_decode_rows) return;
+      where = next;
+      position = next->segment_begin * kSegmentTokens;
+      end = args.kv_lens[next->row];
+    }
+    for (int b = 0; b < kTileBlocks && position < end; ++b, position += kBlockTokens) {
+      const PageHead<E> page = page_head<E>(args, where->row, where->kv_head, position);
       const int64_t offset = position % args.page_size * hd;
-      for (int64_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(reinterpret_cast<const char*>(page.keys + offset) + i);
-        __builtin_prefetch(reinterpret_cast<const char*>(page.values + offset) + i);
-      }
+      keys_ahead[b] = page.keys + offset;
+      values_ahead[b] = page.values + offset;
     }
   }
 
@@ -195,17 +209,24 @@ struct Attend {
     GLLM_INLINE void run() const {
       constexpr int per_block = kBlockTokens / Vec::width;
       F acc[MR][NV];
-      const E* b[NV];
+      const E *b[NV], *ahead[NV];
       GLLM_UNROLL
       for (int j = 0; j < NV; ++j) {
-        b[j] = self.keys[(vector + j) / per_block] + (vector + j) % per_block * Vec::width * T::step;
+        const int64_t block = (vector + j) / per_block, offset = (vector + j) % per_block * Vec::width * T::step;
+        b[j] = self.keys[block] + offset;
+        ahead[j] = self.keys_ahead[block] + offset;
       }
       GLLM_UNROLL
       for (int i = 0; i < MR; ++i) {
         GLLM_UNROLL
         for (int j = 0; j < NV; ++j) acc[i][j] = Vec::set(0.0f);
       }
-      accumulate<T, MR, NV>(acc, self.query + row * self.hd, self.hd, b, kBlockTokens * T::step, self.hd / T::step);
+      const E* q = self.query + row * self.hd;
+      if (self.streaming) {
+        accumulate<T, MR, NV, true>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, ahead);
+      } else {
+        accumulate<T, MR, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, b);
+      }
       GLLM_UNROLL
       for (int i = 0; i < MR; ++i) {
         GLLM_UNROLL
@@ -235,11 +256,20 @@ struct Attend {
       for (int64_t block = 0; block * kBlockTokens < valid; ++block) {
         const int64_t rest = valid - block * kBlockTokens;
         const int64_t tokens = rest < kBlockTokens ? rest : kBlockTokens;
-        const E* b[NV];
+        const int64_t steps = (tokens + T::step - 1) / T::step;
+        const E* w = self.weights + row * kTileTokens + block * kBlockTokens;
+        const E *b[NV], *ahead[NV];
         GLLM_UNROLL
-        for (int j = 0; j < NV; ++j) b[j] = self.values[block] + (column + j * Vec::width) * T::step;
-        accumulate<T, MR, NV>(acc, self.weights + row * kTileTokens + block * kBlockTokens, kTileTokens, b,
-                              self.hd * T::step, (tokens + T::step - 1) / T::step);
+        for (int j = 0; j < NV; ++j) {
+          const int64_t offset = (column + j * Vec::width) * T::step;
+          b[j] = self.values[block] + offset;
+          ahead[j] = self.values_ahead[block] + offset;
+        }
+        if (self.streaming) {
+          accumulate<T, MR, NV, true>(acc, w, kTileTokens, b, self.hd * T::step, steps, ahead);
+        } else {
+          accumulate<T, MR, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, b);
+        }
       }
       GLLM_UNROLL
       for (int i = 0; i < MR; ++i) {
@@ -304,12 +334,12 @@ struct Attend {
     segment.top[row] = high;
   }
 
-  void run_segment(int64_t begin, int64_t end) {
+  void run_segment(int64_t begin, int64_t end, const AttentionTask* next) {
     reset(segment);
     for (int64_t tile = begin; tile < end; tile += kTileTokens) {
       const int64_t valid = end - tile < kTileTokens ? end - tile : kTileTokens;
       find_blocks(tile, valid);
-      prefetch(tile + kTileTokens, end);
+      look_ahead(tile + kTileTokens, next);
       const int64_t blocks = (valid + kBlockTokens - 1) / kBlockTokens;
       const int64_t vectors = blocks * (kBlockTokens / Vec::width);
       for_tiles<ScoreTile>(vectors, MakeScores{*this});
@@ -339,14 +369,14 @@ struct Attend {
     }
   }
 
-  void run() {
+  void run(const AttentionTask* next) {
     load_queries();
     const int64_t keys_end = last_limit();
     bool merging = false;
     for (int64_t s = task.segment_begin; s < task.segment_end; ++s) {
       const int64_t begin = s * kSegmentTokens;
       const int64_t end = begin + kSegmentTokens < keys_end ? begin + kSegmentTokens : keys_end;
-      run_segment(begin, end);
+      run_segment(begin, end, next);
       if (task.segment_end - task.segment_begin == 1) break;
       if (!merging) reset(total);
       merging = true;
@@ -364,18 +394,25 @@ struct Attend {
 };
 
 template <class T>
-void attend(const AttentionArgs& args, const AttentionTask& task) {
+void attend(const AttentionArgs& args, const AttentionTask& task, const AttentionTask* next) {
   if (task.row < args.num_decode_rows) {
     // Only this row reads its newest token, and only in its last segment: written here, it is still in the cache.
     const int64_t segments = (args.kv_lens[task.row] + kSegmentTokens - 1) / kSegmentTokens;
     if (task.segment_end == segments) write_token<T>(args, task.row, task.kv_head, 0);
   }
-  Attend<T>(args, task).run();
+  Attend<T>(args, task).run(next);
 }
 
-void attention(const AttentionArgs* args, int64_t index) {
-  const AttentionTask& task = args->tasks[index];
-  args->dtype == gllm::DType::bf16 ? attend<Bf16>(*args, task) : attend<F32>(*args, task);
+void attention(const AttentionArgs* args, int64_t chunk) {
+  const int32_t end = args->chunk_starts[chunk + 1];
+  for (int32_t i = args->chunk_starts[chunk]; i < end; ++i) {
+    const AttentionTask* next = i + 1 < args->num_tasks ? &args->tasks[i + 1] : nullptr;
+    if (args->dtype == gllm::DType::bf16) {
+      attend<Bf16>(*args, args->tasks[i], next);
+    } else {
+      attend<F32>(*args, args->tasks[i], next);
+    }
+  }
 }
 
 void attention_write(const AttentionArgs* args, int64_t index) {

@@ -116,6 +116,8 @@ struct AttentionArgs {
   int64_t max_pages;
   int64_t num_decode_rows;
   const AttentionTask* tasks;
+  int64_t num_tasks;
+  const int32_t* chunk_starts;  // [chunks + 1]: the tasks of each chunk
   const AttentionWrite* writes;
   const AttentionMerge* merges;
   float* partials;  // per partial: group x (head_dim + 2)
@@ -135,7 +137,7 @@ struct Kernels {
   void (*argmax)(const RowArgs*, int64_t row);
   void (*log_sum_exp)(const RowArgs*, int64_t row);
   void (*attention_write)(const AttentionArgs*, int64_t write);
-  void (*attention)(const AttentionArgs*, int64_t task);
+  void (*attention)(const AttentionArgs*, int64_t chunk);
   void (*attention_merge)(const AttentionArgs*, int64_t merge);
 };
 

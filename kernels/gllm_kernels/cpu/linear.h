@@ -56,9 +56,13 @@ struct LinearTile {
     }
     const int64_t steps = args.in / T::step;
     if (streaming) {
-      accumulate<T, MR, NV, true>(acc, x, args.x_stride, b, ldb, steps);
+      // Two KiB ahead in the stream of weights, which also carries it over page ends, where hardware gives up.
+      const E* ahead[NV];
+      GLLM_UNROLL
+      for (int j = 0; j < NV; ++j) ahead[j] = b[j] + 2048 / sizeof(E);
+      accumulate<T, MR, NV, true>(acc, x, args.x_stride, b, ldb, steps, ahead);
     } else {
-      accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps);
+      accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps, b);
     }
     if (args.in % T::step != 0) {
       for (int i = 0; i < MR; ++i) {

@@ -2,9 +2,6 @@
 // torch. The callers in Python own all checks of types and shapes.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -155,18 +152,6 @@ PyObject* py_set_num_threads(PyObject*, PyObject* count) {
 PyObject* py_num_threads(PyObject*, PyObject*) { return PyLong_FromLong(num_threads()); }
 
 PyObject* panel_width(PyObject*, PyObject*) { return PyLong_FromLong(g_kernels->panel); }
-
-PyObject* advise_huge_pages(PyObject*, Args args, Py_ssize_t count) {
-  Reader in(args, count);
-  const auto begin = reinterpret_cast<uintptr_t>(in.pointer<char>());
-  const auto size = static_cast<uintptr_t>(in.integer());
-  if (!in.ok()) return nullptr;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t first = (begin + 4095) / 4096 * 4096, last = (begin + size) / 4096 * 4096;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only ever a hint
-#endif
-  Py_RETURN_NONE;
-}
 
 PyObject* pack(PyObject*, Args args, Py_ssize_t count) {
   Reader in(args, count);
@@ -339,13 +324,15 @@ PyObject* attention(PyObject*, Args args, Py_ssize_t count) {
   a.max_pages = plan->max_pages;
   a.num_decode_rows = plan->num_decode_rows;
   a.tasks = plan->tasks.data();
+  a.num_tasks = static_cast<int64_t>(plan->tasks.size());
+  a.chunk_starts = plan->chunk_starts.data();
   a.writes = plan->writes.data();
   a.merges = plan->merges.data();
   std::vector<float> partials(static_cast<size_t>(plan->num_partials * (a.heads / a.kv_heads) * (a.head_dim + 2)));
   a.partials = partials.data();
   without_lock(plan->work * static_cast<double>(a.head_dim), [&] {
     run_chunks(static_cast<int64_t>(plan->writes.size()), g_kernels->attention_write, a);
-    run_chunks(static_cast<int64_t>(plan->tasks.size()), g_kernels->attention, a);
+    run_chunks(static_cast<int64_t>(plan->chunk_starts.size()) - 1, g_kernels->attention, a);
     run_chunks(static_cast<int64_t>(plan->merges.size()), g_kernels->attention_merge, a);
   });
   Py_RETURN_NONE;
@@ -361,7 +348,6 @@ PyMethodDef kMethods[] = {
     {"set_num_threads", py_set_num_threads, METH_O, nullptr},
     {"num_threads", py_num_threads, METH_NOARGS, nullptr},
     {"panel_width", panel_width, METH_NOARGS, nullptr},
-    GLLM_FAST(advise_huge_pages),
     GLLM_FAST(pack),
     GLLM_FAST(linear),
     GLLM_FAST(rms_norm),

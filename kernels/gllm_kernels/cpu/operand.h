@@ -41,16 +41,18 @@ struct F32 {
 
 // acc[i][j] += sum over k of a[i][k] * b[k][16 j ..]: k strictly in order for every element, whatever MR and NV are;
 // batch invariance rests on this. b[j] points at the j-th vector of the first step, steps are ldb elements apart.
+// With Prefetch, the operand at `ahead` is brought into the cache at the pace at which the one at `b` is used up: where
+// memory is the limit, this keeps it busy without a burst that would hold up the arithmetic.
 template <class T, int MR, int NV, bool Prefetch = false>
 GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t lda,
-                            const typename T::Elem* const (&b)[NV], int64_t ldb, int64_t steps) {
+                            const typename T::Elem* const (&b)[NV], int64_t ldb, int64_t steps,
+                            const typename T::Elem* const (&ahead)[NV]) {
   for (int64_t s = 0; s < steps; ++s) {
     typename T::Operand bv[NV];
     GLLM_UNROLL
     for (int j = 0; j < NV; ++j) {
       bv[j] = T::load(b[j] + s * ldb);
-      // One stream of weights, read once: asking 2 KiB ahead keeps it going over page ends, where hardware gives up.
-      if constexpr (Prefetch) __builtin_prefetch(reinterpret_cast<const char*>(b[j] + s * ldb) + 2048);
+      if constexpr (Prefetch) __builtin_prefetch(ahead[j] + s * ldb);
     }
     GLLM_UNROLL
     for (int i = 0; i < MR; ++i) {

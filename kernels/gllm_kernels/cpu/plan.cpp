@@ -44,6 +44,7 @@ AttentionPlan::AttentionPlan(const Batch& batch, int64_t heads, int64_t kv_heads
     for (int64_t end = len; end > 0; end -= std::min(step, end)) {
       const int64_t begin = std::max<int64_t>(0, end - step);
       for (int64_t head = 0; head < kv_heads; ++head) {
+        chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
         tasks.push_back({narrow(row), narrow(head), narrow(begin), narrow(end), 0,
                          narrow(segments_of(before + end)), -1});
       }
@@ -58,18 +59,22 @@ AttentionPlan::AttentionPlan(const Batch& batch, int64_t heads, int64_t kv_heads
   }
   for (int64_t row = 0; row < num_decode_rows; ++row) {
     const int64_t segments = segments_of(kv_lens[row]);
+    if (!split) chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
     for (int64_t head = 0; head < kv_heads; ++head) {
+      if (split) chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
       if (!split || segments == 1) {
         tasks.push_back({narrow(row), narrow(head), 0, 1, 0, narrow(segments), -1});
         continue;
       }
       merges.push_back({narrow(row), narrow(head), narrow(num_partials), narrow(segments)});
       for (int64_t s = 0; s < segments; ++s) {
+        if (s > 0) chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
         tasks.push_back({narrow(row), narrow(head), 0, 1, narrow(s), narrow(s + 1), narrow(num_partials++)});
       }
     }
     work += 2.0 * static_cast<double>(heads * kv_lens[row]);
   }
+  chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
 }
 
 }  // namespace gllm

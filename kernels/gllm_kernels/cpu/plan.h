@@ -22,6 +22,7 @@ struct AttentionPlan {
   double work = 0;  // multiply-adds for each element of head_dim
   std::vector<int32_t> query_starts, query_lens, kv_lens, block_tables;
   std::vector<AttentionTask> tasks;
+  std::vector<int32_t> chunk_starts;  // and the end of the last chunk
   std::vector<AttentionWrite> writes;
   std::vector<AttentionMerge> merges;
 };

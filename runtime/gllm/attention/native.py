@@ -10,6 +10,7 @@ import torch
 from gllm.attention.base import AttentionBatch, KVShape
 from gllm.layers.native_ops import kernel_dtype
 from gllm_kernels import cpu
+from gllm_kernels.cpu.memory import huge_block
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 128
@@ -43,23 +44,21 @@ class NativeAttention:
         self.shape = shape
         self._native = cpu.native
         self._dtype = kernel_dtype(shape.dtype)
-        self._pool: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+        self._pool = torch.empty(0, dtype=torch.uint8)
         self._layers: list[int] = []
         self._sizes = (shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.page_size, self._dtype)
         self._width = shape.num_heads * shape.head_dim
 
     def allocate(self, num_pages: int) -> None:
-        # Zeroed lazily by the system: pages of the pool that are never written take no memory.
+        # Pages are scattered over the pool: without huge pages every one costs a miss in address translation.
         layer_bytes = num_pages * self.shape.page_bytes // self.shape.num_layers
-        self._pool = np.zeros(layer_bytes * self.shape.num_layers + 64, dtype=np.uint8)
-        base = -(-self._pool.ctypes.data // 64) * 64
+        self._pool = huge_block(layer_bytes * self.shape.num_layers)
+        base = self._pool.data_ptr()
         self._layers = [base + layer * layer_bytes for layer in range(self.shape.num_layers)]
 
     def poison(self, value: float) -> None:
         """Fill the pool with a value that no result may show; for tests."""
-        assert self._pool is not None
-        bits = torch.full((1,), value, dtype=self.shape.dtype).view(torch.uint8).numpy()
-        self._pool[:] = np.resize(bits, self._pool.shape)
+        self._pool.view(self.shape.dtype).fill_(value)
 
     def plan(self, batch: AttentionBatch) -> Any:
         query_lens = np.ascontiguousarray(batch.query_lens, dtype=np.int32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from gllm_kernels import cpu
+from gllm_kernels.cpu.memory import WeightArena
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -28,7 +29,7 @@ class PackedLinear:
 
     __slots__ = ("data", "dtype", "in_features", "kernel_dtype", "nbytes", "out_features", "pointer")
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, arena: WeightArena) -> None:
         assert cpu.native is not None
         assert weight.stride(1) == 1
         self.out_features, self.in_features = weight.shape
@@ -36,10 +37,9 @@ class PackedLinear:
         self.kernel_dtype = kernel_dtype(weight.dtype)
         panel = cpu.native.panel_width()
         steps = self.in_features + (self.in_features % 2 if weight.dtype is torch.bfloat16 else 0)
-        self.data = torch.empty(-(-self.out_features // panel) * panel * steps, dtype=weight.dtype)
-        self.nbytes = self.data.nbytes
+        self.nbytes = -(-self.out_features // panel) * panel * steps * weight.itemsize
+        self.data = arena.take(self.nbytes)
         self.pointer = self.data.data_ptr()
-        cpu.native.advise_huge_pages(self.pointer, self.nbytes)
         cpu.native.pack(
             weight.data_ptr(), weight.stride(0), self.pointer, self.out_features, self.in_features, self.kernel_dtype
         )
@@ -52,9 +52,10 @@ class NativeOps:
         if cpu.native is None:
             raise ValueError(f"device cpu: {cpu.unavailable_reason()}, or use --attention-backend reference")
         self._native = cpu.native
+        self._arena = WeightArena()
 
     def pack_linear(self, weight: torch.Tensor) -> PackedLinear:
-        return PackedLinear(weight)
+        return PackedLinear(weight, self._arena)
 
     def linear(self, x: torch.Tensor, weight: PackedLinear, bias: torch.Tensor | None) -> torch.Tensor:
         return self._linear(x, weight, bias, weight.dtype)

@@ -1,0 +1,41 @@
+"""Memory for weights and KV pages, in huge pages where the system gives them."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+
+import torch
+
+_HUGE_PAGE = 2 << 20
+_BLOCK = 64 << 20
+_ALIGN = 4096
+
+
+class WeightArena:
+    """Hands out slices of large blocks, one after the other; a block goes when its last slice does.
+
+    A decode step streams all weights once. Side by side in huge pages they cost few address translations, and the
+    hardware's prefetcher is not stopped at every 4 KiB. Memory is taken from the system only as it is written.
+    """
+
+    def __init__(self) -> None:
+        self._block = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, size: int) -> torch.Tensor:
+        """A new uint8 tensor of `size` bytes at a multiple of 4096."""
+        reserved = -(-size // _ALIGN) * _ALIGN
+        if reserved > len(self._block):
+            self._block = huge_block(max(reserved, _BLOCK))
+        taken, self._block = self._block[:size], self._block[reserved:]
+        return taken
+
+
+def huge_block(size: int) -> torch.Tensor:
+    """`size` zero bytes [size] uint8 at a multiple of 2 MiB, taken from the system only as they are written."""
+    pages = mmap.mmap(-1, size + _HUGE_PAGE)
+    if sys.platform == "linux":
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    block = torch.frombuffer(pages, dtype=torch.uint8)
+    start = -block.data_ptr() % _HUGE_PAGE
+    return block[start : start + size]
