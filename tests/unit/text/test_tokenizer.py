@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import struct
 import subprocess
 import sys
@@ -134,6 +135,33 @@ def test_sentencepiece_special_and_user_tokens(sentencepiece: Tokenizer) -> None
     assert ids[-2:] == [tool, 2]
     assert sentencepiece.decode(ids) == "hello<tool>"
     assert sentencepiece.special_token_ids == {1, 2}
+
+
+LLAMA_STEPS = [
+    tokenizers.decoders.Replace("\u2581", " "),
+    tokenizers.decoders.ByteFallback(),
+    tokenizers.decoders.Fuse(),
+]
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        tokenizers.decoders.Sequence(LLAMA_STEPS),
+        tokenizers.decoders.Sequence([*LLAMA_STEPS, tokenizers.decoders.Strip(" ", 1, 0)]),
+        tokenizers.decoders.Metaspace(prepend_scheme="never"),
+    ],
+)
+def test_sentencepiece_decoders_equal_the_library(sentencepiece: Tokenizer, decoder: Any) -> None:
+    backend = tokenizers.Tokenizer.from_str(sentencepiece.to_json())
+    backend.decoder = decoder
+    loaded = Tokenizer(backend)
+    pieces = [token for token in range(sentencepiece.vocab_size) if not 3 <= token < 259]
+    rng = random.Random(0)
+    for _ in range(300):
+        ids = rng.choices([1, 2, *pieces], k=rng.randrange(6))
+        for skip in (True, False):
+            assert loaded.decode(ids, skip) == backend.decode(ids, skip_special_tokens=skip)
 
 
 # --- GGUF files ------------------------------------------------------------------------------------
