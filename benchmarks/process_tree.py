@@ -67,7 +67,7 @@ def memory_bytes(root: int) -> int:
 class Watch:
     """Between enter and exit: the tree's peak memory, and how much CPU went to processes outside of the run."""
 
-    def __init__(self, root: int, interval: float = 1.0) -> None:
+    def __init__(self, root: int, interval: float = 5.0) -> None:
         self._root = root
         self._interval = interval
         self._stop = threading.Event()
@@ -84,11 +84,12 @@ class Watch:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        self._thread.join()
         wall, machine, server, own = (
             after - before for after, before in zip(self._clocks(), self._before, strict=True)
         )
+        self._stop.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, memory_bytes(self._root))
         cores = (os.cpu_count() or 1) * wall
         self.server_cpu = server / cores
         self.foreign_cpu = max(0.0, machine - server - own) / cores
@@ -97,7 +98,6 @@ class Watch:
         return time.monotonic(), machine_cpu_seconds(), cpu_seconds(self._root), sum(os.times()[:4])
 
     def _sample(self) -> None:
-        while True:
+        # Seldom: for each sample the kernel walks the page tables of gigabytes, on the cores that are measured.
+        while not self._stop.wait(self._interval):
             self.peak_bytes = max(self.peak_bytes, memory_bytes(self._root))
-            if self._stop.wait(self._interval):
-                return

@@ -30,6 +30,9 @@ _TRACE_HELP = "; ".join(
     for trace in TRACES.values()
 )
 
+_EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
+"""Paragraphs, which help texts keep apart."""
+
 TraceOption = Annotated[TraceName, typer.Option("--trace", help=_TRACE_HELP)]
 NumPromptsOption = Annotated[
     int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the trace's own]")
@@ -101,7 +104,7 @@ def finish(
         raise typer.Exit(1)
 
 
-@app.command(epilog=report.DEFINITIONS.replace("\n", "\n\n"))
+@app.command(epilog=_EPILOG)
 def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
@@ -189,7 +192,7 @@ def serve(
     )
 
 
-@app.command(epilog=report.DEFINITIONS.replace("\n", "\n\n"))
+@app.command(epilog=_EPILOG)
 @takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name != "seed"))
 def throughput(
     model: ModelArgument = "",
