@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -93,15 +94,15 @@ class WorkerBuilder:
         self.attention.allocate(configure.num_pages)
         config, vocab_size = self.config, self.model_config.vocab_size
 
-        def ll_tokenizer() -> object:
+        def matchers() -> Callable[[str], Any]:
             # Only a request with a grammar needs these.
-            from gllm.text.grammar import build_ll_tokenizer
+            from gllm.text.grammar import build_ll_tokenizer, new_matcher
             from gllm.text.tokenizer import load_tokenizer
 
-            return build_ll_tokenizer(load_tokenizer(config.model), vocab_size)
+            return partial(new_matcher, build_ll_tokenizer(load_tokenizer(config.model), vocab_size))
 
         state = SamplingState(
-            config.max_num_seqs, vocab_size, self.platform.device, GrammarFactory(ll_tokenizer, vocab_size)
+            config.max_num_seqs, vocab_size, self.platform.device, GrammarFactory(matchers, vocab_size)
         )
         sampler = Sampler(state, self.platform.argmax)
         table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from gllm.worker.sampling.state import SamplingState
 VOCAB = 50
 
 
-def _no_grammar() -> object:
+def _no_grammar() -> Any:
     raise AssertionError("no grammar was asked for")
 
 
@@ -160,7 +162,7 @@ def test_bias_and_min_tokens() -> None:
 
 
 def test_failed_grammar_fails_only_its_row() -> None:
-    def broken() -> object:
+    def broken() -> Any:
         raise ValueError("no tokenizer")
 
     state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarFactory(broken, VOCAB))
