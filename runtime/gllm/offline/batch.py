@@ -143,11 +143,32 @@ def _sampling(fields: dict[str, Any], chat: bool, default: Callable[..., Samplin
         top = fields.pop("top_logprobs", 0)
         if wanted:
             fields["logprobs"] = top
+    if "response_format" in fields:
+        grammar = _grammar(fields.pop("response_format"))
+        if grammar:
+            fields["grammar"] = grammar
     unknown = fields.keys() - _SAMPLING_FIELDS
     if unknown:
         raise ParameterError(min(unknown), f"{min(unknown)} is not supported in a batch line")
     typed = msgspec.convert(fields, SamplingParams, str_keys=True)
     return default(**{name: getattr(typed, name) for name in fields})
+
+
+def _grammar(response_format: Any) -> str | None:
+    """The grammar of OpenAI's response_format; None for plain text."""
+    from gllm.text.grammar import any_json_object, grammar_from_json_schema
+
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return any_json_object()
+    form = response_format.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(form, dict) or not isinstance(form.get("schema"), dict):
+        raise ParameterError(
+            "response_format", "response_format must have the type text, json_object or json_schema (with its schema)"
+        )
+    return grammar_from_json_schema(form["schema"])
 
 
 # --- output -------------------------------------------------------------------------------------------

@@ -42,9 +42,20 @@ def test_openai_lines() -> None:
     assert request.sampling == SamplingParams(max_tokens=9, logprobs=2, logit_bias={5: -100.0})
 
 
+def test_response_formats() -> None:
+    def grammar(response_format: object) -> str | None:
+        return parse({"prompt": "a", "response_format": response_format}).sampling.grammar
+
+    assert grammar({"type": "text"}) is None
+    assert grammar({"type": "json_object"})
+    assert "boolean" in grammar({"type": "json_schema", "json_schema": {"schema": {"type": "boolean"}}})
+
+
 @pytest.mark.parametrize(
     ("line", "field"),
     [
+        ({"prompt": "a", "response_format": {"type": "json_schema"}}, "response_format"),
+        ({"prompt": "a", "response_format": "json"}, "response_format"),
         (b"{torn", "json"),
         ([1], "json"),
         ({"prompt": ""}, "prompt"),
