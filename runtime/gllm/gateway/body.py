@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from gllm.gateway.errors import ApiError, bad_request, body_too_large, from_validation
+from gllm.gateway.json_bounds import check_bounds
 from gllm.gateway.schema_base import Schema
 from gllm.gateway.sse import ClientGoneError
 
 S = TypeVar("S", bound=Schema)
+
+MAX_ERRORS = 1000
+"""Beyond it pydantic's list of errors, of which one is shown, costs more than it is worth."""
+BODY_TIMEOUT = 120.0
+"""Seconds a body may take to arrive: what is held of it costs memory."""
 
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
@@ -23,9 +30,12 @@ async def read_body(request: Request, schema: type[S], limit: int) -> S:
     raw = await _read(request, limit)
     if not raw:
         raise bad_request(None, "The request body is empty; send a JSON object.", "invalid_json")
+    check_bounds(raw)
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:
+            raise bad_request(None, f"The request body has {error.error_count()} errors.", "invalid_value") from None
         raise from_validation(error.errors(include_url=False, include_input=False)) from None
 
 
@@ -37,11 +47,15 @@ async def _read(request: Request, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise body_too_large(limit)
-            parts.append(part)
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise body_too_large(limit)
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(408, f"The request body took more than {BODY_TIMEOUT:g} seconds to arrive.",
+                       code="request_timeout") from None  # fmt: skip
     except ClientDisconnect:
         raise ClientGoneError from None
     return b"".join(parts)

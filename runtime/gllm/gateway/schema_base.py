@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from gllm.sampling_params import (
     MAX_GRAMMAR_BYTES,
@@ -29,7 +29,14 @@ Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-Choices = Annotated[list[Choice], Field(min_length=1, max_length=256)]
+Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
+
+
+def _check_num_biases(value: Any) -> Any:
+    """Before each of them is looked at: a dict does not fail fast."""
+    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+        raise ValueError(f"at most {MAX_LOGIT_BIAS} entries are allowed")
+    return value
 
 
 def check_json(value: Any, what: str) -> Any:
@@ -129,12 +136,13 @@ class GenerationRequest(Schema):
                 Annotated[float, Field(ge=-100, le=100)],
             ],
             Field(max_length=MAX_LOGIT_BIAS),
+            BeforeValidator(_check_num_biases),
         ]
         | None
     ) = None
 
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     ignore_eos: bool | None = None

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gllm.gateway.schema_base import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
 from gllm.gateway.schema_chat import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
 MAX_PROMPTS = 128
-MAX_PROMPT_TOKENS = 4_194_304
+MAX_PROMPT_TOKENS = 1_000_000
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
+
+
+def _prompt_kind(value: Any) -> str:
+    """The union's member by the first item: trying all four on a long list would take seconds, and say less."""
+    if not isinstance(value, list):
+        return "(text)"
+    first = value[0] if value else 0
+    if isinstance(first, list):
+        return "list[list[int]]"
+    return "list[str]" if isinstance(first, str) else "list[int]"
+
+
+def _check_num_prompts(value: Any) -> Any:
+    """Before any of them is looked at: the length of a list is otherwise checked last."""
+    if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
+        raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed")
+    return value
+
+
+# Tags as `errors` expects names of union members, which are no part of a field's path.
+Prompt = Annotated[
+    Annotated[str, Tag("(text)")]
+    | Annotated[TokenIds, Tag("list[int]")]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[str]")]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[list[int]]")],
+    Discriminator(_prompt_kind),
+    BeforeValidator(_check_num_prompts),
+]
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: (
-        str
-        | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
-    )
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = 16
     """None: as many as fit the context."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -55,8 +78,8 @@ class TokenizeRequest(Schema):
     model: Label | None = None
     prompt: str | None = None
     add_special_tokens: bool | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     return_token_strs: bool | None = None
@@ -74,4 +97,4 @@ class TokenizeRequest(Schema):
 
 class DetokenizeRequest(Schema):
     model: Label | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS)]
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]

@@ -218,3 +218,18 @@ def test_guided_json_text_that_is_no_schema(http: httpx.Client, value: str) -> N
     answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "guided_json": value})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "guided_json"
+
+
+def test_strict_tools_constrain_an_auto_choice(tools: openai.OpenAI, able: RunningServer) -> None:
+    strict: list[Any] = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    tools.chat.completions.create(model="tiny", messages=MESSAGES, tools=TOOLS)
+    tools.chat.completions.create(model="tiny", messages=MESSAGES, tools=strict, parallel_tool_calls=False)
+    assert [s.sampling.grammar for s in able.engine.submitted] == [None, "tools:1:auto:False"]
+
+
+def test_tools_and_a_grammar(tools: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        tools.chat.completions.create(
+            model="tiny", messages=MESSAGES, tools=TOOLS, response_format={"type": "json_object"}
+        )
+    assert caught.value.param == "response_format"
