@@ -27,10 +27,10 @@ def test_version(http: httpx.Client) -> None:
 def test_tokenize(http: httpx.Client) -> None:
     answer = http.post("/tokenize", json={"prompt": "ab<eos>", "return_token_strs": True}).json()
     assert answer == {"tokens": [97, 98, EOS], "count": 3, "max_model_len": 512, "token_strs": ["a", "b", "<eos>"]}
-    chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "é"}]}).json()
-    assert bytes(chat["tokens"]).decode() == "<user>é\n<assistant>"
+    chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "\u00e9"}]}).json()
+    assert bytes(chat["tokens"]).decode() == "<user>\u00e9\n<assistant>"
     text = http.post("/detokenize", json={"tokens": chat["tokens"]}).json()
-    assert text == {"prompt": "<user>é\n<assistant>"}
+    assert text == {"prompt": "<user>\u00e9\n<assistant>"}
 
 
 def test_openapi(http: httpx.Client) -> None:

@@ -88,7 +88,7 @@ def test_many_choices(http: httpx.Client, clean: RunningServer) -> None:
 
 
 def test_multibyte_and_merged_tokens(http: httpx.Client, clean: RunningServer) -> None:
-    text = 'é€😀"\n\\'
+    text = '\u00e9\u20ac\U0001f600"\n\\'
     clean.engine.reply = lambda *_: [*text.encode(), EOS]
     for count in (1, 3, 100):
         clean.engine.tokens_per_output = count
