@@ -223,7 +223,7 @@ struct Attend {
       }
       const E* q = self.query + row * self.hd;
       if (self.streaming) {
-        accumulate<T, MR, NV, true>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, ahead);
+        accumulate<T, MR, NV, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, ahead);
       } else {
         accumulate<T, MR, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, b);
       }
@@ -266,7 +266,7 @@ struct Attend {
           ahead[j] = self.values_ahead[block] + offset;
         }
         if (self.streaming) {
-          accumulate<T, MR, NV, true>(acc, w, kTileTokens, b, self.hd * T::step, steps, ahead);
+          accumulate<T, MR, NV, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, ahead);
         } else {
           accumulate<T, MR, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, b);
         }

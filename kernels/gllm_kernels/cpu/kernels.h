@@ -25,6 +25,7 @@ struct LinearArgs {
   bool out_f32;  // f32 results also for bf16 inputs
   int64_t row_block;  // rows of a chunk
   int64_t panels;
+  int64_t threads;    // that take chunks in turn
 };
 
 struct PackArgs {

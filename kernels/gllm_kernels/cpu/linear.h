@@ -39,7 +39,8 @@ struct LinearTile {
   Out* out;
   int64_t columns;  // of the panel that exist
   const E* bias;
-  bool streaming;  // the only tile that reads this panel
+  const E* next;  // where in the stream of weights to read ahead, or null
+  int lines;      // how many of a step's vectors this tile reads ahead: 1, 2 or all
 
   template <int MR>
   GLLM_INLINE void run() const {
@@ -55,14 +56,17 @@ struct LinearTile {
       for (int j = 0; j < NV; ++j) acc[i][j] = Vec::set(0.0f);
     }
     const int64_t steps = args.in / T::step;
-    if (streaming) {
-      // Two KiB ahead in the stream of weights, which also carries it over page ends, where hardware gives up.
-      const E* ahead[NV];
-      GLLM_UNROLL
-      for (int j = 0; j < NV; ++j) ahead[j] = b[j] + 2048 / sizeof(E);
-      accumulate<T, MR, NV, true>(acc, x, args.x_stride, b, ldb, steps, ahead);
-    } else {
+    const E* ahead[NV];
+    GLLM_UNROLL
+    for (int j = 0; j < NV; ++j) ahead[j] = next + j * Vec::width * T::step;
+    if (next == nullptr) {
       accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps, b);
+    } else if (lines == 1) {
+      accumulate<T, MR, NV, 1>(acc, x, args.x_stride, b, ldb, steps, ahead);
+    } else if (lines == 2) {
+      accumulate<T, MR, NV, 2>(acc, x, args.x_stride, b, ldb, steps, ahead);
+    } else {
+      accumulate<T, MR, NV, NV>(acc, x, args.x_stride, b, ldb, steps, ahead);
     }
     if (args.in % T::step != 0) {
       for (int i = 0; i < MR; ++i) {
@@ -94,14 +98,26 @@ void linear_chunk(const LinearArgs& args, int64_t chunk) {
   const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
   const int64_t panel_size = (args.in + T::step - 1) / T::step * T::step * width;
   const int64_t column = panel * width;
+  const E* weight = static_cast<const E*>(args.weight) + panel * panel_size;
+  // A lone tile reads its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up.
+  // Several tiles share the reading of the panel that this thread will most likely take next, so that memory works
+  // while they compute.
+  const int64_t tiles = (rows + Vec::tile_rows - 1) / Vec::tile_rows;
+  const bool more = panel + args.threads < args.panels;
+  const E* next = tiles == 1 ? weight + 2048 / sizeof(E) : more ? weight + args.threads * panel_size : nullptr;
+  const int lines = tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1;
+  int64_t line = 0;
   for_row_tiles(rows, [&](int64_t row, int64_t count) {
+    const bool reads = next != nullptr && line < Vec::tile_vectors;
     LinearTile<T, Out> tile{args,
                             static_cast<const E*>(args.x) + (first + row) * args.x_stride,
-                            static_cast<const E*>(args.weight) + panel * panel_size,
+                            weight,
                             static_cast<Out*>(args.out) + (first + row) * args.out_features + column,
                             args.out_features - column,
                             args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
-                            rows <= Vec::tile_rows};
+                            reads ? next + line * Vec::width * T::step : nullptr,
+                            lines};
+    line += lines;
     with_rows<Vec::tile_rows>(count, tile);
   });
 }

@@ -182,10 +182,14 @@ PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
   a.out_f32 = in.integer() != 0;
   if (!in.ok()) return nullptr;
   a.panels = divide_up(a.out_features, g_kernels->panel);
+  a.threads = num_threads();
   // Rows of x that fill less than half of a second-level cache, in even blocks.
   constexpr int64_t kBlockBytes = 384 << 10;
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
-  const int64_t blocks = divide_up(std::max<int64_t>(a.n, 1), fit);
+  int64_t blocks = divide_up(std::max<int64_t>(a.n, 1), fit);
+  // A few panels that do not divide evenly leave threads idle at the end: then halve the chunks.
+  constexpr int64_t kFewPanels = 16, kManyRows = 24;
+  if (a.panels < kFewPanels && blocks * a.panels % a.threads != 0 && a.n >= kManyRows) blocks *= a.threads;
   a.row_block = divide_up(a.n, blocks);
   const double work = static_cast<double>(a.n) * static_cast<double>(a.in) * static_cast<double>(a.out_features);
   if (a.n > 0) without_lock(work, [&] { run_chunks(blocks * a.panels, g_kernels->linear, a); });

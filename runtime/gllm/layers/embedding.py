@@ -36,4 +36,4 @@ class LMHead(Layer):
         )
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.ops.linear(hidden, self.weight.data, None).float()
+        return self.ops.linear_f32(hidden, self.weight.data)

@@ -17,6 +17,9 @@ class FlashInferOps:
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight, bias)
 
+    def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
+        return self.linear(x, weight, None).float()
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         flashinfer.norm.rmsnorm(x, weight, eps, out=out)

@@ -22,6 +22,9 @@ class Ops(Protocol):
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
         """x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
 
+    def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
+        """As `linear` without a bias, in float32: [n, out]; what logits are."""
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [n, size] / rms(x) * weight, statistics in float32. Also for per-head norms: x [n, heads, head_dim]
         (rows may be strided), weight [head_dim]."""

@@ -9,7 +9,7 @@ import torch
 
 from gllm.config import EngineConfig
 
-DEFAULT_CPU_KV_BYTES = 256 * 1024**2
+DEFAULT_CPU_KV_BYTES = 512 * 1024**2
 GIB = 1024**3
 
 
@@ -46,7 +46,7 @@ def kv_pages(config: EngineConfig, page_bytes: int, max_model_len: int, device: 
     page_bytes: one page over all layers of this rank. peak_bytes: what a forward pass takes at most beside
     weights and KV (measured). On CUDA the budget is gpu_memory_utilization of the whole device less what is
     used; on CPU it is --kv-cache-memory, by default enough for max_num_seqs sequences of max_model_len but
-    at most 256 MiB, so that a small model stays small.
+    at most 512 MiB, so that a small model stays small.
     """
     if config.num_pages:
         return config.num_pages
