@@ -7,7 +7,7 @@ PORT ?= 8000
 MODEL ?=
 # More flags for `gllm serve`, as in `make serve ARGS="--threads 2"`.
 ARGS ?=
-# Without a GPU, TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" spares gigabytes of CUDA libraries.
+# What pip installs as torch; a CPU build, where one can be had, spares gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
 # --system-site-packages uses the torch that is already on the machine.
 VENV_FLAGS ?=
@@ -27,8 +27,8 @@ serve: $(INSTALLED)
 
 # Units first: what is broken at the bottom is told within seconds.
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest --durations=15 tests/unit
-	@$(BIN)/python -m pytest --durations=15 tests --ignore=tests/unit
+	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests/unit
+	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

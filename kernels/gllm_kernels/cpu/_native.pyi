@@ -22,6 +22,18 @@ def linear(
     out_float32: bool,
     /,
 ) -> None: ...
+def linear_gated(
+    x: int,
+    x_stride: int,
+    weight: int,
+    bias: int,
+    out: int,
+    n: int,
+    in_features: int,
+    out_features: int,
+    dtype: int,
+    /,
+) -> None: ...
 def rms_norm(
     x: int,
     token_stride: int,

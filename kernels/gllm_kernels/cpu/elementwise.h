@@ -85,19 +85,22 @@ void rope(const RopeArgs* args, int64_t chunk) {
 }
 
 template <class E>
+GLLM_INLINE void silu_and_mul_row(const E* gate, const E* up, E* out, int64_t size) {
+  for (int64_t i = 0; i < size; i += Vec::width) {
+    const int64_t count = size - i;
+    const F g = load_some(gate + i, count);
+    const F power = exp2(Vec::mul(g, Vec::set(-kLog2E)));
+    const F silu = rounded<E>(Vec::div(g, Vec::add(Vec::set(1.0f), power)));
+    store_some(out + i, Vec::mul(silu, load_some(up + i, count)), count);
+  }
+}
+
+template <class E>
 void silu_rows(const SiluArgs& args, int64_t chunk) {
   const Range range = chunk_rows(chunk, args.rows_per_chunk, args.n);
   for (int64_t r = range.begin; r < range.end; ++r) {
     const E* gate = static_cast<const E*>(args.x) + r * args.stride;
-    const E* up = gate + args.size;
-    E* out = static_cast<E*>(args.out) + r * args.size;
-    for (int64_t i = 0; i < args.size; i += Vec::width) {
-      const int64_t count = args.size - i;
-      const F g = load_some(gate + i, count);
-      const F power = exp2(Vec::mul(g, Vec::set(-kLog2E)));
-      const F silu = rounded<E>(Vec::div(g, Vec::add(Vec::set(1.0f), power)));
-      store_some(out + i, Vec::mul(silu, load_some(up + i, count)), count);
-    }
+    silu_and_mul_row(gate, gate + args.size, static_cast<E*>(args.out) + r * args.size, args.size);
   }
 }
 

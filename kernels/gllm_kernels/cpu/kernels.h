@@ -132,6 +132,7 @@ struct Kernels {
   int panel;
   void (*pack)(const PackArgs*, int64_t panel);
   void (*linear)(const LinearArgs*, int64_t chunk);
+  void (*linear_gated)(const LinearArgs*, int64_t chunk);
   void (*norm)(const NormArgs*, int64_t chunk);
   void (*rope)(const RopeArgs*, int64_t chunk);
   void (*silu_and_mul)(const SiluArgs*, int64_t chunk);

@@ -1,5 +1,6 @@
 // Matrix products with packed weights.
 #pragma once
+#include "elementwise.h"
 #include "kernels.h"
 #include "operand.h"
 
@@ -37,6 +38,7 @@ struct LinearTile {
   const E* x;
   const E* weight;
   Out* out;
+  int64_t out_stride;
   int64_t columns;  // of the panel that exist
   const E* bias;
   const E* next;  // where in the stream of weights to read ahead, or null
@@ -82,11 +84,38 @@ struct LinearTile {
       for (int i = 0; i < MR; ++i) {
         F sum = acc[i][j];
         if (bias != nullptr) sum = Vec::add(sum, load_some(bias + j * Vec::width, count));
-        store_some(out + i * args.out_features + j * Vec::width, sum, count);
+        store_some(out + i * out_stride + j * Vec::width, sum, count);
       }
     }
   }
 };
+
+// What the row tiles of a chunk read ahead of their arithmetic, so that memory works while they compute. A lone tile reads
+// its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up. Several tiles share the
+// reading of the panel that this thread will most likely take next.
+template <class T>
+struct ReadAhead {
+  using E = typename T::Elem;
+  const E* next;
+  int lines;  // of a step, by one tile
+
+  ReadAhead(const LinearArgs& args, const E* weight, int64_t panel, int64_t panel_size, int64_t rows) {
+    const int64_t tiles = (rows + Vec::tile_rows - 1) / Vec::tile_rows;
+    const bool more = panel + args.threads < args.panels;
+    next = tiles == 1 ? weight + 2048 / sizeof(E) : more ? weight + args.threads * panel_size : nullptr;
+    lines = tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1;
+  }
+
+  const E* of_tile(int64_t tile) const {
+    const int64_t line = tile * lines;
+    return next != nullptr && line < Vec::tile_vectors ? next + line * Vec::width * T::step : nullptr;
+  }
+};
+
+template <class T>
+int64_t panel_elements(const LinearArgs& args) {
+  return (args.in + T::step - 1) / T::step * T::step * Vec::width * Vec::tile_vectors;
+}
 
 template <class T, class Out>
 void linear_chunk(const LinearArgs& args, int64_t chunk) {
@@ -96,30 +125,56 @@ void linear_chunk(const LinearArgs& args, int64_t chunk) {
   const int64_t panel = chunk % args.panels;
   const int64_t first = chunk / args.panels * args.row_block;
   const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
-  const int64_t panel_size = (args.in + T::step - 1) / T::step * T::step * width;
   const int64_t column = panel * width;
-  const E* weight = static_cast<const E*>(args.weight) + panel * panel_size;
-  // A lone tile reads its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up.
-  // Several tiles share the reading of the panel that this thread will most likely take next, so that memory works
-  // while they compute.
-  const int64_t tiles = (rows + Vec::tile_rows - 1) / Vec::tile_rows;
-  const bool more = panel + args.threads < args.panels;
-  const E* next = tiles == 1 ? weight + 2048 / sizeof(E) : more ? weight + args.threads * panel_size : nullptr;
-  const int lines = tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1;
-  int64_t line = 0;
+  const E* weight = static_cast<const E*>(args.weight) + panel * panel_elements<T>(args);
+  const ReadAhead<T> ahead(args, weight, panel, panel_elements<T>(args), rows);
+  int64_t index = 0;
   for_row_tiles(rows, [&](int64_t row, int64_t count) {
-    const bool reads = next != nullptr && line < Vec::tile_vectors;
     LinearTile<T, Out> tile{args,
                             static_cast<const E*>(args.x) + (first + row) * args.x_stride,
                             weight,
                             static_cast<Out*>(args.out) + (first + row) * args.out_features + column,
+                            args.out_features,
                             args.out_features - column,
                             args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
-                            reads ? next + line * Vec::width * T::step : nullptr,
-                            lines};
-    line += lines;
+                            ahead.of_tile(index++),
+                            ahead.lines};
     with_rows<Vec::tile_rows>(count, tile);
   });
+}
+
+// silu(x G) * (x U), where the packed weight holds the panels of G, then as many of U: a tile of either product goes to
+// the stack and from there, rounded as the product alone would be, through the activation.
+template <class T>
+void gated_chunk(const LinearArgs& args, int64_t chunk) {
+  using E = typename T::Elem;
+  constexpr int64_t width = Vec::width * Vec::tile_vectors;
+  const int64_t panel = chunk % args.panels;
+  const int64_t first = chunk / args.panels * args.row_block;
+  const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
+  const int64_t size = args.panels * width;
+  const E* x = static_cast<const E*>(args.x) + first * args.x_stride;
+  E* out = static_cast<E*>(args.out) + first * size + panel * width;
+  int64_t index = 0;
+  for_row_tiles(rows, [&](int64_t row, int64_t count) {
+    E products[2][Vec::tile_rows * width];
+    for (int half = 0; half < 2; ++half) {
+      const E* weight = static_cast<const E*>(args.weight) + (half * args.panels + panel) * panel_elements<T>(args);
+      const E* bias = args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + half * size + panel * width;
+      const ReadAhead<T> ahead(args, weight, panel, panel_elements<T>(args), rows);
+      LinearTile<T, E> tile{args,  x + row * args.x_stride, weight,      products[half], width,
+                            width, bias,                    ahead.of_tile(index), ahead.lines};
+      with_rows<Vec::tile_rows>(count, tile);
+    }
+    ++index;
+    for (int64_t r = 0; r < count; ++r) {
+      silu_and_mul_row(products[0] + r * width, products[1] + r * width, out + (row + r) * size, width);
+    }
+  });
+}
+
+void linear_gated(const LinearArgs* args, int64_t chunk) {
+  args->dtype == gllm::DType::f32 ? gated_chunk<F32>(*args, chunk) : gated_chunk<Bf16>(*args, chunk);
 }
 
 void linear(const LinearArgs* args, int64_t chunk) {

@@ -167,8 +167,8 @@ PyObject* pack(PyObject*, Args args, Py_ssize_t count) {
   Py_RETURN_NONE;
 }
 
-PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
-  Reader in(args, count);
+// The arguments that both products have, and how their work is divided; `panels` is the caller's.
+LinearArgs read_linear(Reader& in) {
   LinearArgs a{};
   a.x = in.pointer<void>();
   a.x_stride = in.integer();
@@ -179,10 +179,11 @@ PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
   a.in = in.integer();
   a.out_features = in.integer();
   a.dtype = in.dtype();
-  a.out_f32 = in.integer() != 0;
-  if (!in.ok()) return nullptr;
-  a.panels = divide_up(a.out_features, g_kernels->panel);
   a.threads = num_threads();
+  return a;
+}
+
+void run_linear(LinearArgs& a, void (*kernel)(const LinearArgs*, int64_t)) {
   // Rows of x that fill less than half of a second-level cache, in even blocks.
   constexpr int64_t kBlockBytes = 384 << 10;
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
@@ -192,7 +193,29 @@ PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
   if (a.panels < kFewPanels && blocks * a.panels % a.threads != 0 && a.n >= kManyRows) blocks *= a.threads;
   a.row_block = divide_up(a.n, blocks);
   const double work = static_cast<double>(a.n) * static_cast<double>(a.in) * static_cast<double>(a.out_features);
-  if (a.n > 0) without_lock(work, [&] { run_chunks(blocks * a.panels, g_kernels->linear, a); });
+  if (a.n > 0) without_lock(work, [&] { run_chunks(blocks * a.panels, kernel, a); });
+}
+
+PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  LinearArgs a = read_linear(in);
+  a.out_f32 = in.integer() != 0;
+  if (!in.ok()) return nullptr;
+  a.panels = divide_up(a.out_features, g_kernels->panel);
+  run_linear(a, g_kernels->linear);
+  Py_RETURN_NONE;
+}
+
+PyObject* linear_gated(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  LinearArgs a = read_linear(in);
+  if (!in.ok()) return nullptr;
+  if (a.out_features % (2 * g_kernels->panel) != 0) {
+    PyErr_SetString(PyExc_ValueError, "linear_gated: both halves must consist of whole panels");
+    return nullptr;
+  }
+  a.panels = a.out_features / 2 / g_kernels->panel;
+  run_linear(a, g_kernels->linear_gated);
   Py_RETURN_NONE;
 }
 
@@ -353,7 +376,7 @@ PyMethodDef kMethods[] = {
     {"num_threads", py_num_threads, METH_NOARGS, nullptr},
     {"panel_width", panel_width, METH_NOARGS, nullptr},
     GLLM_FAST(pack),
-    GLLM_FAST(linear),
+    GLLM_FAST(linear), GLLM_FAST(linear_gated),
     GLLM_FAST(rms_norm),
     GLLM_FAST(rope),
     GLLM_FAST(silu_and_mul),

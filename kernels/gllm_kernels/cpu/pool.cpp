@@ -27,6 +27,7 @@ constexpr int64_t kMaxChunks = int64_t{1} << (kBits - 1);
 // processes while still looking, then sleep until they are woken, so an idle server uses no CPU.
 constexpr auto kSpin = std::chrono::microseconds(30);
 constexpr auto kYield = std::chrono::microseconds(120);
+constexpr int kCallerSpins = 2000;  // some tens of microseconds: longer than an even share of a chunk
 
 void relax() {
 #if defined(__x86_64__)
@@ -58,16 +59,21 @@ class Pool {
     if (sleepers_.load() > 0) wake();
     while (claim_one()) {
     }
-    for (int spins = 0; done_.load(std::memory_order_acquire) < chunks; ++spins) {
-      if (spins < 2000) {
-        relax();
-      } else {
-        sched_yield();  // the helper that holds the last chunk may be waiting for this very core
-      }
-    }
+    for (int spins = 0; spins < kCallerSpins && done_.load() < chunks; ++spins) relax();
+    if (done_.load() < chunks) wait_for(chunks);
   }
 
  private:
+  // A helper with the last chunk has lost its core to another process, and may be waiting for this one: only a core that
+  // goes idle makes the kernel bring it over at once. Yielding would not, and a turn of the other process lasts
+  // milliseconds.
+  void wait_for(int64_t chunks) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    caller_waits_.store(true);
+    finished_.wait(lock, [&] { return done_.load() >= chunks; });
+    caller_waits_.store(false);
+  }
+
   bool pending() const {
     const uint64_t claims = claims_.load();
     return (claims & kMask) < (claims >> kBits);
@@ -79,7 +85,11 @@ class Pool {
     const uint64_t chunk = claims & kMask;
     if (chunk >= (claims >> kBits)) return false;
     fn_(context_, static_cast<int64_t>(chunk));
-    done_.fetch_add(1, std::memory_order_release);
+    done_.fetch_add(1);
+    if (caller_waits_.load()) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      finished_.notify_one();
+    }
     return true;
   }
 
@@ -127,6 +137,8 @@ class Pool {
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable condition_;
+  std::condition_variable finished_;
+  std::atomic<bool> caller_waits_{false};
   uint64_t epoch_ = 0;
   std::vector<std::thread> threads_;
 };

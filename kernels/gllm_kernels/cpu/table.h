@@ -10,6 +10,7 @@ extern const Kernels GLLM_TABLE;
 const Kernels GLLM_TABLE = {
     GLLM_ISA_NAME, Vec::width * Vec::tile_vectors,
     pack,          linear,
+    linear_gated,
     norm,          rope,
     silu_and_mul,  argmax,
     log_sum_exp,   attention_write,

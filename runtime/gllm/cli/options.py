@@ -117,7 +117,7 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("load_format", "Model", "dummy: random weights from config.json alone, to measure speed."),
     _engine("max_model_len", "Model", "Longest prompt + output in tokens.", least=0, shown_default="what fits"),
     _engine("attention_backend", "Model", "The attention kernels; auto takes the fastest that runs here."),
-    _engine("seed", "Model", "Of dummy weights, and of sampling where a request has no seed of its own.", least=0),
+    _engine("seed", "Model", "Of dummy weights.", least=0),
     _engine("max_num_seqs", "Memory", "Most requests that run at once.", least=1, most=65536),
     _engine("page_size", "Memory", "Tokens in a page of the KV cache.", check=_page_size),
     _engine("num_pages", "Memory", "Pages of the KV cache.", least=0, shown_default="from the memory budget"),

@@ -27,7 +27,8 @@ async def serve(config: Config) -> int:
             listener = bind(config.gateway.host, config.gateway.port)
             gateway = Gateway(config, load_served_model(config), EngineClient(config))
         except (OSError, ValueError) as error:
-            logger.error(str(error))
+            if not config.run_dir:  # else the supervisor prints the reason
+                logger.error(str(error))
             await link.report("failed", str(error))
             return 1
         await Lifecycle(gateway, create_app(gateway), link).run(listener)

@@ -93,9 +93,7 @@ def _prepare(
         request = request.model_copy(update={"prompt_logprobs": request.logprobs})
     for prompt in request.prompts:
         ids = completion_prompt(model, prompt, request.add_special_tokens is not False, max_model_len)
-        # A prompt that is only scored (max_tokens 0) still makes one token, which is dropped.
-        room = fit_max_tokens(request.max_tokens or None, len(ids), max_model_len, "prompt", fill=DEFAULT_MAX_TOKENS)
-        max_tokens = 0 if request.max_tokens == 0 else room
+        max_tokens = fit_max_tokens(request.max_tokens, len(ids), max_model_len, "prompt", fill=DEFAULT_MAX_TOKENS)
         prompts.append((ids, sampling_for(request, model, max_tokens=max_tokens, logprobs=request.logprobs,
                                           grammar=grammar)))  # fmt: skip
         if request.echo:

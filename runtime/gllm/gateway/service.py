@@ -87,9 +87,6 @@ class Choice:
             self.cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        if self.sampling.max_tokens == 0:
-            self.finish_reason = reason
-            return Delta(self.index, "", 0, None, reason and "length")
         ids: Sequence[int] = output.token_ids
         shown = ids
         if output.stop_token_id is not None and not self._keep_stop_token:
@@ -279,9 +276,7 @@ class Generator:
                     index = len(choices)
                     request_id = f"{response_id}-{index}"
                     own = seeded(sampling, i)
-                    # Scoring a prompt only (max_tokens 0): the engine makes one token, which Choice drops.
-                    asked = own if own.max_tokens else msgspec.structs.replace(own, max_tokens=1)
-                    outputs = self.engine.generate(request_id, ids, asked, priority=priority, cache_salt=cache_salt)
+                    outputs = self.engine.generate(request_id, ids, own, priority=priority, cache_salt=cache_salt)
                     choices.append(Choice(index, request_id, ids, own, outputs, self.model, first_of_prompt=i == 0,
                                           keep_leading_space=continues_text))  # fmt: skip
         except EngineError as error:

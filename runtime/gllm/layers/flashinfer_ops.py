@@ -20,6 +20,9 @@ class FlashInferOps:
     def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
         return self.linear(x, weight, None).float()
 
+    def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.silu_and_mul(self.linear(x, weight, bias))
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         flashinfer.norm.rmsnorm(x, weight, eps, out=out)

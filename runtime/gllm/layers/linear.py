@@ -43,7 +43,7 @@ class QKVLinear(Linear):
 
 
 class GateUpLinear(Linear):
-    """Both inputs of the gated activation in one product: [n, 2 * intermediate]."""
+    """Both inputs of the gated activation in one product, and the activation: [n, intermediate]."""
 
     def __init__(self, ops: Ops, prefix: str, hidden_size: int, intermediate_size: int, bias: bool) -> None:
         super().__init__(
@@ -54,6 +54,9 @@ class GateUpLinear(Linear):
             bias=bias,
             shard_dim=0,
         )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.ops.linear_silu_and_mul(x, self.weight.data, None if self.bias is None else self.bias.data)
 
 
 class OutputLinear(Linear):

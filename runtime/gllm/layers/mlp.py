@@ -13,9 +13,8 @@ class GatedMLP(Layer):
     """down(silu(gate(x)) * up(x)), x: [n, hidden]."""
 
     def __init__(self, ops: Ops, prefix: str, hidden_size: int, intermediate_size: int, bias: bool) -> None:
-        self.ops = ops
         self.gate_up = GateUpLinear(ops, prefix, hidden_size, intermediate_size, bias)
         self.down = OutputLinear(ops, f"{prefix}.down_proj", intermediate_size, hidden_size, bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.ops.silu_and_mul(self.gate_up(x)))
+        return self.down(self.gate_up(x))

@@ -52,6 +52,7 @@ class NativeOps:
         if cpu.native is None:
             raise ValueError(f"device cpu: {cpu.unavailable_reason()}, or use --attention-backend reference")
         self._native = cpu.native
+        self._panel = cpu.native.panel_width()
         self._arena = WeightArena()
 
     def pack_linear(self, weight: torch.Tensor) -> PackedLinear:
@@ -81,6 +82,25 @@ class NativeOps:
             weight.out_features,
             weight.kernel_dtype,
             out_dtype is torch.float32,
+        )
+        return out
+
+    def linear_silu_and_mul(self, x: torch.Tensor, weight: PackedLinear, bias: torch.Tensor | None) -> torch.Tensor:
+        if weight.out_features % (2 * self._panel) != 0:
+            return self.silu_and_mul(self.linear(x, weight, bias))
+        assert x.dtype is weight.dtype
+        n = x.shape[0]
+        out = torch.empty((n, weight.out_features // 2), dtype=x.dtype)
+        self._native.linear_gated(
+            x.data_ptr(),
+            x.stride(0),
+            weight.pointer,
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            n,
+            weight.in_features,
+            weight.out_features,
+            weight.kernel_dtype,
         )
         return out
 

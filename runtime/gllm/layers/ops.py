@@ -25,6 +25,9 @@ class Ops(Protocol):
     def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
         """As `linear` without a bias, in float32: [n, out]; what logits are."""
 
+    def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        """`silu_and_mul(linear(x, weight, bias))` for a weight [2 * size, in]: [n, size]; may be one kernel."""
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [n, size] / rms(x) * weight, statistics in float32. Also for per-head norms: x [n, heads, head_dim]
         (rows may be strided), weight [head_dim]."""

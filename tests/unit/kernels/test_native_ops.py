@@ -181,3 +181,15 @@ def test_log_sum_exp_of_nothing_is_minus_infinity(ops: NativeOps) -> None:
 def test_float16_is_refused_with_the_way_out(ops: NativeOps) -> None:
     with pytest.raises(ValueError, match=r"float32 or bfloat16, not float16.*--attention-backend reference"):
         ops.pack_linear(torch.zeros(4, 4, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("size", "in_size"), [(64, 96), (192, 130), (40, 64)])
+def test_gated_product_is_the_product_then_the_activation(dtype: torch.dtype, size: int, in_size: int) -> None:
+    """To the bit, with and without a bias, for one tile and for many; 40 is not a whole panel."""
+    ops = NativeOps()
+    packed = ops.pack_linear(torch.randn(2 * size, in_size).to(dtype))
+    for bias in (None, torch.randn(2 * size).to(dtype)):
+        for n in (1, 5, 13, 70):
+            x = torch.randn(n, in_size).to(dtype)
+            assert ops.linear_silu_and_mul(x, packed, bias).equal(ops.silu_and_mul(ops.linear(x, packed, bias)))
