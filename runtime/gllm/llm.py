@@ -8,7 +8,6 @@ with LLM("path/to/model") as llm:
 from __future__ import annotations
 
 import asyncio
-import difflib
 import itertools
 import queue
 import weakref
@@ -17,14 +16,14 @@ from concurrent.futures import CancelledError, Future
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import msgspec
-
-from gllm.config import Config, EngineConfig, GatewayConfig
+from gllm.config import Config
 from gllm.messages import Status
 from gllm.model_config_loader import load_model_config
-from gllm.offline.completion import Completion, CompletionOutput, choice_sampling, collect
+from gllm.offline.completion import Completion, CompletionOutput, collect
 from gllm.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_client, real_group
+from gllm.offline.options import make_config
 from gllm.offline.progress import ProgressLine
+from gllm.offline.prompts import Message, Prompt, as_prompts
 from gllm.sampling_params import ParameterError, SamplingParams
 
 if TYPE_CHECKING:
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LLM", "Completion", "CompletionOutput"]
 
-Message = dict[str, Any]
-Prompt = str | list[int] | list[Message]
-"""Text, token ids, or a conversation."""
 Key = TypeVar("Key")
 
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -69,7 +65,7 @@ class LLM:
         on_status: Callable[[Status], None] = lambda status: None,
         **engine_options: Any,
     ) -> None:
-        config = _make_config(model, engine_options, chat_template, generation_config, log_level)
+        config = make_config(model, engine_options, chat_template, generation_config, log_level)
         self._start(config, on_status, real_group, real_client)
 
     @classmethod
@@ -120,7 +116,7 @@ class LLM:
         A request that the engine gave up has `Completion.error` set; the others are unaffected.
         Raises ParameterError (a ValueError) for a prompt or parameter that cannot be served, before any work.
         """
-        return self._generate_all(_as_prompts(prompts), sampling, self.default_sampling(max_tokens=16), progress)
+        return self._generate_all(as_prompts(prompts), sampling, self.default_sampling(max_tokens=16), progress)
 
     def chat(
         self,
@@ -299,6 +295,7 @@ class LLM:
         self, completion: Completion, sampling: SamplingParams, on_text: Callable[[str], None] = lambda text: None
     ) -> None:
         """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
+        from gllm.text.answer import AnswerText
         from gllm.text.detokenizer import TextStream
 
         completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
@@ -307,7 +304,7 @@ class LLM:
             outputs = self.engine.client.generate(
                 f"offline-{next(self._request_numbers)}",
                 completion.prompt_token_ids,
-                choice_sampling(sampling, answer.index),
+                sampling.for_choice(answer.index),
             )
             stream = TextStream(
                 self.tokenizer,
@@ -315,7 +312,8 @@ class LLM:
                 include_stop=sampling.include_stop_str_in_output,
                 skip_special_tokens=sampling.skip_special_tokens,
             )
-            collecting.append(collect(outputs, stream, sampling, completion, answer, on_text))
+            text = AnswerText(stream, keep_stop_token=sampling.include_stop_str_in_output)
+            collecting.append(collect(outputs, text, completion, answer, on_text))
         if len(collecting) == 1:
             await collecting[0]
         else:
@@ -355,39 +353,3 @@ async def _all_or_none(work: list[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _as_prompts(prompts: Any) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    listed = list(prompts)
-    if listed and all(type(token) is int for token in listed):
-        return [listed]
-    for place, prompt in enumerate(listed):
-        if not isinstance(prompt, str | list | tuple) or (prompt and isinstance(prompt[0], dict)):
-            raise ParameterError(
-                "prompts", f"prompts[{place}] must be text or a list of token ids (for conversations use chat)"
-            )
-    return [prompt if isinstance(prompt, str) else list(prompt) for prompt in listed]
-
-
-def _make_config(
-    model: str, engine_options: dict[str, Any], chat_template: str, generation_config: str, log_level: str
-) -> Config:
-    """Check names and types of all options at once, and say what to write instead."""
-    known = EngineConfig.__struct_fields__
-    for name in engine_options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"options are {', '.join(known)}"
-            raise TypeError(f"LLM has no option {name!r}: {hint}")
-    try:
-        engine = msgspec.convert({"model": str(model), **engine_options}, EngineConfig)
-        gateway = msgspec.convert(
-            {"chat_template": chat_template, "generation_config": generation_config}, GatewayConfig
-        )
-        return msgspec.convert(
-            {"engine": engine, "gateway": gateway, "log_level": log_level}, Config, from_attributes=True
-        )
-    except msgspec.ValidationError as error:
-        raise ValueError(f"wrong option: {error}") from None

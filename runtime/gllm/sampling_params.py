@@ -91,9 +91,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if any(token < 0 for token in self.stop_token_ids):
             raise ParameterError("stop_token_ids", "stop_token_ids must not be negative")
 
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0.0
+    def for_choice(self, index: int) -> SamplingParams:
+        """Parameters of one of n answers: its own seed (seed + index, wrapped into 64 bits), else all were equal."""
+        if self.seed is None or index == 0:
+            return self
+        return msgspec.structs.replace(self, seed=(self.seed + index + 2**63) % 2**64 - 2**63)
 
 
 class ParameterError(ValueError):

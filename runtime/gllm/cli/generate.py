@@ -26,7 +26,8 @@ from gllm.offline.progress import ProgressLine
 from gllm.sampling_params import ParameterError, SamplingParams
 
 if TYPE_CHECKING:
-    from gllm.llm import LLM, Prompt
+    from gllm.llm import LLM
+from gllm.offline.prompts import Prompt
 
 _FLAGS = ENGINE_FLAGS + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
 

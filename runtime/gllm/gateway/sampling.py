@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from gllm.gateway.errors import context_too_long
 from gllm.gateway.schema_base import GenerationRequest
 from gllm.gateway.served_model import ServedModel
@@ -42,14 +40,6 @@ def sampling_for(
         model.check_token_ids(list(bias), "logit_bias")
         values["logit_bias"] = bias
     return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, grammar=grammar, **values)
-
-
-def seeded(sampling: SamplingParams, choice: int) -> SamplingParams:
-    """Parameters of one of n choices: seed + i, wrapped into 64 bits."""
-    if sampling.seed is None or choice == 0:
-        return sampling
-    seed = (sampling.seed + choice + 2**63) % 2**64 - 2**63
-    return msgspec.structs.replace(sampling, seed=seed)
 
 
 def fit_max_tokens(requested: int | None, prompt_tokens: int, max_model_len: int, param: str, fill: int | None) -> int:

@@ -15,10 +15,10 @@ from gllm.gateway.admission import Admission, Ticket
 from gllm.gateway.errors import ApiError, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine
 from gllm.gateway.metrics import Metrics
-from gllm.gateway.sampling import seeded
 from gllm.gateway.served_model import ServedModel
 from gllm.messages import RequestOutput, TokenLogprob
 from gllm.sampling_params import SamplingParams
+from gllm.text.answer import AnswerText
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +68,13 @@ class Choice:
         self.last_token_at = 0.0
         self.cut = False
         """Set by the reader: it needs nothing more of this choice."""
-        self._fed = 0
-        self._keep_stop_token = sampling.include_stop_str_in_output
-        self._text = model.text_stream(
+        stream = model.text_stream(
             stop=sampling.stop,
             include_stop=sampling.include_stop_str_in_output,
             skip_special_tokens=sampling.skip_special_tokens,
             keep_leading_space=keep_leading_space,
         )
+        self._text = AnswerText(stream, keep_stop_token=sampling.include_stop_str_in_output)
 
     def apply(self, output: RequestOutput) -> Delta:
         """Raises ApiError when the engine gave the request up."""
@@ -87,27 +86,11 @@ class Choice:
             self.cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        ids: Sequence[int] = output.token_ids
-        shown = ids
-        if output.stop_token_id is not None and not self._keep_stop_token:
-            shown = ids[:-1]
-        text = self._text.feed(shown) if shown else ""
-        used = len(ids)
-        if self._text.stop_reason is not None:
-            # Tokens after the stop string came in the same message; they are no part of the answer.
-            reason = "stop"
-            used = self._text.num_tokens - self._fed
-            shown = shown[:used]
-        elif reason is not None:
-            text += self._text.finish()
-            # The last held-back text may hold a stop string that ends with the last token.
-            if self._text.stop_reason is not None:
-                reason = "stop"
-        self._fed += used
-        self.completion_tokens += used
-        self.finish_reason = reason
-        logprobs = output.logprobs[: len(shown)] if output.logprobs else None
-        return Delta(self.index, text, used, logprobs, reason)
+        piece = self._text.take(output)
+        self.completion_tokens += piece.num_tokens
+        self.finish_reason = piece.finish_reason
+        logprobs = output.logprobs[: piece.num_shown] if output.logprobs else None
+        return Delta(self.index, piece.text, piece.num_tokens, logprobs, piece.finish_reason)
 
     async def close(self) -> None:
         """Ends the engine's work on it, if any is left."""
@@ -275,7 +258,7 @@ class Generator:
                 for i in range(n):
                     index = len(choices)
                     request_id = f"{response_id}-{index}"
-                    own = seeded(sampling, i)
+                    own = sampling.for_choice(i)
                     outputs = self.engine.generate(request_id, ids, own, priority=priority, cache_salt=cache_salt)
                     choices.append(Choice(index, request_id, ids, own, outputs, self.model, first_of_prompt=i == 0,
                                           keep_leading_space=continues_text))  # fmt: skip

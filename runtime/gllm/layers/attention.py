@@ -48,12 +48,18 @@ class Attention(Layer):
         self.out = OutputLinear(ops, f"{prefix}.o_proj", num_heads * head_dim, hidden_size, out_bias)
 
     def __call__(
-        self, x: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend, plan: Any
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        attention: AttentionBackend,
+        plan: Any,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x: [n, hidden], positions: [n] int64; returns [n, hidden]."""
+        """x: [n, hidden], positions: [n] int64; returns [n, hidden], or only the rows `wanted` [w] of it."""
         heads = self.qkv(x).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         self.ops.rope(q, k, positions, self.rotary.cos_sin)
-        return self.out(attention.forward(self.layer, q, k, v, plan))
+        attended = attention.forward(self.layer, q, k, v, plan)
+        return self.out(attended if wanted is None else attended[wanted])

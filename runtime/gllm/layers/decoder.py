@@ -32,15 +32,19 @@ class DecoderLayer(Layer):
         positions: torch.Tensor,
         attention: AttentionBackend,
         plan: Any,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [n, hidden], what is still to be added to `residual` [n, hidden] (None: x is the stream itself).
 
-        Returns (x, residual) for the next layer; `residual` is updated in place.
+        Returns (x, residual) for the next layer; `residual` is updated in place. With `wanted` [w] both hold only the
+        rows of these tokens.
         """
         if residual is None:
             x, residual = self.input_norm(x), x
         else:
             x = self.input_norm.add(x, residual)
-        x = self.attention(x, positions, attention, plan)
+        x = self.attention(x, positions, attention, plan, wanted)
+        if wanted is not None:
+            residual = residual[wanted]
         x = self.mlp_norm.add(x, residual)
         return self.mlp(x), residual

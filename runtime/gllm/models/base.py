@@ -37,13 +37,22 @@ class CausalLM(Layer, ABC):
 
     @torch.inference_mode()
     def forward(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend, plan: Any
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attention: AttentionBackend,
+        plan: Any,
+        wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """token_ids, positions: [n] int64 on the device; returns the normed hidden states [n, hidden]."""
+        """token_ids, positions: [n] int64 on the device; returns the normed hidden states [n, hidden].
+
+        wanted: [w] int64, the tokens whose states are asked for (None: all); then [w, hidden]. The others only leave
+        their keys and values behind, so the last layer spares them everything that comes after its attention.
+        """
         x, residual = self.embedding(token_ids), None
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x, residual = layer(x, residual, positions, attention, plan)
-        assert residual is not None
+        x, residual = self.layers[-1](x, residual, positions, attention, plan, wanted)
         return self.norm.add(x, residual)
 
     @torch.inference_mode()

@@ -10,8 +10,9 @@ from typing import IO, Any
 
 import msgspec
 
-from gllm.llm import Completion, Prompt
+from gllm.llm import Completion
 from gllm.messages import TokenLogprob
+from gllm.offline.prompts import Prompt
 from gllm.sampling_params import ParameterError, SamplingParams
 
 _SAMPLING_FIELDS = frozenset(SamplingParams.__struct_fields__)

@@ -104,10 +104,11 @@ class ModelRunner:
         prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
         sampled, tokens = None, None
         if plan.slots:
-            hidden = self._forward(batch)
-            prompt_logprobs = self._prompt_logprobs(batch, hidden)
+            last, every = self._forward(batch)
+            if every is not None:
+                prompt_logprobs = self._prompt_logprobs(batch, every)
         if len(batch.sample_rows):
-            logits = self.model.logits(hidden[self._to_device(batch.sample_tokens)])
+            logits = self.model.logits(last)
             slots = batch.slots[batch.sample_rows]
             sampled = self.sampler.sample(logits, slots)
             self._last_tokens[self._to_device(slots.astype(np.int64))] = sampled.tokens
@@ -126,17 +127,28 @@ class ModelRunner:
         begun.record()
         return begun, done
 
-    def _forward(self, batch: StepBatch) -> torch.Tensor:
-        """[n or more, hidden] after the final norm; rows past the n tokens are padding."""
+    def _forward(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states after the final norm: [sampled rows, hidden], and [n, hidden] where prompt logprobs need all.
+
+        Without sampled rows the first result is meaningless: one row, since kernels need not know empty batches.
+        """
         token_ids, positions = self._to_device(batch.token_ids), self._to_device(batch.positions)
         if len(batch.device_tokens):
             token_ids[self._to_device(batch.device_tokens)] = self._last_tokens[self._to_device(batch.device_slots)]
+        wanted = self._to_device(batch.sample_tokens) if len(batch.sample_tokens) else positions.new_zeros(1)
         if self.graphs is not None and self.graphs.fits(batch.attention):
             size = self.graphs.plan(batch.attention)
             self.graphs.token_ids[: len(token_ids)] = token_ids
             self.graphs.positions[: len(positions)] = positions
-            return self.graphs.replay(size)
-        return self.model.forward(token_ids, positions, self.attention, self.attention.plan(batch.attention))
+            every = self.graphs.replay(size)
+            return every[wanted], every
+        plan = self.attention.plan(batch.attention)
+        if (self.sampling.num_prompt_logprobs[batch.slots] >= 0).any():
+            every = self.model.forward(token_ids, positions, self.attention, plan)
+            return every[wanted], every
+        if len(wanted) == len(token_ids):
+            return self.model.forward(token_ids, positions, self.attention, plan), None
+        return self.model.forward(token_ids, positions, self.attention, plan, wanted), None
 
     def _prompt_logprobs(self, batch: StepBatch, hidden: torch.Tensor) -> list[tuple[int, list[TokenLogprob]]]:
         """For rows that ask: the log-probability of each prompt token that this chunk predicts."""

@@ -105,6 +105,10 @@ class FakeClient:
     async def _answer(self, request_id: str, prompt: bytes, sampling: SamplingParams) -> AsyncIterator[RequestOutput]:
         finished = False
         try:
+            if sampling.max_tokens == 0:
+                finished = True
+                yield RequestOutput(request_id, [], "length")
+                return
             if prompt.startswith(b"!fail"):
                 finished = True
                 yield RequestOutput(request_id, [], "error", error="the sampler choked")

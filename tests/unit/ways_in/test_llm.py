@@ -67,7 +67,7 @@ def test_stop_strings_cut_text_tokens_and_logprobs(llm: LLM, fakes: Fakes) -> No
 def test_scoring_only(llm: LLM, fakes: Fakes) -> None:
     [completion] = llm.generate("abc", SamplingParams(max_tokens=0))
     assert (completion.text, completion.outputs[0].token_ids) == ("", [])
-    assert fakes.client.submitted[-1][1].max_tokens == 1
+    assert fakes.client.submitted[-1][1].max_tokens == 0
 
 
 def test_stream_and_leaving_it(llm: LLM, fakes: Fakes) -> None:

@@ -76,6 +76,7 @@ def test_filtered_draw_is_the_definition(
             torch.tensor([min_p]),
             torch.tensor([u], dtype=torch.float64),
             filtered=True,
+            largest_k=top_k,
         )
     finally:
         choose_module.CANDIDATES = original

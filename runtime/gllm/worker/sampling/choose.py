@@ -17,11 +17,13 @@ def choose(
     uniforms: torch.Tensor,
     *,
     filtered: bool,
+    largest_k: int = 0,
 ) -> torch.Tensor:
     """Draw one token a row.
 
     logits: [rows, vocab] float32; temperature (> 0), top_p, min_p: [rows] float32; top_k: [rows] int64, 0 keeps
-    all; uniforms: [rows] float64 in [0, 1). `filtered` says that some row has a top_k, top_p or min_p.
+    all; uniforms: [rows] float64 in [0, 1). `filtered` says that some row has a top_k, top_p or min_p,
+    `largest_k` is the greatest top_k (known to the host, so that nobody waits for the device to tell).
     Returns [rows] int64. top_k is applied first, then top_p to the renormalised rest, then min_p relative to
     the most likely token; the draw goes over tokens from the most likely down.
     """
@@ -32,7 +34,8 @@ def choose(
         return _invert(cumulative, uniforms)
     vocab = logits.shape[-1]
     log_total = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    width = min(CANDIDATES, vocab)
+    # All of a row's top_k must be among the candidates: their mass is what top_p is a share of.
+    width = min(max(CANDIDATES, largest_k), vocab)
     while True:
         values, tokens = scaled.topk(width, dim=-1)
         probabilities = (values - log_total).exp()

@@ -95,6 +95,7 @@ class Sampler:
             _to_device(state.min_p[slots], device),
             _to_device(uniforms, device),
             filtered=filtered,
+            largest_k=int(state.top_k[slots].max()),
         )
 
     def _advance(self, tokens: torch.Tensor, slots: Int32, errors: dict[int, str]) -> None:
