@@ -117,7 +117,6 @@ def test_scoring_a_prompt_generates_nothing(folder: Path) -> None:
 
 def test_grammar_output_parses(folder: Path) -> None:
     from gllm.text.grammar import grammar_from_json_schema
-
     from gllm.text.tokenizer import load_tokenizer
 
     schema = {
