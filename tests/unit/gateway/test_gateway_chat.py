@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_fakes import EOS, RunningServer, make_server, served_model
+from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_until
 
 from gllm.text.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
@@ -125,7 +125,7 @@ def test_no_parallel_calls(tools: openai.OpenAI, able: RunningServer, stream: bo
         assert choice.finish_reason == "tool_calls"
     assert names == ["weather"]
     assert len(able.engine.aborted) == 1
-    assert able.gateway.admission.live == 0
+    wait_until(lambda: able.gateway.admission.live == 0)
 
 
 def test_tool_choice_none(tools: openai.OpenAI, able: RunningServer) -> None:

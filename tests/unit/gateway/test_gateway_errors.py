@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_fakes import RunningServer
+from gateway_fakes import RunningServer, wait_until
 
 from gllm.gateway.errors import INTERNAL_MESSAGE
 
@@ -146,7 +146,7 @@ def test_internal_error(http: httpx.Client, clean: RunningServer) -> None:
     assert error["message"] == INTERNAL_MESSAGE
     clean.engine.reset()
     assert http.post("/v1/completions", json={"prompt": "a"}).status_code == 200
-    assert clean.gateway.admission.live == 0
+    wait_until(lambda: clean.gateway.admission.live == 0)
 
 
 def test_engine_reports_an_error(http: httpx.Client, clean: RunningServer) -> None:
@@ -163,7 +163,7 @@ def test_engine_refuses_at_submit(http: httpx.Client, clean: RunningServer) -> N
         answer = http.post("/v1/completions", json={"prompt": "a", "stream": stream})
         error_of(answer, 503, "engine_dead", "server_error")
         assert int(answer.headers["retry-after"]) >= 1
-    assert clean.gateway.admission.live == 0
+    wait_until(lambda: clean.gateway.admission.live == 0)
 
 
 def raw(server: RunningServer, data: bytes) -> bytes:

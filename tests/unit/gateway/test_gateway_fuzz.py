@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import schemathesis
-from gateway_fakes import RunningServer
+from gateway_fakes import RunningServer, wait_until
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
@@ -41,7 +41,7 @@ def serves(server: RunningServer, http: httpx.Client) -> None:
     answer = http.post("/v1/completions", json=BASES["/v1/completions"])
     assert answer.json()["choices"][0]["text"] == "Hello world"
     assert http.get("/health").status_code == 200
-    assert server.gateway.admission.live == 0
+    wait_until(lambda: server.gateway.admission.live == 0)
     assert not server.engine.live
 
 

@@ -130,7 +130,7 @@ def test_error_after_headers(http: httpx.Client, clean: RunningServer) -> None:
         pytest.raises(openai.APIError),
     ):
         list(client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True))
-    assert clean.gateway.admission.live == 0
+    wait_until(lambda: clean.gateway.admission.live == 0)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -200,4 +200,4 @@ def test_async_client_in_parallel(clean: RunningServer) -> None:
 
     clean.engine.reply = lambda prompt, _: [*prompt[6:8], EOS]
     assert [text.strip() for text in asyncio.run(ask())] == [str(i) for i in range(40)]
-    assert clean.gateway.admission.live == 0
+    wait_until(lambda: clean.gateway.admission.live == 0)

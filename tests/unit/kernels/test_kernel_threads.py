@@ -60,5 +60,6 @@ def test_idle_helpers_use_no_cpu(isa: str) -> None:
     ops.linear(x, packed, None)
     time.sleep(0.01)
     before = time.process_time()
-    time.sleep(0.2)
-    assert time.process_time() - before < 0.02
+    time.sleep(1)
+    # A helper that spins would use the whole second; other tests' threads may use a little.
+    assert time.process_time() - before < 0.2
