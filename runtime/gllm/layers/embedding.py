@@ -35,5 +35,5 @@ class LMHead(Layer):
             tied_to=None if tied_to is None else tied_to.weight,
         )
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.ops.linear_f32(hidden, self.weight.data)
+    def __call__(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        return self.ops.linear_f32(hidden, self.weight.data, out)

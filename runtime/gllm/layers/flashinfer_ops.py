@@ -17,7 +17,7 @@ class FlashInferOps:
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight, bias)
 
-    def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
+    def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
         return self.linear(x, weight, None).float()
 
     def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:

@@ -22,8 +22,11 @@ class Ops(Protocol):
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
         """x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
 
-    def linear_f32(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
-        """As `linear` without a bias, in float32: [n, out]; what logits are."""
+    def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
+        """As `linear` without a bias, in float32: [n, out]; what logits are.
+
+        out: [n or more, out] float32, memory that the result may take; of use where allocating is dear.
+        """
 
     def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
         """`silu_and_mul(linear(x, weight, bias))` for a weight [2 * size, in]: [n, size]; may be one kernel."""

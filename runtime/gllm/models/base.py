@@ -56,6 +56,6 @@ class CausalLM(Layer, ABC):
         return self.norm.add(x, residual)
 
     @torch.inference_mode()
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [r, hidden], rows of `forward`'s result; returns [r, vocab] float32."""
-        return self.head(hidden)
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden: [r, hidden], rows of `forward`'s result; returns [r, vocab] float32 (in `out`, if given)."""
+        return self.head(hidden, out)

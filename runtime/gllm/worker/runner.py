@@ -90,6 +90,9 @@ class ModelRunner:
         self.device = device
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] the token sampled last for each slot: input of its next decode row."""
+        self._logits: torch.Tensor | None = None
+        if device.type == "cpu":  # steps follow one another; on CUDA the next may be launched while these are read
+            self._logits = torch.empty(len(table.num_known), sampling.vocab_size)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> LaunchedStep:
@@ -108,7 +111,7 @@ class ModelRunner:
             if every is not None:
                 prompt_logprobs = self._prompt_logprobs(batch, every)
         if len(batch.sample_rows):
-            logits = self.model.logits(last)
+            logits = self.model.logits(last, self._logits)
             slots = batch.slots[batch.sample_rows]
             sampled = self.sampler.sample(logits, slots)
             self._last_tokens[self._to_device(slots.astype(np.int64))] = sampled.tokens
