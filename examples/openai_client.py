@@ -13,7 +13,7 @@ def main() -> None:
 
     answer = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "What is the capital of Italy?"}],
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
         max_tokens=32,
         temperature=0,
     )

@@ -11,7 +11,7 @@ CITY = {
     "properties": {
         "name": {"type": "string", "maxLength": 40},
         "country": {"type": "string", "maxLength": 40},
-        "population": {"type": "integer"},
+        "population": {"type": "integer", "minimum": 0, "maximum": 99999999},
     },
     "required": ["name", "country", "population"],
     "additionalProperties": False,
@@ -27,7 +27,7 @@ def main() -> None:
         model=model,
         messages=[{"role": "user", "content": "Describe Paris as JSON with name, country and population."}],
         response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}},
-        max_tokens=128,
+        max_tokens=256,
         temperature=0,
     )
     print(json.loads(answer.choices[0].message.content or ""))
