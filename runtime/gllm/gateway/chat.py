@@ -21,7 +21,7 @@ from gllm.gateway.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.schema_chat import ChatRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
-from gllm.gateway.sse import DONE, Disconnect, EventStream
+from gllm.gateway.sse import DONE, Disconnect, respond
 from gllm.gateway.usage import usage
 
 
@@ -32,13 +32,7 @@ async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnec
     response_id = f"chatcmpl-{uuid.uuid4().hex}"
     generation, prompt = await disconnect.run(_open(request, generator, response_id, arrived))
     answer = _Answer(request, generator.model, generation, prompt, response_id)
-    if request.stream:
-        return EventStream(answer.frames(), generation.close, disconnect)
-    try:
-        body = await disconnect.run(answer.whole())
-    finally:
-        await generation.close()
-    return Response(body, media_type="application/json")
+    return await respond(answer, generation.close, disconnect, stream=bool(request.stream))
 
 
 async def _open(

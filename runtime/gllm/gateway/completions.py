@@ -20,7 +20,7 @@ from gllm.gateway.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.schema_completion import CompletionRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
-from gllm.gateway.sse import DONE, Disconnect, EventStream
+from gllm.gateway.sse import DONE, Disconnect, respond
 from gllm.gateway.usage import usage
 from gllm.messages import TokenLogprob
 from gllm.sampling_params import SamplingParams
@@ -35,13 +35,7 @@ async def complete(request: CompletionRequest, generator: Generator, disconnect:
     response_id = f"cmpl-{uuid.uuid4().hex}"
     generation, texts = await disconnect.run(_open(request, generator, response_id, arrived))
     answer = _Answer(request, generator.model, generation, texts, response_id)
-    if request.stream:
-        return EventStream(answer.frames(), generation.close, disconnect)
-    try:
-        body = await disconnect.run(answer.whole())
-    finally:
-        await generation.close()
-    return Response(body, media_type="application/json")
+    return await respond(answer, generation.close, disconnect, stream=bool(request.stream))
 
 
 async def _open(

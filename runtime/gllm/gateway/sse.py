@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -83,3 +83,23 @@ class EventStream(Response):
         async for frame in self._frames:
             await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Answer(Protocol):
+    """One request's answer, as a stream or in one piece."""
+
+    def frames(self) -> AsyncGenerator[bytes, None]: ...
+    async def whole(self) -> bytes: ...
+
+
+async def respond(
+    answer: Answer, close: Callable[[], Coroutine[Any, Any, None]], disconnect: Disconnect, *, stream: bool
+) -> Response:
+    """The response to a request that has begun; `close` ends its work, whatever happens."""
+    if stream:
+        return EventStream(answer.frames(), close, disconnect)
+    try:
+        body = await disconnect.run(answer.whole())
+    finally:
+        await close()
+    return Response(body, media_type="application/json")

@@ -62,8 +62,7 @@ class NativeOps:
         return self._linear(x, weight, bias, weight.dtype)
 
     def linear_f32(self, x: torch.Tensor, weight: PackedLinear, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The float32 sums unrounded; into the first rows of `out`, if given: fresh pages for logits cost a tenth of
-        the product."""
+        """The float32 sums unrounded; in the first rows of `out`, if given, which spares the faults of fresh pages."""
         return self._linear(x, weight, None, torch.float32, out)
 
     def _linear(

@@ -9,6 +9,7 @@ import sys
 
 from gllm.config import Config
 from gllm.logs import setup_logging
+from gllm.messages import WorkerFailed
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
 
@@ -53,8 +54,6 @@ def main() -> int:
         serve(link, num_pages, builder.runner)
     except Exception as error:
         logger.exception("worker failed")
-        from gllm.messages import WorkerFailed
-
         link.send(WorkerFailed(rank, f"{type(error).__name__}: {error}"))
         return 1
     finally:

@@ -14,7 +14,7 @@ from gllm.config import EngineConfig
 from gllm.messages import Configure, NewSequence, StepPlan
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
-from gllm.models.loader import check_checkpoint, estimate_weight_bytes, load_model
+from gllm.models.loader import estimate_weight_bytes, load_model
 from gllm.sampling_params import SamplingParams
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
@@ -34,8 +34,6 @@ class WorkerBuilder:
         self.model_config = model_config
         self.platform: Platform = choose_platform(config, model_config)
         platform = self.platform
-        if config.load_format != "dummy":
-            check_checkpoint(config.model, model_config)
         memory.check_weights_fit(estimate_weight_bytes(model_config, platform.dtype), platform.device)
         self.model: CausalLM = load_model(
             config.model,
