@@ -53,8 +53,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """KV_thresh: share of the pool kept free of new prefill."""
     seed: int = 0
 
+    pp: int = 1
+    """Pipeline stages: the layers are divided between them."""
+    tp: int = 1
+    """Tensor-parallel ranks of a stage: heads and columns are divided between them."""
+    ep: int = 1
+    """Expert-parallel groups of a stage's experts, a divisor of tp. 1: every rank holds a slice of each expert;
+    tp: every rank holds whole experts and tokens travel to them (all-to-all)."""
+    assigned_layers: tuple[int, ...] = ()
+    """Layers of each stage; empty: divided by estimated stage time."""
+
     step_timeout: float = 300.0
-    """Seconds without progress after which a busy engine is unhealthy."""
+    """Seconds without a result after which a step in flight counts as hung: the group starts anew."""
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,11 +91,28 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_requests: bool = False
 
 
+class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the group's nodes (machines, pods) find each other. TP stays within a node, PP crosses nodes."""
+
+    launch_mode: Literal["normal", "master", "slave"] = "normal"
+    """normal: one node. master: gateway, engine and the first stages; slave: workers of later stages only."""
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    """Address or DNS name of the master's node."""
+    master_port: int = 29500
+    """First of three ports on the master: the supervisors' link, the engine's socket for workers (+1), and the
+    rendezvous of torch.distributed (+2)."""
+    node_addr: str = ""
+    """This node's own address, which it binds and others reach; empty: the one on the way to the master."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One serving group: what the supervisor hands to every process it starts."""
 
     engine: EngineConfig
     gateway: GatewayConfig = GatewayConfig()
+    nodes: NodesConfig = NodesConfig()
     run_dir: str = ""
     """Folder of the group's Unix sockets, mode 0700."""
     epoch: int = 0

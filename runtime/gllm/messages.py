@@ -5,7 +5,7 @@ Never pickle: decoding is typed, unknown tags and fields are refused, sizes are 
     gateway  -> engine      Connect | Submit | Abort
     engine   -> gateway     Hello | Outputs
     engine   -> worker      Configure | StepPlan | Stop
-    worker   -> engine      Capacity | Ready | StepResult | WorkerFailed
+    worker   -> engine      Capacity | Ready | StepResult | StageReport | WorkerFailed
     process  -> supervisor  Status
     supervisor -> process   EngineUp | EngineDown | Drain
 """
@@ -32,10 +32,13 @@ class Submit(Message):
     request_id: str
     """Made by the server, unique for the engine's life."""
     token_ids: list[int]
+    """The prompt and, in a recovery, what an earlier engine generated after it."""
     sampling: SamplingParams
     priority: int = 0
     """Smaller first (vLLM's convention)."""
     cache_salt: str = ""
+    num_generated: int = 0
+    """How many of `token_ids`, at the end, are no prompt: outputs begin after them, and limits count them."""
 
 
 class Abort(Message):
@@ -165,6 +168,9 @@ class StepPlan(Message):
     """(slot, pages appended to its block table)."""
     new: list[NewSequence]
     freed: list[int]
+    tokens: list[int] = []
+    """With pp > 1: the input token of each decode row, which are the first rows. With pp = 1 they are still on the
+    device, or known to the worker, and this is empty."""
 
 
 class Stop(Message):
@@ -191,13 +197,25 @@ class StepResult(Message):
     token_ids: list[int]
     """One for each row with `samples` set, in row order; -1 where the row failed."""
     elapsed: float
-    """Seconds of compute."""
+    """Seconds of compute on the last stage."""
     logprobs: list[TokenLogprob | None] | None = None
     """Parallel to `token_ids`; None if no row asked."""
     prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
     """(row, logprobs of the prompt tokens that this chunk predicts)."""
     errors: list[tuple[int, str]] = []
     """(row, message): the request fails, the batch goes on."""
+
+
+class StageReport(Message):
+    """What a step cost one stage; from the first rank of each stage, in no order with the step's result."""
+
+    epoch: int
+    step: int
+    stage: int
+    started: float
+    """time.time() when the stage had its inputs and began to compute."""
+    elapsed: float
+    """Seconds of compute."""
 
 
 class WorkerFailed(Message):
@@ -246,5 +264,5 @@ class Drain(Message):
 GatewayToEngine = Connect | Submit | Abort
 EngineToGateway = Hello | Outputs
 EngineToWorker = Configure | StepPlan | Stop
-WorkerToEngine = Capacity | Ready | StepResult | WorkerFailed
+WorkerToEngine = Capacity | Ready | StepResult | StageReport | WorkerFailed
 SupervisorToProcess = EngineUp | EngineDown | Drain

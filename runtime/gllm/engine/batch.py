@@ -38,6 +38,7 @@ class BatchBuilder:
         self._new: list[NewSequence] = []
         self._sampled: list[Sequence] = []
         self._scored: list[Sequence] = []
+        self._tokens: list[int] = []
         self._chunked: list[Sequence] = []
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -60,6 +61,7 @@ class BatchBuilder:
         running.decode_context += count
         ready = running.ready
         if not running.overlap:
+            self._tokens = [seq.tokens[-1] for seq in chosen]
             for seq in chosen:
                 del ready[seq]
         elif count < len(ready):
@@ -131,4 +133,5 @@ class BatchBuilder:
             pages=self._pages,
             new=self._new,
             freed=freed,
+            tokens=self._tokens,
         )
