@@ -51,6 +51,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """#T: iterations over which waiting prefill tokens are spread."""
     kv_threshold: float = 0.05
     """KV_thresh: share of the pool kept free of new prefill."""
+    ttft_target: float = 0.0
+    """Seconds to first token that `balanced` steers for; 0: waiting prompts are spread over #T iterations."""
+    trace: str = ""
+    """File for a Chrome/Perfetto trace of the stages; empty: none."""
     seed: int = 0
 
     pp: int = 1

@@ -82,6 +82,32 @@ class RequestOutput(msgspec.Struct, array_like=True):
     num_preemptions: int = 0
 
 
+MICROBATCH_EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper bounds, inclusive, of a `TokenHistogram`'s buckets."""
+
+
+class TokenHistogram(msgspec.Struct, array_like=True):
+    """Tokens of micro-batches of one kind, counted from the engine's start."""
+
+    counts: list[int] = []
+    """Micro-batches in each bucket of MICROBATCH_EDGES, not cumulated; the last is what lies beyond."""
+    total: int = 0
+    """Tokens in all of them."""
+
+
+class StageStats(msgspec.Struct, array_like=True):
+    """What one stage did lately; `gllm.engine.stages` defines the shares."""
+
+    busy: float = 0.0
+    """Share of the time that it computed, 0 to 1."""
+    bubble: float = 0.0
+    """Share of the time with a micro-batch in flight that it did not compute, 0 to 1."""
+    step_time: float = 0.0
+    """Seconds of its last step."""
+    prediction_error: float = 0.0
+    """Mean of |predicted - measured| / measured step time."""
+
+
 class EngineStats(msgspec.Struct, array_like=True):
     """A snapshot for metrics and health. Counters count from the engine's start."""
 
@@ -105,6 +131,10 @@ class EngineStats(msgspec.Struct, array_like=True):
     """Micro-batches in flight."""
     seconds_since_progress: float = 0.0
     """0 when idle; else the time since a step last came back."""
+    stages: list[StageStats] = []
+    """One for each pipeline stage."""
+    microbatch_prefill: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
+    microbatch_decode: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
 
 
 class Outputs(Message):

@@ -82,6 +82,7 @@ class Flag:
     parse: Callable[[str], Any] | None = None
     check: Callable[[Any], Any] | None = None
     envvar: str | None = None
+    metavar: str | None = None
 
     def parameter(self) -> inspect.Parameter:
         """The function parameter from which typer makes the flag; type and default are the setting's own."""
@@ -94,7 +95,7 @@ class Flag:
             max=self.most,
             show_default=self.shown_default,
             parser=self.parse,
-            metavar="SIZE" if self.parse is not None else None,
+            metavar=self.metavar or ("SIZE" if self.parse is not None else None),
             callback=self.check,
             envvar=self.envvar,
         )
@@ -133,6 +134,8 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("min_prefill_tokens", "Scheduling", "Fewest prompt tokens worth a step, if so many wait.", least=1),
     _engine("prefill_iterations", "Scheduling", "Steps over which the waiting prompt tokens are spread.", least=1),
     _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=_below_one),
+    _engine("trace", "Process", "Write what the stages do to this file, for ui.perfetto.dev.",
+            metavar="FILE", shown_default="none"),
     _engine("threads", "Process", "CPU threads of a worker.", least=0, most=4096, shown_default="one a core"),
 )  # fmt: skip
 

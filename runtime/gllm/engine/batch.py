@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gllm.engine.policies import ceil_div
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence
+from gllm.engine.time_model import Work, chunk_pairs
 from gllm.messages import NewSequence, StepPlan
 
 
@@ -20,8 +21,7 @@ class MicroBatch:
     """Sequences of the rows that sample, in row order."""
     scored: list[Sequence]
     """Sequences that generate nothing and whose last chunk this is."""
-    prefill_tokens: int
-    decode_tokens: int
+    work: Work
 
 
 class BatchBuilder:
@@ -42,6 +42,8 @@ class BatchBuilder:
         self._chunked: list[Sequence] = []
         self._prefill_tokens = 0
         self._decode_tokens = 0
+        self._attention = 0.0
+        self._decode_context = 0
 
     def add_decodes(self, chosen: list[Sequence], needy: list[Sequence]) -> None:
         """One row for each of the ready decodes `chosen`; those in `needy` get a page, which must be free."""
@@ -51,9 +53,11 @@ class BatchBuilder:
         step = self.step
         slots = self._slots
         ending = []
+        context = 0
         for seq in chosen:
             seq.num_scheduled = scheduled = seq.num_scheduled + 1
             seq.last_step = step
+            context += scheduled
             slots.append(seq.slot)
             if scheduled + 1 >= seq.max_length:
                 ending.append(seq)
@@ -75,6 +79,7 @@ class BatchBuilder:
         self._num_tokens += [1] * count
         self._samples += [True] * count
         self._decode_tokens += count
+        self._decode_context += context
 
     def add_chunk(self, seq: Sequence, chunk: int, *, register: bool) -> None:
         """A row with the sequence's next `chunk` tokens, for which free pages suffice.
@@ -101,6 +106,7 @@ class BatchBuilder:
         self._num_tokens.append(chunk)
         self._samples.append(samples)
         self._prefill_tokens += chunk
+        self._attention += chunk_pairs(start, chunk)
         if last:
             (self._sampled if samples else self._scored).append(seq)
             running.end_prefill(seq)
@@ -111,8 +117,13 @@ class BatchBuilder:
             rows=self.rows,
             sampled=self._sampled,
             scored=self._scored,
-            prefill_tokens=self._prefill_tokens,
-            decode_tokens=self._decode_tokens,
+            work=Work(
+                prefill_tokens=self._prefill_tokens,
+                decode_rows=self._decode_tokens,
+                attention=self._attention,
+                decode_context=self._decode_context,
+                sampled_rows=len(self._sampled),
+            ),
         )
 
     def plan(self, epoch: int) -> StepPlan:

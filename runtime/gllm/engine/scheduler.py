@@ -18,12 +18,16 @@ from gllm.engine.policies import POLICIES, Limits, Snapshot, ceil_div
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
+from gllm.engine.stages import StageTracker
+from gllm.engine.time_model import TimeModel, Work
 from gllm.engine.waiting import WaitingQueue
-from gllm.messages import EngineStats, RequestOutput, StepPlan, StepResult
+from gllm.messages import EngineStats, RequestOutput, StageReport, StepPlan, StepResult
 
 _ESTIMATED_REQUESTS = 32
 """Queued requests whose prefix hits are looked at again at each step."""
 _STEP_TIMES = 16
+_REMEMBERED_STEPS = 256
+"""Steps whose work is kept for the stages' reports, which may come after the results."""
 
 
 class Scheduler:
@@ -64,8 +68,11 @@ class Scheduler:
         self._num_preemptions = 0
         self._cache_queries = 0
         self._cache_hits = 0
-        self._last_batch: MicroBatch | None = None
+        self._last_work = Work()
+        self._works: dict[int, Work] = {}
+        self._times = TimeModel(pp)
         self._last_progress = clock()
+        self._stages = StageTracker(pp, self._last_progress)
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -123,7 +130,11 @@ class Scheduler:
             batch = self._build()
             if batch.rows:
                 self._step += 1
-                self._in_flight.append(batch.micro_batch())
+                micro_batch = batch.micro_batch()
+                self._in_flight.append(micro_batch)
+                self._works[self._step] = micro_batch.work
+                self._works.pop(self._step - _REMEMBERED_STEPS, None)
+                self._stages.planned(self._clock())
                 return batch.plan(self.epoch)
             if self._num_preemptions == preemptions:
                 return None
@@ -146,10 +157,22 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
         batch = self._in_flight.popleft()
-        self._last_batch = batch
+        self._last_work = batch.work
         self._last_progress = self._clock()
+        self._stages.answered(self._last_progress, batch.work)
         self._step_times.append(result.elapsed)
         return self._results.read(batch, result)
+
+    def observe(self, report: StageReport) -> None:
+        """Learn what a step cost a stage. Reports of an older epoch or of a step long past are ignored."""
+        work = self.work_of(report.step)
+        if report.epoch == self.epoch and work is not None and 0 <= report.stage < self.pp:
+            self._stages.observe(self._clock(), report.stage, report.elapsed)
+            self._times.observe(report.stage, work, report.elapsed)
+
+    def work_of(self, step: int) -> Work | None:
+        """What a recent step asked of the stages; None if it is not remembered."""
+        return self._works.get(step)
 
     def snapshot(self) -> Snapshot:
         """What the policies see now."""
@@ -169,8 +192,8 @@ class Scheduler:
         )
 
     def stats(self) -> EngineStats:
-        batch = self._last_batch
         prefilling = self._running.prefilling
+        now = self._clock()
         return EngineStats(
             step=self._step,
             num_running=len(self._running.members),
@@ -180,11 +203,14 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
             prefix_cache_queries=self._cache_queries,
             prefix_cache_hits=self._cache_hits,
-            step_prefill_tokens=batch.prefill_tokens if batch else 0,
-            step_decode_tokens=batch.decode_tokens if batch else 0,
+            step_prefill_tokens=self._last_work.prefill_tokens,
+            step_decode_tokens=self._last_work.decode_rows,
             step_time=self._step_times[-1] if self._step_times else 0.0,
             num_inflight=len(self._in_flight),
-            seconds_since_progress=self._clock() - self._last_progress if self.has_work else 0.0,
+            seconds_since_progress=now - self._last_progress if self.has_work else 0.0,
+            stages=self._stages.stages(now, [stage.error for stage in self._times.stages]),
+            microbatch_prefill=self._stages.prefill_tokens,
+            microbatch_decode=self._stages.decode_tokens,
         )
 
     # --- decode --------------------------------------------------------------------------------------

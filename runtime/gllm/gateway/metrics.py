@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gllm.gateway.interfaces import Engine
-from gllm.messages import EngineStats
+from gllm.messages import MICROBATCH_EDGES, EngineStats
 from gllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -168,11 +168,44 @@ class EngineCollector(Collector):
             family = CounterMetricFamily(f"gllm:{name}", text, labels=_LABELS)
             family.add_metric(self._labels, self._continued(name, count))
             yield family
+        yield from self._stages(stats)
+        yield self._microbatches(stats)
         if hello is not None:
             info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.",
                                      labels=(*_LABELS, "block_size", "num_gpu_blocks"))  # fmt: skip
             info.add_metric((*self._labels, str(hello.page_size), str(hello.num_pages)), 1)
             yield info
+
+    def _stages(self, stats: EngineStats) -> Iterator[Metric]:
+        """Gauges with a label for the stage; `gllm.engine.stages` defines the shares."""
+        for name, text in (
+            ("stage_busy_perc", "Share of the last 30 s that the stage computed, 0 to 1."),
+            ("stage_bubble_perc", "Share of the time with work in flight that the stage did not compute, 0 to 1."),
+            ("stage_step_time_seconds", "Compute time of the stage's last step."),
+            ("stage_prediction_error_perc", "Mean relative error of predicted step times, 0 to 1 and more."),
+        ):
+            gauge = GaugeMetricFamily(f"gllm:{name}", text, labels=(*_LABELS, "stage"))
+            field = name.removeprefix("stage_").removesuffix("_perc").removesuffix("_seconds")
+            for stage, figures in enumerate(stats.stages):
+                gauge.add_metric((*self._labels, str(stage)), getattr(figures, field))
+            yield gauge
+
+    def _microbatches(self, stats: EngineStats) -> Metric:
+        """Tokens of micro-batches, which the engine counts itself: many bring no output and would be missed here."""
+        family = HistogramMetricFamily(
+            "gllm:microbatch_tokens", "Tokens of a micro-batch by phase.", labels=(*_LABELS, "phase")
+        )
+        for phase, histogram in (("prefill", stats.microbatch_prefill), ("decode", stats.microbatch_decode)):
+            counts = histogram.counts or [0] * (len(MICROBATCH_EDGES) + 1)
+            bounds = [*(str(float(edge)) for edge in MICROBATCH_EDGES), "+Inf"]
+            below = 0
+            buckets = []
+            for place, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
+                below += self._continued(f"microbatch_tokens/{phase}/{place}", count)
+                buckets.append((bound, float(below)))
+            total = self._continued(f"microbatch_tokens/{phase}/sum", histogram.total)
+            family.add_metric((*self._labels, phase), buckets, float(total))
+        return family
 
     def _continued(self, name: str, count: int) -> int:
         seen = self._seen.get(name, 0)

@@ -99,6 +99,9 @@ class FakeWorker:
         decode_rows = [self.slots[slot].has_sampled for slot in plan.slots]
         self.decode_slots = {slot for slot, decode in zip(plan.slots, decode_rows, strict=True) if decode}
         assert decode_rows == sorted(decode_rows, reverse=True), "decode rows come first"
+        if plan.tokens:  # pp > 1: the first stage does not have what the last one sampled
+            inputs = [self.slots[slot].tokens[self.slots[slot].num_computed] for slot in plan.slots]
+            assert plan.tokens == inputs[: sum(decode_rows)]
         result = StepResult(plan.epoch, plan.step, [], 0.001)
         logprobs: list[TokenLogprob | None] = []
         for row, (slot_id, count, samples) in enumerate(zip(plan.slots, plan.num_tokens, plan.samples, strict=True)):

@@ -65,12 +65,27 @@ def test_prefill_of_token_throttling_is_equation_3(waiting: int, kv_free: float,
 
 
 @pytest.mark.parametrize(
-    ("total", "ready", "pp", "expected"),
-    [(100, 100, 4, 25), (101, 101, 4, 26), (101, 3, 4, 3), (3, 3, 4, 1), (0, 0, 4, 0), (101, 101, 1, 101)],
+    ("total", "ready", "pp", "in_flight", "expected"),
+    [
+        (100, 100, 4, 0, 25),
+        (101, 101, 4, 0, 26),
+        (101, 3, 4, 4, 3),
+        (101, 3, 4, 2, 2),  # two more micro-batches are to be filled
+        (3, 3, 4, 0, 1),
+        (5, 5, 4, 0, 2),  # 2, 1, 1, 1 and not 2, 2, 1, 0
+        (5, 3, 4, 1, 1),
+        (0, 0, 4, 0, 0),
+        (101, 101, 1, 0, 101),
+        (101, 101, 1, 1, 101),
+    ],
 )
 @pytest.mark.parametrize("policy", ["token_throttling", "no_wt", "no_ut"])
-def test_decodes_are_shared_by_equation_4(policy: PolicyName, total: int, ready: int, pp: int, expected: int) -> None:
-    snapshot = replace(SNAPSHOT, total_decodes=total, ready_decodes=ready, limits=replace(LIMITS, pp=pp))
+def test_decodes_are_shared_by_equation_4(
+    policy: PolicyName, total: int, ready: int, pp: int, in_flight: int, expected: int
+) -> None:
+    snapshot = replace(
+        SNAPSHOT, total_decodes=total, ready_decodes=ready, in_flight=in_flight, limits=replace(LIMITS, pp=pp)
+    )
     assert POLICIES[policy](snapshot).decode_rows == expected
 
 

@@ -170,6 +170,7 @@ class Trial:
             rows = self.scheduler._in_flight[-1].rows
             assert len(rows) == len(plan.slots)
             decodes = [seq for seq, slot in zip(rows, plan.slots, strict=True) if slot in self.worker.decode_slots]
+            assert len(plan.tokens) == (0 if pp == 1 else len(decodes)), "inputs of decode rows travel when pp > 1"
             prefill = sum(plan.num_tokens) - len(decodes)
             assert prefill <= self.setting.max_prefill_tokens
             self.in_flight.append(InFlight(result, rows, decodes))

@@ -1,0 +1,30 @@
+"""Scheduling policies: pure functions from a snapshot of the system to a budget for the next micro-batch."""
+
+from __future__ import annotations
+
+from gllm.config import PolicyName
+from gllm.engine.policies.base import Budget, Limits, Policy, Snapshot, ceil_div
+from gllm.engine.policies.chunked import chunked_prefill, decode_cap
+from gllm.engine.policies.throttling import no_ut, no_wt, token_throttling
+
+__all__ = [
+    "POLICIES",
+    "Budget",
+    "Limits",
+    "Policy",
+    "Snapshot",
+    "ceil_div",
+    "chunked_prefill",
+    "decode_cap",
+    "no_ut",
+    "no_wt",
+    "token_throttling",
+]
+
+POLICIES: dict[PolicyName, Policy] = {
+    "token_throttling": token_throttling,
+    "chunked_prefill": chunked_prefill,
+    "decode_cap": decode_cap,
+    "no_wt": no_wt,
+    "no_ut": no_ut,
+}

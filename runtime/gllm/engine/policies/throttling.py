@@ -1,0 +1,69 @@
+"""Token throttling and its ablations.
+
+Notation of the paper (gLLM, arXiv 2504.14775, equations 1 to 4): #WP waiting prefill tokens, #RD running
+decodes, KV_free the free share of the KV pool, and the settings #T, #MaxP, #MinP and KV_thresh.
+"""
+
+from __future__ import annotations
+
+from gllm.engine.policies.base import Budget, Snapshot, ceil_div
+
+
+def even_decodes(s: Snapshot) -> int:
+    """Equation 4, D = #RD / pp: every micro-batch of the pipeline gets the same share of the decodes.
+
+    Rounded up alone, a remainder would leave a micro-batch empty: 5 decodes over 4 stages as 2, 2, 1, 0. So what is
+    ready is also divided among the micro-batches that are still to be filled: 2, 1, 1, 1.
+    """
+    unfilled = max(s.limits.pp - s.in_flight, 1)
+    return min(ceil_div(s.total_decodes, s.limits.pp), ceil_div(s.ready_decodes, unfilled))
+
+
+def _by_waiting(s: Snapshot) -> float:
+    """Equation 1 (WT), #WP / #T: spread what waits over #T iterations, so that micro-batches are alike.
+
+    With one stage there is no other micro-batch to be even with, and spreading would only delay first
+    tokens: the bound is then #MaxP alone. (The paper's own code also throttles only when world size > 1.)
+    """
+    if s.limits.pp == 1:
+        return float(s.limits.max_prefill_tokens)
+    return min(s.waiting_tokens / s.limits.prefill_iterations, float(s.limits.max_prefill_tokens))
+
+
+def _by_usage(s: Snapshot) -> float | None:
+    """Equation 2 (UT), #MaxP * (KV_free - KV_thresh) / (1 - KV_thresh); None (no prefill) below KV_thresh."""
+    limits = s.limits
+    if s.kv_free < limits.kv_threshold:
+        return None
+    return limits.max_prefill_tokens * (s.kv_free - limits.kv_threshold) / (1.0 - limits.kv_threshold)
+
+
+def _suspended(s: Snapshot) -> int:
+    """Prefill tokens while the pool is below KV_thresh: none, as decodes will end and give pages back.
+
+    Without a decode nothing would ever end: the prefills that hold the pages go on with #MinP.
+    """
+    return 0 if s.total_decodes else s.limits.min_prefill_tokens
+
+
+def token_throttling(s: Snapshot) -> Budget:
+    """Equation 3: P = max(min(#WP / #T, #MaxP * (KV_free - KV_thresh) / (1 - KV_thresh)), #MinP); equation 4 for D."""
+    usage = _by_usage(s)
+    prefill = _suspended(s) if usage is None else max(int(min(_by_waiting(s), usage)), s.limits.min_prefill_tokens)
+    return Budget(prefill_tokens=prefill, decode_rows=even_decodes(s))
+
+
+def no_wt(s: Snapshot) -> Budget:
+    """The paper's ablation without WT: P = max(#MaxP * (KV_free - KV_thresh) / (1 - KV_thresh), #MinP)."""
+    usage = _by_usage(s)
+    prefill = _suspended(s) if usage is None else max(int(usage), s.limits.min_prefill_tokens)
+    return Budget(prefill_tokens=prefill, decode_rows=even_decodes(s))
+
+
+def no_ut(s: Snapshot) -> Budget:
+    """The paper's ablation without UT: P = max(min(#WP / #T, #MaxP), #MinP), whatever the KV pool's state.
+
+    KV_thresh belongs to UT and goes with it.
+    """
+    prefill = max(int(_by_waiting(s)), s.limits.min_prefill_tokens)
+    return Budget(prefill_tokens=prefill, decode_rows=even_decodes(s))

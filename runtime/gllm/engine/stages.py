@@ -1,0 +1,117 @@
+"""How busy the stages are: busy share, bubble share, tokens of micro-batches. Pure; the clock is an argument."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+
+from gllm.engine.time_model import Work
+from gllm.messages import MICROBATCH_EDGES, StageStats, TokenHistogram
+
+WINDOW_SECONDS = 30.0
+
+
+class StageTracker:
+    """Keeps, over a sliding window, what each stage computed and how long there was something to compute.
+
+    *Present* is the time during which at least one micro-batch was in flight, on the engine's clock. The *busy*
+    time of a stage is the sum of its reported seconds of compute. Then
+
+        busy share   = busy / window
+        bubble share = 1 - busy / present
+
+    so an idle server has no bubble; a lone decode over pp stages has one of at least 1 - 1/pp; a full pipeline of
+    equal micro-batches and stages has none. The bubble is all that is not compute while there was work: filling and
+    draining, unequal micro-batches, unequal stages, transfers, and the way over the engine. Only durations of the
+    stages' clocks are used, never their time of day, so clocks of different nodes need not agree.
+    """
+
+    def __init__(self, pp: int, now: float, *, window: float = WINDOW_SECONDS) -> None:
+        self._window = window
+        self._began = now
+        self._advanced = now
+        self._in_flight = 0
+        self._present = 0.0
+        self._busy = [0.0] * pp
+        self._last = [0.0] * pp
+        self._events: deque[tuple[float, int, float]] = deque()
+        """(time, stage or -1 for present, seconds), oldest first; the sums above are over these."""
+        self._prefill = _Histogram()
+        self._decode = _Histogram()
+
+    def planned(self, now: float) -> None:
+        """A micro-batch was sent to the stages."""
+        self._advance(now)
+        self._in_flight += 1
+
+    def answered(self, now: float, work: Work) -> None:
+        """The result of the oldest micro-batch came back."""
+        self._advance(now)
+        self._in_flight -= 1
+        self._prefill.add(work.prefill_tokens)
+        self._decode.add(work.decode_rows)
+
+    def observe(self, now: float, stage: int, elapsed: float) -> None:
+        """A stage has computed a micro-batch in `elapsed` seconds."""
+        elapsed = min(max(elapsed, 0.0), self._window)
+        self._advance(now)
+        self._busy[stage] += elapsed
+        self._last[stage] = elapsed
+        self._events.append((now, stage, elapsed))
+
+    def stages(self, now: float, errors: list[float]) -> list[StageStats]:
+        """What each stage did in the window; errors: of each stage's time model, relative."""
+        self._advance(now)
+        length = max(min(self._window, now - self._began), 1e-9)
+        return [
+            StageStats(
+                busy=min(busy / length, 1.0),
+                bubble=min(max(1.0 - busy / self._present, 0.0), 1.0) if self._present > 0.0 else 0.0,
+                step_time=last,
+                prediction_error=error,
+            )
+            for busy, last, error in zip(self._busy, self._last, errors, strict=True)
+        ]
+
+    @property
+    def prefill_tokens(self) -> TokenHistogram:
+        """Prefill tokens of the micro-batches so far."""
+        return self._prefill.read()
+
+    @property
+    def decode_tokens(self) -> TokenHistogram:
+        """Decode tokens of the micro-batches so far."""
+        return self._decode.read()
+
+    def _advance(self, now: float) -> None:
+        """Account for the time since the last call, and forget what has left the window."""
+        passed = now - self._advanced
+        self._advanced = now
+        events = self._events
+        if self._in_flight and passed > 0.0:
+            self._present += passed
+            events.append((now, -1, passed))
+        start = now - self._window
+        while events and events[0][0] < start:
+            _, stage, seconds = events.popleft()
+            if stage < 0:
+                self._present -= seconds
+            else:
+                self._busy[stage] -= seconds
+        if not events:
+            # No sum of nothing may keep what rounding left.
+            self._present = 0.0
+            self._busy = [0.0] * len(self._busy)
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self._counts = [0] * (len(MICROBATCH_EDGES) + 1)
+        self._total = 0
+
+    def add(self, tokens: int) -> None:
+        self._counts[bisect_left(MICROBATCH_EDGES, tokens)] += 1
+        self._total += tokens
+
+    def read(self) -> TokenHistogram:
+        return TokenHistogram(list(self._counts), self._total)

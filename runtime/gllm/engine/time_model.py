@@ -1,0 +1,204 @@
+"""How long a micro-batch takes a stage, learnt while serving. Pure: no clock, no IO, no torch.
+
+    t = a + b * tokens + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
+
+The terms are those of a transformer's cost: weights are read and kernels launched whatever the batch (a); matrix
+products grow with tokens (b); attention of a prompt's chunk grows with chunk times context (c), attention of a decode
+with its context, whose KV is read once (d); the LM head and sampling run for rows that sample (e; last stage).
+SGLang's dynamic chunking for pipelines fits such a form (tokens and tokens squared) beforehand, for chunks alone; here
+all five terms are fitted while serving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a micro-batch asks of every stage."""
+
+    prefill_tokens: int = 0
+    decode_rows: int = 0
+    """Also the tokens of decodes."""
+    attention: float = 0.0
+    """Sum over chunks of chunk * context, where context is the mean one of the chunk's tokens: pairs of tokens."""
+    decode_context: int = 0
+    """Sum over decode rows of the tokens that they attend to."""
+    sampled_rows: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill_tokens + self.decode_rows
+
+
+def chunk_pairs(start: int, tokens: int) -> float:
+    """chunk * context of a causal chunk that begins at position `start`: sum of start + 1 ... start + tokens."""
+    return tokens * (start + 0.5 * (tokens + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The coefficients of one stage, in seconds."""
+
+    a: float
+    """A step."""
+    b: float
+    """A token."""
+    c: float
+    """A pair (token of a chunk, token of its context)."""
+    d: float
+    """A token in a decode's context."""
+    e: float
+    """A row that samples."""
+
+    def predict(self, work: Work) -> float:
+        """Seconds of the whole micro-batch."""
+        return (
+            self.a
+            + self.b * (work.prefill_tokens + work.decode_rows)
+            + self.c * work.attention
+            + self.d * work.decode_context
+            + self.e * work.sampled_rows
+        )
+
+    def chunk(self, start: int, tokens: int) -> float:
+        """Seconds that a prompt's chunk adds."""
+        return self.b * tokens + self.c * chunk_pairs(start, tokens)
+
+    def tokens_within(self, seconds: float, start: int) -> int:
+        """Longest chunk from position `start` on that adds at most so many seconds.
+
+        The positive root of c/2 n^2 + (b + c (start + 1/2)) n = seconds.
+        """
+        if seconds <= 0.0:
+            return 0
+        linear = self.b + self.c * (start + 0.5)
+        # 2 s / (p + sqrt(p^2 + 2 c s)) is the root without the cancellation, and right for c = 0 too.
+        root = linear + math.sqrt(linear * linear + 2.0 * self.c * seconds)
+        return int(min(2.0 * seconds / root, 1e9)) if root > 0.0 else 10**9
+
+
+PRIOR = Cost(a=128.0, b=1.0, c=1e-4, d=1e-3, e=0.1)
+"""Ratios before anything was measured, in tokens: dense models of 0.1 to 32 billion parameters on CPUs and GPUs read
+their weights in the time of 10 to 250 tokens' products, and double a token's cost at a context of 4 to 30 thousand."""
+_PRIOR_TOKEN_SECONDS = 1e-4
+_PRIOR_VECTOR = (PRIOR.a, PRIOR.b, PRIOR.c, PRIOR.d, PRIOR.e)
+
+_FORGETTING = 0.998
+"""Weight of a step for the next one: the last five hundred steps count."""
+_DAMPING = 0.02
+"""How much a coefficient resists moving away from where it is, in steps' worth of evidence."""
+_HUBER = 2.0
+"""Residuals beyond so many typical ones count less, in inverse proportion."""
+_SOLVE_EVERY = 8
+_SWEEPS = 12
+_LONGEST_STEP = 3600.0
+
+
+class StageModel:
+    """Recursive least squares of one stage's times on the five terms.
+
+    * Errors are relative (each step is divided by its own time), so that short steps are fitted as well as long ones.
+    * Old steps fade exponentially (Ljung, System Identification, 11.2), so that a change of clock or load is followed.
+    * Outliers are weighted down by Huber's rule against a running mean of residuals; if all residuals grow, that mean
+      grows and the model follows.
+    * Coefficients are non-negative: coordinate descent on the normal equations, from the last solution (Franc, Hlavac,
+      Navara, CAIP 2005).
+    * Each solution stays close to the last one where the data say nothing (a proximal step): after an hour without a
+      long prompt `c` is still what it was. What precedes the first solution is the prior, scaled by the first step.
+    """
+
+    def __init__(self) -> None:
+        self._gram = [[0.0] * 5 for _ in range(5)]
+        self._moment = [0.0] * 5
+        self._coefficients = [_PRIOR_TOKEN_SECONDS * value for value in _PRIOR_VECTOR]
+        self._scale = list(self._coefficients)
+        self._residual = 1.0
+        self.steps = 0
+        self.error = 0.0
+        """Running mean of |predicted - measured| / measured, each predicted before it was measured."""
+        self.cost = Cost(*self._coefficients)
+
+    def observe(self, work: Work, elapsed: float) -> bool:
+        """Learn from a step; False if the measurement is none (not finite, not above zero, over an hour, no tokens)."""
+        if not 0.0 < elapsed < _LONGEST_STEP or work.tokens < 1:
+            return False
+        if self.steps == 0:
+            self._start(work, elapsed)
+        self.steps += 1
+        miss = self.cost.predict(work) / elapsed - 1.0
+        distance = abs(miss)
+        # A residual enters the mean clipped, so that one stall of a second does not make the next ten look usual.
+        rate = max(0.02, 1.0 / (self.steps + 1))
+        weight = min(1.0, _HUBER * self._residual / distance) if distance > 0.0 else 1.0
+        self._residual += rate * (min(distance, 3.0 * self._residual) - self._residual)
+        self._residual = max(self._residual, 1e-3)
+        self.error += rate * (min(distance, 10.0) - self.error)
+        inverse = 1.0 / elapsed
+        row = (
+            inverse,
+            inverse * work.tokens,
+            inverse * work.attention,
+            inverse * work.decode_context,
+            inverse * work.sampled_rows,
+        )
+        moment = self._moment
+        for i, (line, value) in enumerate(zip(self._gram, row, strict=True)):
+            share = weight * value
+            moment[i] = _FORGETTING * moment[i] + share
+            for j in range(5):
+                line[j] = _FORGETTING * line[j] + share * row[j]
+        if self.steps % _SOLVE_EVERY == 0 or self.steps < _SOLVE_EVERY:
+            self._solve()
+        return True
+
+    def _start(self, work: Work, elapsed: float) -> None:
+        """Scale the prior so that it explains the first step."""
+        scale = elapsed / PRIOR.predict(work)
+        self._coefficients = [scale * value for value in _PRIOR_VECTOR]
+        self._scale = list(self._coefficients)
+        self.cost = Cost(*self._coefficients)
+
+    def _solve(self) -> None:
+        """Minimise sum of weighted squared relative errors + damping * ((x - last x) / scale)^2 over x >= 0."""
+        last = self._coefficients
+        x = list(last)
+        damping = [_DAMPING / (scale * scale) for scale in self._scale]
+        for _ in range(_SWEEPS):
+            for i, line in enumerate(self._gram):
+                own = line[i] + damping[i]
+                rest = line[0] * x[0] + line[1] * x[1] + line[2] * x[2] + line[3] * x[3] + line[4] * x[4]
+                x[i] = max(0.0, x[i] + (self._moment[i] - rest + damping[i] * (last[i] - x[i])) / own)
+        self._coefficients = x
+        self.cost = Cost(*x)
+
+
+class TimeModel:
+    """One model a stage, and the cost of the slowest stage, which is the one that sets the pipeline's pace."""
+
+    def __init__(self, pp: int) -> None:
+        self.stages = [StageModel() for _ in range(pp)]
+        self.cost = self.stages[0].cost
+        """Of the stage that was slowest for a recent micro-batch."""
+        self._since = 0
+
+    def observe(self, stage: int, work: Work, elapsed: float) -> None:
+        """Learn what a micro-batch cost a stage, seconds."""
+        if not self.stages[stage].observe(work, elapsed):
+            return
+        self._since += 1
+        if self._since >= _SOLVE_EVERY or self.stages[stage].steps < _SOLVE_EVERY:
+            self._since = 0
+            self.cost = self.slowest(work)
+
+    def slowest(self, work: Work) -> Cost:
+        """Coefficients of the stage that needs longest for this micro-batch, of those that have been measured."""
+        measured: Sequence[StageModel] = [stage for stage in self.stages if stage.steps] or self.stages
+        return max(measured, key=lambda stage: stage.cost.predict(work)).cost
+
+    def predict(self, work: Work) -> float:
+        """Seconds of the slowest stage."""
+        return self.slowest(work).predict(work)

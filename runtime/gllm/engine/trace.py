@@ -1,0 +1,133 @@
+"""Writes what the pipeline does as a trace that chrome://tracing and ui.perfetto.dev open.
+
+One track a stage with a slice for each step it computed, and counter tracks. The format is the JSON array of Google's
+"Trace Event Format" (2016): one event a line, written as it happens; readers accept a file that was cut off.
+"""
+
+from __future__ import annotations
+
+from io import TextIOWrapper
+from pathlib import Path
+
+import msgspec
+
+from gllm.engine.time_model import Work
+from gllm.messages import EngineStats, StageReport
+
+MAX_EVENTS = 2_000_000
+"""About 400 MB; what comes later is not written."""
+_STAGES, _ENGINE = 1, 2
+"""Process ids of the tracks."""
+_encode = msgspec.json.Encoder().encode
+
+
+class TraceWriter:
+    """`stage` for each report, `counters` as often as wanted, `close` at the end. Raises OSError if it cannot write."""
+
+    def __init__(self, path: str | Path, pp: int, *, max_events: int = MAX_EVENTS) -> None:
+        self._left = max_events
+        self._ends = [0.0] * pp
+        """When each stage's last slice ended, microseconds."""
+        self._file: TextIOWrapper | None = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 (until close)
+        self._file.write("[\n")
+        self._first = True
+        self._metadata("process_name", _STAGES, 0, "stages")
+        self._metadata("process_name", _ENGINE, 0, "engine")
+        for stage in range(pp):
+            self._metadata("thread_name", _STAGES, stage, f"stage {stage}")
+
+    def stage(self, report: StageReport, work: Work | None) -> None:
+        """A slice of a stage's track. Slices of one stage never overlap: a clock that steps back is clipped."""
+        if not 0 <= report.stage < len(self._ends):
+            return
+        begin = max(1e6 * report.started, self._ends[report.stage])
+        end = max(1e6 * (report.started + report.elapsed), begin)
+        self._ends[report.stage] = end
+        args: dict[str, float] = {"step": report.step, "elapsed_us": round(1e6 * report.elapsed, 1)}
+        if work is not None:
+            args |= {
+                "prefill_tokens": work.prefill_tokens,
+                "decode_rows": work.decode_rows,
+                "decode_context": work.decode_context,
+                "attention": work.attention,
+                "sampled_rows": work.sampled_rows,
+            }
+        self._event(
+            {
+                "name": f"step {report.step}",
+                "ph": "X",
+                "pid": _STAGES,
+                "tid": report.stage,
+                "ts": round(begin, 1),
+                "dur": round(end - begin, 1),
+                "args": args,
+            }
+        )
+
+    def counters(self, now: float, stats: EngineStats) -> None:
+        """Points of the counter tracks; `now` is time.time()."""
+        for name, value in (
+            ("waiting tokens", stats.num_waiting_tokens),
+            ("running requests", stats.num_running),
+            ("KV usage", round(stats.kv_usage, 4)),
+            ("micro-batches in flight", stats.num_inflight),
+        ):
+            self._event(
+                {"name": name, "ph": "C", "pid": _ENGINE, "tid": 0, "ts": round(1e6 * now, 1), "args": {"value": value}}
+            )
+
+    def close(self) -> None:
+        """Make the file complete JSON; further events are dropped."""
+        if self._file is not None:
+            self._file.write("\n]\n")
+            self._file.close()
+            self._file = None
+
+    def _metadata(self, name: str, pid: int, tid: int, value: str) -> None:
+        self._event({"name": name, "ph": "M", "pid": pid, "tid": tid, "args": {"name": value}})
+
+    def _event(self, event: dict[str, object]) -> None:
+        if self._file is None or self._left <= 0:
+            return
+        self._left -= 1
+        self._file.write(("" if self._first else ",\n") + _encode(event).decode())
+        self._first = False
+
+
+class _Slice(msgspec.Struct):
+    """A line of a trace file; fields that other events lack have defaults."""
+
+    ph: str
+    tid: int = 0
+    dur: float = 0.0
+    args: dict[str, float | str] = {}
+
+
+def read_slices(path: str | Path) -> list[tuple[int, Work, float]]:
+    """(stage, work, seconds) of each slice that tells its work, in the file's order; ValueError for another file."""
+    slices = []
+    decode = msgspec.json.Decoder(_Slice).decode
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            text = line.strip().rstrip(",")
+            if text in ("", "[", "]"):
+                continue
+            try:
+                event = decode(text)
+                if event.ph == "X" and "sampled_rows" in event.args:
+                    slices.append(_from_slice(event))
+            except (msgspec.DecodeError, KeyError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}, is no event of a gLLM trace: {error}") from None
+    return slices
+
+
+def _from_slice(event: _Slice) -> tuple[int, Work, float]:
+    value = {name: float(argument) for name, argument in event.args.items()}
+    work = Work(
+        prefill_tokens=int(value["prefill_tokens"]),
+        decode_rows=int(value["decode_rows"]),
+        attention=value["attention"],
+        decode_context=int(value["decode_context"]),
+        sampled_rows=int(value["sampled_rows"]),
+    )
+    return event.tid, work, 1e-6 * value["elapsed_us"]
