@@ -32,3 +32,8 @@ def configure_socket(socket: Any, identity: str | None = None) -> None:
         socket.setsockopt(zmq.IDENTITY, identity.encode())
     if socket.type == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+
+
+def worker_identity(rank: int, epoch: int, purpose: str = "") -> str:
+    """What a worker's socket is called on the engine's port, which with several nodes is the same for all epochs."""
+    return f"worker-{rank}{'-' if purpose else ''}{purpose}@{epoch}"

@@ -1,118 +1,47 @@
-"""The asyncio end of the engine's socket: submits requests and hands out what comes back."""
+"""The asyncio end of the engine's socket: submits requests, hands out what comes back, and survives engines.
+
+An engine that dies takes no request along: the client knows each one's prompt and what was generated, and gives them
+all to the next engine, which goes on with the very tokens that the last one would have made.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections import deque
 from contextlib import suppress
-from typing import Self
 
 import msgspec
 import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, RequestOutput, Submit
+from gllm.engine.replay import Replay, with_seed
+from gllm.engine.stream import EngineError, OutputStream, merge
+from gllm.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, Outputs, Submit
 from gllm.sampling_params import SamplingParams
 from gllm.transport import configure_socket, decoder, encode
+
+__all__ = ["EngineClient", "EngineError", "OutputStream", "merge"]
 
 logger = logging.getLogger("gllm.engine.client")
 
 _CONNECT_SECONDS = 0.1
 
 
-class EngineError(Exception):
-    """The engine died or refused; str(e) is fit for a client."""
-
-
-class OutputStream(AsyncIterator[RequestOutput]):
-    """The outputs of one request; the last one has `finish_reason`.
-
-    Outputs that arrive before the consumer asks are merged into one. Leaving early, by `aclose` or by a
-    cancelled `__anext__`, aborts the request. For one consumer at a time.
-    """
-
-    def __init__(self, client: EngineClient, request_id: str) -> None:
-        self.request_id = request_id
-        self._client = client
-        self._pending: RequestOutput | None = None
-        self._error: str | None = None
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RequestOutput:
-        while True:
-            if self._pending is not None:
-                output, self._pending = self._pending, None
-                self._ended = output.finish_reason is not None
-                return output
-            if self._error is not None:
-                self._ended = True
-                raise EngineError(self._error)
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                await self.aclose()
-                raise
-            finally:
-                self._waiter = None
-
-    async def aclose(self) -> None:
-        """Stop listening; the engine drops the request if it still runs. Idempotent."""
-        self._ended = True
-        self._pending = None
-        self._error = None
-        self._client._leave(self.request_id, self)
-        self._wake()
-
-    def _put(self, output: RequestOutput) -> None:
-        if not self._ended:
-            self._pending = output if self._pending is None else merge(self._pending, output)
-            self._wake()
-
-    def _fail(self, reason: str) -> None:
-        self._error = reason
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-def merge(first: RequestOutput, then: RequestOutput) -> RequestOutput:
-    """Two successive outputs of a request as one."""
-    logprobs = None
-    if first.logprobs is not None or then.logprobs is not None:
-        logprobs = [*(first.logprobs or ()), *(then.logprobs or ())]
-    return RequestOutput(
-        request_id=first.request_id,
-        token_ids=first.token_ids + then.token_ids,
-        finish_reason=then.finish_reason,
-        stop_token_id=then.stop_token_id,
-        error=then.error,
-        logprobs=logprobs,
-        prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else then.prompt_logprobs,
-        num_cached_tokens=max(first.num_cached_tokens, then.num_cached_tokens),
-        queue_time=first.queue_time or then.queue_time,
-        prefill_time=first.prefill_time or then.prefill_time,
-        num_preemptions=max(first.num_preemptions, then.num_preemptions),
-    )
-
-
 class EngineClient:
-    """One connection to one engine at a time. All methods belong to one running asyncio loop."""
+    """One connection to one engine at a time. All methods belong to one running asyncio loop.
+
+    Between `pause` and the next `connect` there is no engine, yet requests stay live and new ones may come.
+    `engine_down` is the end of all of them.
+    """
 
     def __init__(self, config: Config) -> None:
         self.hello: Hello | None = None
         """None while no engine serves."""
+        self.limits: Hello | None = None
+        """What requests may count on: `hello`, or while another engine is on its way what the last one said."""
         self.stats = EngineStats()
         self.last_heard = 0.0
         """time.monotonic() of the engine's last message."""
@@ -122,6 +51,10 @@ class EngineClient:
         self._reader: asyncio.Task[None] | None = None
         self._greeted: asyncio.Future[Hello] | None = None
         self._live: dict[str, OutputStream] = {}
+        self._suspects: deque[OutputStream] = deque()
+        """Live requests, not sent yet, that may be what ends the engines."""
+        self._trial: OutputStream | None = None
+        """The one of them that the engine has; the next one is sent when it has a token, or ended."""
         self._decoder = decoder(EngineToGateway)
 
     @property
@@ -130,12 +63,11 @@ class EngineClient:
         return len(self._live)
 
     async def connect(self, epoch: int, timeout: float = 600.0) -> Hello:
-        """Wait for the engine of this epoch to be ready, then use it; requests of an older one fail first.
+        """Wait for the engine of this epoch to be ready, then use it; it gets the live requests of an older one.
 
-        Raises EngineError after `timeout` seconds, or when a later `connect` or `close` takes over.
+        Raises EngineError after `timeout` seconds, or when a later `connect`, `pause` or `close` takes over.
         """
-        self.engine_down("the engine is being restarted")
-        self._disconnect()
+        self.pause("the engine is being restarted")
         if self._context is None:
             self._context = zmq.asyncio.Context()
         socket = self._socket = self._context.socket(zmq.DEALER)
@@ -170,24 +102,44 @@ class EngineClient:
         priority: int = 0,
         cache_salt: str = "",
     ) -> OutputStream:
-        """Submit a request now, and return its outputs. `request_id` must not be live (ValueError).
+        """Submit a request, now or once the engine that is on its way serves, and return its outputs.
 
-        Raises EngineError here if no engine serves, or while iterating if it goes down.
+        `request_id` must not be live (ValueError). Raises EngineError here if no engine serves and none is to come,
+        or while iterating if the engine refuses the request or is gone for good.
         """
-        if self.hello is None or self._socket is None:
+        if self.limits is None:
             raise EngineError("the engine is not ready")
         if request_id in self._live:
             raise ValueError(f"request_id {request_id!r} is already live")
-        stream = self._live[request_id] = OutputStream(self, request_id)
-        self._socket.send(encode(Submit(request_id, token_ids, sampling, priority, cache_salt)))
+        replay = Replay(Submit(request_id, token_ids, with_seed(sampling), priority, cache_salt))
+        stream = self._live[request_id] = OutputStream(request_id, replay, self._leave)
+        if self.hello is not None:
+            self._submit(stream)
         return stream
 
-    def engine_down(self, reason: str) -> None:
-        """The engine is gone: every live request raises EngineError(reason) once its outputs so far are read."""
+    def pause(self, reason: str) -> None:
+        """The engine is gone and another is to come: live requests wait for it, unless it died with them too often."""
         self.hello = None
+        self._disconnect()
+        self._trial = None
+        self._suspects.clear()
+        for stream in list(self._live.values()):
+            stream.replay.lose()
+            if stream.replay.hopeless:
+                del self._live[stream.request_id]
+                stream.fail(
+                    f"the engine went down {stream.replay.losses} times in a row while it had this request, "
+                    f"which is not tried again: {reason}"
+                )
+
+    def engine_down(self, reason: str) -> None:
+        """There is no engine and none will come: live requests raise EngineError(reason) after their outputs so far."""
+        self.hello = self.limits = None
+        self._trial = None
+        self._suspects.clear()
         live, self._live = self._live, {}
         for stream in live.values():
-            stream._fail(reason)
+            stream.fail(reason)
 
     async def close(self) -> None:
         """Leave the engine; live requests fail."""
@@ -210,11 +162,37 @@ class EngineClient:
             self._socket.close(linger=0)
         self._greeted = self._reader = self._socket = None
 
-    def _leave(self, request_id: str, stream: OutputStream) -> None:
-        if self._live.get(request_id) is stream:
-            del self._live[request_id]
-            if self._socket is not None:
-                self._socket.send(encode(Abort([request_id])))
+    # --- requests ------------------------------------------------------------------------------------
+
+    def _submit(self, stream: OutputStream) -> None:
+        if self._socket is not None:
+            self._socket.send(encode(stream.replay.message()))
+
+    def _resume(self) -> None:
+        """Give a new engine every live request, in the order of their arrival; suspects one after another."""
+        for stream in self._live.values():
+            if stream.replay.suspicious:
+                self._suspects.append(stream)
+            else:
+                self._submit(stream)
+        self._try_next_suspect()
+
+    def _try_next_suspect(self) -> None:
+        self._trial = None
+        while self._suspects and self._trial is None:
+            stream = self._suspects.popleft()
+            if self._live.get(stream.request_id) is stream:
+                self._trial = stream
+                self._submit(stream)
+
+    def _leave(self, stream: OutputStream) -> None:
+        if self._live.get(stream.request_id) is not stream:
+            return
+        del self._live[stream.request_id]
+        if self._socket is not None and stream.replay.sent:
+            self._socket.send(encode(Abort([stream.request_id])))
+        if stream is self._trial:
+            self._try_next_suspect()
 
     async def _read(self, socket: zmq.asyncio.Socket, greeted: asyncio.Future[Hello], epoch: int) -> None:
         while True:
@@ -227,13 +205,19 @@ class EngineClient:
             self.last_heard = time.monotonic()
             if isinstance(message, Hello):
                 if message.epoch == epoch and not greeted.done():
-                    self.hello = message
+                    self.hello = self.limits = message
                     greeted.set_result(message)
+                    self._resume()
                 continue
-            self.stats = message.stats
-            for output in message.outputs:
-                stream = self._live.get(output.request_id)
-                if stream is not None:
-                    if output.finish_reason is not None:
-                        del self._live[output.request_id]
-                    stream._put(output)
+            self._take(message)
+
+    def _take(self, message: Outputs) -> None:
+        self.stats = message.stats
+        for output in message.outputs:
+            stream = self._live.get(output.request_id)
+            if stream is not None:
+                if output.finish_reason is not None:
+                    del self._live[output.request_id]
+                stream.put(output)
+                if stream is self._trial:
+                    self._try_next_suspect()

@@ -13,7 +13,7 @@ import zmq
 
 from gllm.config import Config
 from gllm.engine.kv_pages import PagePool
-from gllm.engine.requests import make_sequence, refusal
+from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.results import Outputs as OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.startup import context_length, pool_size
@@ -28,6 +28,7 @@ from gllm.messages import (
     Outputs,
     Ready,
     RequestOutput,
+    StageReport,
     StepResult,
     Stop,
     Submit,
@@ -36,7 +37,7 @@ from gllm.messages import (
 )
 from gllm.model_config import ModelConfig
 from gllm.sampling_params import ParameterError
-from gllm.transport import configure_socket, decoder, encode
+from gllm.transport import configure_socket, decoder, encode, worker_identity
 
 logger = logging.getLogger("gllm.engine")
 
@@ -62,15 +63,13 @@ class EngineLoop:
         config: Config,
         model: ModelConfig,
         *,
-        world: int = 1,
-        pp: int = 1,
         report: Callable[[str, str], None] = lambda state, detail: None,
     ) -> None:
         """report(state, detail) tells the supervisor where the engine stands."""
         self._config = config
         self._model = model
-        self._world = world
-        self._pp = pp
+        self._pp = config.engine.pp
+        self._world = config.engine.pp * config.engine.tp
         self._report = report
         self._scheduler: Scheduler | None = None
         """None until the workers are ready."""
@@ -136,6 +135,7 @@ class EngineLoop:
             self._send_outputs()
             if time.monotonic() >= next_heartbeat:
                 next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                self._check_progress()
                 self._send_heartbeat()
         for rank in self._capacities:
             with suppress(EngineFailure):
@@ -154,6 +154,8 @@ class EngineLoop:
     # --- workers -------------------------------------------------------------------------------------
 
     def _from_workers(self, identity: bytes, payload: bytes) -> None:
+        if not identity.endswith(b"@%d" % self._config.epoch):
+            return  # A worker of the past, on a port that epochs share.
         try:
             message = self._from_worker.decode(payload)
         except msgspec.DecodeError as error:
@@ -162,6 +164,9 @@ class EngineLoop:
             case StepResult():
                 if message.epoch == self._config.epoch and self._scheduler is not None:
                     self._merge(self._scheduler.process_result(message))
+            case StageReport():
+                if message.epoch == self._config.epoch and self._scheduler is not None:
+                    self._scheduler.observe(message)
             case Capacity(rank=rank, num_pages=num_pages):
                 self._capacities[rank] = num_pages
                 if len(self._capacities) == self._world and self._hello is None:
@@ -214,9 +219,22 @@ class EngineLoop:
             for rank in range(self._world):
                 self._send_worker(rank, payload)
 
+    def _check_progress(self) -> None:
+        """A collective whose peer is gone, or a device that hangs, says nothing: only time tells."""
+        scheduler = self._scheduler
+        if scheduler is None or not scheduler.num_in_flight:
+            return
+        stats, limit = scheduler.stats(), self._config.engine.step_timeout
+        if stats.seconds_since_progress > limit:
+            oldest = stats.step - stats.num_inflight + 1
+            raise EngineFailure(
+                f"step {oldest} had no result for {stats.seconds_since_progress:.0f} s "
+                f"(--step-timeout {limit:g}): a worker hangs"
+            )
+
     def _send_worker(self, rank: int, payload: bytes) -> None:
         try:
-            self._workers.send_multipart((f"worker-{rank}".encode(), payload), zmq.NOBLOCK)
+            self._workers.send_multipart((worker_identity(rank, self._config.epoch).encode(), payload), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             raise EngineFailure(f"worker-{rank} has left: {error}") from None
 
@@ -251,15 +269,13 @@ class EngineLoop:
             if error is None and submit.request_id in scheduler:
                 error = f"a request with the id {submit.request_id!r} is already running"
             if error is None:
-                scheduler.add(
-                    make_sequence(
-                        submit,
-                        self._model,
-                        max_model_len=scheduler.max_model_len,
-                        client=client,
-                        now=time.monotonic(),
-                    )
+                seq = make_sequence(
+                    submit, self._model, max_model_len=scheduler.max_model_len, client=client, now=time.monotonic()
                 )
+                if (last := last_output(seq)) is not None:
+                    self._merge({client: [last]})
+                else:
+                    scheduler.add(seq)
                 return None
         except ParameterError as wrong:
             error = str(wrong)

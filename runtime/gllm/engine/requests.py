@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import random
-
 import msgspec
 
 from gllm.engine.kv_pages import root_digest
 from gllm.engine.sequence import Sequence
-from gllm.messages import Submit
+from gllm.messages import RequestOutput, Submit
 from gllm.model_config import ModelConfig
 
 
 def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | None:
     """Why this request cannot be served, for its client; None if it can."""
-    length = len(submit.token_ids)
-    if length == 0:
+    length = len(submit.token_ids) - submit.num_generated
+    if length <= 0 or submit.num_generated < 0:
         return "the prompt is empty: give at least one token"
+    if submit.sampling.seed is None:
+        return "the request has no seed: its client must draw one"
     if length > max_model_len:
         return f"the prompt has {length} tokens, and the model's context is {max_model_len}: shorten the prompt"
     if length == max_model_len and submit.sampling.max_tokens != 0:
@@ -38,24 +38,33 @@ def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | Non
 def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, client: bytes, now: float) -> Sequence:
     """A sequence for a request that `refusal` has nothing against.
 
-    Its sampling parameters are in the wire form: a random seed where none was asked for, and the model's
-    EOS tokens among the stop tokens, so that the worker can mask all of these before min_tokens. Raises
-    ParameterError when these make too long a list.
+    Its sampling parameters are in the wire form: the model's EOS tokens are among the stop tokens, so that the
+    worker can mask all of these before min_tokens. Raises ParameterError when these make too long a list.
     """
     sampling = submit.sampling
     stop_token_ids = sampling.stop_token_ids
     if not sampling.ignore_eos:
         eos = (token for token in model.eos_token_ids if token < model.vocab_size)  # configs name tokens that are not
         stop_token_ids = tuple(dict.fromkeys((*eos, *stop_token_ids)))
-    seed = random.getrandbits(64) - 2**63 if sampling.seed is None else sampling.seed
-    wire = msgspec.structs.replace(sampling, seed=seed, stop_token_ids=stop_token_ids)
+    wire = msgspec.structs.replace(sampling, stop_token_ids=stop_token_ids)
     return Sequence(
         submit.request_id,
         submit.token_ids,
         wire,
         max_model_len=max_model_len,
+        num_generated=submit.num_generated,
         priority=submit.priority,
         root=root_digest(submit.cache_salt),
         client=client,
         arrival_time=now,
     )
+
+
+def last_output(seq: Sequence) -> RequestOutput | None:
+    """Of a request that an earlier engine had brought to its end, or to that of this engine's context; else None."""
+    generated = len(seq.tokens) - seq.num_prompt
+    if generated and seq.tokens[-1] in seq.stop_ids and len(seq.tokens) >= seq.min_length:
+        return RequestOutput(seq.request_id, [], "stop", stop_token_id=seq.tokens[-1])
+    if generated and len(seq.tokens) >= seq.max_length:
+        return RequestOutput(seq.request_id, [], "length")
+    return None

@@ -70,6 +70,7 @@ class Sequence:
         sampling: SamplingParams,
         *,
         max_model_len: int,
+        num_generated: int = 0,
         priority: int = 0,
         root: bytes = b"",
         client: bytes = b"",
@@ -77,6 +78,7 @@ class Sequence:
     ) -> None:
         """`sampling` is in its wire form: seed set, stop_token_ids complete with EOS (see gllm.engine.requests).
 
+        `num_generated` of the `token_ids`, at the end, are no prompt: an earlier engine has made them.
         `root` starts the chain of page digests (gllm.engine.kv_pages.root_digest).
         """
         self.request_id = request_id
@@ -89,7 +91,7 @@ class Sequence:
 
         self.tokens = list(token_ids)
         """Prompt and generated tokens known here."""
-        self.num_prompt = len(token_ids)
+        self.num_prompt = len(token_ids) - num_generated
         self.stop_ids = frozenset(sampling.stop_token_ids)
         self.min_length = self.num_prompt + sampling.min_tokens
         room = max_model_len - self.num_prompt
@@ -122,8 +124,8 @@ class Sequence:
         self.first_scheduled = 0.0
         self.num_preemptions = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
-        self.prompt_scored = sampling.prompt_logprobs is None
-        """Prompt logprobs are out, or were never asked for."""
+        self.prompt_scored = sampling.prompt_logprobs is None or num_generated > 0
+        """Prompt logprobs are out (they go with the first token), or were never asked for."""
 
     @property
     def scoring_only(self) -> bool:

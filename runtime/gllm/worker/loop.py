@@ -15,7 +15,8 @@ import zmq
 
 from gllm.config import Config
 from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop, WorkerFailed, WorkerToEngine
-from gllm.transport import configure_socket, decoder, encode
+from gllm.parallel.layout import Place
+from gllm.transport import configure_socket, decoder, encode, worker_identity
 from gllm.worker.runner import LaunchedStep, ModelRunner
 
 
@@ -26,7 +27,8 @@ class EngineLink:
         self.rank = rank
         self._address = config.worker_address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._plans = self._connect(f"worker-{rank}")
+        self._epoch = config.epoch
+        self._plans = self._connect(worker_identity(rank, config.epoch))
         self._decoder = decoder(EngineToWorker)
 
     def _connect(self, identity: str) -> zmq.Socket[bytes]:
@@ -45,7 +47,7 @@ class EngineLink:
 
     def result_sender(self) -> Callable[[WorkerToEngine], None]:
         """A second connection, for the thread that collects results: sockets are not shared by threads."""
-        socket = self._connect(f"worker-{self.rank}-results")
+        socket = self._connect(worker_identity(self.rank, self._epoch, "results"))
         return lambda message: socket.send(encode(message))
 
     def close(self) -> None:
@@ -66,7 +68,16 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
     else:
         while not isinstance(plan := link.receive(), Stop):
             assert isinstance(plan, StepPlan)
-            link.send(runner.launch(plan).collect())
+            _answer(runner.world.place, runner.launch(plan), link.send)
+
+
+def _answer(place: Place, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
+    """Wait for the step and tell the engine: what it sampled (one rank), what it cost (one rank of each stage)."""
+    if place.samples:
+        send(step.collect())
+    report = step.wait()
+    if place.tp_rank == 0:
+        send(report)
 
 
 def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
@@ -78,7 +89,7 @@ def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
         send = link.result_sender()
         try:
             while (step := launched.get()) is not None:
-                send(step.collect())
+                _answer(runner.world.place, step, send)
         except Exception as error:
             failures.append(error)
             send(WorkerFailed(link.rank, f"{type(error).__name__}: {error}"))

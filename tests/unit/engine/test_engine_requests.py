@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gllm.engine.requests import make_sequence, refusal
+from gllm.engine.replay import with_seed
+from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.sequence import Sequence
 from gllm.messages import Submit
 from gllm.model_config import ModelConfig, RopeConfig
@@ -29,8 +30,8 @@ MODEL = ModelConfig(
 )
 
 
-def made(sampling: SamplingParams, *, salt: str = "") -> Sequence:
-    submit = Submit("a", [1, 2, 3], sampling, 4, salt)
+def made(sampling: SamplingParams, *, salt: str = "", generated: list[int] | None = None) -> Sequence:
+    submit = Submit("a", [1, 2, 3, *(generated or ())], with_seed(sampling), 4, salt, len(generated or ()))
     assert refusal(submit, vocab_size=MODEL.vocab_size, max_model_len=128) is None
     return make_sequence(submit, MODEL, max_model_len=128, client=b"gateway", now=5.0)
 
@@ -40,11 +41,37 @@ def test_eos_joins_the_stop_tokens_unless_ignored() -> None:
     assert made(SamplingParams(stop_token_ids=(9, 7), ignore_eos=True)).stop_ids == {9, 7}
 
 
-def test_a_seed_is_drawn_only_where_none_was_given() -> None:
-    assert made(SamplingParams(seed=-3)).sampling.seed == -3
-    seeds = {made(SamplingParams()).sampling.seed for _ in range(20)}
+def test_the_client_draws_a_seed_only_where_none_was_given() -> None:
+    assert with_seed(SamplingParams(seed=-3)).seed == -3
+    seeds = {with_seed(SamplingParams()).seed for _ in range(20)}
     assert len(seeds) == 20
     assert None not in seeds
+    assert "seed" in (refusal(Submit("a", [1], SamplingParams()), vocab_size=9, max_model_len=9) or "")
+
+
+def test_what_an_earlier_engine_generated_is_no_prompt() -> None:
+    sampling = SamplingParams(max_tokens=10, min_tokens=4, prompt_logprobs=1, seed=1)
+    seq = made(sampling, generated=[5, 6])
+    assert (seq.num_prompt, seq.min_length, seq.max_length, len(seq.tokens)) == (3, 7, 13, 5)
+    assert seq.prompt_scored, "the prompt's logprobs went out with the first token"
+    registration = seq.registration(0, [])
+    assert (registration.num_prompt_tokens, registration.token_ids) == (3, [1, 2, 3, 5, 6])
+    assert registration.sampling.prompt_logprobs is None
+    assert last_output(seq) is None
+
+
+@pytest.mark.parametrize(
+    ("generated", "reason", "stop"),
+    [
+        ([5, 5, 5, 5], "length", None),
+        ([5, 7], "stop", 7),
+        ([7], None, None),
+        ([5], None, None),
+    ],
+)
+def test_a_request_that_was_complete_ends(generated: list[int], reason: str | None, stop: int | None) -> None:
+    last = last_output(made(SamplingParams(max_tokens=4, min_tokens=2, seed=1), generated=generated))
+    assert (last.finish_reason, last.stop_token_id) == (reason, stop) if last is not None else reason is None
 
 
 def test_lengths_follow_from_the_request_and_the_context() -> None:
