@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from gllm.attention.base import AttentionBackend
+from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
-from gllm.layers.ops import Ops
 from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
 
@@ -17,12 +17,13 @@ from gllm.layers.rotary import Rotary
 class Attention(Layer):
     """Fused qkv, norms of each query and key head if `qk_norm_eps` is given, rope, paged attention, output product.
 
-    `layer` is the index of its pages in the backend's pool.
+    `layer` is the index of its pages in the backend's pool. Sizes given are the whole model's; a rank computes its
+    share of the heads.
     """
 
     def __init__(
         self,
-        ops: Ops,
+        context: LayerContext,
         prefix: str,
         *,
         layer: int,
@@ -35,17 +36,18 @@ class Attention(Layer):
         out_bias: bool,
         qk_norm_eps: float | None = None,
     ) -> None:
-        self.ops = ops
+        self.ops = context.ops
         self.layer = layer
         self.rotary = rotary
-        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.qkv = QKVLinear(ops, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias)
+        self.head_dim = head_dim
+        self.qkv = QKVLinear(context, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias)
+        self.num_heads, self.num_kv_heads = self.qkv.num_heads, self.qkv.num_kv_heads
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if qk_norm_eps is not None:
-            self.q_norm = RMSNorm(ops, f"{prefix}.q_norm", head_dim, qk_norm_eps)
-            self.k_norm = RMSNorm(ops, f"{prefix}.k_norm", head_dim, qk_norm_eps)
-        self.out = OutputLinear(ops, f"{prefix}.o_proj", num_heads * head_dim, hidden_size, out_bias)
+            self.q_norm = RMSNorm(context, f"{prefix}.q_norm", head_dim, qk_norm_eps)
+            self.k_norm = RMSNorm(context, f"{prefix}.k_norm", head_dim, qk_norm_eps)
+        self.out = OutputLinear(context, f"{prefix}.o_proj", num_heads * head_dim, hidden_size, out_bias)
 
     def __call__(
         self,

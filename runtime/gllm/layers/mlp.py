@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from gllm.layers.context import LayerContext
 from gllm.layers.linear import GateUpLinear, OutputLinear
-from gllm.layers.ops import Ops
 from gllm.layers.parameter import Layer
 
 
 class GatedMLP(Layer):
     """down(silu(gate(x)) * up(x)), x: [n, hidden]."""
 
-    def __init__(self, ops: Ops, prefix: str, hidden_size: int, intermediate_size: int, bias: bool) -> None:
-        self.gate_up = GateUpLinear(ops, prefix, hidden_size, intermediate_size, bias)
-        self.down = OutputLinear(ops, f"{prefix}.down_proj", intermediate_size, hidden_size, bias)
+    def __init__(
+        self, context: LayerContext, prefix: str, hidden_size: int, intermediate_size: int, bias: bool = False
+    ) -> None:
+        self.gate_up = GateUpLinear(context, prefix, hidden_size, intermediate_size, bias)
+        self.down = OutputLinear(context, f"{prefix}.down_proj", intermediate_size, hidden_size, bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(self.gate_up(x))

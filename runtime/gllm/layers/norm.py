@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from gllm.layers.ops import Ops
-from gllm.layers.parameter import Layer, Parameter
+from gllm.layers.context import LayerContext
+from gllm.layers.parameter import Layer, Parameter, Part
 
 
 class RMSNorm(Layer):
     """Norm over the last dimension: hidden states [n, size], or heads [n, heads, size]."""
 
-    def __init__(self, ops: Ops, prefix: str, size: int, eps: float) -> None:
-        self.ops = ops
+    def __init__(self, context: LayerContext, prefix: str, size: int, eps: float) -> None:
+        self.ops = context.ops
         self.eps = eps
-        self.weight = Parameter((f"{prefix}.weight", size))
+        self.weight = Parameter(Part(f"{prefix}.weight", (size,)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.ops.rms_norm(x, self.weight.data, self.eps)

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-ShardDim = Literal[0, 1]
+ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor of the checkpoint, and the piece of it that this rank holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    """In the checkpoint: [rows, columns], or [rows] for a vector."""
+    rows: slice = field(default_factory=lambda: ALL)
+    columns: slice = field(default_factory=lambda: ALL)
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The shape of the piece."""
+        return tuple(
+            len(range(*piece.indices(size))) for size, piece in zip(self.shape, (self.rows, self.columns), strict=False)
+        )
 
 
 class Parameter:
-    """One weight of a layer: the checkpoint's tensors it is made of, stacked along dimension 0.
+    """One weight of a layer on this rank: pieces of the checkpoint's tensors, stacked along dimension 0.
 
-    `parts` are (checkpoint name, number of rows), for example q_proj, k_proj and v_proj of one fused product.
-    `columns` is None for vectors. `shard_dim` says along which dimension each part is divided between tensor-parallel
-    ranks; None: every rank holds the whole. `linear` weights go through `Ops.pack_linear` once loaded.
-    `tied_to` names the parameter whose tensor this one packs instead of reading its own.
+    For example q_proj, k_proj and v_proj of one fused product. `linear` weights go through `Ops.pack_linear` once
+    loaded. `tied_to` names the parameter whose tensor this one packs instead of reading its own.
     """
 
-    def __init__(
-        self,
-        *parts: tuple[str, int],
-        columns: int | None = None,
-        shard_dim: ShardDim | None = None,
-        linear: bool = False,
-        tied_to: Parameter | None = None,
-    ) -> None:
+    def __init__(self, *parts: Part, linear: bool = False, tied_to: Parameter | None = None) -> None:
         self.parts = parts
-        self.columns = columns
-        self.shard_dim = shard_dim
         self.linear = linear
         self.tied_to = tied_to
         self.data: Any = None
@@ -38,11 +46,8 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.shape_of(sum(rows for _, rows in self.parts))
-
-    def shape_of(self, rows: int) -> tuple[int, ...]:
-        """The shape of a part with this many rows."""
-        return (rows,) if self.columns is None else (rows, self.columns)
+        """What this rank holds."""
+        return (sum(part.held[0] for part in self.parts), *self.parts[0].held[1:])
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Bytes once loaded, before packing; 0 for a tied weight, which shares the other's."""

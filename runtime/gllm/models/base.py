@@ -1,61 +1,97 @@
-"""What every decoder-only model has around its layers."""
+"""What every decoder-only model has around its layers, and the part of it that one pipeline stage holds."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gllm.attention.base import AttentionBackend
+from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.embedding import Embedding, LMHead
 from gllm.layers.norm import RMSNorm
-from gllm.layers.ops import Ops
 from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
 from gllm.model_config import ModelConfig
 
 
-class CausalLM(Layer, ABC):
-    """Embedding, decoder layers, final norm, LM head. A family says what a layer is in `decoder_layer`."""
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Checkpoint names of what is outside the layers."""
 
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    embedding: str = "model.embed_tokens"
+    norm: str = "model.norm"
+    head: str = "lm_head"
+
+
+class CausalLM(Layer, ABC):
+    """Embedding, decoder layers, final norm, LM head: all of it, or those of `layers` with the ends that go with them.
+
+    A family says what a layer is in `decoder_layer`.
+    """
+
+    names = Names()
+
+    def __init__(self, config: ModelConfig, context: LayerContext, layers: range | None = None) -> None:
+        """layers: those of this stage, neighbours; None: all."""
+        layers = range(config.num_layers) if layers is None else layers
         self.config = config
         self.weight_bytes = 0
         """Bytes of weights and rope tables on the device, as packed by `ops`; 0 until loaded."""
         self.rotary = Rotary(config.rope, config.head_dim, config.max_position)
-        self.embedding = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size)
-        self.layers = [self.decoder_layer(config, ops, index, self.rotary) for index in range(config.num_layers)]
-        self.norm = RMSNorm(ops, "model.norm", config.hidden_size, config.rms_norm_eps)
-        tied_to = self.embedding if config.tie_word_embeddings else None
-        self.head = LMHead(ops, "lm_head", config.vocab_size, config.hidden_size, tied_to)
+        self.embedding: Embedding | None = None
+        if layers.start == 0:
+            self.embedding = Embedding(context, self.names.embedding, config.vocab_size, config.hidden_size)
+        self.layers = [
+            self.decoder_layer(config, context, index, kv_layer, self.rotary) for kv_layer, index in enumerate(layers)
+        ]
+        self.norm: RMSNorm | None = None
+        self.head: LMHead | None = None
+        if layers.stop == config.num_layers:
+            tied = config.tie_word_embeddings
+            self.norm = RMSNorm(context, self.names.norm, config.hidden_size, config.rms_norm_eps)
+            self.head = LMHead(
+                context,
+                self.names.embedding if tied else self.names.head,
+                config.vocab_size,
+                config.hidden_size,
+                self.embedding if tied else None,
+            )
 
     @abstractmethod
-    def decoder_layer(self, config: ModelConfig, ops: Ops, index: int, rotary: Rotary) -> DecoderLayer:
-        """Layer `index`, declared but not yet loaded."""
+    def decoder_layer(
+        self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
+    ) -> DecoderLayer:
+        """Layer `index` of the model, declared but not yet loaded; its pages are `kv_layer` of this rank's pool."""
 
     @torch.inference_mode()
     def forward(
         self,
-        token_ids: torch.Tensor,
+        inputs: torch.Tensor,
         positions: torch.Tensor,
         attention: AttentionBackend,
         plan: Any,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """token_ids, positions: [n] int64 on the device; returns the normed hidden states [n, hidden].
+        """inputs: token ids [n] int64 on the first stage, else the stage before's result [n, hidden], which is
+        overwritten. positions: [n] int64 on the device.
 
-        wanted: [w] int64, the tokens whose states are asked for (None: all); then [w, hidden]. The others only leave
-        their keys and values behind, so the last layer spares them everything that comes after its attention.
+        Returns the normed hidden states [n, hidden]; on a stage that is not the last, the residual stream.
+        wanted: [w] int64, on the last stage the tokens whose states are asked for (None: all); then [w, hidden]. The
+        others only leave their keys and values behind, so the last layer spares them all that follows its attention.
         """
-        x, residual = self.embedding(token_ids), None
+        x, residual = inputs if self.embedding is None else self.embedding(inputs), None
         for layer in self.layers[:-1]:
             x, residual = layer(x, residual, positions, attention, plan)
         x, residual = self.layers[-1](x, residual, positions, attention, plan, wanted)
-        return self.norm.add(x, residual)
+        # Between stages one tensor travels, not two.
+        return residual.add_(x) if self.norm is None else self.norm.add(x, residual)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden: [r, hidden], rows of `forward`'s result; returns [r, vocab] float32 (in `out`, if given)."""
+        """hidden: [r, hidden], rows of the last stage's result; returns [r, vocab] float32 (in `out`, if given)."""
+        assert self.head is not None, "only the last stage has a head"
         return self.head(hidden, out)

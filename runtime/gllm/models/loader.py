@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gllm.checkpoint.source import TensorSource, open_checkpoint
+from gllm.layers.context import LayerContext
 from gllm.layers.ops import Ops
 from gllm.layers.parameter import Parameter
 from gllm.layers.torch_ops import TorchOps
@@ -28,39 +29,51 @@ def load_model(
     path: Path | str,
     config: ModelConfig,
     *,
+    context: LayerContext,
     dtype: torch.dtype,
     device: torch.device,
-    ops: Ops,
+    layers: range | None = None,
     load_format: str = "auto",
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> CausalLM:
-    """Build the model and fill its weights one tensor at a time.
+    """Build this rank's part of the model and fill its weights one tensor at a time, reading only what it holds.
 
-    Peak memory is the final weights and one tensor. `load_format` is auto (read the checkpoint) or dummy (small random
-    weights from `seed`, for benchmarks). `progress` gets the fraction done, ending with 1.0.
+    `layers` are those of its stage (None: all). Peak memory is the final weights and one tensor. `load_format` is auto
+    (read the checkpoint) or dummy (small random weights from `seed`, for benchmarks). `progress` gets the fraction
+    done, ending with 1.0.
     Raises ValueError naming the tensor if the checkpoint lacks it or has it in another shape, before allocating.
     """
-    model = model_class(config)(config, ops)
+    model = model_class(config)(config, context, layers)
     report = progress or (lambda fraction: None)
     if load_format == "dummy":
         generator = torch.Generator(device).manual_seed(seed)
-        _fill(model, dtype, device, ops, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
+        _fill(model, dtype, device, context.ops, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
     else:
         source = open_checkpoint(path)
-        _check(model, source, path)
-        _fill(model, dtype, device, ops, report, lambda parameter, out: _read(parameter, out, source))
+        _check(_declared(config), source, path)
+        _fill(model, dtype, device, context.ops, report, lambda parameter, out: _read(parameter, out, source))
     return model
 
 
 def check_checkpoint(path: Path | str, config: ModelConfig) -> None:
     """Raise ValueError with one line naming the first tensor that is missing or has the wrong shape."""
-    _check(model_class(config)(config, TorchOps()), open_checkpoint(path), path)
+    _check(_declared(config), open_checkpoint(path), path)
 
 
-def estimate_weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of weights and rope tables before `Ops.pack_linear`, without allocating anything."""
-    model = model_class(config)(config, TorchOps())
+def _declared(config: ModelConfig) -> CausalLM:
+    """The whole model's declarations, whatever part of it a rank loads: nothing is read or allocated."""
+    return model_class(config)(config, LayerContext(TorchOps()))
+
+
+def estimate_weight_bytes(
+    config: ModelConfig, dtype: torch.dtype, context: LayerContext | None = None, layers: range | None = None
+) -> int:
+    """Bytes of a rank's weights and rope tables (without context and layers: the whole model's).
+
+    Before `Ops.pack_linear`, without allocating anything.
+    """
+    model = model_class(config)(config, context or LayerContext(TorchOps()), layers)
     return model.rotary.num_bytes + sum(parameter.num_bytes(dtype) for parameter in model.parameters())
 
 
@@ -69,18 +82,17 @@ def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
     for parameter in model.parameters():
         if parameter.tied_to is not None:
             continue
-        for name, rows in parameter.parts:
-            shape = parameter.shape_of(rows)
-            found = source.tensors.get(name)
+        for part in parameter.parts:
+            found = source.tensors.get(part.name)
             if found is None:
-                raise ValueError(f"{path} has no tensor {name}, which {model.config.architecture} needs")
-            if found.shape != shape:
+                raise ValueError(f"{path} has no tensor {part.name}, which {model.config.architecture} needs")
+            if found.shape != part.shape:
                 raise ValueError(
-                    f"{path}: tensor {name} has shape {list(found.shape)}, but the config says {list(shape)}"
+                    f"{path}: tensor {part.name} has shape {list(found.shape)}, but the config says {list(part.shape)}"
                 )
             if not found.readable:
-                raise ValueError(f"{path}: tensor {name} has type {found.dtype}, which is not supported")
-            expected.add(name)
+                raise ValueError(f"{path}: tensor {part.name} has type {found.dtype}, which is not supported")
+            expected.add(part.name)
     extras = sorted(name for name in source.tensors if name not in expected and not name.endswith(_KNOWN_EXTRAS))
     if extras:
         logger.warning("checkpoint has %d tensors that the model does not use, first %s", len(extras), extras[0])
@@ -119,14 +131,15 @@ def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
 
 def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None:
     start = 0
-    for name, rows in parameter.parts:
-        source.read(name, out[start : start + rows])
+    for part in parameter.parts:
+        rows = part.held[0]
+        source.read(part.name, out[start : start + rows], part.rows, part.columns)
         start += rows
 
 
 def _fill_dummy(parameter: Parameter, out: torch.Tensor, generator: torch.Generator) -> None:
     """Norms (the only vectors that are no biases) get ones, everything else small numbers around zero."""
-    if parameter.parts[0][0].endswith("norm.weight"):
+    if parameter.parts[0].name.endswith("norm.weight"):
         out.fill_(1.0)
     else:
         out.uniform_(-_DUMMY_RANGE, _DUMMY_RANGE, generator=generator)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from gllm.layers.attention import Attention
+from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.mlp import GatedMLP
 from gllm.layers.norm import RMSNorm
-from gllm.layers.ops import Ops
 from gllm.layers.rotary import Rotary
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 
 
 class Qwen2ForCausalLM(CausalLM):
-    def decoder_layer(self, config: ModelConfig, ops: Ops, index: int, rotary: Rotary) -> DecoderLayer:
+    def decoder_layer(
+        self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
+    ) -> DecoderLayer:
         name, size, eps = f"model.layers.{index}", config.hidden_size, config.rms_norm_eps
         return DecoderLayer(
-            input_norm=RMSNorm(ops, f"{name}.input_layernorm", size, eps),
+            input_norm=RMSNorm(context, f"{name}.input_layernorm", size, eps),
             attention=Attention(
-                ops,
+                context,
                 f"{name}.self_attn",
-                layer=index,
+                layer=kv_layer,
                 rotary=rotary,
                 hidden_size=size,
                 num_heads=config.num_heads,
@@ -29,6 +31,6 @@ class Qwen2ForCausalLM(CausalLM):
                 bias=True,
                 out_bias=False,
             ),
-            mlp_norm=RMSNorm(ops, f"{name}.post_attention_layernorm", size, eps),
-            mlp=GatedMLP(ops, f"{name}.mlp", size, config.intermediate_size, bias=False),
+            mlp_norm=RMSNorm(context, f"{name}.post_attention_layernorm", size, eps),
+            mlp=GatedMLP(context, f"{name}.mlp", size, config.intermediate_size),
         )

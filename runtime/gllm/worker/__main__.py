@@ -27,12 +27,15 @@ def main() -> int:
     reporter.report("starting")
 
     from gllm.model_config_loader import load_model_config
+    from gllm.parallel.world import leave_world
     from gllm.worker.build import WorkerBuilder
     from gllm.worker.loop import EngineLink, serve
 
     try:
         model_config = load_model_config(config.engine.model)
-        builder = WorkerBuilder(config.engine, model_config, lambda done: reporter.report("loading", progress=done))
+        builder = WorkerBuilder(
+            config.engine, model_config, lambda done: reporter.report("loading", progress=done), rank
+        )
         num_pages = builder.capacity()
     except ValueError as error:
         # What a user can mend is told in one line; anything else keeps its traceback.
@@ -59,6 +62,7 @@ def main() -> int:
     finally:
         link.close()
         reporter.close()
+        leave_world()
     return 0
 
 

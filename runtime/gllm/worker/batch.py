@@ -47,11 +47,15 @@ def build_batch(plan: StepPlan, table: SlotTable) -> StepBatch:
 
     positions = np.arange(num_tokens, dtype=np.int64) + np.repeat(starts - firsts, query_lens)
     token_ids = np.zeros(num_tokens, np.int64)
-    on_device = starts >= table.num_known[slots]
-    for row in np.flatnonzero(~on_device):
+    sampled = starts >= table.num_known[slots]
+    for row in np.flatnonzero(~sampled):
         first = firsts[row]
         known = table.tokens(slots[row])[starts[row] : kv_lens[row]]
         token_ids[first : first + len(known)] = known
+    on_device = sampled
+    if plan.tokens:  # The engine knows them already; decode rows come first, a token each.
+        token_ids[: len(plan.tokens)] = plan.tokens
+        on_device = np.zeros(len(slots), np.bool_)
     sample_rows = np.flatnonzero(np.asarray(plan.samples, np.bool_))
 
     max_pages = -(-int(kv_lens.max(initial=0)) // table.page_size)

@@ -11,14 +11,18 @@ import torch
 
 from gllm.attention.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.config import EngineConfig
+from gllm.layers.context import LayerContext
 from gllm.messages import Configure, NewSequence, StepPlan
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.loader import estimate_weight_bytes, load_model
+from gllm.parallel.layout import Place, check_shape, kv_head_slice, split_layers
+from gllm.parallel.world import World, join_world, ranks_per_device
 from gllm.sampling_params import SamplingParams
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.graphs import DecodeGraphs
+from gllm.worker.last_stage import LastStage
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarFactory
 from gllm.worker.sampling.sampler import Sampler
@@ -27,28 +31,47 @@ from gllm.worker.slots import SlotTable
 
 
 class WorkerBuilder:
-    """Loads the model at construction, then says how many pages fit, then makes the runner."""
+    """Joins the other ranks, loads this one's part of the model, says how many pages fit, then makes the runner."""
 
-    def __init__(self, config: EngineConfig, model_config: ModelConfig, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        model_config: ModelConfig,
+        progress: Callable[[float], None] = lambda done: None,
+        rank: int = 0,
+    ) -> None:
+        """Raises ValueError in one line for what a user can mend."""
         self.config = config
         self.model_config = model_config
+        check_shape(model_config, pp=config.pp, tp=config.tp, ep=config.ep, assigned_layers=config.assigned_layers)
+        self.place = Place(config.pp, config.tp, config.ep, rank)
         self.platform: Platform = choose_platform(config, model_config)
         platform = self.platform
-        memory.check_weights_fit(estimate_weight_bytes(model_config, platform.dtype), platform.device)
+        if platform.device.type == "cuda":
+            torch.cuda.set_device(platform.device)
+        layers = split_layers(model_config, config.pp, config.assigned_layers)[self.place.stage]
+        self.world: World = join_world(
+            self.place, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
+        )
+        context = LayerContext(platform.ops, self.world.group)
+        weight_bytes = estimate_weight_bytes(model_config, platform.dtype, context, layers)
+        memory.check_weights_fit(weight_bytes, platform.device)
         self.model: CausalLM = load_model(
             config.model,
             model_config,
+            context=context,
             dtype=platform.dtype,
             device=platform.device,
-            ops=platform.ops,
+            layers=layers,
             load_format=config.load_format,
             seed=config.seed,
             progress=progress,
         )
+        kv_heads = kv_head_slice(model_config.num_kv_heads, config.tp, self.place.tp_rank)
         self.shape = KVShape(
-            num_layers=model_config.num_layers,
-            num_heads=model_config.num_heads,
-            num_kv_heads=model_config.num_kv_heads,
+            num_layers=len(layers),
+            num_heads=model_config.num_heads // config.tp,
+            num_kv_heads=kv_heads.stop - kv_heads.start,
             head_dim=model_config.head_dim,
             page_size=config.page_size,
             dtype=platform.dtype,
@@ -59,8 +82,10 @@ class WorkerBuilder:
     def capacity(self) -> int:
         """KV pages that fit the memory budget, after measuring what the largest forward pass takes."""
         max_len = self.config.max_model_len or self.model_config.max_position
-        peak = self._measure_peak() if self.platform.device.type == "cuda" else 0
-        return memory.kv_pages(self.config, self.shape.page_bytes, max_len, self.platform.device, peak)
+        device = self.platform.device
+        peak = self._measure_peak() if device.type == "cuda" else 0
+        sharers = ranks_per_device(device)
+        return memory.kv_pages(self.config, self.shape.page_bytes, max_len, device, peak, sharers)
 
     @torch.inference_mode()
     def _measure_peak(self) -> int:
@@ -79,9 +104,13 @@ class WorkerBuilder:
             block_tables=np.zeros((rows, 1), np.int32),
         )
         zeros = torch.zeros(rows * page_size, dtype=torch.int64, device=device)
-        hidden = self.model.forward(zeros, zeros, self.attention, self.attention.plan(batch))
-        logits = self.model.logits(hidden[: self.config.max_num_seqs])
-        torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
+        inputs = zeros
+        if not self.place.is_first:
+            inputs = torch.zeros(len(zeros), self.model_config.hidden_size, dtype=self.platform.dtype, device=device)
+        hidden = self.model.forward(inputs, zeros, self.attention, self.attention.plan(batch))
+        if self.place.is_last:
+            logits = self.model.logits(hidden[: self.config.max_num_seqs])
+            torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device) - before
         torch.cuda.empty_cache()
@@ -90,6 +119,25 @@ class WorkerBuilder:
     def runner(self, configure: Configure) -> ModelRunner:
         """Allocate the KV pool, build the runner and run a first step, so that ready means ready."""
         self.attention.allocate(configure.num_pages)
+        config = self.config
+        table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)
+        last_stage = None
+        if self.place.is_last:
+            last_stage = LastStage(
+                self.model,
+                self.world.group,
+                table,
+                self._sampler() if self.place.samples else None,
+                overlap=config.pp == 1,
+                device=self.platform.device,
+            )
+        runner = ModelRunner(
+            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._graphs(configure)
+        )
+        _warm_up(runner, configure, config)
+        return runner
+
+    def _sampler(self) -> Sampler:
         config, vocab_size = self.config, self.model_config.vocab_size
 
         def matchers() -> Callable[[str], Any]:
@@ -99,19 +147,14 @@ class WorkerBuilder:
 
             return partial(new_matcher, build_ll_tokenizer(load_tokenizer(config.model), vocab_size))
 
-        state = SamplingState(
-            config.max_num_seqs, vocab_size, self.platform.device, GrammarFactory(matchers, vocab_size)
-        )
-        sampler = Sampler(state, self.platform.argmax)
-        table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)
-        runner = ModelRunner(
-            self.model, self.attention, state, sampler, table, self.platform.device, self._graphs(configure)
-        )
-        _warm_up(runner, configure, config)
-        return runner
+        grammars = GrammarFactory(matchers, vocab_size)
+        state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
+        return Sampler(state, self.platform.argmax)
 
     def _graphs(self, configure: Configure) -> DecodeGraphs | None:
-        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs:
+        """None where steps run eagerly: also where collectives go through the host."""
+        staged = self.world.staged and self.config.tp > 1
+        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs or staged:
             return None
         max_pages = -(-configure.max_model_len // self.config.page_size)
         attention = cast(GraphAttention, self.attention)
@@ -119,11 +162,15 @@ class WorkerBuilder:
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:
-    """A prefill and a sampled decode in slot 0, as the engine would plan them; compiles and touches what is lazy."""
+    """A prefill and a sampled decode in slot 0, as the engine would plan them; compiles and touches what is lazy.
+
+    All ranks run it together: activations pass from stage to stage.
+    """
     prompt = max(1, min(8, configure.max_model_len - 1))
     pages = list(range(-(-(prompt + 1) // config.page_size)))
     sampling = SamplingParams(temperature=1.0, top_k=8, seed=0)
     sequence = NewSequence(0, [0] * prompt, prompt, 0, pages, sampling)
-    runner.launch(StepPlan(0, 0, [0], [prompt], [True], [], [sequence], [])).collect()
-    runner.launch(StepPlan(0, 1, [0], [1], [True], [], [], [])).collect()
-    runner.launch(StepPlan(0, 2, [], [], [], [], [], [0]))
+    tokens = [0] if config.pp > 1 else []
+    runner.launch(StepPlan(0, 0, [0], [prompt], [True], [], [sequence], [])).wait()
+    runner.launch(StepPlan(0, 1, [0], [1], [True], [], [], [], tokens)).wait()
+    runner.launch(StepPlan(0, 2, [], [], [], [], [], [0])).wait()

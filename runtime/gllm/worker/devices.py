@@ -12,6 +12,7 @@ from gllm.attention.base import AttentionBackend, KVShape
 from gllm.config import EngineConfig
 from gllm.layers.ops import Ops
 from gllm.model_config import ModelConfig
+from gllm.parallel.world import local_device
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,7 +59,9 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
 
 
 def cpu_threads(config: EngineConfig) -> int:
-    return config.threads or len(os.sched_getaffinity(0))
+    """As asked, else this worker's share of the cores that the process may use."""
+    workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
 
 
 def _device(config: EngineConfig) -> torch.device:
@@ -69,7 +72,7 @@ def _device(config: EngineConfig) -> torch.device:
         raise ValueError(
             "--device cuda: torch sees no CUDA device here; use --device cpu, or install a CUDA build of torch"
         )
-    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+    return local_device(name)
 
 
 def _dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:

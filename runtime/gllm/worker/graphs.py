@@ -34,9 +34,10 @@ class DecodeGraphs:
         self.sizes = graph_sizes(max_num_seqs)
         most = self.sizes[-1]
         device = torch.device("cuda", torch.cuda.current_device())
-        self.token_ids = torch.zeros(most, dtype=torch.int64, device=device)
-        self.positions = torch.zeros(most, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros(most, model.config.hidden_size, dtype=dtype, device=device)
+        # Token ids on the first stage, hidden states on the others.
+        self._inputs = torch.zeros_like(self._positions if model.embedding is not None else self._hidden)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         attention.prepare_graphs(self.sizes, max_pages)
         pool: Any = None
@@ -50,7 +51,7 @@ class DecodeGraphs:
         plan = self._attention.plan_graph(AttentionBatch(0, empty, empty, np.zeros((0, 1), np.int32)), size)
 
         def forward() -> None:
-            hidden = self._model.forward(self.token_ids[:size], self.positions[:size], self._attention, plan)
+            hidden = self._model.forward(self._inputs[:size], self._positions[:size], self._attention, plan)
             self._hidden[:size].copy_(hidden)
 
         with _side_stream():
@@ -71,8 +72,13 @@ class DecodeGraphs:
         self._attention.plan_graph(batch, size)
         return size
 
-    def replay(self, size: int) -> torch.Tensor:
-        """[size, hidden], overwritten by the next replay; inputs are what `token_ids` and `positions` hold."""
+    def replay(self, size: int, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """inputs, positions: of up to `size` tokens, as `CausalLM.forward` takes them.
+
+        Returns [size, hidden], which the next replay overwrites.
+        """
+        self._inputs[: len(inputs)] = inputs
+        self._positions[: len(positions)] = positions
         self._graphs[size].replay()
         return self._hidden[:size]
 

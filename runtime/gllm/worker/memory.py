@@ -40,13 +40,16 @@ def check_weights_fit(weight_bytes: int, device: torch.device) -> None:
         )
 
 
-def kv_pages(config: EngineConfig, page_bytes: int, max_model_len: int, device: torch.device, peak_bytes: int) -> int:
+def kv_pages(
+    config: EngineConfig, page_bytes: int, max_model_len: int, device: torch.device, peak_bytes: int, sharers: int = 1
+) -> int:
     """Pages that fit the budget.
 
     page_bytes: one page over all layers of this rank. peak_bytes: what a forward pass takes at most beside
     weights and KV (measured). On CUDA the budget is gpu_memory_utilization of the whole device less what is
-    used; on CPU it is --kv-cache-memory, by default enough for max_num_seqs sequences of max_model_len but
-    at most 512 MiB, so that a small model stays small.
+    used, or, where `sharers` ranks share the device, this rank's part of it less what this rank uses. On CPU it
+    is --kv-cache-memory, by default enough for max_num_seqs sequences of max_model_len but at most 512 MiB, so
+    that a small model stays small.
     """
     if config.num_pages:
         return config.num_pages
@@ -54,7 +57,8 @@ def kv_pages(config: EngineConfig, page_bytes: int, max_model_len: int, device: 
         budget = config.kv_cache_memory
     elif device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        budget = int(total * config.gpu_memory_utilization) - (total - free) - peak_bytes
+        used = total - free if sharers == 1 else torch.cuda.memory_reserved(device)
+        budget = int(total * config.gpu_memory_utilization) // sharers - used - peak_bytes
     else:
         one_sequence = -(-max_model_len // config.page_size) * page_bytes
         wanted = max(one_sequence, min(DEFAULT_CPU_KV_BYTES, one_sequence * config.max_num_seqs))

@@ -1,7 +1,8 @@
-"""Runs step plans on one device: state, forward pass, sampling.
+"""Runs step plans on one rank: its state, its layers, and on the last stage what follows them.
 
 A step is launched and later collected. Between the two the host may already launch the next one: what a
-step needs of its predecessor (the sampled tokens) stays on the device, and the host never waits in `launch`.
+step needs of its predecessor (the sampled tokens) stays on the device, and the host never waits in `launch`
+but, on a CPU, for the activations of the stage before.
 """
 
 from __future__ import annotations
@@ -15,17 +16,13 @@ import numpy.typing as npt
 import torch
 
 from gllm.attention.base import AttentionBackend
-from gllm.messages import StepPlan, StepResult, TokenLogprob
+from gllm.messages import StageReport, StepPlan, StepResult
 from gllm.models.base import CausalLM
+from gllm.parallel.world import World
 from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.graphs import DecodeGraphs
-from gllm.worker.sampling.logprobs import token_logprobs
-from gllm.worker.sampling.sampler import Sampled, Sampler
-from gllm.worker.sampling.state import SamplingState
+from gllm.worker.last_stage import LastStage, StageOutput
 from gllm.worker.slots import SlotTable
-
-LOGITS_ROWS = 256
-"""Prompt logprobs are computed this many rows at a time, which bounds the memory of their logits."""
 
 
 @dataclass(slots=True)
@@ -33,37 +30,46 @@ class LaunchedStep:
     """A step whose results may still be on the device."""
 
     plan: StepPlan
+    stage: int
     batch: StepBatch
-    sampled: Sampled | None
+    output: StageOutput | None
+    """None on a stage that is not the last."""
     tokens: torch.Tensor | None
     """[sampled rows] int64 on the host, valid once `done` has passed."""
-    prompt_logprobs: list[tuple[int, list[TokenLogprob]]]
     started: float
-    done: torch.cuda.Event | None
+    """time.time() when its inputs were there (on CUDA: when it was launched)."""
+    elapsed: float
+    """Seconds of compute; on CUDA known once collected."""
     begun: torch.cuda.Event | None
+    done: torch.cuda.Event | None
 
-    def collect(self) -> StepResult:
-        """Wait for the device and return the step's result."""
+    def wait(self) -> StageReport:
+        """Wait for the device; returns what the step cost this stage."""
         if self.done is not None and self.begun is not None:
             self.done.synchronize()
-            elapsed = self.begun.elapsed_time(self.done) / 1000
-        else:
-            elapsed = time.perf_counter() - self.started
+            self.elapsed = self.begun.elapsed_time(self.done) / 1000
+            self.started = max(self.started, time.time() - self.elapsed)
+        return StageReport(self.plan.epoch, self.plan.step, self.stage, self.started, self.elapsed)
+
+    def collect(self) -> StepResult:
+        """Wait for the device and return the step's result; only on the rank that samples."""
+        self.wait()
+        assert self.output is not None
         tokens = self.tokens.tolist() if self.tokens is not None else []
         logprobs = None
         errors: list[tuple[int, str]] = []
-        if self.sampled is not None:
-            logprobs = self.sampled.logprobs
-            for index, message in self.sampled.errors.items():
+        if self.output.sampled is not None:
+            logprobs = self.output.sampled.logprobs
+            for index, message in self.output.sampled.errors.items():
                 tokens[index] = -1
                 errors.append((int(self.batch.sample_rows[index]), message))
         return StepResult(
             epoch=self.plan.epoch,
             step=self.plan.step,
             token_ids=tokens,
-            elapsed=elapsed,
+            elapsed=self.elapsed,
             logprobs=logprobs,
-            prompt_logprobs=self.prompt_logprobs,
+            prompt_logprobs=self.output.prompt_logprobs,
             errors=errors,
         )
 
@@ -75,52 +81,52 @@ class ModelRunner:
         self,
         model: CausalLM,
         attention: AttentionBackend,
-        sampling: SamplingState,
-        sampler: Sampler,
         table: SlotTable,
+        world: World,
+        last_stage: LastStage | None,
         device: torch.device,
         graphs: DecodeGraphs | None = None,
     ) -> None:
         self.model = model
-        self.graphs = graphs
         self.attention = attention
-        self.sampling = sampling
-        self.sampler = sampler
         self.table = table
+        self.world = world
+        self.last_stage = last_stage
         self.device = device
+        self.graphs = graphs
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
-        """[slots] the token sampled last for each slot: input of its next decode row."""
-        self._logits: torch.Tensor | None = None
-        if device.type == "cpu":  # steps follow one another; on CUDA the next may be launched while these are read
-            self._logits = torch.empty(len(table.num_known), sampling.vocab_size)
+        """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> LaunchedStep:
-        started = time.perf_counter()
-        begun, done = self._events()
         self.table.apply(plan)
-        for slot in plan.freed:
-            self.sampling.forget(slot)
-        for sequence in plan.new:
-            self.sampling.register(sequence)
+        if self.last_stage is not None:
+            self.last_stage.apply(plan)
         batch = build_batch(plan, self.table)
-        prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
-        sampled, tokens = None, None
+        attention_plan = self._plan_attention(batch) if plan.slots else None
+        received = None
+        if self.world.before is not None and plan.slots:
+            received = self.world.before.receive(len(batch.token_ids))
+        started, begun_at = time.time(), time.perf_counter()
+        begun, done = self._events()
+        output, tokens = None, None
         if plan.slots:
-            last, every = self._forward(batch)
-            if every is not None:
-                prompt_logprobs = self._prompt_logprobs(batch, every)
-        if len(batch.sample_rows):
-            logits = self.model.logits(last, self._logits)
-            slots = batch.slots[batch.sample_rows]
-            sampled = self.sampler.sample(logits, slots)
-            self._last_tokens[self._to_device(slots.astype(np.int64))] = sampled.tokens
-            tokens = sampled.tokens
+            states = self._forward(batch, received, attention_plan)
+            if self.last_stage is None:
+                assert self.world.after is not None
+                self.world.after.send(states)
+            else:
+                output = self._finish(batch, states)
+        elif self.last_stage is not None:
+            output = StageOutput()
+        if output is not None and output.sampled is not None and output.tokens is not None:
+            tokens = output.tokens
             if done is not None:
                 tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True).copy_(tokens, non_blocking=True)
         if done is not None:
             done.record()
-        return LaunchedStep(plan, batch, sampled, tokens, prompt_logprobs, started, done, begun)
+        elapsed = time.perf_counter() - begun_at
+        return LaunchedStep(plan, self.world.place.stage, batch, output, tokens, started, elapsed, begun, done)
 
     def _events(self) -> tuple[torch.cuda.Event | None, torch.cuda.Event | None]:
         if self.device.type != "cuda":
@@ -130,51 +136,51 @@ class ModelRunner:
         begun.record()
         return begun, done
 
-    def _forward(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Hidden states after the final norm: [sampled rows, hidden], and [n, hidden] where prompt logprobs need all.
+    def _plan_attention(self, batch: StepBatch) -> Any:
+        """What the host can prepare before the activations are there: a graph's size, or the backend's plan."""
+        if self.graphs is not None and self.graphs.fits(batch.attention):
+            return self.graphs.plan(batch.attention)
+        return self.attention.plan(batch.attention)
 
-        Without sampled rows the first result is meaningless: one row, since kernels need not know empty batches.
+    def _forward(self, batch: StepBatch, received: torch.Tensor | None, plan: Any) -> torch.Tensor:
+        """This stage's states: [n, hidden]; on the last stage only [sampled rows, hidden] where that is all one needs.
+
+        Without sampled rows that is one meaningless row, since kernels need not know empty batches.
         """
-        token_ids, positions = self._to_device(batch.token_ids), self._to_device(batch.positions)
+        positions = self._to_device(batch.positions)
+        inputs = self._token_ids(batch) if received is None else received
+        if self.graphs is not None and self.graphs.fits(batch.attention):
+            states = self.graphs.replay(plan, inputs, positions)
+            # The graph's own buffer is overwritten by the next replay, maybe before the next stage has it all.
+            return states.clone() if self.last_stage is None else states
+        wanted = None
+        if self.last_stage is not None and not self.last_stage.needs_every_state(batch):
+            wanted = self._wanted(batch)
+        return self.model.forward(inputs, positions, self.attention, plan, wanted)
+
+    def _token_ids(self, batch: StepBatch) -> torch.Tensor:
+        token_ids = self._to_device(batch.token_ids)
         if len(batch.device_tokens):
             token_ids[self._to_device(batch.device_tokens)] = self._last_tokens[self._to_device(batch.device_slots)]
-        wanted = self._to_device(batch.sample_tokens) if len(batch.sample_tokens) else positions.new_zeros(1)
-        if self.graphs is not None and self.graphs.fits(batch.attention):
-            size = self.graphs.plan(batch.attention)
-            self.graphs.token_ids[: len(token_ids)] = token_ids
-            self.graphs.positions[: len(positions)] = positions
-            every = self.graphs.replay(size)
-            return every[wanted], every
-        plan = self.attention.plan(batch.attention)
-        if (self.sampling.num_prompt_logprobs[batch.slots] >= 0).any():
-            every = self.model.forward(token_ids, positions, self.attention, plan)
-            return every[wanted], every
-        if len(wanted) == len(token_ids):
-            return self.model.forward(token_ids, positions, self.attention, plan), None
-        return self.model.forward(token_ids, positions, self.attention, plan, wanted), None
+        return token_ids
 
-    def _prompt_logprobs(self, batch: StepBatch, hidden: torch.Tensor) -> list[tuple[int, list[TokenLogprob]]]:
-        """For rows that ask: the log-probability of each prompt token that this chunk predicts."""
-        found = []
-        first = 0
-        asks = self.sampling.num_prompt_logprobs[batch.slots] >= 0
-        if not asks.any():
-            return []
-        for row, slot in enumerate(batch.slots.tolist()):
-            num_tokens = int(batch.attention.query_lens[row])
-            start = int(batch.starts[row])
-            stop = min(start + num_tokens, int(self.table.num_prompt[slot]) - 1)
-            if asks[row] and stop > start:
-                targets = torch.from_numpy(self.table.tokens(slot)[start + 1 : stop + 1]).to(self.device)
-                num_top = int(self.sampling.num_prompt_logprobs[slot])
-                entries: list[TokenLogprob] = []
-                for low in range(0, stop - start, LOGITS_ROWS):
-                    high = min(low + LOGITS_ROWS, stop - start)
-                    logits = self.model.logits(hidden[first + low : first + high])
-                    entries += token_logprobs(logits, targets[low:high], [num_top] * (high - low))
-                found.append((row, entries))
-            first += num_tokens
-        return found
+    def _wanted(self, batch: StepBatch) -> torch.Tensor | None:
+        """[w] the tokens whose states are sampled from; None if those are all."""
+        if len(batch.sample_tokens) == len(batch.token_ids):
+            return None
+        tokens = batch.sample_tokens if len(batch.sample_tokens) else np.zeros(1, np.int64)
+        return self._to_device(tokens)
+
+    def _finish(self, batch: StepBatch, states: torch.Tensor) -> StageOutput:
+        assert self.last_stage is not None
+        every = states if len(states) >= len(batch.token_ids) else None
+        last = states
+        if every is not None and len(states) != len(batch.sample_tokens):
+            last = every[self._to_device(batch.sample_tokens)]
+        output = self.last_stage.run(batch, last, every)
+        if output.tokens is not None and self.world.place.pp == 1:
+            self._last_tokens[self._to_device(batch.slots[batch.sample_rows].astype(np.int64))] = output.tokens
+        return output
 
     def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -14,6 +14,7 @@ from fixtures.tiny_models import VARIANTS, greedy_reference, load_reference, ran
 from gllm.attention.base import KVShape
 from gllm.attention.reference import ReferenceAttention
 from gllm.checkpoint.default_model import default_model_path
+from gllm.layers.context import LayerContext
 from gllm.layers.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config
 from gllm.models.loader import load_model
@@ -26,7 +27,7 @@ def make_runner(
     path: Path, *, page_size: int = 8, num_pages: int = 64, dtype: torch.dtype = torch.float32
 ) -> MiniRunner:
     config = load_model_config(path)
-    model = load_model(path, config, dtype=dtype, device=CPU, ops=TorchOps())
+    model = load_model(path, config, dtype=dtype, device=CPU, context=LayerContext(TorchOps()))
     shape = KVShape(config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, page_size, dtype, CPU)
     return MiniRunner(model, ReferenceAttention(shape), page_size=page_size, num_pages=num_pages)
 

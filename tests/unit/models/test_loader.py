@@ -13,17 +13,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fixtures.tiny_models import VARIANTS
+from gllm.layers.context import LayerContext
 from gllm.layers.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
 from gllm.models.loader import check_checkpoint, estimate_weight_bytes, load_model
+from gllm.models.registry import model_class
+from gllm.parallel.tensor_group import Alone
 
 TinyModel = Callable[[str], Path]
 CPU = torch.device("cpu")
 
 
 def load(path: Path, **settings: Any) -> CausalLM:
-    options = {"dtype": torch.float32, "device": CPU, "ops": TorchOps()} | settings
+    options = {"dtype": torch.float32, "device": CPU, "context": LayerContext(TorchOps())} | settings
     return load_model(path, load_model_config(path), **options)
 
 
@@ -115,7 +118,7 @@ class RepackingOps(TorchOps):
 
 
 def test_packing_leaves_the_embedding_plain(tiny_model: TinyModel) -> None:
-    model = load(tiny_model("llama-tied"), ops=RepackingOps())
+    model = load(tiny_model("llama-tied"), context=LayerContext(RepackingOps()))
     plain = load(tiny_model("llama-tied"))
     tokens = torch.tensor([3, 4])
     hidden = model.embedding(tokens)
@@ -157,18 +160,46 @@ def test_dummy_weights_need_only_the_config(tiny_model: TinyModel, tmp_path: Pat
         load(tmp_path)
 
 
-def test_every_weight_is_declared_with_its_shard_dimension(tiny_model: TinyModel) -> None:
-    model = load(tiny_model("llama-bias"))
-    shards = {name: parameter.shard_dim for parameter in model.parameters() for name, _ in parameter.parts}
-    folder = tiny_model("llama-bias")
-    assert set(shards) == set(load_file(folder / "model.safetensors"))
-    expected = {"embed_tokens.weight": 0, "lm_head.weight": 0, "norm.weight": None, "o_proj.bias": None}
-    for projection in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"):
-        expected |= {f"{projection}.weight": 0, f"{projection}.bias": 0}
-    expected |= {"o_proj.weight": 1, "down_proj.weight": 1, "down_proj.bias": None}
-    for name, shard_dim in shards.items():
-        ending = next(end for end in expected if name.endswith(end))
-        assert shard_dim == expected[ending], name
+class Member(Alone):
+    """A rank of a group that never has to speak."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self.size, self.rank = size, rank
+
+
+@pytest.mark.parametrize("variant", ["llama-bias", "qwen2-tied", "qwen3"])
+def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, variant: str) -> None:
+    """Of a divided tensor each rank reads a piece of its own; what is not divided every rank of the stage reads."""
+    folder = tiny_model(variant)
+    held: dict[str, torch.Tensor] = {}
+    shapes = {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
+    for layers in (range(2), range(2, 3)):
+        for rank in range(2):
+            context = LayerContext(TorchOps(), Member(2, rank))
+            model = model_class(load_model_config(folder))(load_model_config(folder), context, layers)
+            for part in [part for parameter in model.parameters() for part in parameter.parts]:
+                count = held.setdefault(part.name, torch.zeros(shapes[part.name]))
+                count[(part.rows, part.columns)[: count.dim()]] += 1
+    assert set(held) == set(shapes)
+    for name, count in held.items():
+        twice = "embed" in name and variant == "qwen2-tied"  # For the first stage and for the last one's head.
+        whole = 2.0 if ("norm" in name or twice) else 1.0
+        assert torch.equal(count, torch.full_like(count, whole)), name
+
+
+def test_a_rank_loads_its_slices(tiny_model: TinyModel) -> None:
+    folder = tiny_model("llama")
+    tensors = load_file(folder / "model.safetensors")
+    context = LayerContext(TorchOps(), Member(2, 1))
+    model = load(folder, context=context, layers=range(1, 3))
+    attention = model.layers[0].attention
+    prefix = "model.layers.1.self_attn"
+    pieces = [tensors[f"{prefix}.{part}_proj.weight"].chunk(2)[1] for part in "qkv"]
+    assert torch.equal(attention.qkv.weight.data, torch.cat(pieces))
+    assert torch.equal(attention.out.weight.data, tensors[f"{prefix}.o_proj.weight"].chunk(2, dim=1)[1])
+    assert attention.layer == 0
+    assert model.embedding is None
+    assert model.weight_bytes == estimate_weight_bytes(model.config, torch.float32, context, range(1, 3))
 
 
 def test_sizes_of_real_models(tmp_path: Path) -> None:

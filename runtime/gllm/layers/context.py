@@ -1,0 +1,16 @@
+"""What every layer is built with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gllm.layers.ops import Ops
+from gllm.parallel.tensor_group import ALONE, TensorGroup
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContext:
+    """The device's math, and the tensor-parallel ranks with which a layer shares its work."""
+
+    ops: Ops
+    group: TensorGroup = ALONE

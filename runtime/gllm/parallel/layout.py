@@ -1,0 +1,112 @@
+"""Which rank holds what: stages of layers, tensor-parallel ranks, expert groups. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gllm.model_config import ModelConfig
+
+_TOKENS, _SAMPLED = 256, 128
+"""The micro-batch for which stage times are estimated: half of what a pipeline computes is decodes, which sample."""
+_SAMPLING_PASSES = 8
+"""Passes over the float32 logits that sampling costs, in units of one multiplication a logit and row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands: rank = stage * tp + tp_rank, so that the ranks of a stage are neighbours on one node."""
+
+    pp: int
+    tp: int
+    ep: int
+    rank: int
+
+    @property
+    def stage(self) -> int:
+        return self.rank // self.tp
+
+    @property
+    def tp_rank(self) -> int:
+        return self.rank % self.tp
+
+    @property
+    def is_first(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.stage == self.pp - 1
+
+    @property
+    def samples(self) -> bool:
+        """Whether this rank turns logits into tokens and answers the engine."""
+        return self.is_last and self.tp_rank == 0
+
+
+def rank_slice(size: int, parts: int, index: int) -> slice:
+    """Slice `index` of `size` things divided evenly into `parts`, which divides `size`."""
+    assert size % parts == 0, f"{size} is not divisible by {parts}"
+    width = size // parts
+    return slice(index * width, (index + 1) * width)
+
+
+def kv_head_slice(num_kv_heads: int, tp: int, tp_rank: int) -> slice:
+    """The key-value heads of a rank. With more ranks than heads, neighbours share a head (each keeps a copy)."""
+    if tp <= num_kv_heads:
+        return rank_slice(num_kv_heads, tp, tp_rank)
+    head = tp_rank * num_kv_heads // tp
+    return slice(head, head + 1)
+
+
+def check_shape(model: ModelConfig, *, pp: int, tp: int, ep: int = 1, assigned_layers: Sequence[int] = ()) -> None:
+    """Raises ValueError, naming the flag and the fix, if the model cannot be divided this way."""
+    for flag, value in (("--pp", pp), ("--tp", tp), ("--ep", ep)):
+        if value < 1:
+            raise ValueError(f"{flag} must be at least 1, not {value}")
+    if pp > model.num_layers:
+        raise ValueError(f"--pp {pp} is more than the model's {model.num_layers} layers: every stage needs a layer")
+    if assigned_layers:
+        given = ",".join(map(str, assigned_layers))
+        if len(assigned_layers) != pp:
+            raise ValueError(f"--assigned-layers {given} names {len(assigned_layers)} stages, but --pp is {pp}")
+        if min(assigned_layers) < 1 or sum(assigned_layers) != model.num_layers:
+            raise ValueError(
+                f"--assigned-layers {given} must give every stage a layer and add up to the model's "
+                f"{model.num_layers}, not {sum(assigned_layers)}"
+            )
+    if model.num_heads % tp:
+        raise ValueError(f"--tp {tp} does not divide the model's {model.num_heads} attention heads")
+    if model.num_kv_heads % tp and tp % model.num_kv_heads:
+        raise ValueError(f"--tp {tp} is neither a divisor nor a multiple of the {model.num_kv_heads} key-value heads")
+    if model.intermediate_size % tp:
+        raise ValueError(f"--tp {tp} does not divide the model's intermediate size of {model.intermediate_size}")
+    if tp % ep:
+        raise ValueError(f"--ep {ep} does not divide --tp {tp}: the experts are divided among the ranks of a stage")
+
+
+def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = ()) -> list[range]:
+    """The layers of each stage: as assigned, else so that the slowest stage's estimated time is least.
+
+    A micro-batch takes a stage time in proportion to the multiplications of its layers; the last stage also has the
+    LM head and sampling for the rows that sample. (The embedding is a lookup: one pass over [tokens, hidden].)
+    Layers are alike, so giving each in turn to the stage that then ends first is optimal.
+    """
+    counts = list(assigned_layers)
+    if not counts:
+        layer = _TOKENS * layer_weights(model)
+        costs = [0.0] * pp
+        costs[0] += _TOKENS * model.hidden_size
+        costs[-1] += _SAMPLED * model.vocab_size * (model.hidden_size + _SAMPLING_PASSES)
+        counts = [1] * pp
+        for _ in range(model.num_layers - pp):
+            stage = min(range(pp), key=lambda index: costs[index] + (counts[index] + 1) * layer)
+            counts[stage] += 1
+    ends = [sum(counts[: index + 1]) for index in range(pp)]
+    return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
+
+def layer_weights(model: ModelConfig) -> int:
+    """Multiplications a token of one layer's matrix products."""
+    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
+    return attention + 3 * model.hidden_size * model.intermediate_size

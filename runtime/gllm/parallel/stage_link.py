@@ -1,0 +1,78 @@
+"""Activations from stage to stage: [num_tokens, hidden] tensors whose size both ends know from the plan."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+_MOST_UNSENT = 8
+"""Sends under way at once, more than micro-batches can be in flight between two stages."""
+
+
+class Receiver(Protocol):
+    def receive(self, num_tokens: int) -> torch.Tensor:
+        """[num_tokens, hidden] from the stage before, in the order in which it was sent."""
+
+
+class Sender(Protocol):
+    def send(self, hidden: torch.Tensor) -> None:
+        """hidden: [num_tokens, hidden] contiguous, to the stage after; does not wait for it to arrive.
+
+        The caller must not change `hidden` afterwards.
+        """
+
+
+class DistributedReceiver:
+    """From the rank `source`, over a group that only this pair of stages uses."""
+
+    def __init__(
+        self, group: dist.ProcessGroup, source: int, hidden_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._group = group
+        self._source = source
+        self._hidden_size = hidden_size
+        self._dtype = dtype
+        self._device = device
+
+    def receive(self, num_tokens: int) -> torch.Tensor:
+        hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
+        dist.recv(hidden, self._source, group=self._group)
+        return hidden
+
+
+class DistributedSender:
+    """To the rank `target`. Keeps a tensor alive until it has left."""
+
+    def __init__(self, group: dist.ProcessGroup, target: int) -> None:
+        self._group = group
+        self._target = target
+        self._unsent: deque[tuple[Any, torch.Tensor]] = deque()
+
+    def send(self, hidden: torch.Tensor) -> None:
+        while self._unsent and (len(self._unsent) >= _MOST_UNSENT or self._unsent[0][0].is_completed()):
+            self._unsent.popleft()[0].wait()
+        self._unsent.append((dist.isend(hidden, self._target, group=self._group), hidden))
+
+
+class StagedReceiver:
+    """To a CUDA device through the CPU: for stages that share a GPU, which NCCL refuses."""
+
+    def __init__(self, inner: DistributedReceiver, device: torch.device) -> None:
+        self._inner = inner
+        self._device = device
+
+    def receive(self, num_tokens: int) -> torch.Tensor:
+        return self._inner.receive(num_tokens).to(self._device)
+
+
+class StagedSender:
+    """From a CUDA device through the CPU: waits for the device."""
+
+    def __init__(self, inner: DistributedSender) -> None:
+        self._inner = inner
+
+    def send(self, hidden: torch.Tensor) -> None:
+        self._inner.send(hidden.cpu())

@@ -1,0 +1,119 @@
+"""Joins the ranks of a serving group: torch.distributed, the groups of each stage and the links between stages."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from gllm.parallel.layout import Place
+from gllm.parallel.stage_link import (
+    DistributedReceiver,
+    DistributedSender,
+    Receiver,
+    Sender,
+    StagedReceiver,
+    StagedSender,
+)
+from gllm.parallel.tensor_group import ALONE, DistributedGroup, StagedGroup, TensorGroup
+
+JOIN_SECONDS = 300
+"""How long the ranks of a group wait for each other; loading comes later, so they are only starting."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's ends of everything that connects it to the others."""
+
+    place: Place
+    group: TensorGroup = field(default=ALONE)
+    before: Receiver | None = None
+    """None on the first stage."""
+    after: Sender | None = None
+    """None on the last stage."""
+    staged: bool = False
+    """CUDA tensors go through the CPU: ranks share a GPU, and no graph can be captured around a collective."""
+
+
+def local_device(kind: str) -> torch.device:
+    """This rank's device: the GPU of its LOCAL_RANK, shared in turn where ranks outnumber GPUs."""
+    if kind != "cuda":
+        return torch.device(kind)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def ranks_per_device(device: torch.device) -> int:
+    """How many ranks of this node share its busiest GPU; 1 on the CPU."""
+    if device.type != "cuda":
+        return 1
+    return -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // torch.cuda.device_count())
+
+
+def join_world(place: Place, *, hidden_size: int, dtype: torch.dtype, device: torch.device) -> World:
+    """Meet the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables); returns when all are there.
+
+    Raises RuntimeError (torch's DistError) if they are not within JOIN_SECONDS.
+    """
+    if place.pp * place.tp == 1:
+        return World(place)
+    staged = device.type == "cuda" and ranks_per_device(device) > 1
+    backend = "nccl" if device.type == "cuda" and not staged else "gloo"
+    timeout = timedelta(seconds=JOIN_SECONDS)
+    store = _store(place, timeout)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=place.rank,
+        world_size=place.pp * place.tp,
+        timeout=timeout,
+        device_id=device if backend == "nccl" else None,
+    )
+    # Every rank makes every group, in the same order: torch's rule.
+    group: TensorGroup = ALONE
+    if place.tp > 1:
+        for stage in range(place.pp):
+            ranks = list(range(stage * place.tp, (stage + 1) * place.tp))
+            made = dist.new_group(ranks, backend=backend)
+            if stage == place.stage:
+                inner = DistributedGroup(made, ranks, place.tp_rank)
+                group = StagedGroup(inner) if staged else inner
+    before: Receiver | None = None
+    after: Sender | None = None
+    wire = torch.device("cpu") if backend == "gloo" else device
+    for source in range((place.pp - 1) * place.tp):
+        target = source + place.tp
+        pair = dist.new_group([source, target], backend=backend)
+        if target == place.rank:
+            receiver = DistributedReceiver(pair, source, hidden_size, dtype, wire)
+            before = StagedReceiver(receiver, device) if staged else receiver
+        if source == place.rank:
+            sender = DistributedSender(pair, target)
+            after = StagedSender(sender) if staged else sender
+    return World(place, group, before, after, staged)
+
+
+def _store(place: Place, timeout: timedelta) -> TCPStore:
+    """Rank 0 listens at MASTER_ADDR alone (torch by itself would listen on every address of the machine)."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    world = place.pp * place.tp
+    if place.rank != 0:
+        return TCPStore(host, port, world, is_master=False, timeout=timeout)
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(world)
+    return TCPStore(
+        host, port, world, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+
+
+def leave_world() -> None:
+    """Drop the process groups, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
