@@ -279,10 +279,12 @@ class EngineUp(Message):
 
 
 class EngineDown(Message):
-    """The engine or a worker died: fail what was in flight."""
+    """The engine or a worker died."""
 
     epoch: int
     reason: str
+    recovery_seconds: float = 0.0
+    """Within these another engine is to be up, which gets the live requests. 0: there will be none, they fail."""
 
 
 class Drain(Message):

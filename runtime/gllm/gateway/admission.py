@@ -55,21 +55,25 @@ class Admission:
             self._idle.set()
 
     def admit(self, weight: int) -> Ticket:
-        """Count `weight` choices in, or raise 503 (not ready, draining) or 429 (full)."""
-        hello = self._engine.hello
+        """Count `weight` choices in, or raise 503 (not ready, draining) or 429 (full).
+
+        While the engine is being replaced requests enter as ever and wait for it: that takes seconds, and most clients
+        would rather wait than find out when to ask again.
+        """
+        limits = self._engine.limits
         if self.draining:
             self._reject("draining")
             raise unavailable("The server is shutting down.", "draining", retry_after=5)
-        if hello is None:
+        if limits is None:
             self._reject("not_ready")
             raise unavailable("The engine is not ready.", "not_ready", retry_after=5)
-        limit = hello.max_num_seqs + self._config.max_queued_requests
+        limit = limits.max_num_seqs + self._config.max_queued_requests
         if weight > limit:
             raise ApiError(400, f"{weight} choices can never run here; at most {limit} may be in the server at once.",
                            param="n", code="too_many_choices")  # fmt: skip
         if self.live + weight > limit:
             self._reject("queue_full")
-            raise overloaded("The queue is full.", self._retry_after(self.live - hello.max_num_seqs))
+            raise overloaded("The queue is full.", self._retry_after(self.live - limits.max_num_seqs))
         self._change_live(weight)
         return Ticket(self, weight)
 

@@ -29,11 +29,24 @@ class Gateway:
         self.down_reason = "starting"
         """Why there is no engine, for /health."""
         self._clock = clock
+        self._recovery_deadline = 0.0
+
+    def engine_lost(self, reason: str, recovery_seconds: float) -> None:
+        """The engine is gone. Its requests wait for the one that is to come within so many seconds; 0: they fail."""
+        self.down_reason = reason
+        self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
+        if recovery_seconds:
+            self.engine.pause(reason)
+        else:
+            self.engine.engine_down(reason)
 
     def unhealthy(self) -> str | None:
-        """Why the engine cannot be making progress; None if it can. Nothing here asks the engine: a hung one shows."""
+        """Why this process should be given up; None if it should not. Nothing here asks the engine: a hung one shows.
+
+        An engine that is being replaced is no reason, until the deadline for that is missed.
+        """
         if self.engine.hello is None:
-            return f"the engine is not connected: {self.down_reason}"
+            return None if self._clock() < self._recovery_deadline else self._disconnected()
         silence = self._clock() - self.engine.last_heard
         if silence > MAX_SILENCE:
             return f"the engine has been silent for {silence:.1f} s"
@@ -44,9 +57,15 @@ class Gateway:
 
     @property
     def max_model_len(self) -> int | None:
-        return self.engine.hello.max_model_len if self.engine.hello is not None else None
+        return self.engine.limits.max_model_len if self.engine.limits is not None else None
 
     def not_ready(self) -> str | None:
+        """Why new requests had better go elsewhere."""
         if self.admission.draining:
             return "draining"
+        if self.engine.hello is None:
+            return self._disconnected()
         return self.unhealthy()
+
+    def _disconnected(self) -> str:
+        return f"the engine is not connected: {self.down_reason}"

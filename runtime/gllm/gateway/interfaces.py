@@ -16,6 +16,9 @@ class Engine(Protocol):
     """Submits requests to the engine process and hands out what comes back."""
 
     hello: Hello | None
+    """None while no engine serves."""
+    limits: Hello | None
+    """What new requests may count on; while the engine is being replaced, what the last one said."""
     stats: EngineStats
     last_heard: float
     """time.monotonic() of the last message."""
@@ -31,6 +34,8 @@ class Engine(Protocol):
         priority: int = 0,
         cache_salt: str = "",
     ) -> AsyncIterator[RequestOutput]: ...
+
+    def pause(self, reason: str) -> None: ...
 
     def engine_down(self, reason: str) -> None: ...
 

@@ -108,7 +108,7 @@ class Lifecycle:
                 if isinstance(message, EngineUp):
                     self._connect(message.epoch)
                 elif isinstance(message, EngineDown):
-                    self._engine_down(message.reason)
+                    self._engine_down(message)
                     await self._link.report("starting", "waiting for a new engine")
                 elif isinstance(message, Drain):
                     self.drain(message.timeout)
@@ -133,12 +133,11 @@ class Lifecycle:
         await self._link.report("ready")
         logger.info("engine connected", extra={"epoch": hello.epoch, "max_model_len": hello.max_model_len})
 
-    def _engine_down(self, reason: str) -> None:
+    def _engine_down(self, message: EngineDown) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
-        self._gateway.down_reason = reason
-        self._gateway.engine.engine_down(reason)
-        logger.error("engine down", extra={"reason": reason})
+        self._gateway.engine_lost(message.reason, message.recovery_seconds)
+        logger.error("engine down", extra={"reason": message.reason, "live": self._gateway.admission.live})
 
     def _on_signal(self) -> None:
         self._signals += 1

@@ -229,10 +229,10 @@ class Generator:
         self.metrics = metrics
 
     def max_model_len(self) -> int:
-        hello = self.engine.hello
-        if hello is None:
-            raise engine_dead("it is being restarted")
-        return hello.max_model_len
+        limits = self.engine.limits
+        if limits is None:
+            raise engine_dead("it is gone")
+        return limits.max_model_len
 
     def submit(
         self,

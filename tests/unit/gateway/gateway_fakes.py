@@ -143,6 +143,8 @@ class FakeEngine:
 
     def reset(self) -> None:
         self.hello: Hello | None = self.up
+        self.lasting: Hello | None = None
+        """What `limits` says while there is no engine."""
         self.stats = EngineStats()
         self.heard: float | None = None
         self.reply: Reply = lambda prompt, sampling: [*b"Hello world", EOS]
@@ -155,6 +157,10 @@ class FakeEngine:
         """Requests stand still once they have made this many tokens, until `resume`."""
         self.reason: str | None = None
         self.refuse: str | None = None
+
+    @property
+    def limits(self) -> Hello | None:
+        return self.hello or self.lasting
 
     @property
     def last_heard(self) -> float:
@@ -191,8 +197,11 @@ class FakeEngine:
         self.reason = None
         return self.up
 
+    def pause(self, reason: str) -> None:
+        self.hello, self.lasting = None, self.hello or self.lasting
+
     def engine_down(self, reason: str) -> None:
-        self.hello = None
+        self.hello = self.lasting = None
         self.reason = reason
 
     async def close(self) -> None:

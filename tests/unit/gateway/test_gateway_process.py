@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -288,3 +289,46 @@ def test_drain(folder: Path, how: str) -> None:
         else:
             assert answers[0].status_code == 503
             assert "shutting down" in answers[0].json()["error"]["message"]
+
+
+def test_an_engine_that_is_being_replaced_costs_a_pause(folder: Path) -> None:
+    """/health stays good, /ready does not; the stream and a request that came meanwhile go to the next engine."""
+    with Group(folder) as group:
+        group.until_ready()
+        group.answer = False
+        running, answers = post_in_background(group.url, True)
+        wait_until(lambda: len(group.submitted) == 1)
+        group.outbox.append(EngineDown(epoch=1, reason="worker-0 was killed by SIGKILL", recovery_seconds=60.0))
+        wait_until(lambda: httpx.get(f"{group.url}/ready").status_code == 503)
+        assert "worker-0" in httpx.get(f"{group.url}/ready").json()["reason"]
+        assert httpx.get(f"{group.url}/health").status_code == 200
+        waiting, later = post_in_background(group.url, False)
+        time.sleep(0.3)
+        assert len(group.submitted) == 1
+        group.answer = True
+        group.outbox.append(EngineUp(epoch=1))
+        running.join(10)
+        waiting.join(10)
+        replayed = group.submitted[1]
+        assert replayed.request_id == group.submitted[0].request_id
+        assert replayed.token_ids == [*group.submitted[0].token_ids, *b"Hi"]
+        assert replayed.num_generated == 2
+        assert replayed.sampling.seed is not None
+        assert replayed.sampling.seed == group.submitted[0].sampling.seed
+        assert answers[0].text.rstrip().endswith("[DONE]")
+        assert later[0].json()["choices"][0]["text"] == "Hi"
+        assert httpx.get(f"{group.url}/ready").status_code == 200
+
+
+def test_an_engine_that_does_not_come_back_fails_what_waits(folder: Path) -> None:
+    with Group(folder) as group:
+        group.until_ready()
+        group.answer = False
+        running, answers = post_in_background(group.url, True)
+        wait_until(lambda: len(group.submitted) == 1)
+        group.outbox.append(EngineDown(epoch=1, reason="killed", recovery_seconds=0.3))
+        wait_until(lambda: httpx.get(f"{group.url}/health").status_code == 503, 5)
+        group.outbox.append(EngineDown(epoch=1, reason="it did not come back"))
+        running.join(10)
+        assert "it did not come back" in answers[0].text
+        assert httpx.post(f"{group.url}/v1/completions", json=BODY).status_code == 503
