@@ -1,0 +1,112 @@
+"""How a model is divided: every head, column and layer has its rank, the slowest stage is as fast as can be."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gllm.model_config import ModelConfig, RopeConfig
+from gllm.parallel.layout import Place, check_shape, kv_head_slice, rank_slice, split_layers
+
+
+def model(**fields: Any) -> ModelConfig:
+    values: dict[str, Any] = {
+        "architecture": "LlamaForCausalLM",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_layers": 12,
+        "num_heads": 8,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 320,
+        "max_position": 512,
+        "rms_norm_eps": 1e-6,
+        "rope": RopeConfig(),
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    }
+    return ModelConfig(**values | fields)
+
+
+def test_places() -> None:
+    places = [Place(3, 2, 1, rank) for rank in range(6)]
+    assert [(place.stage, place.tp_rank) for place in places] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [place.rank for place in places if place.is_first] == [0, 1]
+    assert [place.rank for place in places if place.is_last] == [4, 5]
+    assert [place.rank for place in places if place.samples] == [4]
+
+
+def test_slices_tile() -> None:
+    assert [rank_slice(12, 4, index) for index in range(4)] == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)]
+    assert [kv_head_slice(4, 2, rank) for rank in range(2)] == [slice(0, 2), slice(2, 4)]
+    assert [kv_head_slice(2, 4, rank).start for rank in range(4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"pp": 0}, "--pp must be at least 1"),
+        ({"pp": 13}, "--pp 13 is more than the model's 12 layers"),
+        ({"pp": 2, "assigned_layers": (12,)}, "names 1 stages, but --pp is 2"),
+        ({"pp": 2, "assigned_layers": (6, 5)}, "add up to the model's 12, not 11"),
+        ({"pp": 2, "assigned_layers": (12, 0)}, "every stage a layer"),
+        ({"tp": 3}, "--tp 3 does not divide the model's 8 attention heads"),
+        ({"tp": 64}, "--tp 64 does not divide"),
+        ({"tp": 2, "ep": 4}, "--ep 4 does not divide --tp 2"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(shape: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_shape(model(), **{"pp": 1, "tp": 1} | shape)
+
+
+def test_kv_heads_must_be_shared_evenly() -> None:
+    check_shape(model(num_heads=8, num_kv_heads=2), pp=1, tp=8)
+    with pytest.raises(ValueError, match="neither a divisor nor a multiple of the 6 key-value heads"):
+        check_shape(model(num_heads=24, num_kv_heads=6, intermediate_size=96), pp=1, tp=8)
+
+
+def slowest(config: ModelConfig, counts: tuple[int, ...]) -> float:
+    """The estimate of `split_layers`, written once more: layers, the embedding's pass, the head's rows."""
+    attention = config.hidden_size * config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
+    layer = 256 * (attention + 3 * config.hidden_size * config.intermediate_size)
+    times = [count * layer for count in counts]
+    times[0] += 256 * config.hidden_size
+    times[-1] += 128 * config.vocab_size * (config.hidden_size + 8)
+    return max(times)
+
+
+@given(num_layers=st.integers(1, 14), pp=st.integers(1, 6), vocab=st.sampled_from([100, 3000, 30000, 200000]))
+def test_no_other_split_has_a_faster_slowest_stage(num_layers: int, pp: int, vocab: int) -> None:
+    pp = min(pp, num_layers)
+    config = model(num_layers=num_layers, vocab_size=vocab)
+    stages = split_layers(config, pp)
+    assert [layer for stage in stages for layer in stage] == list(range(num_layers))
+    counts = tuple(len(stage) for stage in stages)
+    assert min(counts) >= 1
+    every = (
+        tuple(b - a for a, b in zip((0, *cuts), (*cuts, num_layers), strict=True))
+        for cuts in combinations(range(1, num_layers), pp - 1)
+    )
+    assert slowest(config, counts) == min(slowest(config, other) for other in every)
+
+
+def test_the_head_costs_the_last_stage_layers() -> None:
+    """Qwen2.5-32B: 64 layers and a head that weighs about one and a half of them where half of the tokens sample."""
+    config = model(
+        hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8, head_dim=128,
+        vocab_size=152064,
+    )  # fmt: skip
+    assert [len(stage) for stage in split_layers(config, 2)] == [32, 32]
+    assert [len(stage) for stage in split_layers(config, 4)] == [16, 16, 16, 16]
+    assert [len(stage) for stage in split_layers(config, 4, (15, 16, 17, 16))] == [15, 16, 17, 16]
+    # SmolLM2-135M: the head alone weighs as much as eight of the 30 layers.
+    small = model(
+        hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3, head_dim=64,
+        vocab_size=49152,
+    )  # fmt: skip
+    assert [len(stage) for stage in split_layers(small, 2)] == [17, 13]
