@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
-from fixtures.inprocess import Answer, InProcessEngine, greedy
+from fixtures.inprocess import InProcessEngine, greedy
+from fixtures.near_ties import gaps_and_error
 from fixtures.tiny_models import VARIANTS, greedy_reference, random_prompts, write_hf
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -22,22 +22,6 @@ FAMILIES = [variant for variant in VARIANTS if not variant.endswith("-bias")]
 def _folder(variant: str, path: Path) -> Path:
     """FlashInfer's kernels are for head_dim 64 and up."""
     return write_hf(variant, path, head_dim=64)
-
-
-def _gaps_and_error(folder: Path, prompts: list[list[int]], answers: list[Answer]) -> tuple[torch.Tensor, float]:
-    """How far below the best float32 logit each token is, and the worst error of transformers' own bfloat16 logits."""
-    load: Any = transformers.AutoModelForCausalLM.from_pretrained
-    exact = load(folder, dtype=torch.float32).cuda().eval()
-    rounded = load(folder, dtype=torch.bfloat16).cuda().eval()
-    gaps, errors = [], []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        tokens = torch.tensor([prompt + answer.token_ids], device="cuda")
-        with torch.inference_mode():
-            logits = exact(tokens).logits[0, len(prompt) - 1 : -1]
-            error = (logits - rounded(tokens).logits[0, len(prompt) - 1 : -1].float()).abs().max()
-        gaps.append(logits.max(-1).values - logits.gather(1, tokens[0, len(prompt) :, None])[:, 0])
-        errors.append(float(error))
-    return torch.cat(gaps), max(errors)
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
@@ -62,7 +46,7 @@ def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
     answers = engine.generate(prompts, greedy())
     again = engine.generate(prompts, greedy())  # prefix hits
     for round_of_answers in (answers, again):
-        gaps, error = _gaps_and_error(folder, prompts, round_of_answers)
+        gaps, error = gaps_and_error(folder, prompts, round_of_answers)
         assert gaps.max() <= 2 * error
         assert (gaps == 0).float().mean() > 0.9
     if settings is TINY_POOL:

@@ -36,8 +36,22 @@ class DistributedReceiver:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def receive(self, num_tokens: int) -> torch.Tensor:
+        if self._stream is None:
+            return self._receive(num_tokens)
+        # On a stream of its own: the transfer does not wait for the step before to be computed.
+        with torch.cuda.stream(self._stream):
+            hidden = self._receive(num_tokens)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        hidden.record_stream(current)
+        return hidden
+
+    def _receive(self, num_tokens: int) -> torch.Tensor:
         hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
         dist.recv(hidden, self._source, group=self._group)
         return hidden
