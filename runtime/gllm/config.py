@@ -109,6 +109,11 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rendezvous of torch.distributed (+2)."""
     node_addr: str = ""
     """This node's own address, which it binds and others reach; empty: the one on the way to the master."""
+    join_timeout: float = 600.0
+    """Seconds that a node may take to find the master, and the master to have all nodes, before anything is served."""
+    heartbeat_interval: float = 0.5
+    heartbeat_timeout: float = 5.0
+    """Seconds of silence after which the other end of the supervisors' link counts as lost."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,5 +150,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def worker_address(self) -> str:
-        """Engine's ROUTER for workers, whose identity is `worker-RANK`."""
+        """Where workers reach the engine's ROUTER; their identity is `gllm.transport.worker_identity`."""
+        return self._worker_address(self.nodes.master_addr)
+
+    @property
+    def worker_bind_address(self) -> str:
+        """Where the engine, on the master's node, binds it."""
+        return self._worker_address(self.nodes.node_addr or self.nodes.master_addr)
+
+    def _worker_address(self, host: str) -> str:
+        if self.nodes.nnodes > 1:
+            return tcp_address(host, self.nodes.master_port + 1)
         return f"ipc://{Path(self.run_dir)}/workers-{self.epoch}.sock"
+
+
+def tcp_address(host: str, port: int) -> str:
+    """A ZeroMQ address; IPv6 hosts get their brackets."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -12,6 +12,7 @@ import msgspec
 import zmq
 
 from gllm.config import Config
+from gllm.curve import Gatekeeper, Keys, keys_of_group, secure_server
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.results import Outputs as OutputsByClient
@@ -94,8 +95,11 @@ class EngineLoop:
         """Serve until `stop` (exit status 0) or a failure (1)."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
+            keys = keys_of_group() if self._config.nodes.nnodes > 1 else None
+            if keys is not None:
+                Gatekeeper(context, keys)
             self._gateways = self._bind(context, self._config.engine_address)
-            self._workers = self._bind(context, self._config.worker_address)
+            self._workers = self._bind(context, self._config.worker_bind_address, keys)
             self._serve()
         except EngineFailure as error:
             logger.error("engine failed", extra={"reason": str(error)})
@@ -112,11 +116,17 @@ class EngineLoop:
         return 0
 
     @staticmethod
-    def _bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    def _bind(context: zmq.Context[zmq.Socket[bytes]], address: str, keys: Keys | None = None) -> zmq.Socket[bytes]:
         socket = context.socket(zmq.ROUTER)
         configure_socket(socket)
+        if keys is not None:
+            secure_server(socket, keys)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.bind(address)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            hint = "; see --node-addr and --master-port" if address.startswith("tcp") else ""
+            raise EngineFailure(f"cannot bind {address}: {error}{hint}") from None
         return socket
 
     def _serve(self) -> None:

@@ -14,6 +14,7 @@ import torch
 import zmq
 
 from gllm.config import Config
+from gllm.curve import keys_of_group, secure_client
 from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop, WorkerFailed, WorkerToEngine
 from gllm.parallel.layout import Place
 from gllm.transport import configure_socket, decoder, encode, worker_identity
@@ -28,12 +29,15 @@ class EngineLink:
         self._address = config.worker_address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._epoch = config.epoch
+        self._keys = keys_of_group() if config.nodes.nnodes > 1 else None
         self._plans = self._connect(worker_identity(rank, config.epoch))
         self._decoder = decoder(EngineToWorker)
 
     def _connect(self, identity: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         configure_socket(socket, identity)
+        if self._keys is not None:
+            secure_client(socket, self._keys)
         socket.connect(self._address)
         return socket
 

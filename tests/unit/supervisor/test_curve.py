@@ -1,0 +1,64 @@
+"""Keys of a group: their text, and that only their owners get through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zmq
+
+from gllm.curve import KEYS_VARIABLE, Gatekeeper, Keys, make_keys, parse_keys, read_keys, secure_client, secure_server
+
+
+def test_the_text_is_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = make_keys()
+    assert parse_keys(f"# a comment\n{keys.text()}\n", "here") == keys
+    assert keys != make_keys()
+    assert keys.text()[:10] not in repr(keys)
+    path = tmp_path / "keys"
+    path.write_text(keys.text())
+    assert read_keys(str(path)) == keys
+    monkeypatch.setenv(KEYS_VARIABLE, keys.text())
+    assert read_keys("") == keys
+
+
+def test_what_is_wrong_is_said_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    with pytest.raises(ValueError, match=r"`gllm keys --output FILE` makes them .* --keys-file FILE"):
+        read_keys("")
+    with pytest.raises(ValueError, match=r"--keys-file: /no/file cannot be read: No such file"):
+        read_keys("/no/file")
+    path = tmp_path / "keys"
+    path.write_text("hunter2")
+    with pytest.raises(ValueError, match="has no keys that `gllm keys` made"):
+        read_keys(str(path))
+
+
+@pytest.fixture
+def contexts() -> tuple[zmq.Context, zmq.Context]:
+    server, client = zmq.Context(), zmq.Context()
+    yield server, client
+    client.destroy(linger=0)
+    server.destroy(linger=0)
+
+
+def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.Context]) -> None:
+    keys = make_keys()
+    Gatekeeper(contexts[0], keys)
+    server = contexts[0].socket(zmq.ROUTER)
+    secure_server(server, keys)
+    port = server.bind_to_random_port("tcp://127.0.0.1")
+
+    def gets_through(client_keys: Keys | None) -> bool:
+        client = contexts[1].socket(zmq.DEALER)
+        if client_keys is not None:
+            secure_client(client, client_keys)
+        client.connect(f"tcp://127.0.0.1:{port}")
+        client.send(b"hello")
+        return server.poll(2000 if client_keys == keys else 300) != 0 and server.recv_multipart()[1] == b"hello"
+
+    assert gets_through(keys)
+    assert not gets_through(Keys(keys.server_secret, make_keys().client_secret)), "an unknown client"
+    assert not gets_through(make_keys()), "another group"
+    assert not gets_through(None), "no keys at all"
+    assert gets_through(keys)
