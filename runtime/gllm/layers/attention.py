@@ -10,7 +10,7 @@ from gllm.attention.base import AttentionBackend
 from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
-from gllm.layers.parameter import Layer
+from gllm.layers.parameter import Layer, RotaryPairs
 from gllm.layers.rotary import Rotary
 
 
@@ -18,7 +18,8 @@ class Attention(Layer):
     """Fused qkv, norms of each query and key head if `qk_norm_eps` is given, rope, paged attention, output product.
 
     `layer` is the index of its pages in the backend's pool. Sizes given are the whole model's; a rank computes its
-    share of the heads.
+    share of the heads. `fused` is the checkpoint's one tensor of queries, keys and values, where it has one;
+    `interleaved` says that its rotary dimensions are neighbours (`RotaryPairs`).
     """
 
     def __init__(
@@ -35,19 +36,23 @@ class Attention(Layer):
         bias: bool,
         out_bias: bool,
         qk_norm_eps: float | None = None,
+        fused: str = "",
+        out: str = "o_proj",
+        interleaved: bool = False,
     ) -> None:
         self.ops = context.ops
         self.layer = layer
         self.rotary = rotary
         self.head_dim = head_dim
-        self.qkv = QKVLinear(context, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias)
+        pairs = RotaryPairs(head_dim, rotary.dim) if interleaved else None
+        self.qkv = QKVLinear(context, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias, fused, pairs)
         self.num_heads, self.num_kv_heads = self.qkv.num_heads, self.qkv.num_kv_heads
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         if qk_norm_eps is not None:
             self.q_norm = RMSNorm(context, f"{prefix}.q_norm", head_dim, qk_norm_eps)
             self.k_norm = RMSNorm(context, f"{prefix}.k_norm", head_dim, qk_norm_eps)
-        self.out = OutputLinear(context, f"{prefix}.o_proj", num_heads * head_dim, hidden_size, out_bias)
+        self.out = OutputLinear(context, f"{prefix}.{out}", num_heads * head_dim, hidden_size, out_bias)
 
     def __call__(
         self,

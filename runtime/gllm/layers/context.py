@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gllm.layers.expert_ops import ExpertOps
 from gllm.layers.ops import Ops
+from gllm.layers.torch_experts import TorchExperts
 from gllm.parallel.tensor_group import ALONE, TensorGroup
 
 
@@ -14,3 +16,6 @@ class LayerContext:
 
     ops: Ops
     group: TensorGroup = ALONE
+    ep: int = 1
+    """Parts into which the ranks of the group divide the experts; it divides the group's size."""
+    experts: ExpertOps = TorchExperts()

@@ -1,4 +1,4 @@
-"""The pre-norm decoder layer that most families share."""
+"""The pre-norm decoder layer that all families share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ import torch
 from gllm.attention.base import AttentionBackend
 from gllm.layers.attention import Attention
 from gllm.layers.mlp import GatedMLP
+from gllm.layers.moe import MoE
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer
 
 
 class DecoderLayer(Layer):
-    """Attention, then a gated MLP, each behind a norm and added to the residual stream.
+    """Attention, then a gated MLP or a mixture of experts, each behind a norm and added to the residual stream.
+
+    GLM-4 also norms what each of them adds: `attention_out_norm`, `mlp_out_norm`.
 
     A layer's last sum is left to the next norm, which does both in one kernel; so two tensors travel between layers.
     """
 
-    def __init__(self, input_norm: RMSNorm, attention: Attention, mlp_norm: RMSNorm, mlp: GatedMLP) -> None:
+    def __init__(
+        self,
+        input_norm: RMSNorm,
+        attention: Attention,
+        mlp_norm: RMSNorm,
+        mlp: GatedMLP | MoE,
+        attention_out_norm: RMSNorm | None = None,
+        mlp_out_norm: RMSNorm | None = None,
+    ) -> None:
         self.input_norm = input_norm
         self.attention = attention
+        self.attention_out_norm = attention_out_norm
         self.mlp_norm = mlp_norm
         self.mlp = mlp
+        self.mlp_out_norm = mlp_out_norm
 
     def __call__(
         self,
@@ -44,7 +57,9 @@ class DecoderLayer(Layer):
         else:
             x = self.input_norm.add(x, residual)
         x = self.attention(x, positions, attention, plan, wanted)
+        if self.attention_out_norm is not None:
+            x = self.attention_out_norm(x)
         if wanted is not None:
             residual = residual[wanted]
-        x = self.mlp_norm.add(x, residual)
-        return self.mlp(x), residual
+        x = self.mlp(self.mlp_norm.add(x, residual))
+        return x if self.mlp_out_norm is None else self.mlp_out_norm(x), residual

@@ -6,16 +6,30 @@ to the residual stream by input, so that a block needs one sum over ranks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from gllm.layers.context import LayerContext
-from gllm.layers.parameter import ALL, Layer, Parameter, Part
+from gllm.layers.parameter import ALL, Layer, Parameter, Part, RotaryPairs
 from gllm.parallel.layout import kv_head_slice, rank_slice
 
 
-def scaled(piece: slice, factor: int) -> slice:
-    """The rows of heads `piece`, each of `factor` rows."""
-    return slice(piece.start * factor, piece.stop * factor)
+def scaled(piece: slice, factor: int, first: int = 0) -> slice:
+    """The rows of heads `piece`, each of `factor` rows, where head 0 begins at row `first`."""
+    return slice(first + piece.start * factor, first + piece.stop * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Outputs of a product: some rows of a tensor of the checkpoint."""
+
+    prefix: str
+    size: int
+    """Rows of the tensor."""
+    held: slice
+    """Those of this rank."""
+    pairs: RotaryPairs | None = None
 
 
 class Linear(Layer):
@@ -35,13 +49,13 @@ class Linear(Layer):
 
 
 class ColumnLinear(Linear):
-    """Divided by output: each rank holds `rows` of each (checkpoint prefix, rows in the checkpoint, rows held)."""
+    """Divided by output: each rank holds some rows of each piece."""
 
-    def __init__(self, context: LayerContext, *pieces: tuple[str, int, slice], in_size: int, bias: bool) -> None:
+    def __init__(self, context: LayerContext, *pieces: Rows, in_size: int, bias: bool) -> None:
         super().__init__(
             context,
-            [Part(f"{prefix}.weight", (size, in_size), rows) for prefix, size, rows in pieces],
-            [Part(f"{prefix}.bias", (size,), rows) for prefix, size, rows in pieces] if bias else [],
+            [Part(f"{p.prefix}.weight", (p.size, in_size), p.held, pairs=p.pairs) for p in pieces],
+            [Part(f"{p.prefix}.bias", (p.size,), p.held, pairs=p.pairs) for p in pieces] if bias else [],
         )
 
 
@@ -49,6 +63,7 @@ class QKVLinear(ColumnLinear):
     """Queries, keys and values of this rank's heads in one product: [n, (num_heads + 2 * num_kv_heads) * head_dim].
 
     `num_heads` and `num_kv_heads` are the whole model's; the attributes of the same name are this rank's.
+    fused: the checkpoint's one tensor with the rows of all three; empty: q_proj, k_proj and v_proj.
     """
 
     def __init__(
@@ -60,37 +75,54 @@ class QKVLinear(ColumnLinear):
         num_kv_heads: int,
         head_dim: int,
         bias: bool,
+        fused: str = "",
+        pairs: RotaryPairs | None = None,
     ) -> None:
         group = context.group
         heads = rank_slice(num_heads, group.size, group.rank)
         kv_heads = kv_head_slice(num_kv_heads, group.size, group.rank)
         self.num_heads = heads.stop - heads.start
         self.num_kv_heads = kv_heads.stop - kv_heads.start
-        keys = scaled(kv_heads, head_dim)
-        super().__init__(
-            context,
-            (f"{prefix}.q_proj", num_heads * head_dim, scaled(heads, head_dim)),
-            (f"{prefix}.k_proj", num_kv_heads * head_dim, keys),
-            (f"{prefix}.v_proj", num_kv_heads * head_dim, keys),
-            in_size=hidden_size,
-            bias=bias,
-        )
+        queries, keys = num_heads * head_dim, num_kv_heads * head_dim
+        if fused:
+            name, size = f"{prefix}.{fused}", queries + 2 * keys
+            pieces = (
+                Rows(name, size, scaled(heads, head_dim), pairs),
+                Rows(name, size, scaled(kv_heads, head_dim, queries), pairs),
+                Rows(name, size, scaled(kv_heads, head_dim, queries + keys)),
+            )
+        else:
+            pieces = (
+                Rows(f"{prefix}.q_proj", queries, scaled(heads, head_dim), pairs),
+                Rows(f"{prefix}.k_proj", keys, scaled(kv_heads, head_dim), pairs),
+                Rows(f"{prefix}.v_proj", keys, scaled(kv_heads, head_dim)),
+            )
+        super().__init__(context, *pieces, in_size=hidden_size, bias=bias)
 
 
 class GateUpLinear(ColumnLinear):
-    """Both inputs of the gated activation in one product, and the activation: [n, this rank's intermediate]."""
+    """Both inputs of the gated activation in one product, and the activation: [n, this rank's intermediate].
+
+    fused: the checkpoint's one tensor with the rows of both; empty: gate_proj and up_proj.
+    """
 
     def __init__(
-        self, context: LayerContext, prefix: str, hidden_size: int, intermediate_size: int, bias: bool
+        self,
+        context: LayerContext,
+        prefix: str,
+        hidden_size: int,
+        intermediate_size: int,
+        bias: bool,
+        fused: str = "",
     ) -> None:
-        rows = rank_slice(intermediate_size, context.group.size, context.group.rank)
-        super().__init__(
-            context,
-            (f"{prefix}.gate_proj", intermediate_size, rows),
-            (f"{prefix}.up_proj", intermediate_size, rows),
-            in_size=hidden_size,
-            bias=bias,
-        )
+        size = intermediate_size
+        rows = rank_slice(size, context.group.size, context.group.rank)
+        if fused:
+            name = f"{prefix}.{fused}"
+            pieces = (Rows(name, 2 * size, rows), Rows(name, 2 * size, slice(size + rows.start, size + rows.stop)))
+        else:
+            pieces = (Rows(f"{prefix}.gate_proj", size, rows), Rows(f"{prefix}.up_proj", size, rows))
+        super().__init__(context, *pieces, in_size=hidden_size, bias=bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.ops.linear_silu_and_mul(x, self.weight.data, self._bias)
@@ -99,11 +131,14 @@ class GateUpLinear(ColumnLinear):
 class OutputLinear(Linear):
     """Back to the residual stream: o_proj and down_proj, divided by input and summed over ranks.
 
-    The bias is the first rank's, so that the sum has it once.
+    The bias is the first rank's, so that the sum has it once. `partial` leaves the sum over ranks to the caller.
     """
 
-    def __init__(self, context: LayerContext, prefix: str, in_size: int, hidden_size: int, bias: bool) -> None:
+    def __init__(
+        self, context: LayerContext, prefix: str, in_size: int, hidden_size: int, bias: bool, partial: bool = False
+    ) -> None:
         self.group = group = context.group
+        self.partial = partial
         columns = rank_slice(in_size, group.size, group.rank)
         super().__init__(
             context,
@@ -112,4 +147,5 @@ class OutputLinear(Linear):
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.group.all_reduce(super().__call__(x))
+        out = super().__call__(x)
+        return out if self.partial else self.group.all_reduce(out)

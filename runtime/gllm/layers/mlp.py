@@ -10,13 +10,25 @@ from gllm.layers.parameter import Layer
 
 
 class GatedMLP(Layer):
-    """down(silu(gate(x)) * up(x)), x: [n, hidden]."""
+    """down(silu(gate(x)) * up(x)), x: [n, hidden].
+
+    fused: the checkpoint's one tensor with the rows of gate and up. `partial` leaves the sum over ranks to the caller.
+    """
 
     def __init__(
-        self, context: LayerContext, prefix: str, hidden_size: int, intermediate_size: int, bias: bool = False
+        self,
+        context: LayerContext,
+        prefix: str,
+        hidden_size: int,
+        intermediate_size: int,
+        bias: bool = False,
+        *,
+        fused: str = "",
+        down: str = "down_proj",
+        partial: bool = False,
     ) -> None:
-        self.gate_up = GateUpLinear(context, prefix, hidden_size, intermediate_size, bias)
-        self.down = OutputLinear(context, f"{prefix}.down_proj", intermediate_size, hidden_size, bias)
+        self.gate_up = GateUpLinear(context, prefix, hidden_size, intermediate_size, bias, fused)
+        self.down = OutputLinear(context, f"{prefix}.{down}", intermediate_size, hidden_size, bias, partial)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(self.gate_up(x))

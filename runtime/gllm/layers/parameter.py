@@ -13,6 +13,25 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
+class RotaryPairs:
+    """The rows are of heads whose rotary dimensions are paired as (2i, 2i + 1), which GLM's checkpoints do.
+
+    Loading reorders them to (i, i + rotary_dim / 2), the pairs that the kernels turn. Done to queries and keys alike it
+    changes no score.
+    """
+
+    head_dim: int
+    rotary_dim: int
+    """The dimensions of a head past these are not turned, and stay where they are."""
+
+    def to_halves(self, rows: torch.Tensor) -> torch.Tensor:
+        """rows: [heads * head_dim, ...]; returns them reordered."""
+        pair = torch.arange(self.rotary_dim, device=rows.device).view(-1, 2).t().reshape(-1)
+        order = torch.cat((pair, torch.arange(self.rotary_dim, self.head_dim, device=rows.device)))
+        return rows.view(-1, self.head_dim, *rows.shape[1:])[:, order].view(rows.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A tensor of the checkpoint, and the piece of it that this rank holds."""
 
@@ -21,6 +40,7 @@ class Part:
     """In the checkpoint: [rows, columns], or [rows] for a vector."""
     rows: slice = field(default_factory=lambda: ALL)
     columns: slice = field(default_factory=lambda: ALL)
+    pairs: RotaryPairs | None = None
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -52,6 +72,15 @@ class Parameter:
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Bytes once loaded, before packing; 0 for a tied weight, which shares the other's."""
         return 0 if self.tied_to is not None else math.prod(self.shape) * dtype.itemsize
+
+
+class ExpertParameter(Parameter):
+    """The same matrix of each of this rank's experts, of equal shapes; `data` is `ExpertOps.new_experts`, filled."""
+
+    def __init__(self, experts: list[list[Part]]) -> None:
+        """experts: the parts of each expert's matrix."""
+        super().__init__(*(part for parts in experts for part in parts))
+        self.experts = [Parameter(*parts) for parts in experts]
 
 
 class Layer:

@@ -12,32 +12,33 @@ from gllm.model_config import RopeConfig
 class Rotary:
     """One table of angles that all layers share; `allocate` fills it when the weights are loaded."""
 
-    def __init__(self, config: RopeConfig, head_dim: int, max_position: int) -> None:
+    def __init__(self, config: RopeConfig, dim: int, max_position: int) -> None:
+        """dim: how many dimensions of a head are turned, the first ones."""
         self.config = config
-        self.head_dim = head_dim
+        self.dim = dim
         self.max_position = max_position
         self.cos_sin = torch.empty(0)
 
     @property
     def num_bytes(self) -> int:
-        return self.max_position * self.head_dim * torch.float32.itemsize
+        return self.max_position * self.dim * torch.float32.itemsize
 
     def allocate(self, device: torch.device) -> None:
-        """cos_sin: [max_position, head_dim] float32, head_dim / 2 cosines, then as many sines."""
-        half = self.head_dim // 2
-        frequencies = inverse_frequencies(self.config, self.head_dim).to(device)
+        """cos_sin: [max_position, dim] float32, dim / 2 cosines, then as many sines."""
+        half = self.dim // 2
+        frequencies = inverse_frequencies(self.config, self.dim).to(device)
         angles = torch.arange(self.max_position, device=device).float()[:, None] * frequencies
-        self.cos_sin = torch.empty(self.max_position, self.head_dim, dtype=torch.float32, device=device)
+        self.cos_sin = torch.empty(self.max_position, self.dim, dtype=torch.float32, device=device)
         torch.cos(angles, out=self.cos_sin[:, :half])
         torch.sin(angles, out=self.cos_sin[:, half:])
 
 
-def inverse_frequencies(config: RopeConfig, head_dim: int) -> torch.Tensor:
-    """[head_dim / 2] float32, radians per position.
+def inverse_frequencies(config: RopeConfig, dim: int) -> torch.Tensor:
+    """[dim / 2] float32, radians per position.
 
     The order of operations is that of `transformers.modeling_rope_utils`, so that float32 results are identical.
     """
-    frequencies = 1.0 / (config.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim))
+    frequencies = 1.0 / (config.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
     if config.kind == "linear":
         return frequencies / config.factor
     if config.kind == "llama3":

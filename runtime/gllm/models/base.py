@@ -30,7 +30,7 @@ class Names:
 class CausalLM(Layer, ABC):
     """Embedding, decoder layers, final norm, LM head: all of it, or those of `layers` with the ends that go with them.
 
-    A family says what a layer is in `decoder_layer`.
+    A family says what a layer is in `decoder_layer`, and in `names` where its checkpoints differ.
     """
 
     names = Names()
@@ -41,7 +41,7 @@ class CausalLM(Layer, ABC):
         self.config = config
         self.weight_bytes = 0
         """Bytes of weights and rope tables on the device, as packed by `ops`; 0 until loaded."""
-        self.rotary = Rotary(config.rope, config.head_dim, config.max_position)
+        self.rotary = Rotary(config.rope, config.rotary_dim, config.max_position)
         self.embedding: Embedding | None = None
         if layers.start == 0:
             self.embedding = Embedding(context, self.names.embedding, config.vocab_size, config.hidden_size)

@@ -11,8 +11,8 @@ import torch
 
 from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
-from gllm.layers.ops import Ops
-from gllm.layers.parameter import Parameter
+from gllm.layers.expert_ops import ExpertOps
+from gllm.layers.parameter import ExpertParameter, Parameter
 from gllm.layers.torch_ops import TorchOps
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
@@ -21,7 +21,7 @@ from gllm.models.registry import model_class
 logger = logging.getLogger("gllm.models")
 
 _DUMMY_RANGE = 0.02
-_KNOWN_EXTRAS = ("lm_head.weight", "rotary_emb.inv_freq")
+_KNOWN_EXTRAS = ("lm_head.weight", "rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 """Endings of tensors that old or tied checkpoints carry without need."""
 
 
@@ -48,11 +48,11 @@ def load_model(
     report = progress or (lambda fraction: None)
     if load_format == "dummy":
         generator = torch.Generator(device).manual_seed(seed)
-        _fill(model, dtype, device, context.ops, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
+        _fill(model, dtype, device, context, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
     else:
         source = open_checkpoint(path)
         _check(_declared(config), source, path)
-        _fill(model, dtype, device, context.ops, report, lambda parameter, out: _read(parameter, out, source))
+        _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
     return model
 
 
@@ -102,25 +102,47 @@ def _fill(
     model: CausalLM,
     dtype: torch.dtype,
     device: torch.device,
-    ops: Ops,
+    context: LayerContext,
     report: Callable[[float], None],
     fill: Callable[[Parameter, torch.Tensor], None],
 ) -> None:
     total = sum(parameter.num_bytes(dtype) for parameter in model.parameters())
     done = 0
     for parameter in model.parameters():
+        if isinstance(parameter, ExpertParameter):
+            parameter.data = _experts(parameter, dtype, device, context.experts, fill)
+            model.weight_bytes += parameter.data.nbytes
+            done += parameter.num_bytes(dtype)
+            report(done / total)
+            continue
         if parameter.tied_to is not None:
             weight = parameter.tied_to.data
         else:
             weight = torch.empty(parameter.shape, dtype=dtype, device=device)
             fill(parameter, weight)
-        parameter.data = ops.pack_linear(weight) if parameter.linear else weight
+        parameter.data = context.ops.pack_linear(weight) if parameter.linear else weight
         if parameter.tied_to is None or parameter.data is not weight:
             model.weight_bytes += _num_bytes(parameter.data, weight)
         done += parameter.num_bytes(dtype)
         report(done / total)
     model.rotary.allocate(device)
     model.weight_bytes += model.rotary.num_bytes
+
+
+def _experts(
+    parameter: ExpertParameter,
+    dtype: torch.dtype,
+    device: torch.device,
+    ops: ExpertOps,
+    fill: Callable[[Parameter, torch.Tensor], None],
+) -> Any:
+    """One expert after the other, so that no more than one matrix is in memory twice."""
+    experts = ops.new_experts(len(parameter.experts), *parameter.experts[0].shape, dtype, device)
+    weight = torch.empty(parameter.experts[0].shape, dtype=dtype, device=device)
+    for index, expert in enumerate(parameter.experts):
+        fill(expert, weight)
+        ops.set_expert(experts, index, weight)
+    return experts
 
 
 def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
@@ -133,7 +155,10 @@ def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None
     start = 0
     for part in parameter.parts:
         rows = part.held[0]
-        source.read(part.name, out[start : start + rows], part.rows, part.columns)
+        piece = out[start : start + rows]
+        source.read(part.name, piece, part.rows, part.columns)
+        if part.pairs is not None:
+            piece.copy_(part.pairs.to_halves(piece))
         start += rows
 
 

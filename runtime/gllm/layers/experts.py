@@ -1,0 +1,50 @@
+"""The experts of one layer that this rank holds, or its slice of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gllm.layers.context import LayerContext
+from gllm.layers.parameter import ALL, ExpertParameter, Layer, Part
+from gllm.model_config import MoEConfig
+from gllm.parallel.layout import rank_slice
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertNames:
+    """What the checkpoint calls the three matrices of an expert."""
+
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+class Experts(Layer):
+    """The ranks of the group form `ep` parts of neighbours; each part owns as many experts, and divides every one of
+    them among its ranks like any gated MLP. So a result is partial: it is to be summed over the ranks of the part.
+    """
+
+    def __init__(
+        self, context: LayerContext, prefix: str, hidden_size: int, moe: MoEConfig, names: ExpertNames
+    ) -> None:
+        self.ops = context.experts
+        part, rank = divmod(context.group.rank, context.group.size // context.ep)
+        owned = range(moe.num_experts)[rank_slice(moe.num_experts, context.ep, part)]
+        rows = rank_slice(moe.intermediate_size, context.group.size // context.ep, rank)
+        wide, narrow = (moe.intermediate_size, hidden_size), (hidden_size, moe.intermediate_size)
+        self.gate_up = ExpertParameter(
+            [
+                [Part(f"{prefix}.{expert}.{name}.weight", wide, rows) for name in (names.gate, names.up)]
+                for expert in owned
+            ]
+        )
+        self.down = ExpertParameter(
+            [[Part(f"{prefix}.{expert}.{names.down}.weight", narrow, ALL, rows)] for expert in owned]
+        )
+
+    def __call__(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """x: [n, hidden]; chosen: [n, k] int32, counted from the first owned expert, -1 where there is none; weights:
+        [n, k] float32. Returns [n, hidden], this rank's part of the weighted sums."""
+        return self.ops.product(x, self.gate_up.data, self.down.data, chosen, weights)
