@@ -51,6 +51,7 @@ def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.C
 
     def gets_through(client_keys: Keys | None) -> bool:
         client = contexts[1].socket(zmq.DEALER)
+        client.linger = 0
         if client_keys is not None:
             secure_client(client, client_keys)
         client.connect(f"tcp://127.0.0.1:{port}")
