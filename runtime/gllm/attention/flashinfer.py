@@ -2,12 +2,12 @@
 
 Decode rows and prefill rows of a mixed batch run in two kernels. Each micro-batch in flight has wrappers of
 its own: `plan` fills a pinned staging buffer that the device reads later, so a wrapper may be planned again
-only when the step it was planned for is done (`num_plans` steps later, which the engine's depth guarantees).
+only when that has happened. There are as many as micro-batches were ever in flight.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections import deque
 from typing import Any
 
 import flashinfer
@@ -29,23 +29,14 @@ class FlashInferAttention:
 
     name = "flashinfer"
 
-    def __init__(self, shape: KVShape, num_plans: int = 2) -> None:
+    def __init__(self, shape: KVShape) -> None:
         self.shape = shape
         self._tensor_cores = shape.num_heads // shape.num_kv_heads >= TENSOR_CORE_GROUP
-        decode_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
-        prefill_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
         # The workspaces may be shared: steps run one after the other on the stream.
-        self._wrappers = itertools.cycle(
-            [
-                (
-                    flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-                        decode_workspace, "NHD", use_tensor_cores=self._tensor_cores
-                    ),
-                    flashinfer.BatchPrefillWithPagedKVCacheWrapper(prefill_workspace, "NHD", backend="auto"),
-                )
-                for _ in range(num_plans)
-            ]
-        )
+        self._decode_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        self._prefill_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        self._wrappers: deque[tuple[torch.cuda.Event, Any, Any]] = deque()
+        """(event after the last plan's copy, decode wrapper, prefill wrapper), the longest unused first"""
         self._layers: list[torch.Tensor] = []
         self._padding_page = 0
         self._graphs: GraphPlanner | None = None
@@ -78,7 +69,7 @@ class FlashInferAttention:
         packed = torch.from_numpy(np.concatenate(parts, dtype=np.int32)).pin_memory()
         on_device = torch.split(packed.to(s.device, non_blocking=True), [len(part) for part in parts])
 
-        decode_wrapper, prefill_wrapper = next(self._wrappers)
+        copied, decode_wrapper, prefill_wrapper = self._free_wrappers()
         split = index.indptr[decodes]
         if decodes:
             decode_wrapper.plan(
@@ -106,6 +97,8 @@ class FlashInferAttention:
                 q_data_type=s.dtype,
                 kv_data_type=s.dtype,
             )
+        copied.record()
+        self._wrappers.append((copied, decode_wrapper, prefill_wrapper))
         return FlashInferPlan(
             num_decode_rows=decodes,
             decode=decode_wrapper if decodes else None,
@@ -116,6 +109,17 @@ class FlashInferAttention:
             last_page_len=on_device[3],
             indices=on_device[4],
         )
+
+    def _free_wrappers(self) -> tuple[torch.cuda.Event, Any, Any]:
+        """Those whose staging buffers the device has read, or new ones."""
+        if self._wrappers and self._wrappers[0][0].query():
+            return self._wrappers.popleft()
+        decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            self._decode_workspace, "NHD", use_tensor_cores=self._tensor_cores
+        )
+        prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._prefill_workspace, "NHD", backend="auto")
+        event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        return event, decode, prefill
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Any) -> torch.Tensor:
         assert isinstance(plan, FlashInferPlan)
