@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gllm.layers.expert_ops import ExpertOps
 from gllm.layers.ops import Ops
@@ -18,4 +18,4 @@ class LayerContext:
     group: TensorGroup = ALONE
     ep: int = 1
     """Parts into which the ranks of the group divide the experts; it divides the group's size."""
-    experts: ExpertOps = TorchExperts()
+    experts: ExpertOps = field(default_factory=TorchExperts)

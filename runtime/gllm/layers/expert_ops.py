@@ -1,4 +1,4 @@
-"""Routing and the products of a mixture of experts, behind one interface with an implementation for each kind of device.
+"""Routing and products of a mixture of experts, behind one interface with an implementation for each kind of device.
 
 `TorchExperts` (any device, the reference), `NativeExperts` (CPU, C++ kernels), `TritonExperts` (CUDA, 16-bit).
 """
@@ -13,10 +13,8 @@ import torch
 class ExpertOps(Protocol):
     """n is the number of tokens, k of experts that each of them passes through."""
 
-    def new_experts(
-        self, count: int, out_features: int, in_features: int, dtype: torch.dtype, device: torch.device
-    ) -> Any:
-        """Room for one matrix [out_features, in_features] of each of `count` experts; has `nbytes`."""
+    def new_experts(self, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
+        """Room for a matrix of `shape` [out, in] of each of `count` experts; has `nbytes`."""
 
     def set_expert(self, experts: Any, index: int, weight: torch.Tensor) -> None:
         """Put one expert's matrix into what `new_experts` returned, in the layout that `product` reads."""

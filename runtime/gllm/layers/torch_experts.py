@@ -9,10 +9,8 @@ import torch.nn.functional as F
 class TorchExperts:
     """See `gllm.layers.expert_ops.ExpertOps` for the shapes. Expert by expert; on CUDA it waits for the device."""
 
-    def new_experts(
-        self, count: int, out_features: int, in_features: int, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
-        return torch.empty(count, out_features, in_features, dtype=dtype, device=device)
+    def new_experts(self, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return torch.empty(count, *shape, dtype=dtype, device=device)
 
     def set_expert(self, experts: torch.Tensor, index: int, weight: torch.Tensor) -> None:
         experts[index] = weight

@@ -10,7 +10,6 @@ from gllm.model_config import ModelConfig
 _LARGEST = 1e38
 """Largest number a config may hold: what float32 can."""
 MAX_LAYERS = 4096
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
 class Fields:
@@ -67,4 +66,9 @@ def check_shape(config: ModelConfig, where: str) -> ModelConfig:
         )
     if config.head_dim % 2:
         raise ValueError(f"{where}: head_dim ({config.head_dim}) must be even for rope")
+    if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
+        raise ValueError(
+            f"{where}: partial_rotary_factor ({config.rope.partial_factor}) must turn an even number of a head's "
+            f"{config.head_dim} dimensions"
+        )
     return config

@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from gllm.model_config import ModelConfig
-from gllm.model_config_loader.fields import MAX_LAYERS, SUPPORTED_ARCHITECTURES, Fields, check_shape
+from gllm.model_config_loader.chatglm import load_chatglm_shape
+from gllm.model_config_loader.families import FAMILIES, MODEL_TYPES, SUPPORTED_ARCHITECTURES, Family
+from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
+from gllm.model_config_loader.moe import load_moe
 from gllm.model_config_loader.rope import load_rope
 
 _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
@@ -16,16 +21,6 @@ _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
     "float16": "float16",
 }
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_DEFAULT_MAX_POSITION = {"LlamaForCausalLM": 2048, "MistralForCausalLM": 131072}
-_MODEL_TYPES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""For configs that were saved without `architectures`."""
-_DEFAULT_WINDOW = 4096
-"""What transformers assumes for Mistral without `sliding_window`."""
 
 
 def load_huggingface_config(folder: Path) -> ModelConfig:
@@ -41,37 +36,48 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
         method = config.get("quantization_config")
         name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
         raise config.error("quantization_config", f"({name}) is not supported: use an unquantized checkpoint or a GGUF")
-    if config.get("hidden_act", "silu") != "silu":
-        raise config.error("hidden_act", f"{config.get('hidden_act')!r} is not supported (silu is)")
-    max_position = config.positive_int("max_position_embeddings", _DEFAULT_MAX_POSITION.get(architecture, 32768))
-    _refuse_sliding_window(config, architecture, max_position)
-    num_heads = config.positive_int("num_attention_heads")
-    hidden_size = config.positive_int("hidden_size")
-    bias = config.boolean("attention_bias", False)
+    family = FAMILIES.get(architecture)
+    shape = load_chatglm_shape(config, architecture) if family is None else _shape(config, architecture, family)
     generation = _generation_config(folder)
-    model = ModelConfig(
-        architecture=architecture,
-        hidden_size=hidden_size,
-        intermediate_size=config.positive_int("intermediate_size"),
-        num_layers=config.positive_int("num_hidden_layers", most=MAX_LAYERS),
-        num_heads=num_heads,
-        num_kv_heads=config.positive_int("num_key_value_heads", num_heads),
-        head_dim=_head_dim(config, architecture, hidden_size, num_heads),
-        vocab_size=config.positive_int("vocab_size"),
-        max_position=max_position,
-        rms_norm_eps=config.positive_float("rms_norm_eps", 1e-6),
-        rope=load_rope(config, max_position),
-        # False is the default of all these families.
-        tie_word_embeddings=config.boolean("tie_word_embeddings", False),
-        attention_bias=True if architecture == "Qwen2ForCausalLM" else bias,
-        attention_out_bias=False if architecture == "Qwen2ForCausalLM" else bias,
-        mlp_bias=config.boolean("mlp_bias", False) if architecture == "LlamaForCausalLM" else False,
+    model = msgspec.structs.replace(
+        shape,
         dtype=_dtype(config),
         eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
         bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
         generation_defaults=_sampling_defaults(generation),
     )
     return check_shape(model, str(path))
+
+
+def _shape(config: Fields, architecture: str, family: Family) -> ModelConfig:
+    """A model in transformers' own layout."""
+    if config.get("hidden_act", "silu") != "silu":
+        raise config.error("hidden_act", f"{config.get('hidden_act')!r} is not supported (silu is)")
+    max_position = config.positive_int("max_position_embeddings", family.max_position)
+    _refuse_sliding_window(config, family, max_position)
+    num_heads = config.positive_int("num_attention_heads")
+    hidden_size = config.positive_int("hidden_size")
+    num_layers = config.positive_int("num_hidden_layers", most=MAX_LAYERS)
+    bias = config.boolean(family.qkv_bias_key, family.qkv_bias) if family.qkv_bias_key else family.qkv_bias
+    return ModelConfig(
+        architecture=architecture,
+        hidden_size=hidden_size,
+        intermediate_size=config.positive_int("intermediate_size"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=config.positive_int("num_key_value_heads", family.num_kv_heads or num_heads),
+        head_dim=_head_dim(config, family, hidden_size, num_heads),
+        vocab_size=config.positive_int("vocab_size"),
+        max_position=max_position,
+        rms_norm_eps=config.positive_float("rms_norm_eps", family.rms_norm_eps),
+        rope=load_rope(config, family, max_position),
+        # False is the default of all these families.
+        tie_word_embeddings=config.boolean("tie_word_embeddings", False),
+        attention_bias=bias,
+        attention_out_bias=bias and family.out_bias,
+        mlp_bias=family.mlp_bias and config.boolean("mlp_bias", False),
+        moe=load_moe(config, family, num_layers),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _architecture(config: Fields) -> str:
-    names = config.get("architectures") or [_MODEL_TYPES.get(str(config.get("model_type")))]
+    names = config.get("architectures") or [MODEL_TYPES.get(str(config.get("model_type")))]
     name = names[0] if isinstance(names, list) else names
     if name not in SUPPORTED_ARCHITECTURES:
         supported = ", ".join(SUPPORTED_ARCHITECTURES)
@@ -93,20 +99,19 @@ def _architecture(config: Fields) -> str:
     return str(name)
 
 
-def _head_dim(config: Fields, architecture: str, hidden_size: int, num_heads: int) -> int:
-    if architecture == "Qwen3ForCausalLM":
-        # Qwen3's default does not follow from the hidden size.
-        return config.positive_int("head_dim", 128)
+def _head_dim(config: Fields, family: Family, hidden_size: int, num_heads: int) -> int:
+    if family.head_dim is not None:
+        return config.positive_int("head_dim", family.head_dim)
     if config.get("head_dim") is None and hidden_size % num_heads:
         raise config.error("hidden_size", f"({hidden_size}) is no multiple of num_attention_heads ({num_heads})")
     return config.positive_int("head_dim", hidden_size // num_heads)
 
 
-def _refuse_sliding_window(config: Fields, architecture: str, max_position: int) -> None:
+def _refuse_sliding_window(config: Fields, family: Family, max_position: int) -> None:
     """A window that covers every position is no window."""
-    if architecture == "MistralForCausalLM":
+    if family.window_key_decides:
         # An explicit null means no window, a missing key means the default.
-        window = config.values.get("sliding_window", _DEFAULT_WINDOW)
+        window = config.values.get("sliding_window", family.window)
         used = window is not None and window < max_position
     else:
         used = config.boolean("use_sliding_window", False)

@@ -137,8 +137,9 @@ def _experts(
     fill: Callable[[Parameter, torch.Tensor], None],
 ) -> Any:
     """One expert after the other, so that no more than one matrix is in memory twice."""
-    experts = ops.new_experts(len(parameter.experts), *parameter.experts[0].shape, dtype, device)
-    weight = torch.empty(parameter.experts[0].shape, dtype=dtype, device=device)
+    shape = parameter.experts[0].shape
+    experts = ops.new_experts(len(parameter.experts), shape, dtype, device)
+    weight = torch.empty(shape, dtype=dtype, device=device)
     for index, expert in enumerate(parameter.experts):
         fill(expert, weight)
         ops.set_expert(experts, index, weight)

@@ -38,7 +38,9 @@ def test_logits_are_those_of_transformers(variant: str, tiny_model: TinyModel) -
     (prompt,) = random_prompts([90])
     with torch.inference_mode():
         expected = load_reference(folder)(torch.tensor([prompt])).logits[0]
-    torch.testing.assert_close(make_runner(folder).prompt_logits(prompt), expected, rtol=1e-5, atol=1e-5)
+    # GLM's scores are summed over the dimensions in another order.
+    atol = 5e-5 if "glm" in variant else 1e-5
+    torch.testing.assert_close(make_runner(folder).prompt_logits(prompt), expected, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -16,7 +16,7 @@ import pytest
 from fixtures.tiny_models import BOS_ID, EOS_ID, VARIANTS, VOCAB_SIZE, write_gguf
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm.model_config_loader import load_model_config
-from gllm.model_config_loader.fields import SUPPORTED_ARCHITECTURES
+from gllm.model_config_loader.families import SUPPORTED_ARCHITECTURES
 from gllm.models.registry import model_class
 
 TinyModel = Callable[[str], Path]

@@ -1,0 +1,37 @@
+"""Qwen3-MoE: Qwen3's attention with its norms of heads, and a mixture of experts."""
+
+from __future__ import annotations
+
+from gllm.layers.attention import Attention
+from gllm.layers.context import LayerContext
+from gllm.layers.decoder import DecoderLayer
+from gllm.layers.norm import RMSNorm
+from gllm.layers.rotary import Rotary
+from gllm.model_config import ModelConfig
+from gllm.models.base import CausalLM
+from gllm.models.qwen2_moe import mlp
+
+
+class Qwen3MoeForCausalLM(CausalLM):
+    def decoder_layer(
+        self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
+    ) -> DecoderLayer:
+        name, size, eps = f"model.layers.{index}", config.hidden_size, config.rms_norm_eps
+        return DecoderLayer(
+            input_norm=RMSNorm(context, f"{name}.input_layernorm", size, eps),
+            attention=Attention(
+                context,
+                f"{name}.self_attn",
+                layer=kv_layer,
+                rotary=rotary,
+                hidden_size=size,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                bias=config.attention_bias,
+                out_bias=config.attention_out_bias,
+                qk_norm_eps=eps,
+            ),
+            mlp_norm=RMSNorm(context, f"{name}.post_attention_layernorm", size, eps),
+            mlp=mlp(config, context, index, f"{name}.mlp"),
+        )
