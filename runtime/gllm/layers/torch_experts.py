@@ -30,9 +30,7 @@ class TorchExperts:
         weights: torch.Tensor,
     ) -> torch.Tensor:
         out = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        for expert in chosen.unique().tolist():
-            if expert < 0:
-                continue
+        for expert in sorted({*chosen.flatten().tolist()} - {-1}):
             token, place = torch.where(chosen == expert)
             gate, up = F.linear(x[token], gate_up[expert]).chunk(2, dim=-1)
             result = F.linear(F.silu(gate) * up, down[expert]) * weights[token, place, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gllm.model_config import ModelConfig
+from gllm.model_config import ModelConfig, MoEConfig
 
 _TOKENS, _SAMPLED = 256, 128
 """The micro-batch for which stage times are estimated: half of what a pipeline computes is decodes, which sample."""
@@ -79,10 +79,28 @@ def check_shape(model: ModelConfig, *, pp: int, tp: int, ep: int = 1, assigned_l
         raise ValueError(f"--tp {tp} does not divide the model's {model.num_heads} attention heads")
     if model.num_kv_heads % tp and tp % model.num_kv_heads:
         raise ValueError(f"--tp {tp} is neither a divisor nor a multiple of the {model.num_kv_heads} key-value heads")
-    if model.intermediate_size % tp:
+    if any(not model.has_experts(layer) for layer in range(model.num_layers)) and model.intermediate_size % tp:
         raise ValueError(f"--tp {tp} does not divide the model's intermediate size of {model.intermediate_size}")
     if tp % ep:
         raise ValueError(f"--ep {ep} does not divide --tp {tp}: the experts are divided among the ranks of a stage")
+    if model.moe is not None:
+        _check_experts(model.moe, tp, ep)
+    elif ep > 1:
+        raise ValueError(f"--ep {ep} divides experts, but {model.architecture} has none: use --ep 1")
+
+
+def _check_experts(moe: MoEConfig, tp: int, ep: int) -> None:
+    if moe.num_experts % ep:
+        raise ValueError(f"--ep {ep} does not divide the model's {moe.num_experts} experts")
+    if moe.intermediate_size % (tp // ep):
+        raise ValueError(
+            f"--tp {tp} with --ep {ep} divides each expert among {tp // ep} ranks, which do not divide its "
+            f"intermediate size of {moe.intermediate_size}: use a larger --ep or a smaller --tp"
+        )
+    if moe.shared_intermediate_size % tp:
+        raise ValueError(
+            f"--tp {tp} does not divide the shared expert's intermediate size of {moe.shared_intermediate_size}"
+        )
 
 
 def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = ()) -> list[range]:
@@ -90,7 +108,7 @@ def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = (
 
     A micro-batch takes a stage time in proportion to the multiplications of its layers; the last stage also has the
     LM head and sampling for the rows that sample. (The embedding is a lookup: one pass over [tokens, hidden].)
-    Layers are alike, so giving each in turn to the stage that then ends first is optimal.
+    Layers count as alike, so giving each in turn to the stage that then ends first is optimal.
     """
     counts = list(assigned_layers)
     if not counts:
@@ -106,7 +124,14 @@ def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = (
     return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
-def layer_weights(model: ModelConfig) -> int:
-    """Multiplications a token of one layer's matrix products."""
+def layer_weights(model: ModelConfig) -> float:
+    """Multiplications a token of one layer's matrix products: of the experts those that it passes through, and the
+    mean where only some layers have experts."""
     attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
-    return attention + 3 * model.hidden_size * model.intermediate_size
+    mlp = 3.0 * model.hidden_size * model.intermediate_size
+    if model.moe is not None:
+        moe, dense = model.moe, len(model.moe.dense_layers)
+        width = moe.experts_per_token * moe.intermediate_size + moe.shared_intermediate_size
+        sparse = model.hidden_size * (moe.num_experts + 3 * width)
+        mlp = (dense * mlp + (model.num_layers - dense) * sparse) / model.num_layers
+    return attention + mlp

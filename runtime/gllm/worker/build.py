@@ -53,7 +53,7 @@ class WorkerBuilder:
         self.world: World = join_world(
             self.place, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
         )
-        context = LayerContext(platform.ops, self.world.group)
+        context = LayerContext(platform.ops, self.world.group, config.ep, platform.experts)
         weight_bytes = estimate_weight_bytes(model_config, platform.dtype, context, layers)
         memory.check_weights_fit(weight_bytes, platform.device)
         self.model: CausalLM = load_model(
@@ -152,9 +152,9 @@ class WorkerBuilder:
         return Sampler(state, self.platform.argmax)
 
     def _graphs(self, configure: Configure) -> DecodeGraphs | None:
-        """None where steps run eagerly: also where collectives go through the host."""
-        staged = self.world.staged and self.config.tp > 1
-        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs or staged:
+        """None where steps run eagerly: also where collectives go through the host, or it must know their sizes."""
+        waits = self.config.ep > 1 or (self.world.staged and self.config.tp > 1)
+        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs or waits:
             return None
         max_pages = -(-configure.max_model_len // self.config.page_size)
         attention = cast(GraphAttention, self.attention)

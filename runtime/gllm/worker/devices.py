@@ -10,7 +10,9 @@ import torch
 
 from gllm.attention.base import AttentionBackend, KVShape
 from gllm.config import EngineConfig
+from gllm.layers.expert_ops import ExpertOps
 from gllm.layers.ops import Ops
+from gllm.layers.torch_experts import TorchExperts
 from gllm.model_config import ModelConfig
 from gllm.parallel.world import local_device
 
@@ -26,6 +28,7 @@ class Platform:
     backend: str
     """reference, native or flashinfer: names the attention implementation and the ops that go with it."""
     ops: Ops
+    experts: ExpertOps
     make_attention: Callable[[KVShape], AttentionBackend]
     argmax: Callable[[torch.Tensor], torch.Tensor] | None
 
@@ -39,9 +42,10 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
         from gllm.attention.flashinfer import FlashInferAttention
         from gllm.layers.flashinfer_ops import FlashInferOps
 
-        return Platform(device, dtype, backend, FlashInferOps(), FlashInferAttention, None)
+        return Platform(device, dtype, backend, FlashInferOps(), TorchExperts(), FlashInferAttention, None)
     if backend == "native":
         from gllm.attention.native import NativeAttention
+        from gllm.layers.native_experts import NativeExperts
         from gllm.layers.native_ops import NativeOps
         from gllm_kernels import cpu
 
@@ -49,13 +53,13 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
         native = NativeOps()
         # torch's own pool would fight with the kernels' for the cores.
         torch.set_num_threads(1)
-        return Platform(device, dtype, backend, native, NativeAttention, native.argmax)
+        return Platform(device, dtype, backend, native, NativeExperts(native), NativeAttention, native.argmax)
     from gllm.attention.reference import ReferenceAttention
     from gllm.layers.torch_ops import TorchOps
 
     if device.type == "cpu":
         torch.set_num_threads(cpu_threads(config))
-    return Platform(device, dtype, backend, TorchOps(), ReferenceAttention, None)
+    return Platform(device, dtype, backend, TorchOps(), TorchExperts(), ReferenceAttention, None)
 
 
 def cpu_threads(config: EngineConfig) -> int:
