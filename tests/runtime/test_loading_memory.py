@@ -1,0 +1,68 @@
+"""What loading costs: a rank reads its own layers and slices from disk, and holds its share and one tensor at most."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures.tiny_models import write_hf
+from gllm_kernels import cpu
+
+MIB = 2**20
+SLACK = 12 * MIB
+"""Allocator and page cache granularity of a process that has imported torch."""
+
+LOADER = """
+import json, sys
+from pathlib import Path
+import torch
+from gllm.config import EngineConfig
+from gllm.layers.context import LayerContext
+from gllm.model_config_loader import load_model_config
+from gllm.models.loader import load_model
+from gllm.parallel.tensor_group import Alone
+from gllm.worker.devices import choose_platform
+
+folder, backend, first, last, tp, rank = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+config = load_model_config(folder)
+settings = EngineConfig(model=folder, device="cpu", dtype="float32", attention_backend=backend, threads=1)
+platform = choose_platform(settings, config)
+group = Alone()
+group.size, group.rank = tp, rank
+
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+torch.randn(256, 256) @ torch.randn(256, 256)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+model = load_model(folder, config, context=LayerContext(platform.ops, group), dtype=torch.float32,
+                   device=torch.device("cpu"), layers=range(first, last))
+print(json.dumps({"weights": model.weight_bytes, "peak": status("VmHWM") - before}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight layers of 16 MiB; the largest weight, gate and up in one, has 8 MiB."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
+    return write_hf("llama", tmp_path_factory.mktemp("wide"), **sizes)
+
+
+@pytest.mark.parametrize("backend", ["reference", *(["native"] if cpu.available() else [])])
+@pytest.mark.parametrize(("layers", "tp", "rank"), [((2, 4), 1, 0), ((0, 8), 2, 1), ((4, 8), 2, 0)])
+def test_peak_memory_is_the_share_and_one_tensor(
+    folder: Path, backend: str, layers: tuple[int, int], tp: int, rank: int
+) -> None:
+    command = [sys.executable, "-c", LOADER, str(folder), backend, *map(str, (*layers, tp, rank))]
+    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    share = (folder / "model.safetensors").stat().st_size * (layers[1] - layers[0]) / 8 / tp
+    assert answer["weights"] < share * 1.1 + MIB
+    assert answer["peak"] < answer["weights"] + 8 * MIB / tp + SLACK
