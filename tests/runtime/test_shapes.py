@@ -18,7 +18,13 @@ LENGTHS = [1, 17, 33, 70, 5, 40]
 NUM_LAYERS = 5
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+MOE = [variant for variant in VARIANTS if "moe" in variant or variant == "mixtral"]
+"""Families with experts."""
+ROPE_ONLY = ("llama3", "deepseek-coder", "qwen2-tied", "llama-tied")
+"""Variants of families that differ from others in what no rank divides, or that another variant shows too."""
+
+
+@pytest.fixture(scope="module", params=[variant for variant in VARIANTS if variant not in ROPE_ONLY])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list, list]:
     """(folder, prompts, transformers' answers) of a variant."""
     folder = write_hf(request.param, tmp_path_factory.mktemp(request.param), num_hidden_layers=NUM_LAYERS)
@@ -35,6 +41,28 @@ def test_every_family_at_every_shape(case: tuple[Path, list, list], pp: int, tp:
         assert [answer.token_ids for answer in got] == answers
         assert engine.pool.num_free == engine.pool.num_pages
         assert {report.stage for report in engine.reports} == set(range(pp))
+
+
+@pytest.fixture(scope="module")
+def moe_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list, list]]:
+    cases = {}
+    for variant in MOE:
+        folder = write_hf(variant, tmp_path_factory.mktemp(variant))
+        prompts = random_prompts(LENGTHS, seed=6)
+        cases[variant] = (folder, prompts, greedy_reference(folder, prompts, 12))
+    return cases
+
+
+@pytest.mark.parametrize(("pp", "tp", "ep"), [(1, 2, 2), (1, 4, 4), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize("variant", MOE)
+def test_experts_on_ranks_of_their_own(moe_cases: dict, variant: str, pp: int, tp: int, ep: int) -> None:
+    """Tokens travel to the owners of their experts; with tp > ep each expert is divided among tp / ep ranks as well.
+
+    A decode of one token leaves all ranks but one without a share of the tokens.
+    """
+    folder, prompts, answers = moe_cases[variant]
+    with RankedEngine(folder, pp=pp, tp=tp, ep=ep, dtype="float32", max_prefill_tokens=24, page_size=8) as engine:
+        assert [answer.token_ids for answer in engine.generate(prompts, greedy(12))] == answers
 
 
 @pytest.fixture(scope="module")
