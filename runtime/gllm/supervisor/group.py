@@ -6,62 +6,62 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from gllm.config import Config
+from gllm.curve import KEYS_VARIABLE
 from gllm.messages import EngineDown, EngineUp, Status, SupervisorToProcess
 from gllm.supervisor.control import ControlServer
-from gllm.supervisor.process import Child, Commands, end_all
+from gllm.supervisor.crew import Crew
+from gllm.supervisor.events import EngineReady, GroupError, GroupEvent, GroupFailed, Note, Restarting
+from gllm.supervisor.nodes.addresses import interface_of
+from gllm.supervisor.nodes.placement import local_ranks, rendezvous, worker_config, worker_environment
+from gllm.supervisor.process import Commands
+from gllm.supervisor.restart import Recovery, RestartPolicy
 from gllm.supervisor.run_dir import make_run_dir
+from gllm.supervisor.stopped import kill_stopped
+
+__all__ = [
+    "EngineGroup",
+    "EngineReady",
+    "GroupError",
+    "GroupEvent",
+    "GroupFailed",
+    "Note",
+    "RestartPolicy",
+    "Restarting",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
-LAST_WORDS_SECONDS = 0.25
-"""A child that fails reports why and exits: how long its report may come in after its exit was seen."""
+
+class OtherNodes(Protocol):
+    """What a group needs of the nodes beside its own; `gllm.supervisor.nodes.master.Master` is the real one."""
+
+    async def open(self, config: Config, listener: NodeListener) -> Config:
+        """Begin to take nodes in; returns the config with this node's addresses. OSError or ValueError if it cannot."""
+
+    async def complete(self, deadline: float | None) -> None:
+        """Returns when all nodes are there; TimeoutError, naming those that are not, after `deadline` seconds."""
+
+    def start_epoch(self, epoch: int) -> None: ...
+    def stop_epoch(self, epoch: int, reason: str) -> None: ...
+    def environment(self) -> dict[str, str]:
+        """What this node's engine and workers must find in theirs: the keys."""
+
+    async def close(self, failure: str) -> None: ...
 
 
-class EngineReady(msgspec.Struct, frozen=True):
-    """The engine of this epoch serves."""
+class NodeListener(Protocol):
+    """What the other nodes tell a group."""
 
-    epoch: int
-
-
-class Restarting(msgspec.Struct, frozen=True):
-    """The next epoch starts after `delay` seconds."""
-
-    epoch: int
-    delay: float
-    reason: str
-
-
-class GroupFailed(msgspec.Struct, frozen=True):
-    """The group ended and will not come back. `reason` is one line for the user."""
-
-    reason: str
-
-
-GroupEvent = Status | EngineUp | EngineReady | EngineDown | Restarting | GroupFailed
-
-
-class GroupError(Exception):
-    """The group failed; str(error) is the one line that says why."""
-
-
-class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When and how fast a dead group comes back."""
-
-    enabled: bool = True
-    first_delay: float = 0.5
-    """Seconds before the first restart; doubles with each one after it."""
-    longest_delay: float = 10.0
-    healthy_after: float = 60.0
-    """An epoch that served this many seconds resets the delay."""
-    max_failed_starts: int = 3
-    """Starts in a row that may end before the engine is ready."""
+    def on_status(self, status: Status) -> None: ...
+    def bring_down(self, reason: str) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 class EngineGroup:
@@ -83,29 +83,34 @@ class EngineGroup:
         *,
         restart: RestartPolicy | None = None,
         commands: Commands | None = None,
+        nodes: OtherNodes | None = None,
         on_event: Callable[[GroupEvent], None] = lambda event: None,
     ) -> None:
+        """nodes: the other nodes of a group that has some."""
         self.config = config
         """Of the current epoch; with `run_dir` set once started."""
         self.failure: str | None = None
         """Why the group ended for good."""
-        self._restart = restart or RestartPolicy()
+        self._recovery = Recovery(restart or RestartPolicy())
         self._commands = commands or Commands()
+        self._nodes = nodes
         self._on_event = on_event
-        self._children: list[Child] = []
+        self._crew = Crew(self.bring_down)
         self._control: ControlServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._settled = asyncio.Event()
         self._down = asyncio.Event()
         self._down_reason = ""
-        self._ready_since: float | None = None
         self._running = False
         self._explained = False
+        self._last_reason = ""
+        self._too_late = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def pids(self) -> dict[str, int]:
-        """Role to process id of what runs now."""
-        return {child.role: child.pid for child in self._children if child.exit_status is None}
+        """Role to process id of what runs now on this node."""
+        return self._crew.pids
 
     @property
     def running(self) -> bool:
@@ -116,8 +121,12 @@ class EngineGroup:
         """Make the run_dir and start the first epoch; returns without waiting for it."""
         assert not self.config.run_dir, "a group starts once"
         self.config = msgspec.structs.replace(self.config, run_dir=str(make_run_dir()))
-        self._control = ControlServer(self.config, self._on_status)
-        self._tasks = [asyncio.create_task(self._control.receive()), asyncio.create_task(self._supervise())]
+        self._control = ControlServer(self.config, self.on_status)
+        self._tasks = [
+            asyncio.create_task(self._control.receive()),
+            asyncio.create_task(self._supervise()),
+            asyncio.create_task(kill_stopped(lambda: self._crew.children)),
+        ]
         for task in self._tasks:
             task.add_done_callback(self._on_task_done)
 
@@ -137,11 +146,14 @@ class EngineGroup:
         if not self._down.is_set():
             self._down_reason = reason
             self._down.set()
+            self._crew.explain()
+
+    def note(self, text: str) -> None:
+        self._on_event(Note(text))
 
     def kill(self) -> None:
         """SIGKILL every process now, without waiting; for a second Ctrl-C."""
-        for child in self._children:
-            child.kill()
+        self._crew.kill()
         self._remove_run_dir()
 
     async def stop(self, timeout: float = 5.0) -> None:
@@ -150,8 +162,11 @@ class EngineGroup:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._set_timer(0.0)
         self._running = False
-        await end_all(self._children, timeout)
+        await self._crew.end(timeout)
+        if self._nodes is not None:
+            await self._nodes.close(self.failure or "")
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -164,35 +179,103 @@ class EngineGroup:
         if self.config.run_dir:
             shutil.rmtree(Path(self.config.run_dir), ignore_errors=True)
 
+    # --- epochs ----------------------------------------------------------------------------------------
+
     async def _supervise(self) -> None:
         """Run epoch after epoch until the policy says that it is over."""
-        restarts = failed_starts = 0
+        if self._nodes is not None:
+            try:
+                self.config = await self._nodes.open(self.config, self)
+            except (OSError, ValueError) as error:
+                self._fail(str(error))
+                return
         while True:
-            reason = await self._run_epoch()
-            served = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
-            failed_starts = failed_starts + 1 if self._ready_since is None else 0
-            if served >= self._restart.healthy_after:
-                restarts = 0
-            final = self._final_reason(reason, failed_starts)
+            reason = self._last_reason = await self._run_epoch()
+            final = self._recovery.lost(reason, explained=self._explained)
+            await self._end_epoch(reason, final)
+            if final is None:
+                self._set_timer(self._recovery.seconds_left)
+                delay = self._recovery.delay()
+                self._on_event(Restarting(self.config.epoch + 1, delay, reason))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._too_late.wait(), delay)
+                final = self._recovery.missed(reason)
+                if final is not None:
+                    self._on_event(EngineDown(self.config.epoch, final))
             if final is not None:
                 self._fail(final)
                 return
-            delay = min(self._restart.first_delay * 2**restarts, self._restart.longest_delay)
-            restarts += 1
-            epoch = self.config.epoch + 1
-            self._on_event(Restarting(epoch, delay, reason))
-            await asyncio.sleep(delay)
-            self.config = msgspec.structs.replace(self.config, epoch=epoch)
+            self.config = msgspec.structs.replace(self.config, epoch=self.config.epoch + 1)
 
-    def _final_reason(self, reason: str, failed_starts: int) -> str | None:
-        """Why not to start again, or None to do so."""
-        if not self._restart.enabled:
-            return reason
-        if failed_starts and self._explained and not self._settled.is_set():
-            return reason  # It never served and said why: the same settings would fail the same way.
-        if failed_starts >= self._restart.max_failed_starts:
-            return f"gave up after {failed_starts} failed starts: {reason}"
-        return None
+    async def _run_epoch(self) -> str:
+        """Start all processes; returns why the epoch ended, its processes not yet."""
+        self._down = asyncio.Event()
+        self._down_reason = ""
+        self._explained = False
+        self._crew = Crew(self.bring_down)
+        try:
+            await self._gather_nodes()
+            if not self._down.is_set():
+                self._running = True
+                await self._spawn()
+                self._on_event(EngineUp(self.config.epoch))
+            await self._down.wait()
+        except OSError as error:
+            return f"cannot start a process: {error}"
+        return self._down_reason
+
+    async def _gather_nodes(self) -> None:
+        """Wait until all nodes are there, or the epoch is over before it began."""
+        if self._nodes is None:
+            return
+        deadline = None if self._recovery.has_served else self.config.nodes.join_timeout
+        waiting = asyncio.create_task(self._nodes.complete(deadline))
+        over = asyncio.create_task(self._down.wait())
+        try:
+            await asyncio.wait({waiting, over}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        except TimeoutError as error:
+            self._explained = True
+            self.bring_down(str(error))
+        finally:
+            waiting.cancel()
+            over.cancel()
+
+    async def _spawn(self) -> None:
+        config = self.config
+        secrets = {KEYS_VARIABLE: ""} if self._nodes is None else self._nodes.environment()
+        await self._crew.spawn("engine", self._commands.engine, config, secrets)
+        meeting, interface = rendezvous(config), interface_of(config.nodes.node_addr)
+        for rank in local_ranks(config):
+            environment = worker_environment(config, rank, meeting, interface)
+            await self._crew.spawn(
+                f"worker-{rank}", self._commands.worker, worker_config(config), environment | secrets
+            )
+        if self._nodes is not None:
+            self._nodes.start_epoch(config.epoch)
+
+    async def _end_epoch(self, reason: str, final: str | None) -> None:
+        """Tell first: clients should not wait for processes to be reaped."""
+        self._running = False
+        self._on_event(
+            EngineDown(self.config.epoch, final or reason, self._recovery.seconds_left if not final else 0.0)
+        )
+        if self._nodes is not None:
+            self._nodes.stop_epoch(self.config.epoch, reason)
+        await self._crew.end()
+
+    def _set_timer(self, seconds: float) -> None:
+        """Call off a start that takes longer than the recovery may; 0: no such limit."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds:
+            self._timer = asyncio.get_running_loop().call_later(seconds + 0.01, self._on_too_late)
+
+    def _on_too_late(self) -> None:
+        self._too_late.set()
+        self.bring_down(self._last_reason)
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
@@ -207,47 +290,8 @@ class EngineGroup:
             self.kill()
             self._fail(f"the supervisor failed: {error!r}")
 
-    async def _run_epoch(self) -> str:
-        """Start all processes and watch them; returns why the epoch ended, with every process reaped."""
-        self._down = asyncio.Event()
-        self._down_reason = ""
-        self._explained = False
-        self._ready_since = None
-        exits: list[asyncio.Task[None]] = []
-        try:
-            self._children = []
-            self._running = True
-            await self._spawn()
-            self._on_event(EngineUp(self.config.epoch))
-            exits = [asyncio.create_task(self._watch(child)) for child in self._children]
-            await self._down.wait()
-        except OSError as error:
-            self._down_reason = f"cannot start a process: {error}"
-        finally:
-            for task in exits:
-                task.cancel()
-        self._running = False
-        self._on_event(EngineDown(self.config.epoch, self._down_reason))
-        await end_all(self._children, timeout=0)
-        return self._down_reason
-
-    async def _spawn(self) -> None:
-        ranks = range(1)
-        self._children.append(await Child.spawn("engine", self._commands.engine, self.config))
-        for rank in ranks:
-            self._children.append(
-                await Child.spawn(f"worker-{rank}", self._commands.worker, self.config, {"RANK": str(rank)})
-            )
-
-    async def _watch(self, child: Child) -> None:
-        status = await child.wait()
-        if status >= 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._down.wait(), LAST_WORDS_SECONDS)
-        self.bring_down(child.describe_exit())
-
-    def _on_status(self, status: Status) -> None:
-        """Children's reports: of this epoch's engine and workers, and of a gateway beside them."""
+    def on_status(self, status: Status) -> None:
+        """Children's reports: of this epoch's engine and workers on any node, and of a gateway beside them."""
         if status.role == "gateway":
             self._on_event(status)
             return
@@ -257,7 +301,8 @@ class EngineGroup:
         if status.state == "failed":
             self._explained = True
             self.bring_down(status.detail or f"{status.role} failed")
-        elif status.role == "engine" and status.state == "ready" and self._ready_since is None:
-            self._ready_since = time.monotonic()
+        elif status.role == "engine" and status.state == "ready" and not self._recovery.serving:
+            self._recovery.serves()
+            self._set_timer(0.0)
             self._settled.set()
             self._on_event(EngineReady(status.epoch))

@@ -35,6 +35,7 @@ class Child:
         self.role = role
         self.pid = process.pid
         self._process = process
+        self._verdict: str | None = None
 
     @classmethod
     async def spawn(
@@ -73,6 +74,8 @@ class Child:
     def describe_exit(self) -> str:
         """One phrase that tells how it ended, such as `worker-0 was killed by SIGKILL`."""
         status = self.exit_status
+        if self._verdict is not None:
+            return f"{self.role} {self._verdict}"
         if status is None:
             return f"{self.role} is running"
         if status >= 0:
@@ -91,6 +94,12 @@ class Child:
     def kill(self) -> None:
         """End it and all that it started at once (SIGKILL to its session's process group)."""
         self._signal(signal.SIGKILL)
+
+    def condemn(self, verdict: str) -> None:
+        """Kill it for a reason, which goes after its role: `was stopped by a signal, and killed`."""
+        if self.exit_status is None:
+            self._verdict = verdict
+            self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is not None:

@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import TextIO
 
 from gllm.config import Config
+from gllm.curve import KEYS_VARIABLE
 from gllm.messages import Drain, EngineDown, EngineUp, Status
-from gllm.supervisor.group import (
-    LAST_WORDS_SECONDS,
-    EngineGroup,
-    EngineReady,
-    GroupEvent,
-    GroupFailed,
-    Restarting,
-    RestartPolicy,
-)
+from gllm.supervisor.crew import LAST_WORDS_SECONDS
+from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note, Restarting
+from gllm.supervisor.group import EngineGroup, OtherNodes
 from gllm.supervisor.process import Child, Commands, end_all
 from gllm.supervisor.progress import ProgressPrinter
+from gllm.supervisor.restart import RestartPolicy
+from gllm.supervisor.stopped import kill_stopped
 
 _STOP_SECONDS = 2.0
 """How long a process may take to end itself before it is killed."""
@@ -38,9 +35,9 @@ _DRAIN_GRACE_SECONDS = 5.0
 class Server:
     """A group and the gateway in front of it.
 
-    The gateway outlives the engine: when the engine or a worker dies it tells the clients, answers `/health`, and
-    waits for the next epoch. When the gateway itself dies, its clients are gone and the engine would compute for
-    nobody: everything starts anew.
+    The gateway outlives the engine: when the engine or a worker dies it keeps the requests, answers `/health`, and
+    gives them to the engine of the next epoch. When the gateway itself dies, its clients are gone and the engine would
+    compute for nobody: everything starts anew.
 
     Signals: SIGTERM drains (exit status 0); SIGINT and SIGHUP stop without waiting for requests (0), a second one, or
     one while draining, kills (130). A failure that ends the group prints one line and exits with 1.
@@ -52,6 +49,7 @@ class Server:
         *,
         restart: RestartPolicy | None = None,
         commands: Commands | None = None,
+        nodes: OtherNodes | None = None,
         out: TextIO = sys.stdout,
         err: TextIO = sys.stderr,
     ) -> None:
@@ -59,7 +57,9 @@ class Server:
         self._commands = commands or Commands()
         self._out = out
         self._progress = ProgressPrinter(err)
-        self._group = EngineGroup(config, restart=self._restart, commands=self._commands, on_event=self._on_event)
+        self._group = EngineGroup(
+            config, restart=self._restart, commands=self._commands, nodes=nodes, on_event=self._on_event
+        )
         self._gateway: Child | None = None
         self._gateway_reported = False
         self._gateway_failure = ""
@@ -82,11 +82,13 @@ class Server:
             try:
                 await self._group.start()
                 keeper = asyncio.create_task(self._keep_gateway())
+                watcher = asyncio.create_task(kill_stopped(lambda: [self._gateway] if self._gateway else []))
                 ending = asyncio.create_task(self._ending.wait())
                 await asyncio.wait({keeper, ending}, return_when=asyncio.FIRST_COMPLETED)
                 if keeper.done():
                     keeper.result()  # Raises if the keeper broke; it always begins the end before it returns.
                 keeper.cancel()
+                watcher.cancel()
             finally:
                 # The gateway goes first, so that what is said to the clients comes from it and not from a dead socket.
                 await self._end_gateway()
@@ -111,7 +113,9 @@ class Server:
         while True:
             self._served = self._gateway_reported = False
             try:
-                self._gateway = await Child.spawn("gateway", self._commands.gateway, self._group.config)
+                self._gateway = await Child.spawn(
+                    "gateway", self._commands.gateway, self._group.config, {KEYS_VARIABLE: ""}
+                )
             except OSError as error:
                 self._end(0.0, f"cannot start the gateway: {error}")
                 return
@@ -152,6 +156,8 @@ class Server:
                 self._progress.line(f"gllm: {reason}; restarting in {delay:g} s (epoch {epoch})")
             case GroupFailed(reason):
                 self._end(_HURRY_SECONDS, reason)
+            case Note(text):
+                self._progress.line(f"gllm: {text}")
 
     def _on_gateway_status(self, status: Status) -> None:
         if not self._gateway_reported:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from fake_children import fake_commands
+from fake_children import ENGINE, fake_commands
 
 from gllm.config import Config, EngineConfig
 from gllm.messages import EngineDown, EngineUp, Status
@@ -40,10 +40,10 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Observer:
     """Collects a group's events and waits for them."""
 
-    def __init__(self, commands: Commands, restart: RestartPolicy) -> None:
+    def __init__(self, commands: Commands, restart: RestartPolicy, config: Config) -> None:
         self.events: list[GroupEvent] = []
         self._news = asyncio.Event()
-        self.group = EngineGroup(CONFIG, restart=restart, commands=commands, on_event=self._on_event)
+        self.group = EngineGroup(config, restart=restart, commands=commands, on_event=self._on_event)
 
     def _on_event(self, event: GroupEvent) -> None:
         self.events.append(event)
@@ -63,12 +63,17 @@ class Observer:
         return [event for event in self.events if not isinstance(event, Status)]
 
 
-def observe(commands: Commands, restart: RestartPolicy, scenario: Callable[[Observer], Awaitable[None]]) -> Observer:
+def observe(
+    commands: Commands,
+    restart: RestartPolicy,
+    scenario: Callable[[Observer], Awaitable[None]],
+    config: Config = CONFIG,
+) -> Observer:
     """Start a group, play the scenario, stop the group; afterwards no process and no run_dir is left."""
     seen: dict[str, int] = {}
 
     async def main() -> Observer:
-        observer = Observer(commands, restart)
+        observer = Observer(commands, restart, config)
         await observer.group.start()
         run_dir = Path(observer.group.config.run_dir)
         assert run_dir.stat().st_mode & 0o777 == 0o700
@@ -116,10 +121,12 @@ def test_one_death_brings_all_down_and_a_new_epoch_up(tmp_path: Path, role: str)
 
     observer = observe(fake_commands(tmp_path), FAST, scenario)
     reason = f"{role} was killed by SIGKILL (out of memory?)"
+    down = next(event for event in observer.events if isinstance(event, EngineDown))
+    assert 100 < down.recovery_seconds <= FAST.recovery_timeout
     assert observer.without_statuses() == [
         EngineUp(0),
         EngineReady(0),
-        EngineDown(0, reason),
+        EngineDown(0, reason, down.recovery_seconds),
         Restarting(1, 0.05, reason),
         EngineUp(1),
         EngineReady(1),
@@ -174,7 +181,69 @@ def test_a_group_that_served_is_restarted_even_if_the_failure_is_explained(tmp_p
         await observer.until(EngineReady(1))
 
     observer = observe(fake_commands(tmp_path, engine=engine), FAST, scenario)
-    assert EngineDown(0, "CUDA out of memory") in observer.events
+    assert "CUDA out of memory" in [event.reason for event in observer.events if isinstance(event, EngineDown)]
+
+
+def test_a_group_that_cannot_serve_again_in_time_fails(tmp_path: Path) -> None:
+    engine = ENGINE.replace('status.report("ready")', 'status.report("ready" if config.epoch == 0 else "loading")')
+
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        os.kill(observer.group.pids["worker-0"], signal.SIGKILL)
+        await observer.until_type(GroupFailed)
+
+    policy = RestartPolicy(first_delay=0.05, recovery_timeout=1.0)
+    observer = observe(fake_commands(tmp_path, engine=engine), policy, scenario)
+    failure = "could not serve again within 1 s (--recovery-timeout): worker-0 was killed by SIGKILL (out of memory?)"
+    assert observer.events[-1] == GroupFailed(failure)
+    assert observer.events[-2] == EngineDown(1, failure)
+
+
+def test_starts_that_fail_in_a_recovery_are_repeated_until_its_deadline(tmp_path: Path) -> None:
+    engine = ENGINE.replace('status.report("starting")', "if 0 < config.epoch < 5: sys.exit(3)")
+
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        os.kill(observer.group.pids["engine"], signal.SIGKILL)
+        await observer.until(EngineReady(5))
+
+    observer = observe(fake_commands(tmp_path, engine=engine), FAST, scenario)
+    left = [event.recovery_seconds for event in observer.events if isinstance(event, EngineDown)]
+    assert len(left) == 5
+    assert left == sorted(left, reverse=True), "the deadline does not move"
+
+
+@pytest.mark.parametrize("role", ["engine", "worker-0"])
+def test_a_stopped_process_counts_as_dead(tmp_path: Path, role: str) -> None:
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        os.kill(observer.group.pids[role], signal.SIGSTOP)
+        await observer.until(EngineReady(1))
+
+    observer = observe(fake_commands(tmp_path), FAST, scenario)
+    reasons = [event.reason for event in observer.events if isinstance(event, EngineDown)]
+    assert reasons == [f"{role} was stopped by a signal, and killed"]
+
+
+def test_ranks_of_one_node_have_their_environment(tmp_path: Path, notes: Path) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    worker = f"""
+    note(" ".join(os.environ.get(name, "-") for name in {names}) + f" threads={{config.engine.threads}}")
+    time.sleep(600)
+    """
+
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        assert set(observer.group.pids) == {"engine", "worker-0", "worker-1", "worker-2", "worker-3"}
+        while notes.read_text().count("threads") < 4:
+            await asyncio.sleep(0.02)
+
+    config = Config(engine=EngineConfig(model="fake", pp=2, tp=2))
+    observe(fake_commands(tmp_path, worker=worker), NEVER, scenario, config)
+    lines = sorted(line.split() for line in notes.read_text().splitlines() if "threads" in line)
+    assert [line[:5] for line in lines] == [[str(rank), str(rank), "4", "4", "127.0.0.1"] for rank in range(4)]
+    assert len({line[5] for line in lines}) == 1
+    assert {line[6] for line in lines} == {f"threads={max(1, len(os.sched_getaffinity(0)) // 4)}"}
 
 
 def test_a_process_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path: Path, notes: Path) -> None:

@@ -1,0 +1,77 @@
+"""What a model's files hold, cheaply: the configuration and the list of tensors, never their data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from gllm.messages import ModelDigest
+
+_LARGEST_HEADER = 256 * 1024 * 1024
+
+
+def digest_model(path: str, *, weights: bool = True) -> ModelDigest:
+    """Of a Hugging Face folder or a GGUF file; without `weights` (dummy ones) only the configuration counts.
+
+    Raises ValueError naming the file if it cannot be read.
+    """
+    place = Path(path)
+    try:
+        if place.is_dir():
+            return _digest_folder(place, weights)
+        return _digest_gguf(place, weights)
+    except OSError as error:
+        raise ValueError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+
+
+def _digest_folder(folder: Path, weights: bool) -> ModelDigest:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        raise ValueError(f"{folder / 'config.json'} is not valid JSON") from None
+    tensors: list[Any] = []
+    num_bytes = 0
+    for file in sorted(folder.glob("*.safetensors")) if weights else ():
+        for name, entry in _safetensors_header(file).items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                tensors.append([name, entry["dtype"], entry["shape"]])
+                num_bytes += end - start
+    return _digest(config, sorted(tensors), num_bytes)
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
+        if length > _LARGEST_HEADER:
+            raise ValueError(f"{file} is not a safetensors file")
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            raise ValueError(f"{file} is not a safetensors file") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{file} is not a safetensors file")
+    return header
+
+
+def _digest_gguf(file: Path, weights: bool) -> ModelDigest:
+    from gllm.checkpoint.gguf_file import GGUFFile
+
+    parsed = GGUFFile(file)
+    tensors = sorted([name, tensor.type.name, list(tensor.shape)] for name, tensor in parsed.tensors.items())
+    num_bytes = sum(tensor.num_bytes for tensor in parsed.tensors.values())
+    return _digest(parsed.metadata, tensors if weights else [], num_bytes if weights else 0)
+
+
+def _digest(config: Any, tensors: list[Any], num_bytes: int) -> ModelDigest:
+    return ModelDigest(
+        config=_hash(config), tensors=_hash(tensors) if tensors else "", num_tensors=len(tensors), num_bytes=num_bytes
+    )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
