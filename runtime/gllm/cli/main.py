@@ -17,6 +17,7 @@ _SUBCOMMANDS = {
     "chat": ("gllm.cli.chat", "Talk to a model in the terminal, loaded here or behind a URL."),
     "generate": ("gllm.cli.generate", "Answer a file of prompts offline, JSONL in and out."),
     "bench": ("gllm.cli.bench", "Measure an OpenAI server, or the engine alone."),
+    "keys": ("gllm.cli.keys", "Make the keys of a group of several nodes."),
 }
 """Name to (module, what `gllm --help` says of it); the module has `register(parent: typer.Typer)`."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 import typer
 
-from gllm.config import Config, EngineConfig, GatewayConfig
+from gllm.config import Config, EngineConfig, GatewayConfig, NodesConfig
 
 ModelArgument = Annotated[
     str,
@@ -41,6 +41,16 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def parse_layers(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`16,16,17,15`: the layers of each stage."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers; write for example 16,16,17,15") from None
+
+
 def _page_size(value: int) -> int:
     if value < 1 or value > 1024 or value & (value - 1):
         raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")
@@ -67,9 +77,9 @@ def _below_one(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """One setting of `EngineConfig` or `GatewayConfig` on the command line."""
+    """One setting of `EngineConfig`, `GatewayConfig` or `NodesConfig` on the command line."""
 
-    owner: type[EngineConfig] | type[GatewayConfig]
+    owner: type[EngineConfig] | type[GatewayConfig] | type[NodesConfig]
     name: str
     """The setting's field."""
     panel: str
@@ -83,6 +93,8 @@ class Flag:
     check: Callable[[Any], Any] | None = None
     envvar: str | None = None
     metavar: str | None = None
+    optional: bool = False
+    """Without the flag its value is None, so that one can tell that it was not given."""
 
     def parameter(self) -> inspect.Parameter:
         """The function parameter from which typer makes the flag; type and default are the setting's own."""
@@ -98,8 +110,13 @@ class Flag:
             metavar=self.metavar or ("SIZE" if self.parse is not None else None),
             callback=self.check,
             envvar=self.envvar,
+            show_envvar=self.envvar == "GLLM_API_KEY",
         )
         kind: Any = get_type_hints(self.owner)[self.name]
+        if self.optional:
+            kind, default = kind | None, None
+        elif self.parse is not None and not isinstance(default, int):
+            kind, default = str, ""  # What the parser takes.
         annotation = Annotated[kind, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -136,7 +153,16 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=_below_one),
     _engine("trace", "Process", "Write what the stages do to this file, for ui.perfetto.dev.",
             metavar="FILE", shown_default="none"),
-    _engine("threads", "Process", "CPU threads of a worker.", least=0, most=4096, shown_default="one a core"),
+    _engine("pp", "Parallel", "Pipeline stages: the layers are divided between them.", least=1, envvar="GLLM_PP"),
+    _engine("tp", "Parallel", "Ranks of a stage, on one node: heads and columns are divided between them.",
+            least=1, envvar="GLLM_TP"),
+    _engine("ep", "Parallel", "Groups over which a stage's experts are divided; divides --tp.",
+            least=1, envvar="GLLM_EP"),
+    _engine("assigned_layers", "Parallel", "Layers of each stage, such as 16,16,17,15.", parse=parse_layers,
+            metavar="N,N,...", shown_default="even stage times", envvar="GLLM_ASSIGNED_LAYERS"),
+    _engine("threads", "Process", "CPU threads of a worker.", least=0, most=4096,
+            shown_default="the cores, shared by the workers of a node"),
+    _engine("step_timeout", "Process", "Seconds without a step's result after which the group starts anew.", least=1),
 )  # fmt: skip
 
 GATEWAY_FLAGS: tuple[Flag, ...] = (
@@ -197,6 +223,7 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
     values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name
     engine = EngineConfig(model=str(path), **values[EngineConfig])
     _check_together(engine)
+    _check_shape(engine)
     return Config(engine=engine, gateway=GatewayConfig(**values[GatewayConfig]), log_level=log_level)
 
 
@@ -238,3 +265,17 @@ def _check_together(engine: EngineConfig) -> None:
         raise typer.BadParameter("flashinfer needs --device cuda", param_hint="--attention-backend")
     if engine.attention_backend == "native" and engine.device == "cuda":
         raise typer.BadParameter("native needs --device cpu", param_hint="--attention-backend")
+
+
+def _check_shape(engine: EngineConfig) -> None:
+    """Whether the model can be divided as asked, before anything is started."""
+    if engine.pp * engine.tp * engine.ep == 1 and not engine.assigned_layers:
+        return
+    from gllm.model_config_loader import load_model_config
+    from gllm.parallel.layout import check_shape
+
+    try:
+        model = load_model_config(engine.model)
+        check_shape(model, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
