@@ -20,7 +20,7 @@ class ExpertOps(Protocol):
         """Put one expert's matrix into what `new_experts` returned, in the layout that `product` reads."""
 
     def route(self, logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k likeliest experts of each row of logits [n, num_experts] float32.
+        """The k likeliest experts of each row of logits [n, num_experts], of any float type.
 
         Returns (experts [n, k] int32, weights [n, k] float32). Weights are the softmax over all experts, with
         `renormalize` scaled to a sum of 1.

@@ -23,7 +23,7 @@ class Router(Layer):
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [n, hidden] -> experts [n, k] int32, weights [n, k] float32."""
-        return self.experts.route(self.ops.linear_f32(x, self.weight.data), self.k, self.renormalize)
+        return self.experts.route(self.ops.linear(x, self.weight.data, None), self.k, self.renormalize)
 
 
 class SharedExpert(Layer):

@@ -41,8 +41,9 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
     if backend == "flashinfer":
         from gllm.attention.flashinfer import FlashInferAttention
         from gllm.layers.flashinfer_ops import FlashInferOps
+        from gllm.layers.triton_experts import TritonExperts
 
-        return Platform(device, dtype, backend, FlashInferOps(), TorchExperts(), FlashInferAttention, None)
+        return Platform(device, dtype, backend, FlashInferOps(), TritonExperts(), FlashInferAttention, None)
     if backend == "native":
         from gllm.attention.native import NativeAttention
         from gllm.layers.native_experts import NativeExperts

@@ -1,0 +1,147 @@
+"""Groups (token, expert) pairs by expert and cuts the groups into blocks of rows, without asking the host.
+
+A pair p is place p % k of token p // k. How many blocks there are is known on the device only; the launch grid is the
+most that there can be, and the surplus programs end at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+_ONE_PROGRAM = (64, 512, 2048)
+"""Sizes for which one program does it all: a decode step's, where launches are what costs."""
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    order: torch.Tensor
+    """[pairs] int32: pairs by expert; within an expert in any order, which no result depends on."""
+    blocks: torch.Tensor
+    """[3, max_blocks] int32: a block's expert, its first row in `order`, and the row after its expert's last."""
+    num_blocks: torch.Tensor
+    """[1] int32."""
+    max_blocks: int
+    block_rows: int
+
+
+@triton.jit
+def _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS: tl.constexpr):
+    """Write the blocks of all experts: count and first are vectors over experts."""
+    cut = (count + ROWS - 1) // ROWS
+    at = tl.cumsum(cut, axis=0) - cut
+    for step in range(tl.max(cut, axis=0)):
+        here = step < cut
+        tl.store(blocks + at + step, expert, mask=here)
+        tl.store(blocks + max_blocks + at + step, first + step * ROWS, mask=here)
+        tl.store(blocks + 2 * max_blocks + at + step, first + count, mask=here)
+    tl.store(num_blocks, tl.sum(cut, axis=0))
+
+
+@triton.jit(do_not_specialize=["pairs", "max_blocks"])
+def _group_all(
+    chosen,
+    counts,
+    firsts,
+    order,
+    blocks,
+    num_blocks,
+    pairs,
+    max_blocks,
+    NUM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PAIRS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """In one program, whose barriers take the place of launches. Loads bypass L1, which atomics do not update."""
+    expert = tl.arange(0, WIDTH)
+    pair = tl.arange(0, PAIRS)
+    mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
+    tl.store(counts + expert, 0, mask=expert < NUM)
+    tl.debug_barrier()
+    place = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
+    tl.debug_barrier()
+    count = tl.load(counts + expert, mask=expert < NUM, other=0, cache_modifier=".cg")
+    first = tl.cumsum(count, axis=0) - count
+    tl.store(firsts + expert, first, mask=expert < NUM)
+    tl.debug_barrier()
+    start = tl.load(firsts + mine, mask=mine >= 0, other=0, cache_modifier=".cg")
+    tl.store(order + start + place, pair, mask=mine >= 0)
+    _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS)
+
+
+@triton.jit(do_not_specialize=["pairs"])
+def _count(chosen, counts, places, pairs, CHUNK: tl.constexpr):
+    pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
+    place = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
+    tl.store(places + pair, place, mask=pair < pairs)
+
+
+@triton.jit(do_not_specialize=["pairs", "max_blocks"])
+def _place(
+    chosen,
+    counts,
+    places,
+    firsts,
+    order,
+    blocks,
+    num_blocks,
+    pairs,
+    max_blocks,
+    NUM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    expert = tl.arange(0, WIDTH)
+    count = tl.load(counts + expert, mask=expert < NUM, other=0)
+    first = tl.cumsum(count, axis=0) - count
+    # Every program writes the same, and reads its own.
+    tl.store(firsts + expert, first, mask=expert < NUM)
+    tl.debug_barrier()
+    pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
+    place = tl.load(places + pair, mask=pair < pairs, other=0)
+    start = tl.load(firsts + mine, mask=mine >= 0, other=0, cache_modifier=".cg")
+    tl.store(order + start + place, pair, mask=mine >= 0)
+    if tl.program_id(0) == 0:
+        _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS)
+
+
+def most_blocks(pairs: int, num_experts: int, block_rows: int) -> int:
+    """Blocks that `pairs` rows can make at most: as many experts as possible have one row more than full blocks."""
+    used = min(pairs, num_experts)
+    return used + (pairs - used) // block_rows
+
+
+def group(chosen: torch.Tensor, num_experts: int, block_rows: int) -> Groups:
+    """chosen: [n, k] int32, -1 for a place without an expert, which is in no group."""
+    pairs, device = chosen.numel(), chosen.device
+    max_blocks = most_blocks(pairs, num_experts, block_rows)
+    order = torch.empty(pairs, dtype=torch.int32, device=device)
+    blocks = torch.empty(3, max_blocks, dtype=torch.int32, device=device)
+    num_blocks = torch.empty(1, dtype=torch.int32, device=device)
+    firsts = torch.empty(num_experts, dtype=torch.int32, device=device)
+    width = triton.next_power_of_2(num_experts)
+    if pairs <= _ONE_PROGRAM[-1]:
+        size = next(size for size in _ONE_PROGRAM if pairs <= size)
+        counts = torch.empty_like(firsts)
+        _group_all[(1,)](
+            chosen, counts, firsts, order, blocks, num_blocks, pairs, max_blocks,
+            NUM=num_experts, WIDTH=width, PAIRS=size, ROWS=block_rows, num_warps=4 if size <= 512 else 8,
+        )  # fmt: skip
+    else:
+        counts = torch.zeros_like(firsts)
+        places = torch.empty_like(order)
+        grid = (triton.cdiv(pairs, _CHUNK),)
+        _count[grid](chosen, counts, places, pairs, CHUNK=_CHUNK)
+        _place[grid](
+            chosen, counts, places, firsts, order, blocks, num_blocks, pairs, max_blocks,
+            NUM=num_experts, WIDTH=width, CHUNK=_CHUNK, ROWS=block_rows,
+        )  # fmt: skip
+    return Groups(order, blocks, num_blocks, max_blocks, block_rows)

@@ -1,0 +1,58 @@
+"""Softmax over the experts and the k likeliest of them, in one kernel."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _route(
+    logits,
+    chosen,
+    weights,
+    NUM: tl.constexpr,
+    K: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PLACES: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, WIDTH)
+    place = tl.arange(0, PLACES)
+    value = tl.load(logits + token * NUM + expert, mask=expert < NUM, other=float("-inf")).to(tl.float32)
+    value = tl.exp(value - tl.max(value, axis=0))
+    value = value / tl.sum(value, axis=0)
+    best = tl.zeros((PLACES,), tl.float32)
+    index = tl.zeros((PLACES,), tl.int32)
+    for step in tl.static_range(K):
+        largest = tl.max(value, axis=0)
+        # Of equals the first one, so that routing repeats.
+        found = tl.min(tl.where(value == largest, expert, WIDTH), axis=0)
+        best = tl.where(place == step, largest, best)
+        index = tl.where(place == step, found, index)
+        value = tl.where(expert == found, -1.0, value)
+    if RENORMALIZE:
+        best = best / tl.sum(best, axis=0)
+    tl.store(chosen + token * K + place, index, mask=place < K)
+    tl.store(weights + token * K + place, best, mask=place < K)
+
+
+def route(logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """logits: [n, num_experts] of any float type; returns (experts [n, k] int32, weights [n, k] float32)."""
+    n, num = logits.shape
+    chosen = torch.empty(n, k, dtype=torch.int32, device=logits.device)
+    weights = torch.empty(n, k, dtype=torch.float32, device=logits.device)
+    _route[(n,)](
+        logits,
+        chosen,
+        weights,
+        NUM=num,
+        K=k,
+        RENORMALIZE=renormalize,
+        WIDTH=triton.next_power_of_2(num),
+        PLACES=triton.next_power_of_2(k),
+        num_warps=1,
+    )
+    return chosen, weights
