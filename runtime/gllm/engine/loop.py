@@ -18,6 +18,7 @@ from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.results import Outputs as OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.startup import context_length, pool_size
+from gllm.engine.trace import TraceWriter
 from gllm.messages import (
     Abort,
     Capacity,
@@ -74,6 +75,7 @@ class EngineLoop:
         self._report = report
         self._scheduler: Scheduler | None = None
         """None until the workers are ready."""
+        self._trace: TraceWriter | None = None
         self._hello: Hello | None = None
         self._capacities: dict[int, int] = {}
         self._ready: set[int] = set()
@@ -111,6 +113,8 @@ class EngineLoop:
             return 1
         finally:
             context.destroy(linger=_FLUSH_MILLISECONDS)
+            if self._trace is not None:
+                self._trace.close()
             self._wake_reader.close()
             self._wake_writer.close()
         return 0
@@ -171,12 +175,16 @@ class EngineLoop:
         except msgspec.DecodeError as error:
             raise EngineFailure(f"{identity!r} sent what does not decode: {error}") from None
         match message:
-            case StepResult():
-                if message.epoch == self._config.epoch and self._scheduler is not None:
+            case StepResult(epoch=epoch):
+                if epoch == self._config.epoch and self._scheduler is not None:
                     self._merge(self._scheduler.process_result(message))
-            case StageReport():
-                if message.epoch == self._config.epoch and self._scheduler is not None:
+                    if self._trace is not None:
+                        self._trace.counters(time.time(), self._scheduler.stats())
+            case StageReport(epoch=epoch, step=step):
+                if epoch == self._config.epoch and self._scheduler is not None:
                     self._scheduler.observe(message)
+                    if self._trace is not None:
+                        self._trace.stage(message, self._scheduler.work_of(step))
             case Capacity(rank=rank, num_pages=num_pages):
                 self._capacities[rank] = num_pages
                 if len(self._capacities) == self._world and self._hello is None:
@@ -211,6 +219,7 @@ class EngineLoop:
             self._scheduler = Scheduler(
                 engine, pool, max_model_len=hello.max_model_len, pp=self._pp, epoch=self._config.epoch
             )
+            self._trace = self._open_trace()
         except ValueError as error:
             raise EngineFailure(str(error)) from None
         logger.info(
@@ -220,6 +229,18 @@ class EngineLoop:
         self._report("ready", "")
         for client in list(self._clients):
             self._send_client(client, hello)
+
+    def _open_trace(self) -> TraceWriter | None:
+        """An engine that replaces a dead one writes a file of its own, beside the first one's."""
+        path = self._config.engine.trace
+        if not path:
+            return None
+        if self._config.epoch:
+            path = f"{path}.{self._config.epoch}"
+        try:
+            return TraceWriter(path, self._pp)
+        except OSError as error:
+            raise ValueError(f"--trace {path}: {error.strerror}") from None
 
     def _send_plans(self) -> None:
         if self._scheduler is None:
