@@ -13,7 +13,19 @@ from gllm.layers.torch_ops import TorchOps
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 SHAPES = [(32, 8, 128), (28, 4, 128), (9, 3, 64), (14, 2, 64), (4, 4, 128)]
-"""(query heads, KV heads, head_dim): Llama-3/Qwen3-8B, Qwen2-7B, SmolLM2-135M, Qwen2-0.5B, no grouping."""
+"""(query heads, KV heads, head_dim): Llama-3/Qwen3-8B/Mixtral, Qwen2-7B, SmolLM2-135M, Qwen2-0.5B, no grouping."""
+SHAPES += [
+    (32, 2, 128),
+    (16, 1, 128),
+    (8, 1, 128),
+    (48, 8, 128),
+    (16, 16, 128),
+    (8, 8, 128),
+    (32, 4, 128),
+    (16, 2, 128),
+]
+"""GLM-4-9B and ChatGLM3-6B, whole and at tp 2 and 4 (also Qwen3-30B-A3B at tp 4); GLM-4-32B; Qwen2-MoE-A2.7B, whole and
+at tp 2; Qwen3-30B-A3B, whole and at tp 2."""
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
@@ -67,7 +79,9 @@ def test_ops() -> None:
     close(flash.rms_norm(q, head_weight, 1e-6), plain.rms_norm(q, head_weight, 1e-6))
     positions = torch.randint(0, 500, (37,), device=device)
     cos_sin = torch.randn(512, 128, device=device)
-    a, b = qkv.clone(), qkv.clone()
-    flash.rope(a[:, :32], a[:, 32:40], positions, cos_sin)
-    plain.rope(b[:, :32], b[:, 32:40], positions, cos_sin)
-    close(a, b)
+    # Whole heads, and the half of each that GLM turns.
+    for table in (cos_sin, torch.randn(512, 64, device=device)):
+        a, b = qkv.clone(), qkv.clone()
+        flash.rope(a[:, :32], a[:, 32:40], positions, table)
+        plain.rope(b[:, :32], b[:, 32:40], positions, table)
+        close(a, b)

@@ -1,0 +1,222 @@
+"""Time of one mixture of experts on a GPU, and the search for its tiles.
+
+    python benchmarks/gpu_experts.py [--tune FILE] [--general]
+
+Prints, for 1 to 8192 tokens of Mixtral's and Qwen3-30B-A3B's sizes, the time of routing, grouping, products and sum,
+the rates it comes to, and the time that the device's own limits would allow: the weights of the experts that are hit
+read once, or the products at the measured peak. --tune first tries tiles and writes the best of each size to FILE;
+--general times the tiles of sizes that nobody tuned, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gllm_kernels.triton import experts, tiles
+from gllm_kernels.triton.group import Groups, group
+from gllm_kernels.triton.grouped_gemm import Tile, down, gate_up
+from gllm_kernels.triton.route import route
+
+MODELS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b-a3b": (128, 8, 2048, 768)}
+TOKENS = [1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
+ROUTINGS = 8
+COMPILERS = 14
+
+
+def graph_ms(run: Callable[[int], Any]) -> float:
+    """Milliseconds of one of ROUTINGS runs, each with inputs of its own, replayed without launches from the host."""
+    run(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for index in range(ROUTINGS):
+            run(index)
+    times = []
+    for _ in range(7):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / ROUTINGS)
+    return sorted(times)[len(times) // 2]
+
+
+def make(model: str) -> tuple[torch.Tensor, torch.Tensor]:
+    count, _, hidden, inner = MODELS[model]
+    weights = torch.empty(count, 2 * inner, hidden, dtype=torch.bfloat16, device="cuda").normal_(0, 0.02)
+    return weights, torch.empty(count, hidden, inner, dtype=torch.bfloat16, device="cuda").normal_(0, 0.02)
+
+
+def ceilings() -> tuple[float, float]:
+    """Measured (FLOP/s of a large bf16 product, bytes/s of a large copy, read and written)."""
+    a = torch.randn(8192, 8192, device="cuda").bfloat16()
+    flops = 2 * 8192**3 / graph_ms(lambda _: a @ a) * 1e3
+    big = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(big)
+    return flops, 2 * big.nbytes / graph_ms(lambda _: target.copy_(big)) * 1e3
+
+
+def candidates(rows: int, both: bool) -> list[Tile]:
+    """Tiles worth a try for blocks of `rows`; `both`: of the product with two accumulators."""
+    if rows == 16:
+        grid = itertools.product((32, 64, 128), (64, 128, 256), (4,), (3, 4, 5))
+    elif rows == 32:
+        grid = itertools.product((64, 128), (64, 128), (4,), (3, 4))
+    elif rows == 64:
+        grid = itertools.product((64, 128, 256), (64, 128), (4, 8), (3, 4))
+    else:
+        grid = itertools.product((64, 128, 256), (64,), (4, 8), (3, 4))
+    found = []
+    for columns, depth, warps, stages in grid:
+        shared = stages * depth * (rows + columns * (2 if both else 1)) * 2
+        registers = rows * columns * (2 if both else 1) // (warps * 32)
+        if shared <= 220 * 1024 and registers <= 128 and columns * rows >= 512:
+            found.append(Tile(columns, depth, warps, stages, 16 if rows >= 64 else 8))
+    return found
+
+
+def _compile(jobs: list[tuple[str, int, bool, Tile]]) -> None:
+    """Fill Triton's cache on disk, in a process of its own."""
+    for model, rows, both, tile in jobs:
+        _, k, hidden, inner = MODELS[model]
+        small = (torch.zeros(2, 2 * inner, hidden, dtype=torch.bfloat16, device="cuda"),)
+        x = torch.zeros(1, hidden, dtype=torch.bfloat16, device="cuda")
+        chosen = torch.zeros(1, k, dtype=torch.int32, device="cuda")
+        groups = group(chosen, 2, rows)
+        try:
+            if both:
+                gate_up(x, small[0], groups, k, tile)
+            else:
+                activated = torch.zeros(k, inner, dtype=torch.bfloat16, device="cuda")
+                matrix = torch.zeros(2, hidden, inner, dtype=torch.bfloat16, device="cuda")
+                down(activated, matrix, torch.zeros(1, k, device="cuda"), groups, tile)
+        except Exception as error:
+            print("cannot", model, rows, both, tile, str(error)[:80])
+
+
+def block_rows(per_expert: float) -> list[int]:
+    """Heights of blocks worth a try."""
+    return [
+        rows for rows in (16, 32, 64, 128) if rows <= max(16, 2.1 * per_expert) and (rows >= 64 or per_expert < 300)
+    ]
+
+
+class Case:
+    """One model's experts and ROUTINGS batches of some tokens."""
+
+    def __init__(self, model: str, weights: tuple[torch.Tensor, torch.Tensor], tokens: int) -> None:
+        self.count, self.k, self.hidden, self.inner = MODELS[model]
+        self.wide, self.narrow = weights
+        self.tokens = tokens
+        self.x = [torch.randn(tokens, self.hidden, device="cuda").bfloat16() for _ in range(ROUTINGS)]
+        self.logits = [torch.randn(tokens, self.count, device="cuda").bfloat16() for _ in range(ROUTINGS)]
+        self.routed = [route(logits, self.k, True) for logits in self.logits]
+
+    def whole_ms(self, plan: tiles.Plan) -> float:
+        def run(index: int) -> None:
+            chosen, weights = route(self.logits[index], self.k, True)
+            experts.product(self.x[index], self.wide, self.narrow, chosen, weights, plan)
+
+        return graph_ms(run)
+
+    def product_ms(self, groups: list[Groups], both: bool, tile: Tile) -> float:
+        activated = torch.randn(self.tokens * self.k, self.inner, device="cuda").bfloat16()
+
+        def run(index: int) -> None:
+            if both:
+                gate_up(self.x[index], self.wide, groups[index], self.k, tile)
+            else:
+                down(activated, self.narrow, self.routed[index][1], groups[index], tile)
+
+        return graph_ms(run)
+
+    def tune(self) -> list[Any]:
+        """[(ms, rows of a block, best tiles of the first product, of the second)], the best first."""
+        found = []
+        for rows in block_rows(self.tokens * self.k / self.count):
+            groups = [group(chosen, self.count, rows) for chosen, _ in self.routed]
+            best = []
+            for both in (True, False):
+                timed = []
+                for tile in candidates(rows, both):
+                    try:
+                        timed.append((self.product_ms(groups, both, tile), str(tile)))
+                    except Exception as error:
+                        print("cannot", rows, both, tile, str(error)[:60])
+                best.append(sorted(timed)[:4])
+            found.append((best[0][0][0] + best[1][0][0], rows, *best))
+        return sorted(found)
+
+    def floor_ms(self, flops_a_second: float, bytes_a_second: float) -> tuple[float, float, float]:
+        """(operations, bytes, the least time that they allow)."""
+        hit = sum(len(chosen.unique()) for chosen, _ in self.routed) / ROUTINGS
+        flops = 6.0 * self.tokens * self.k * self.hidden * self.inner
+        moved = hit * 6 * self.hidden * self.inner + self.tokens * self.hidden * 4
+        return flops, moved, max(flops / flops_a_second, moved / bytes_a_second) * 1e3
+
+
+def compile_all() -> None:
+    jobs = [
+        (model, rows, both, tile)
+        for model in MODELS
+        for rows in (16, 32, 64, 128)
+        for both in (True, False)
+        for tile in candidates(rows, both)
+    ]
+    with multiprocessing.get_context("spawn").Pool(COMPILERS) as pool:
+        pool.map(_compile, [jobs[index::COMPILERS] for index in range(COMPILERS)])
+    print(len(jobs), "tiles compiled", flush=True)
+
+
+def tune(path: str) -> None:
+    compile_all()
+    best: dict[str, Any] = {}
+    for model in MODELS:
+        weights = make(model)
+        for tokens in (1, 8, 32, 128, 512, 2048, 8192):
+            found = Case(model, weights, tokens).tune()
+            best[f"{model} {tokens}"] = found
+            shown = [(round(ms, 4), rows, wide[0][1], narrow[0][1]) for ms, rows, wide, narrow in found[:2]]
+            print(model, tokens, *shown, sep="\n   ", flush=True)
+            with open(path, "w") as file:
+                json.dump(best, file, indent=1)
+
+
+def report(general: bool) -> None:
+    flops_a_second, bytes_a_second = ceilings()
+    print(f"{torch.cuda.get_device_name()}: {flops_a_second / 1e12:.0f} TFLOP/s, {bytes_a_second / 1e9:.0f} GB/s")
+    print(f"{'model':>14} {'tokens':>6} {'us':>8} {'TFLOP/s':>8} {'GB/s':>6} {'floor us':>9} {'of it':>6}")
+    for model in MODELS:
+        weights = make(model)
+        for tokens in TOKENS:
+            case = Case(model, weights, tokens)
+            sizes = (0, 0) if general else (case.hidden, case.inner)
+            ms = case.whole_ms(tiles.choose(tokens * case.k, case.count, *sizes))
+            flops, moved, floor = case.floor_ms(flops_a_second, bytes_a_second)
+            print(
+                f"{model:>14} {tokens:6} {ms * 1e3:8.1f} {flops / ms / 1e9:8.1f} {moved / ms / 1e6:6.0f} "
+                f"{floor * 1e3:9.1f} {floor / ms:6.2f}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune")
+    parser.add_argument("--general", action="store_true")
+    options = parser.parse_args()
+    if options.tune:
+        tune(options.tune)
+    report(options.general)
+
+
+if __name__ == "__main__":
+    main()
