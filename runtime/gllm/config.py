@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 CONFIG_VARIABLE = "GLLM_CONFIG"
 
-PolicyName = Literal["token_throttling", "chunked_prefill", "decode_cap", "no_wt", "no_ut"]
-POLICY_NAMES: tuple[PolicyName, ...] = ("token_throttling", "chunked_prefill", "decode_cap", "no_wt", "no_ut")
+PolicyName = Literal["token_throttling", "balanced", "chunked_prefill", "decode_cap", "no_wt", "no_ut"]
+POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -145,12 +145,16 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
             check=_share),
     _engine("enable_prefix_caching", "Memory", "Whether requests share the KV of prompts that begin alike.",
             spelling="--prefix-caching/--no-prefix-caching"),
-    _engine("policy", "Scheduling", "How much of which request goes into the next step."),
+    _engine("policy", "Scheduling",
+            "How much of which request goes into the next step: by tokens (token_throttling, and its ablations "
+            "no_wt and no_ut), by predicted time (balanced), or decodes first (chunked_prefill, decode_cap)."),
     _engine("max_prefill_tokens", "Scheduling",
             "Most prompt tokens in a step (chunked_prefill, decode_cap: most tokens of any kind).", least=1),
     _engine("min_prefill_tokens", "Scheduling", "Fewest prompt tokens worth a step, if so many wait.", least=1),
     _engine("prefill_iterations", "Scheduling", "Steps over which the waiting prompt tokens are spread.", least=1),
     _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=_below_one),
+    _engine("ttft_target", "Scheduling", "balanced: seconds to first token to steer for; fewer prompt tokens a step if "
+            "there is time.", least=0, shown_default="none"),
     _engine("trace", "Process", "Write what the stages do to this file, for ui.perfetto.dev.",
             metavar="FILE", shown_default="none"),
     _engine("pp", "Parallel", "Pipeline stages: the layers are divided between them.", least=1, envvar="GLLM_PP"),

@@ -6,20 +6,24 @@ made, so pages and slots freed here may be reused by the very next plan while ol
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from operator import attrgetter
+from typing import Any
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.kv_pages import PagePool, extend_digests
-from gllm.engine.policies import POLICIES, Limits, Snapshot, ceil_div
+from gllm.engine.policies import POLICIES, Budget, Limits, Snapshot, Waiting, ceil_div
+from gllm.engine.policies.reserve import adapted_reserve
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
 from gllm.engine.stages import StageTracker
-from gllm.engine.time_model import TimeModel, Work
+from gllm.engine.time_model import TimeModel, Work, chunk_pairs
 from gllm.engine.waiting import WaitingQueue
 from gllm.messages import EngineStats, RequestOutput, StageReport, StepPlan, StepResult
 
@@ -28,6 +32,14 @@ _ESTIMATED_REQUESTS = 32
 _STEP_TIMES = 16
 _REMEMBERED_STEPS = 256
 """Steps whose work is kept for the stages' reports, which may come after the results."""
+
+
+_rank = attrgetter("rank")
+
+
+def _age(seq: Sequence, now: float) -> float:
+    """Seconds that a request has waited for its first token; 0 if it has had it."""
+    return now - seq.arrival_time if len(seq.tokens) == seq.num_prompt else 0.0
 
 
 class Scheduler:
@@ -52,11 +64,15 @@ class Scheduler:
             raise ValueError(f"max_model_len {max_model_len} does not fit {pool.num_pages} pages of {pool.page_size}")
         self.pool = pool
         self.pp = pp
+        self._depth = pp + 1
         self.epoch = epoch
         self.max_model_len = max_model_len
         self._clock = clock
         self._limits = Limits.of(config, pp)
         self._policy = POLICIES[config.policy]
+        self._sees_time = config.policy == "balanced"
+        """The policy looks at predicted times; others are spared the work."""
+        self._reserve = config.kv_threshold
         self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs, overlap=pp == 1)
         self._queue = WaitingQueue()
         self._requests: dict[str, Sequence] = {}
@@ -123,7 +139,7 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next micro-batch; None if pp + 1 are in flight or nothing can be scheduled now."""
         running = self._running
-        if len(self._in_flight) > self.pp:
+        if len(self._in_flight) >= self._depth:
             return None
         while self._queue or running.prefilling or running.ready:
             preemptions = self._num_preemptions
@@ -144,12 +160,14 @@ class Scheduler:
     def _build(self) -> BatchBuilder:
         """A micro-batch within the policy's budget; it may have no rows."""
         running = self._running
+        preemptions = self._num_preemptions
         budget = self._policy(self.snapshot())
         batch = BatchBuilder(running, self._step + 1)
         if running.ready and budget.decode_rows > 0:
-            self._add_decodes(batch, budget.decode_rows)
+            self._add_decodes(batch, budget)
         if budget.prefill_tokens > 0 and (self._queue or running.prefilling):
-            self._add_prefills(batch, budget.prefill_tokens)
+            self._add_prefills(batch, budget)
+        self._reserve = adapted_reserve(self._reserve, self._num_preemptions - preemptions, self._limits)
         return batch
 
     def process_result(self, result: StepResult) -> Outputs:
@@ -188,8 +206,30 @@ class Scheduler:
             decode_context=running.decode_context,
             kv_free=self.pool.free_share,
             in_flight=len(self._in_flight),
+            decodes_in_flight=sum(batch.work.decode_rows > 0 for batch in self._in_flight),
             step_times=tuple(self._step_times),
+            **(self._times_seen() if self._sees_time else {}),
         )
+
+    def _times_seen(self) -> dict[str, Any]:
+        """The fields of a snapshot that tell of predicted time."""
+        running = self._running
+        cost = self._times.cost
+        now = self._clock()
+        prefilling = sorted(running.prefilling, key=_rank)
+        unfinished = [(chunk_pairs(seq.num_scheduled, seq.num_uncomputed), seq) for seq in prefilling]
+        waiting = [Waiting(seq.num_uncomputed, pairs, _age(seq, now)) for pairs, seq in unfinished]
+        for seq in islice(self._queue, _ESTIMATED_REQUESTS):
+            start = len(seq.tokens) - seq.queued_tokens
+            waiting.append(Waiting(seq.queued_tokens, chunk_pairs(start, seq.queued_tokens), _age(seq, now)))
+        return {
+            "cost": cost,
+            "in_flight_seconds": tuple(cost.predict(batch.work) for batch in self._in_flight),
+            "ready_contexts": tuple([seq.num_scheduled + 1 for seq in running.ready]),
+            "waiting_pairs": self._queue.pairs + sum(pairs for pairs, _ in unfinished),
+            "waiting": tuple(waiting),
+            "kv_reserve": self._reserve,
+        }
 
     def stats(self) -> EngineStats:
         prefilling = self._running.prefilling
@@ -215,20 +255,26 @@ class Scheduler:
 
     # --- decode --------------------------------------------------------------------------------------
 
-    def _add_decodes(self, batch: BatchBuilder, most: int) -> None:
-        """Add up to `most` ready decodes, preempting until each has a page for its next token."""
+    def _add_decodes(self, batch: BatchBuilder, budget: Budget) -> None:
+        """Add the ready decodes that the budget names, preempting until each has a page for its next token."""
         running = self._running
         ready = running.ready
-        chosen: list[Sequence] = []
         needy: list[Sequence] = []
-        while ready and not chosen:
-            chosen = list(ready) if most >= len(ready) else list(islice(ready, most))
+        if budget.decodes is None:
+            chosen = list(islice(ready, budget.decode_rows))
+        else:
+            order = list(ready)
+            chosen = [order[index] for index in budget.decodes]
+        while chosen:
             needy = [seq for seq in chosen if seq.num_scheduled == seq.capacity]
             while len(needy) > self.pool.num_free:
                 victim = running.last_in_order()
                 self._preempt(victim)
                 chosen = [seq for seq in chosen if seq is not victim]
                 needy = [seq for seq in needy if seq is not victim]
+            if chosen:
+                break
+            chosen = list(islice(ready, budget.decode_rows))  # all were preempted: the next take their place
         batch.add_decodes(chosen, needy)
 
     def _preempt(self, seq: Sequence) -> None:
@@ -243,12 +289,14 @@ class Scheduler:
 
     # --- prefill -------------------------------------------------------------------------------------
 
-    def _add_prefills(self, batch: BatchBuilder, budget: int) -> None:
+    def _add_prefills(self, batch: BatchBuilder, budget: Budget) -> None:
         """Spend the budget on unfinished prefills and queued requests, in order of priority and arrival."""
         running = self._running
-        unfinished = sorted(running.prefilling, key=lambda seq: seq.rank, reverse=True)
+        unfinished = sorted(running.prefilling, key=_rank, reverse=True)
+        tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._times.cost
+        first = True
         blocked = False
-        while budget > 0:
+        while tokens > 0 and (first or seconds > cost.b):
             head = None if blocked else self._queue.peek()
             register = head is not None and (not unfinished or head.rank < unfinished[-1].rank)
             if register and head is not None:
@@ -262,11 +310,16 @@ class Scheduler:
                 return
             # Decodes may have taken pages that were reserved for this prefill; they give them back when they end.
             room = seq.capacity + self.pool.num_free * self.pool.page_size - seq.num_scheduled
-            chunk = min(budget, seq.num_uncomputed, room)
+            chunk = min(tokens, seq.num_uncomputed, room)
+            if seconds < math.inf:
+                # A first token always goes: something must, and a step that must come is no worse for it.
+                chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled), 1 if first or register else 0))
+                seconds -= cost.chunk(seq.num_scheduled, chunk)
             if chunk == 0:
                 return
             batch.add_chunk(seq, chunk, register=register)
-            budget -= chunk
+            tokens -= chunk
+            first = False
 
     def _admit(self, seq: Sequence) -> bool:
         """Give the queue's head a slot, if all it knows fits beside what unfinished prefills still need.

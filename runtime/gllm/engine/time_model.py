@@ -96,6 +96,8 @@ _HUBER = 2.0
 _SOLVE_EVERY = 8
 _SWEEPS = 12
 _LONGEST_STEP = 3600.0
+_MOST_FREE_TOKENS = 1024
+"""The cost of a token is at least that of an empty step over this."""
 
 
 class StageModel:
@@ -173,7 +175,9 @@ class StageModel:
                 rest = line[0] * x[0] + line[1] * x[1] + line[2] * x[2] + line[3] * x[3] + line[4] * x[4]
                 x[i] = max(0.0, x[i] + (self._moment[i] - rest + damping[i] * (last[i] - x[i])) / own)
         self._coefficients = x
-        self.cost = Cost(*x)
+        a, b, c, d, e = x
+        # Under a GPU's memory-bound floor tokens seem free. They are not: a prompt as long as this costs a step.
+        self.cost = Cost(a, max(b, a / _MOST_FREE_TOKENS), c, d, e)
 
 
 class TimeModel:

@@ -14,13 +14,26 @@ from gllm.engine.policies import (
     Budget,
     Limits,
     Snapshot,
+    Waiting,
+    balanced,
     chunked_prefill,
     decode_cap,
     no_ut,
     no_wt,
     token_throttling,
 )
+from gllm.engine.policies.balanced import pack_decodes
+from gllm.engine.policies.reserve import adapted_reserve
+from gllm.engine.time_model import Cost
 
+COSTS = st.builds(
+    Cost,
+    a=st.floats(1e-4, 1.0),
+    b=st.floats(1e-7, 1e-2),
+    c=st.floats(0, 1e-6),
+    d=st.floats(0, 1e-4),
+    e=st.floats(0, 1e-2),
+)
 LIMITS = Limits(
     pp=4,
     max_num_seqs=256,
@@ -38,6 +51,7 @@ SNAPSHOT = Snapshot(
     decode_context=50_000,
     kv_free=1.0,
     in_flight=2,
+    decodes_in_flight=0,
     step_times=(0.01, 0.02),
 )
 
@@ -69,8 +83,9 @@ def test_prefill_of_token_throttling_is_equation_3(waiting: int, kv_free: float,
     [
         (100, 100, 4, 0, 25),
         (101, 101, 4, 0, 26),
-        (101, 3, 4, 4, 3),
+        (101, 3, 4, 3, 3),
         (101, 3, 4, 2, 2),  # two more micro-batches are to be filled
+        (101, 3, 4, 4, 0),  # pp micro-batches have decodes
         (3, 3, 4, 0, 1),
         (5, 5, 4, 0, 2),  # 2, 1, 1, 1 and not 2, 2, 1, 0
         (5, 3, 4, 1, 1),
@@ -84,7 +99,12 @@ def test_decodes_are_shared_by_equation_4(
     policy: PolicyName, total: int, ready: int, pp: int, in_flight: int, expected: int
 ) -> None:
     snapshot = replace(
-        SNAPSHOT, total_decodes=total, ready_decodes=ready, in_flight=in_flight, limits=replace(LIMITS, pp=pp)
+        SNAPSHOT,
+        total_decodes=total,
+        ready_decodes=ready,
+        in_flight=in_flight,
+        decodes_in_flight=in_flight,
+        limits=replace(LIMITS, pp=pp),
     )
     assert POLICIES[policy](snapshot).decode_rows == expected
 
@@ -123,8 +143,12 @@ def test_decode_cap_takes_a_stage_share() -> None:
     policy=st.sampled_from(POLICY_NAMES),
     pp=st.integers(1, 8),
     waiting=st.integers(0, 10**6),
-    decodes=st.integers(0, 300),
+    contexts=st.lists(st.integers(1, 10**5), max_size=300),
     in_flight_decodes=st.integers(0, 300),
+    decodes_in_flight=st.integers(0, 9),
+    in_flight_seconds=st.lists(st.floats(0, 10), max_size=9),
+    cost=COSTS,
+    ttft_target=st.sampled_from([0.0, 0.1, 10.0]),
     kv_free=st.floats(0, 1),
     most=st.integers(1, 5000),
     least=st.integers(1, 5000),
@@ -134,27 +158,116 @@ def test_bounds_and_progress(
     policy: PolicyName,
     pp: int,
     waiting: int,
-    decodes: int,
+    contexts: list[int],
     in_flight_decodes: int,
+    decodes_in_flight: int,
+    in_flight_seconds: list[float],
+    cost: Cost,
+    ttft_target: float,
     kv_free: float,
     most: int,
     least: int,
     threshold: float,
 ) -> None:
-    config = EngineConfig(model="", max_prefill_tokens=most, min_prefill_tokens=least, kv_threshold=threshold)
+    config = EngineConfig(
+        model="",
+        max_prefill_tokens=most,
+        min_prefill_tokens=least,
+        kv_threshold=threshold,
+        ttft_target=ttft_target,
+    )
+    decodes = len(contexts)
+    decodes_in_flight = min(decodes_in_flight, pp)
     snapshot = replace(
         SNAPSHOT,
         limits=Limits.of(config, pp),
         waiting_tokens=waiting,
         ready_decodes=decodes,
         total_decodes=decodes + in_flight_decodes,
+        decode_context=2 * sum(contexts),
+        in_flight=decodes_in_flight,
+        decodes_in_flight=decodes_in_flight,
         kv_free=kv_free,
+        cost=cost,
+        in_flight_seconds=tuple(in_flight_seconds),
+        ready_contexts=tuple(contexts),
+        waiting_pairs=waiting * 100.0,
+        waiting=(Waiting(waiting // 2, waiting * 50.0, 1.0),),
+        kv_reserve=threshold,
     )
     budget = POLICIES[policy](snapshot)
     assert 0 <= budget.prefill_tokens <= most
     assert 0 <= budget.decode_rows <= decodes
-    assert budget.decode_rows > 0 or not decodes
+    assert budget.decode_rows > 0 or not decodes or (decodes_in_flight == pp > 1)
     assert budget.prefill_tokens > 0 or snapshot.total_decodes, "nothing runs, so prefill must go on"
+    assert budget.prefill_seconds >= 0
+    if budget.decodes is not None:
+        assert len(set(budget.decodes)) == len(budget.decodes) == budget.decode_rows
+        assert all(0 <= index < decodes for index in budget.decodes)
+        assert not budget.decodes or budget.decodes[0] == 0, "the one that has waited longest is taken"
+
+
+@given(contexts=st.lists(st.integers(1, 10_000), min_size=1, max_size=200), pp=st.integers(2, 16), cost=COSTS)
+def test_balanced_packs_decodes_into_micro_batches_of_like_time(contexts: list[int], pp: int, cost: Cost) -> None:
+    """Filled from empty, pp micro-batches take every decode, none more than a share and one decode."""
+    limits = replace(LIMITS, pp=pp)
+    share = sum(cost.b + cost.e + cost.d * context for context in contexts) / pp
+    ready = list(contexts)
+    for filled in range(pp):
+        snapshot = replace(SNAPSHOT, limits=limits, decodes_in_flight=filled, cost=cost, ready_contexts=tuple(ready))
+        chosen, seconds = pack_decodes(snapshot, share)
+        times = [cost.b + cost.e + cost.d * ready[index] for index in chosen]
+        assert seconds == pytest.approx(sum(times))
+        assert chosen or not ready
+        assert seconds <= share + max(times, default=0.0) * (1 + 1e-6)
+        ready = [context for index, context in enumerate(ready) if index not in chosen]
+    assert not ready
+
+
+def test_balanced_gives_a_micro_batch_without_decodes_more_prefill() -> None:
+    cost = Cost(a=1e-3, b=1e-5, c=0.0, d=1e-8, e=0.0)
+    base = replace(
+        SNAPSHOT, cost=cost, in_flight=4, decodes_in_flight=4, in_flight_seconds=(3e-3,) * 4, waiting_tokens=800
+    )
+    alone = balanced(base)
+    beside = balanced(replace(base, decodes_in_flight=3, ready_contexts=(500,) * 25, ready_decodes=25))
+    assert (alone.decode_rows, beside.decode_rows) == (0, 25)
+    decodes = 25 * (1e-5 + 500e-8)
+    assert alone.prefill_seconds == pytest.approx(beside.prefill_seconds + decodes)
+
+
+def test_balanced_meets_a_ttft_target_and_not_sooner() -> None:
+    """One prompt of 0.1 s of prefill, due in 1 s less the way: a tenth of the time and a little more."""
+    cost = Cost(a=1e-2, b=1e-4, c=0.0, d=0.0, e=0.0)
+    limits = replace(LIMITS, ttft_target=1.0, min_prefill_tokens=1)
+    snapshot = replace(
+        SNAPSHOT, limits=limits, cost=cost, total_decodes=0, ready_decodes=0, decode_context=0, waiting_tokens=1000
+    )
+    young = balanced(replace(snapshot, waiting=(Waiting(1000, 0.0, 0.0),)))
+    assert young.prefill_seconds == pytest.approx(1e-2 * (0.1 / 0.96) / (1 - 0.1 / 0.96))
+    old = balanced(replace(snapshot, waiting=(Waiting(1000, 0.0, 0.8),)))
+    assert old.prefill_seconds == pytest.approx(1e-2 * (0.1 / 0.16) / (1 - 0.1 / 0.16))
+    late = balanced(replace(snapshot, waiting=(Waiting(1000, 0.0, 2.0),)))
+    assert late.prefill_seconds == pytest.approx(0.95 / 0.05 * 1e-2)
+
+
+def test_balanced_grows_by_one_part_in_pp() -> None:
+    cost = Cost(a=1e-3, b=1e-5, c=0.0, d=0.0, e=0.0)
+    flood = replace(SNAPSHOT, cost=cost, waiting_tokens=10**6, in_flight=4, decodes_in_flight=4)
+    flood = replace(flood, total_decodes=0, decode_context=0, in_flight_seconds=(4e-3,) * 4)
+    assert balanced(flood).prefill_seconds == pytest.approx(4e-3 * 1.25 - 1e-3)
+    assert balanced(replace(flood, waiting_tokens=10)).prefill_seconds == pytest.approx(4e-3 * 0.75 - 1e-3)
+
+
+@given(reserve=st.floats(0, 0.99), preemptions=st.integers(0, 50), threshold=st.floats(0, 0.99))
+def test_the_reserve_follows_preemptions(reserve: float, preemptions: int, threshold: float) -> None:
+    limits = replace(LIMITS, kv_threshold=threshold)
+    after = adapted_reserve(reserve, preemptions, limits)
+    assert 0 <= after < 1
+    assert adapted_reserve(reserve, preemptions + 1, limits) >= after
+    for _ in range(20_000):
+        reserve = adapted_reserve(reserve, 0, limits)
+    assert reserve == pytest.approx(0.2 * threshold, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ def test_prefill_goes_on_when_the_only_decode_was_preempted() -> None:
     bench.plan()
     bench.add("high", [2] * 12, max_tokens=1, stop_token_ids=())
     bench.answer()
-    bench.scheduler._add_prefills(batch := BatchBuilder(bench.scheduler._running, 2), 11)
+    bench.scheduler._add_prefills(batch := BatchBuilder(bench.scheduler._running, 2), Budget(11, 0))
     assert len(batch.rows) == 1
     bench.scheduler._step += 1
     bench.scheduler._in_flight.append(batch.micro_batch())

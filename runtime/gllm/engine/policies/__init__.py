@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gllm.config import PolicyName
-from gllm.engine.policies.base import Budget, Limits, Policy, Snapshot, ceil_div
+from gllm.engine.policies.balanced import balanced
+from gllm.engine.policies.base import Budget, Limits, Policy, Snapshot, Waiting, ceil_div
 from gllm.engine.policies.chunked import chunked_prefill, decode_cap
 from gllm.engine.policies.throttling import no_ut, no_wt, token_throttling
 
@@ -13,6 +14,8 @@ __all__ = [
     "Limits",
     "Policy",
     "Snapshot",
+    "Waiting",
+    "balanced",
     "ceil_div",
     "chunked_prefill",
     "decode_cap",
@@ -23,6 +26,7 @@ __all__ = [
 
 POLICIES: dict[PolicyName, Policy] = {
     "token_throttling": token_throttling,
+    "balanced": balanced,
     "chunked_prefill": chunked_prefill,
     "decode_cap": decode_cap,
     "no_wt": no_wt,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from gllm.config import EngineConfig
+from gllm.engine.time_model import PRIOR, Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Limits:
     """#T"""
     kv_threshold: float
     """KV_thresh"""
+    ttft_target: float = 0.0
+    """Seconds; 0: none."""
 
     @classmethod
     def of(cls, config: EngineConfig, pp: int) -> Limits:
@@ -36,6 +40,8 @@ class Limits:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
+        if not 0.0 <= config.ttft_target < float("inf"):
+            raise ValueError(f"ttft_target must be 0 or more seconds, not {config.ttft_target}")
         if not 0.0 <= config.kv_threshold < 1.0:
             raise ValueError(f"kv_threshold must be from 0 to below 1, not {config.kv_threshold}")
         return cls(
@@ -45,7 +51,19 @@ class Limits:
             min_prefill_tokens=min(config.min_prefill_tokens, config.max_prefill_tokens),
             prefill_iterations=config.prefill_iterations,
             kv_threshold=config.kv_threshold,
+            ttft_target=config.ttft_target,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A prompt, or the rest of one, that waits for prefill."""
+
+    tokens: int
+    pairs: float
+    """Sum over these tokens of the context that each attends to."""
+    age: float
+    """Seconds since the request arrived; 0 if it has had its first token (a preempted one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +85,23 @@ class Snapshot:
     """Free share of the KV pool, 0 to 1; cached pages that nobody holds are free."""
     in_flight: int
     """Micro-batches sent and not yet answered."""
+    decodes_in_flight: int
+    """Those of them that have decode rows."""
     step_times: tuple[float, ...]
     """Measured seconds of the last steps, oldest first."""
+
+    cost: Cost = PRIOR
+    """Predicted times of the slowest stage. This and all below: for policies that look at time."""
+    in_flight_seconds: tuple[float, ...] = ()
+    """Predicted time of each micro-batch in flight on that stage."""
+    ready_contexts: tuple[int, ...] = ()
+    """Context of each ready decode, the longest unscheduled first."""
+    waiting_pairs: float = 0.0
+    """As `Waiting.pairs`, of everything that waits."""
+    waiting: tuple[Waiting, ...] = ()
+    """The first of what waits, in order of service."""
+    kv_reserve: float = 0.0
+    """Share of the pool kept free of new prefill, adapted to preemptions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +110,10 @@ class Budget:
 
     prefill_tokens: int
     decode_rows: int
+    prefill_seconds: float = math.inf
+    """Predicted time that prefill may add, by the snapshot's `cost`; a first token is prefilled whatever it takes."""
+    decodes: tuple[int, ...] | None = None
+    """Which ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
 
 
 Policy = Callable[[Snapshot], Budget]
