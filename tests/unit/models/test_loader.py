@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fixtures.tiny_models import VARIANTS
+from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
 from gllm.layers.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config
@@ -167,23 +168,36 @@ class Member(Alone):
         self.size, self.rank = size, rank
 
 
-@pytest.mark.parametrize("variant", ["llama-bias", "qwen2-tied", "qwen3"])
-def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, variant: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "ep"),
+    [
+        ("llama-bias", 1),
+        ("qwen2-tied", 1),
+        ("qwen3", 1),
+        ("glm4", 1),
+        ("chatglm3", 1),
+        ("mixtral", 2),
+        ("qwen2-moe", 1),
+        ("qwen3-moe", 2),
+    ],
+)
+def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, variant: str, ep: int) -> None:
     """Of a divided tensor each rank reads a piece of its own; what is not divided every rank of the stage reads."""
     folder = tiny_model(variant)
     held: dict[str, torch.Tensor] = {}
     shapes = {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
     for layers in (range(2), range(2, 3)):
         for rank in range(2):
-            context = LayerContext(TorchOps(), Member(2, rank))
+            context = LayerContext(TorchOps(), Member(2, rank), ep)
             model = model_class(load_model_config(folder))(load_model_config(folder), context, layers)
             for part in [part for parameter in model.parameters() for part in parameter.parts]:
                 count = held.setdefault(part.name, torch.zeros(shapes[part.name]))
                 count[(part.rows, part.columns)[: count.dim()]] += 1
-    assert set(held) == set(shapes)
+    assert set(held) == {name for name in shapes if not name.endswith("inv_freq")}
     for name, count in held.items():
         twice = "embed" in name and variant == "qwen2-tied"  # For the first stage and for the last one's head.
-        whole = 2.0 if ("norm" in name or twice) else 1.0
+        everywhere = "norm" in name or name.endswith((".gate.weight", "_gate.weight"))
+        whole = 2.0 if everywhere or twice else 1.0
         assert torch.equal(count, torch.full_like(count, whole)), name
 
 
@@ -202,6 +216,55 @@ def test_a_rank_loads_its_slices(tiny_model: TinyModel) -> None:
     assert model.weight_bytes == estimate_weight_bytes(model.config, torch.float32, context, range(1, 3))
 
 
+class Listener:
+    """Notes what is read of a checkpoint."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self.source, self.tensors = source, source.tensors
+        self.names: list[str] = []
+
+    def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
+        self.names.append(name)
+        self.source.read(name, out, rows, columns)
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_experts_of_other_ranks_are_never_read(tiny_model: TinyModel, tp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_model("qwen3-moe")  # 8 experts, in layer 1 only
+    source = Listener(open_checkpoint(folder))
+    monkeypatch.setattr("gllm.models.loader.open_checkpoint", lambda path: source)
+    context = LayerContext(TorchOps(), Member(tp, tp - 1), ep=2)
+    model = load(folder, context=context, layers=range(1, 3))
+    read = [name for name in source.names if ".experts." in name]
+    assert {int(name.split(".")[5]) for name in read} == {4, 5, 6, 7}
+    assert len(read) == len(set(read)) == 4 * 3
+    assert not any("layers.0." in name or "embed" in name for name in source.names)
+    mixture = model.layers[0].mlp
+    tensors = load_file(folder / "model.safetensors")
+    rows = slice(0, 32) if tp == 2 else slice(16, 32)
+    prefix = "model.layers.1.mlp.experts.6"
+    expected = torch.cat([tensors[f"{prefix}.{name}_proj.weight"][rows] for name in ("gate", "up")])
+    assert torch.equal(mixture.experts.gate_up.data[2], expected)
+    assert torch.equal(mixture.experts.down.data[2], tensors[f"{prefix}.down_proj.weight"][:, rows])
+    assert model.weight_bytes == estimate_weight_bytes(model.config, torch.float32, context, range(1, 3))
+
+
+def test_interleaved_rope_becomes_halves(tiny_model: TinyModel) -> None:
+    """Head 3 is the second of rank 1's two: 32 dimensions, of which the first 16 turn."""
+    folder = tiny_model("glm")
+    context = LayerContext(TorchOps(), Member(2, 1))
+    attention = load(folder, context=context, layers=range(1)).layers[0].attention
+    tensors = load_file(folder / "model.safetensors")
+    for kind in ("weight", "bias"):
+        theirs = tensors[f"model.layers.0.self_attn.q_proj.{kind}"][3 * 32 : 4 * 32]
+        mine = getattr(attention.qkv, kind).data[32:64]
+        assert torch.equal(mine[:8], theirs[0:16:2])
+        assert torch.equal(mine[8:16], theirs[1:16:2])
+        assert torch.equal(mine[16:], theirs[16:])
+        value = getattr(attention.qkv, kind).data[-32:]
+        assert torch.equal(value, tensors[f"model.layers.0.self_attn.v_proj.{kind}"][32:])
+
+
 def test_sizes_of_real_models(tmp_path: Path) -> None:
     """Parameter counts from the models' cards; the rope table (131072 x 128 float32) comes on top."""
     llama_8b = {
@@ -217,3 +280,6 @@ def test_sizes_of_real_models(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(llama_8b))
     expected = 8_030_261_248 * 2 + 131072 * 128 * 4
     assert estimate_weight_bytes(load_model_config(tmp_path), torch.bfloat16) == expected
+    shape = Path(__file__).parents[3] / "benchmarks/shapes/qwen3-30b-a3b"
+    expected = 30_532_122_624 * 2 + 40960 * 128 * 4
+    assert estimate_weight_bytes(load_model_config(shape), torch.bfloat16) == expected

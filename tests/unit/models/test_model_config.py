@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fixtures.tiny_models import BOS_ID, EOS_ID, VARIANTS, VOCAB_SIZE, write_gguf
-from gllm.model_config import ModelConfig, RopeConfig
+from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
 from gllm.model_config_loader import load_model_config
 from gllm.model_config_loader.families import SUPPORTED_ARCHITECTURES
 from gllm.models.registry import model_class
@@ -43,6 +43,78 @@ LLAMA3_SCALING = {
 QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 8, "rope_theta": 1000000.0}
 QWEN3 = LLAMA | {"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 8}
 MISTRAL = LLAMA | {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 8, "sliding_window": None}
+
+
+MIXTRAL = LLAMA | {
+    "architectures": ["MixtralForCausalLM"],
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+}
+QWEN2_MOE = LLAMA | {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "intermediate_size": 5632,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+    "num_experts": 60,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": False,
+    "decoder_sparse_step": 1,
+}
+QWEN3_MOE = LLAMA | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 2048,
+    "head_dim": 128,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+}
+GLM = LLAMA | {
+    "architectures": ["GlmForCausalLM"],
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "rms_norm_eps": 1.5625e-07,
+}
+CHATGLM3 = {
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_residual_connection_post_layernorm": False,
+    "ffn_hidden_size": 13696,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1e-05,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "seq_length": 8192,
+    "torch_dtype": "float16",
+    "eos_token_id": 2,
+}
+GLM4_9B = CHATGLM3 | {
+    "architectures": ["ChatGLMForConditionalGeneration"],
+    "layernorm_epsilon": 1.5625e-07,
+    "num_layers": 40,
+    "padded_vocab_size": 151552,
+    "rope_ratio": 500,
+    "seq_length": 131072,
+    "torch_dtype": "bfloat16",
+    "eos_token_id": [151329, 151336, 151338],
+}
 
 
 def write(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None = None) -> Path:
@@ -132,11 +204,100 @@ def test_rope_spellings(keys: dict[str, Any], rope: RopeConfig, tmp_path: Path) 
         (QWEN3, {"head_dim": 128, "attention_bias": False}),
         (MISTRAL, {"architecture": "MistralForCausalLM"}),
         (MISTRAL | {"sliding_window": 4096}, {"max_position": 4096}),
+        (
+            MIXTRAL,
+            {
+                "moe": MoEConfig(num_experts=8, experts_per_token=2, intermediate_size=14336, renormalize=True),
+                "rope": RopeConfig(theta=1e6),
+                "attention_bias": False,
+            },
+        ),
+        (MIXTRAL | {"rope_theta": None, "rms_norm_eps": None}, {"rope": RopeConfig(theta=1e6), "rms_norm_eps": 1e-5}),
+        (
+            QWEN2_MOE,
+            {
+                "moe": MoEConfig(
+                    num_experts=60,
+                    experts_per_token=4,
+                    intermediate_size=1408,
+                    renormalize=False,
+                    shared_intermediate_size=5632,
+                ),
+                "attention_bias": True,
+                "attention_out_bias": False,
+                "head_dim": 128,
+            },
+        ),
+        (QWEN2_MOE | {"qkv_bias": False}, {"attention_bias": False}),
+        (
+            QWEN3_MOE,
+            {"moe": MoEConfig(num_experts=128, experts_per_token=8, intermediate_size=768, renormalize=True)},
+        ),
+        (QWEN3_MOE | {"num_experts": None, "num_local_experts": 64}, {"num_kv_heads": 4}),
+        (
+            GLM,
+            {
+                "rope": RopeConfig(partial_factor=0.5),
+                "rotary_dim": 64,
+                "attention_bias": True,
+                "attention_out_bias": False,
+            },
+        ),
+        (GLM | {"partial_rotary_factor": 0.25}, {"rotary_dim": 32}),
+        (GLM | {"architectures": ["Glm4ForCausalLM"], "attention_bias": False}, {"attention_bias": False}),
+        (
+            GLM | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5}},
+            {"rope": RopeConfig(theta=5e6, partial_factor=0.5)},
+        ),
+        (
+            CHATGLM3,
+            {
+                "num_layers": 28,
+                "intermediate_size": 13696,
+                "num_kv_heads": 2,
+                "head_dim": 128,
+                "vocab_size": 65024,
+                "max_position": 8192,
+                "rms_norm_eps": 1e-5,
+                "rope": RopeConfig(theta=1e4, partial_factor=0.5),
+                "attention_bias": True,
+                "attention_out_bias": False,
+                "mlp_bias": False,
+                "dtype": "float16",
+                "eos_token_ids": (2,),
+            },
+        ),
+        (CHATGLM3 | {"architectures": None}, {"architecture": "ChatGLMModel"}),
+        (
+            GLM4_9B,
+            {
+                "rope": RopeConfig(theta=5e6, partial_factor=0.5),
+                "max_position": 131072,
+                "eos_token_ids": (151329, 151336, 151338),
+            },
+        ),
     ],
 )
 def test_defaults_and_variants(config: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
     loaded = load(tmp_path, config)
     assert {key: getattr(loaded, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "dense"),
+    [
+        ({}, set()),
+        ({"decoder_sparse_step": 2}, {0, 2, 4}),
+        ({"decoder_sparse_step": 3}, {0, 1, 3, 4}),
+        ({"mlp_only_layers": [1, 4, 99]}, {1, 4}),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, {0, 1, 2, 4}),
+        ({"decoder_sparse_step": 7}, {0, 1, 2, 3, 4, 5}),
+    ],
+)
+def test_layers_without_experts(keys: dict[str, Any], dense: set[int], tmp_path: Path) -> None:
+    config = load(tmp_path, QWEN2_MOE | {"num_hidden_layers": 6} | keys)
+    assert {layer for layer in range(6) if not config.has_experts(layer)} == dense
+    assert not load(tmp_path, LLAMA).has_experts(0)
 
 
 def test_generation_config_gives_defaults_and_wins_for_eos(tmp_path: Path) -> None:
@@ -186,6 +347,22 @@ def test_generation_config_gives_defaults_and_wins_for_eos(tmp_path: Path) -> No
             "high_freq_factor must be above low_freq_factor",
         ),
         (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
+        (GLM | {"partial_rotary_factor": 0.01}, "partial_rotary_factor .* must turn an even number"),
+        (GLM | {"partial_rotary_factor": 1.5}, "partial_rotary_factor .* must turn an even number"),
+        (MIXTRAL | {"sliding_window": 2048}, "sliding_window is not supported"),
+        (MIXTRAL | {"num_experts_per_tok": 9}, r"num_experts_per_tok \(9\) is above num_local_experts \(8\)"),
+        (QWEN3_MOE | {"num_experts": 10**6}, "num_experts must be an integer from 1 to 4096"),
+        (QWEN3_MOE | {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
+        (QWEN3_MOE | {"mlp_only_layers": "all"}, "mlp_only_layers must be a list of layer numbers"),
+        (CHATGLM3 | {"rmsnorm": False}, "rmsnorm must be true: no other kind of ChatGLM"),
+        (CHATGLM3 | {"post_layer_norm": False}, "post_layer_norm must be true"),
+        (CHATGLM3 | {"multi_query_attention": None}, "multi_query_attention must be true"),
+        (CHATGLM3 | {"add_bias_linear": True}, "add_bias_linear must be false"),
+        (CHATGLM3 | {"quantization_bit": 4}, "quantization_bit is set"),
+        (CHATGLM3 | {"pre_seq_len": 128}, "pre_seq_len is set"),
+        (CHATGLM3 | {"vision_config": {"depth": 1}}, "vision_config is set"),
+        (CHATGLM3 | {"kv_channels": "x"}, "kv_channels must be an integer"),
+        (CHATGLM3 | {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}, "rope_ratio of ChatGLM2"),
         (QWEN2 | {"use_sliding_window": True}, "sliding_window is not supported"),
         (QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window is not supported"),
         (MISTRAL | {"max_position_embeddings": 32768, "sliding_window": 4096}, "sliding_window is not supported"),

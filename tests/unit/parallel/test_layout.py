@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.model_config import ModelConfig, RopeConfig
-from gllm.parallel.layout import Place, check_shape, kv_head_slice, rank_slice, split_layers
+from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
+from gllm.parallel.layout import Place, check_shape, kv_head_slice, layer_weights, rank_slice, split_layers
 
 
 def model(**fields: Any) -> ModelConfig:
@@ -30,6 +30,11 @@ def model(**fields: Any) -> ModelConfig:
         "attention_bias": False,
     }
     return ModelConfig(**values | fields)
+
+
+def mixture(**fields: Any) -> MoEConfig:
+    values = {"num_experts": 8, "experts_per_token": 2, "intermediate_size": 32, "renormalize": True}
+    return MoEConfig(**values | fields)
 
 
 def test_places() -> None:
@@ -110,3 +115,32 @@ def test_the_head_costs_the_last_stage_layers() -> None:
         vocab_size=49152,
     )  # fmt: skip
     assert [len(stage) for stage in split_layers(small, 2)] == [17, 13]
+
+
+@pytest.mark.parametrize(
+    ("moe", "shape", "message"),
+    [
+        (None, {"tp": 2, "ep": 2}, "--ep 2 divides experts, but LlamaForCausalLM has none: use --ep 1"),
+        (mixture(num_experts=6), {"tp": 4, "ep": 4}, "--ep 4 does not divide the model's 6 experts"),
+        (mixture(intermediate_size=34), {"tp": 4}, "divides each expert among 4 ranks, which do not divide .* of 34"),
+        (mixture(intermediate_size=33), {"tp": 4, "ep": 2}, "--tp 4 with --ep 2 divides each expert among 2 ranks"),
+        (mixture(shared_intermediate_size=6), {"tp": 4}, "does not divide the shared expert's intermediate size of 6"),
+        (mixture(dense_layers=(3,)), {"tp": 8, "ep": 8}, "--tp 8 does not divide the model's intermediate size of 100"),
+    ],
+)
+def test_refusals_of_experts(moe: MoEConfig | None, shape: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_shape(model(moe=moe, intermediate_size=100 if moe else 96), **{"pp": 1, **shape})
+
+
+def test_experts_need_only_what_a_rank_holds_divided() -> None:
+    """With ep = tp experts stay whole, and a size that no layer has does not matter."""
+    check_shape(model(moe=mixture(intermediate_size=33), intermediate_size=97), pp=1, tp=4, ep=4)
+
+
+def test_a_layer_costs_what_its_active_experts_cost() -> None:
+    dense, sparse = model(), model(moe=mixture(num_experts=64, experts_per_token=3))
+    assert layer_weights(sparse) - layer_weights(dense) == 64 * 64
+    half = model(moe=mixture(num_experts=64, experts_per_token=6, dense_layers=tuple(range(6))))
+    assert layer_weights(dense) < layer_weights(half) < layer_weights(model(moe=mixture(experts_per_token=6))) + 4096
+    assert layer_weights(model(moe=mixture(shared_intermediate_size=32))) == layer_weights(dense) + 64 * 8
