@@ -13,6 +13,12 @@ def read_tokenizer_json(folder: Path) -> str:
     """The text of tokenizer.json; ValueError says how to make one where it is missing."""
     path = folder / "tokenizer.json"
     if not path.is_file():
+        if list(folder.glob("tokenization_*.py")):
+            # ChatGLM2, ChatGLM3 and the first GLM-4 come with tokenizer.model and a Python class around it.
+            raise ValueError(
+                f"{folder} has no tokenizer.json but a tokenizer in Python, and code from a model folder is never run: "
+                "put a converted tokenizer.json there (for GLM-4-9B that of zai-org/glm-4-9b-chat-hf)"
+            )
         raise ValueError(
             f"{folder} has no tokenizer.json. Make one from the model's slow tokenizer with: "
             f"python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}')"

@@ -342,6 +342,9 @@ def test_chat_templates_of_every_place(folder: Path) -> None:
 def test_folder_without_tokenizer_json_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no tokenizer\.json.*save_pretrained"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenization_chatglm.py").write_text("raise SystemExit('never run')")
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json but a tokenizer in Python, .* is never run"):
+        load_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="does not exist"):
         load_tokenizer(tmp_path / "nothing")
 
