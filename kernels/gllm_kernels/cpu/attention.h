@@ -37,12 +37,20 @@ GLLM_INLINE void put_in_block(typename T::Elem* keys, typename T::Elem* values, 
                               const typename T::Elem* key, const typename T::Elem* value) {
   constexpr int64_t step = T::step;
   for (int64_t d = 0; d < head_dim; d += step) {
-    for (int64_t i = 0; i < step; ++i) keys[(d / step * kBlockTokens + slot) * step + i] = key[d + i];
+    std::memcpy(keys + (d / step * kBlockTokens + slot) * step, key + d, step * sizeof(*key));
   }
   typename T::Elem* group = values + slot / step * head_dim * step;
-  for (int64_t d = 0; d < head_dim; ++d) {
-    group[d * step + slot % step] = value[d];
-    if (step == 2 && slot % 2 == 0) group[d * step + 1] = 0;
+  if constexpr (step == 1) {
+    std::memcpy(group, value, static_cast<size_t>(head_dim) * sizeof(*value));
+  } else {
+    // Whole pairs, which compilers turn into vectors.
+    using Pair = uint32_t __attribute__((may_alias));
+    Pair* __restrict pairs = reinterpret_cast<Pair*>(group);
+    if (slot % 2 == 0) {
+      for (int64_t d = 0; d < head_dim; ++d) pairs[d] = value[d];
+    } else {
+      for (int64_t d = 0; d < head_dim; ++d) pairs[d] = (pairs[d] & 0xffffu) | static_cast<uint32_t>(value[d]) << 16;
+    }
   }
 }
 
@@ -308,30 +316,46 @@ struct Attend {
     }
   };
 
-  void softmax_row(int64_t row, int64_t begin, int64_t vectors) const {
-    const F factor = Vec::set(kLog2E / __builtin_sqrtf(static_cast<float>(hd)));
+  // Scales a row's scores, hides the keys that its token does not see, and returns the highest.
+  GLLM_INLINE float scaled_top(int64_t row, int64_t begin, int64_t vectors, F factor) const {
     const int64_t seen = limit(row) - begin;
     float* s = scores + row * kTileTokens;
     F top = Vec::set(segment.top[row]);
     for (int64_t v = 0; v < vectors; ++v) {
+      F score = Vec::mul(Vec::load(s + v * Vec::width), factor);
       const int64_t lanes = seen - v * Vec::width;
-      const int count = lanes > Vec::width ? Vec::width : lanes < 0 ? 0 : static_cast<int>(lanes);
-      const F score = Vec::first(Vec::mul(Vec::load(s + v * Vec::width), factor), count, -__builtin_inff());
+      if (lanes < Vec::width) score = Vec::first(score, lanes < 0 ? 0 : static_cast<int>(lanes), -__builtin_inff());
       Vec::store(s + v * Vec::width, score);
       top = Vec::max(score, top);
     }
-    const float high = Vec::max_of(top);
-    const F shift = Vec::set(high == -__builtin_inff() ? 0.0f : high);
-    F sum = Vec::set(0.0f);
-    for (int64_t v = 0; v < vectors; ++v) {
-      const F weight = exp2(Vec::sub(Vec::load(s + v * Vec::width), shift));
-      sum = Vec::add(sum, weight);
-      Vec::store(weights + row * kTileTokens + v * Vec::width, weight);
+    return Vec::max_of(top);
+  }
+
+  // Turns scores into weights and moves the running state to the new maximum. What is one number a row is done for a
+  // vector of rows at a time (their arrays are padded): in short prompts it costs as much as the exponentials.
+  void softmax(int64_t begin, int64_t vectors) const {
+    const F factor = Vec::set(kLog2E / __builtin_sqrtf(static_cast<float>(hd)));
+    // A row that sees no key yet has -infinity as its maximum, and -infinity less itself is no number.
+    const F lowest = Vec::set(-3.4028235e38f);
+    for (int64_t row = 0; row < rows; ++row) scale[row] = scaled_top(row, begin, vectors, factor);
+    for (int64_t row = 0; row < rows; row += Vec::width) {
+      const F high = Vec::load(scale + row);
+      const F old = exp2(Vec::sub(Vec::load(segment.top + row), Vec::max(high, lowest)));
+      Vec::store(scale + row, old);
+      Vec::store(segment.sum + row, Vec::mul(Vec::load(segment.sum + row), old));
+      Vec::store(segment.top + row, high);
     }
-    const F old = exp2(Vec::sub(Vec::set(segment.top[row]), shift));
-    scale[row] = Vec::max_of(old);
-    segment.sum[row] = segment.sum[row] * scale[row] + Vec::sum(sum);
-    segment.top[row] = high;
+    for (int64_t row = 0; row < rows; ++row) {
+      const F shift = Vec::max(Vec::set(segment.top[row]), lowest);
+      const float* s = scores + row * kTileTokens;
+      F sum = Vec::set(0.0f);
+      for (int64_t v = 0; v < vectors; ++v) {
+        const F weight = exp2(Vec::sub(Vec::load(s + v * Vec::width), shift));
+        sum = Vec::add(sum, weight);
+        Vec::store(weights + row * kTileTokens + v * Vec::width, weight);
+      }
+      segment.sum[row] += Vec::sum(sum);
+    }
   }
 
   void run_segment(int64_t begin, int64_t end, const AttentionTask* next) {
@@ -343,7 +367,7 @@ struct Attend {
       const int64_t blocks = (valid + kBlockTokens - 1) / kBlockTokens;
       const int64_t vectors = blocks * (kBlockTokens / Vec::width);
       for_tiles<ScoreTile>(vectors, MakeScores{*this});
-      for (int64_t row = 0; row < rows; ++row) softmax_row(row, tile, vectors);
+      softmax(tile, vectors);
       for_tiles<ValueTile>(hd / Vec::width, MakeValues{*this, valid});
     }
   }
