@@ -193,7 +193,7 @@ def serve(
 
 
 @app.command(epilog=_EPILOG)
-@takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name != "seed"))
+@takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
 def throughput(
     model: ModelArgument = "",
     *,
