@@ -1,20 +1,22 @@
 """Time of one mixture of experts on a GPU, and the search for its tiles.
 
-    python benchmarks/gpu_experts.py [--tune FILE] [--general]
+    python benchmarks/gpu_experts.py [--tune] [--general]
 
 Prints, for 1 to 8192 tokens of Mixtral's and Qwen3-30B-A3B's sizes, the time of routing, grouping, products and sum,
 the rates it comes to, and the time that the device's own limits would allow: the weights of the experts that are hit
-read once, or the products at the measured peak. --tune first tries tiles and writes the best of each size to FILE;
---general times the tiles of sizes that nobody tuned, for comparison.
+read once, or the products at the measured peak. --tune only tries tiles and writes the best of each size to
+kernels/gllm_kernels/triton/tuned.py; --general times the tiles that were guessed before, for comparison.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import math
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from gllm_kernels.triton.route import route
 
 MODELS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b-a3b": (128, 8, 2048, 768)}
 TOKENS = [1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
+TUNED_TOKENS = (1, 8, 32, 128, 512, 2048, 8192)
 ROUTINGS = 8
 COMPILERS = 14
 
@@ -39,7 +42,7 @@ def graph_ms(run: Callable[[int], Any]) -> float:
         for index in range(ROUTINGS):
             run(index)
     times = []
-    for _ in range(7):
+    for _ in range(5):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()
@@ -148,11 +151,11 @@ class Case:
                 timed = []
                 for tile in candidates(rows, both):
                     try:
-                        timed.append((self.product_ms(groups, both, tile), str(tile)))
+                        timed.append((self.product_ms(groups, both, tile), astuple(tile)))
                     except Exception as error:
                         print("cannot", rows, both, tile, str(error)[:60])
-                best.append(sorted(timed)[:4])
-            found.append((best[0][0][0] + best[1][0][0], rows, *best))
+                best.append(min(timed))
+            found.append((best[0][0] + best[1][0], rows, best[0][1], best[1][1]))
         return sorted(found)
 
     def floor_ms(self, flops_a_second: float, bytes_a_second: float) -> tuple[float, float, float]:
@@ -166,7 +169,7 @@ class Case:
 def compile_all() -> None:
     jobs = [
         (model, rows, both, tile)
-        for model in MODELS
+        for model in ("qwen3-30b-a3b",)
         for rows in (16, 32, 64, 128)
         for both in (True, False)
         for tile in candidates(rows, both)
@@ -176,18 +179,22 @@ def compile_all() -> None:
     print(len(jobs), "tiles compiled", flush=True)
 
 
-def tune(path: str) -> None:
+def tune() -> None:
     compile_all()
-    best: dict[str, Any] = {}
-    for model in MODELS:
+    lines = ["import math", "", "TUNED = {"]
+    for model, (count, k, hidden, inner) in MODELS.items():
         weights = make(model)
-        for tokens in (1, 8, 32, 128, 512, 2048, 8192):
+        lines.append(f"    ({hidden}, {inner}): (")
+        for tokens, following in itertools.pairwise((*TUNED_TOKENS, math.inf)):
             found = Case(model, weights, tokens).tune()
-            best[f"{model} {tokens}"] = found
-            shown = [(round(ms, 4), rows, wide[0][1], narrow[0][1]) for ms, rows, wide, narrow in found[:2]]
-            print(model, tokens, *shown, sep="\n   ", flush=True)
-            with open(path, "w") as file:
-                json.dump(best, file, indent=1)
+            print(model, tokens, *found[:2], sep="\n   ", flush=True)
+            most = math.sqrt(tokens * following) * k / count
+            limit = "math.inf" if most == math.inf else f"{most:.3g}"
+            lines.append(f"        ({limit}, {', '.join(map(str, found[0][1:]))}),")
+        lines.append("    ),")
+    tuned = Path(tiles.__file__).with_name("tuned.py")
+    docstring = tuned.read_text().partition("\nimport math")[0]
+    tuned.write_text("\n".join([docstring, *lines, "}", ""]))
 
 
 def report(general: bool) -> None:
@@ -198,8 +205,8 @@ def report(general: bool) -> None:
         weights = make(model)
         for tokens in TOKENS:
             case = Case(model, weights, tokens)
-            sizes = (0, 0) if general else (case.hidden, case.inner)
-            ms = case.whole_ms(tiles.choose(tokens * case.k, case.count, *sizes))
+            table = tiles.GENERAL if general else tiles.table_for(case.hidden, case.inner)
+            ms = case.whole_ms(tiles.choose(tokens * case.k, case.count, table))
             flops, moved, floor = case.floor_ms(flops_a_second, bytes_a_second)
             print(
                 f"{model:>14} {tokens:6} {ms * 1e3:8.1f} {flops / ms / 1e9:8.1f} {moved / ms / 1e6:6.0f} "
@@ -210,12 +217,13 @@ def report(general: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune")
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--general", action="store_true")
     options = parser.parse_args()
     if options.tune:
-        tune(options.tune)
-    report(options.general)
+        tune()
+    else:
+        report(options.general)
 
 
 if __name__ == "__main__":

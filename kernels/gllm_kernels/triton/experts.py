@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from gllm_kernels.triton import tiles
 from gllm_kernels.triton.group import group
 from gllm_kernels.triton.grouped_gemm import add_places, down, gate_up
+
+_table_for = cache(tiles.table_for)
 
 
 def product(
@@ -24,7 +28,7 @@ def product(
     """
     num_experts, hidden, inner = down_weight.shape
     n, k = chosen.shape
-    plan = plan or tiles.choose(n * k, num_experts, hidden, inner)
+    plan = plan or tiles.choose(n * k, num_experts, _table_for(hidden, inner))
     groups = group(chosen, num_experts, plan.rows)
     activated = gate_up(x, gate_up_weight, groups, k, plan.gate_up)
     parts = down(activated, down_weight, weights, groups, plan.down)

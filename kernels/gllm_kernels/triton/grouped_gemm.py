@@ -36,10 +36,10 @@ def _locate(blocks, num_blocks, max_blocks, num_tiles, BAND: tl.constexpr):
     return band * BAND + within % height, within // height
 
 
-@triton.jit(do_not_specialize=["max_blocks", "num_tiles"])
+@triton.jit(do_not_specialize=["max_blocks", "num_tiles", "k"])
 def _gate_up(
-    x, x_stride, weight, out, order, blocks, num_blocks, max_blocks, num_tiles, hidden, inner,
-    K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BAND: tl.constexpr,
+    x, x_stride, weight, out, order, blocks, num_blocks, max_blocks, num_tiles, hidden, inner, k,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BAND: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
     block, tile = _locate(blocks, num_blocks, max_blocks, num_tiles, BAND)
@@ -48,7 +48,7 @@ def _gate_up(
     expert = tl.load(blocks + block).to(tl.int64)
     row = tl.load(blocks + max_blocks + block) + tl.arange(0, ROWS)
     valid = row < tl.load(blocks + 2 * max_blocks + block)
-    token = tl.load(order + row, mask=valid, other=0) // K
+    token = tl.load(order + row, mask=valid, other=0) // k
     column = tile * COLUMNS + tl.arange(0, COLUMNS)
     there = column < inner
     depth = tl.arange(0, DEPTH)
@@ -133,7 +133,7 @@ def gate_up(x: torch.Tensor, weight: torch.Tensor, groups: Groups, k: int, tile:
     tiles = triton.cdiv(inner, tile.columns)
     _gate_up[(groups.max_blocks * tiles,)](
         x, x.stride(0), weight, out, groups.order, groups.blocks, groups.num_blocks, groups.max_blocks, tiles, hidden,
-        inner, K=k, ROWS=groups.block_rows, COLUMNS=tile.columns, DEPTH=tile.depth, BAND=tile.band,
+        inner, k, ROWS=groups.block_rows, COLUMNS=tile.columns, DEPTH=tile.depth, BAND=tile.band,
         EVEN=hidden % tile.depth == 0 and inner % tile.columns == 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,22 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_MIXTRAL = {
+    "ffn_gate_inp": "block_sparse_moe.gate",
+    "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+    "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+    "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
+}
+_QWEN = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{}.up_proj",
+    "ffn_down_exps": "mlp.experts.{}.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _TOP = re.compile(r"(\w+)\.(weight|bias)")
 
@@ -46,8 +64,10 @@ class GGUFSource:
     def __init__(self, path: Path) -> None:
         self._file = GGUFFile(path)
         self._tensors: dict[str, GGUFTensor] = {}
+        expert_names = _MIXTRAL if self._file.metadata.get("general.architecture") == "llama" else _QWEN
         for tensor in self._file.tensors.values():
-            self._tensors[huggingface_name(tensor.name)] = tensor
+            for name, piece in named_experts(tensor, expert_names):
+                self._tensors[name] = piece
         self.tensors = {
             name: TensorInfo(tensor.shape, tensor.type.name, tensor.type in SUPPORTED_TYPES)
             for name, tensor in self._tensors.items()
@@ -88,6 +108,24 @@ class GGUFSource:
         if ".k_proj." in name:
             return int(metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]))
         return 0
+
+
+def named_experts(tensor: GGUFTensor, names: Mapping[str, str]) -> Iterator[tuple[str, GGUFTensor]]:
+    """A tensor of the file under its checkpoint name; what holds all experts, one after another, as a tensor each."""
+    match = _LAYER.fullmatch(tensor.name)
+    if match is None or match[2] not in names:
+        yield huggingface_name(tensor.name), tensor
+        return
+    name = f"model.layers.{match[1]}.{names[match[2]]}.{match[3]}"
+    if match[2].endswith("_exps") and len(tensor.shape) == 3:
+        size = tensor.num_bytes // tensor.shape[0]
+        for expert in range(tensor.shape[0]):
+            at = tensor.offset + expert * size
+            yield name.format(expert), replace(tensor, shape=tensor.shape[1:], offset=at, num_bytes=size)
+    elif match[2] == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
+        yield name, replace(tensor, shape=(1, *tensor.shape))
+    else:
+        yield name, tensor
 
 
 def huggingface_name(name: str) -> str:

@@ -30,6 +30,6 @@ class TritonExperts(TorchExperts):
         if sizes not in self._compiled:
             # Every tile now, at start-up, and none in the middle of serving.
             self._compiled.add(sizes)
-            for plan in tiles.plans(down.shape[1], down.shape[2]):
+            for _, plan in tiles.table_for(down.shape[1], down.shape[2]):
                 experts.product(x[:1], gate_up, down, chosen[:1], weights[:1], plan)
         return experts.product(x, gate_up, down, chosen, weights)

@@ -10,6 +10,7 @@ from gllm.model_config import ModelConfig
 _LARGEST = 1e38
 """Largest number a config may hold: what float32 can."""
 MAX_LAYERS = 4096
+MOST_EXPERTS = 4096
 
 
 class Fields:

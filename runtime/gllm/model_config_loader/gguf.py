@@ -9,10 +9,16 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
-from gllm.model_config import ModelConfig, RopeConfig
-from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
+from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
+from gllm.model_config_loader.fields import MAX_LAYERS, MOST_EXPERTS, Fields, check_shape
 
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen2moe": "Qwen2MoeForCausalLM",
+    "qwen3moe": "Qwen3MoeForCausalLM",
+}
 _SAMPLING_FIELDS = {
     "temp": "temperature",
     "top_p": "top_p",
@@ -29,11 +35,10 @@ def load_gguf_config(path: Path) -> ModelConfig:
     fields = Fields(file.metadata, str(path))
     name = fields.get("general.architecture")
     if not isinstance(name, str) or name not in _ARCHITECTURES:
-        raise fields.error("general.architecture", f"{name!r} is not supported; supported are llama, qwen2, qwen3")
+        supported = ", ".join(_ARCHITECTURES)
+        raise fields.error("general.architecture", f"{name!r} is not supported; supported are {supported}")
     if fields.get("split.count", 0) not in (0, 1):
         raise fields.error("split.count", "is above 1: merge the parts with llama-gguf-split --merge first")
-    if fields.get(f"{name}.expert_count", 0):
-        raise fields.error(f"{name}.expert_count", "is above 0: mixtures of experts are not supported")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise ValueError(f"{path} has no tensor token_embd.weight")
@@ -42,8 +47,10 @@ def load_gguf_config(path: Path) -> ModelConfig:
     head_dim = fields.positive_int(f"{name}.attention.key_length", hidden_size // num_heads)
     if fields.get(f"{name}.rope.dimension_count", head_dim) != head_dim:
         raise fields.error(f"{name}.rope.dimension_count", f"differs from the head's {head_dim} dimensions")
+    moe = _moe(file, fields, name)
     config = ModelConfig(
-        architecture=_ARCHITECTURES[name],
+        # Mixtral's files call themselves llama.
+        architecture="MixtralForCausalLM" if moe is not None and name == "llama" else _ARCHITECTURES[name],
         hidden_size=hidden_size,
         intermediate_size=fields.positive_int(f"{name}.feed_forward_length"),
         num_layers=fields.positive_int(f"{name}.block_count", most=MAX_LAYERS),
@@ -58,12 +65,35 @@ def load_gguf_config(path: Path) -> ModelConfig:
         attention_bias="blk.0.attn_q.bias" in file.tensors,
         attention_out_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
+        moe=moe,
         dtype=_dtype(embedding.type),
         eos_token_ids=_eos(fields),
         bos_token_id=next(iter(fields.token_ids("tokenizer.ggml.bos_token_id")), None),
         generation_defaults=_sampling_defaults(fields),
     )
     return check_shape(config, str(path))
+
+
+def _moe(file: GGUFFile, fields: Fields, name: str) -> MoEConfig | None:
+    """The experts, whose sizes are those of the first layer's tensors. None where there are none."""
+    if not fields.get(f"{name}.expert_count", 0):
+        return None
+    num_experts = fields.positive_int(f"{name}.expert_count", most=MOST_EXPERTS)
+    experts = file.tensors.get("blk.0.ffn_gate_exps.weight")
+    if experts is None or len(experts.shape) != 3 or experts.shape[0] != num_experts:
+        raise ValueError(
+            f"{file.path} has no tensor blk.0.ffn_gate_exps.weight of {num_experts} experts: make the file anew with a "
+            "converter of after April 2024"
+        )
+    shared = file.tensors.get("blk.0.ffn_gate_shexp.weight")
+    return MoEConfig(
+        num_experts=num_experts,
+        experts_per_token=fields.positive_int(f"{name}.expert_used_count", most=num_experts),
+        intermediate_size=experts.shape[1],
+        # Not in the file: llama.cpp knows it by the architecture.
+        renormalize=name != "qwen2moe",
+        shared_intermediate_size=0 if shared is None else shared.shape[0],
+    )
 
 
 def _rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from gllm.model_config import MoEConfig
 from gllm.model_config_loader.families import Family
-from gllm.model_config_loader.fields import Fields
-
-_MOST_EXPERTS = 4096
+from gllm.model_config_loader.fields import MOST_EXPERTS, Fields
 
 
 def load_moe(config: Fields, family: Family, num_layers: int) -> MoEConfig | None:
@@ -15,7 +13,7 @@ def load_moe(config: Fields, family: Family, num_layers: int) -> MoEConfig | Non
         return None
     # transformers 5 writes Qwen3-MoE's number under Mixtral's name.
     key = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
-    num_experts = config.positive_int(key, family.num_experts, most=_MOST_EXPERTS)
+    num_experts = config.positive_int(key, family.num_experts, most=MOST_EXPERTS)
     per_token = config.positive_int("num_experts_per_tok", family.experts_per_token)
     if per_token > num_experts:
         raise config.error("num_experts_per_tok", f"({per_token}) is above {key} ({num_experts})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,19 @@ def test_neither_pages_nor_chunks_change_tokens(page_size: int, chunk: int, tiny
 
 @pytest.mark.parametrize("variant", ["llama", "llama-bias", "llama3", "deepseek-coder", "qwen2-tied", "qwen3"])
 def test_gguf_is_the_same_model(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
-    folder = tiny_model(variant)
+    check_gguf(tiny_model(variant), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [("mixtral", {}), ("qwen2-moe", {"mlp_only_layers": []}), ("qwen3-moe", {"decoder_sparse_step": 1})],
+)
+def test_gguf_of_experts_is_the_same_model(variant: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """llama.cpp's converter knows no layers without experts in these families."""
+    check_gguf(write_hf(variant, tmp_path, **settings), tmp_path)
+
+
+def check_gguf(folder: Path, tmp_path: Path) -> None:
     path = write_gguf(folder, tmp_path / "model.gguf", "F32")
     (prompt,) = random_prompts([100], seed=3)
     expected = make_runner(folder).prompt_logits(prompt)

@@ -483,8 +483,9 @@ def test_gguf_optional_keys(tmp_path: Path) -> None:
     ("architecture", "fields", "message"),
     [
         ("gemma", {}, "general.architecture 'gemma' is not supported; supported are llama, qwen2, qwen3"),
+        ("qwen3moe", {"qwen3moe__expert_count": 8}, r"no tensor blk\.0\.ffn_gate_exps\.weight of 8 experts"),
         ("llama", {"split__count": 2}, "split.count is above 1: merge the parts"),
-        ("llama", {"llama__expert_count": 8}, "expert_count is above 0"),
+        ("llama", {"llama__expert_count": 8}, r"no tensor blk\.0\.ffn_gate_exps\.weight of 8 experts"),
         ("llama", {"llama__block_count": None}, "llama.block_count is missing"),
         ("llama", {"llama__attention__head_count": [2, 4]}, "head_count must be an integer"),
         ("llama", {"llama__rope__dimension_count": 8}, "rope.dimension_count differs from the head's 16"),
