@@ -9,6 +9,7 @@ where the host's figure is the larger one, the device waits for it.
 from __future__ import annotations
 
 import argparse
+import random
 import time
 
 import torch
@@ -24,12 +25,18 @@ CONTEXT = 512
 PAGE = 16
 
 
+def _prompt(seed: int, length: int) -> list[int]:
+    """Tokens that differ: equal ones would all be routed to the same experts."""
+    rng = random.Random(seed)
+    return [rng.randrange(1000, 30000) for _ in range(length)]
+
+
 def _register(runner: ModelRunner, rows: int, prompt: int) -> None:
     per_row = -(-(prompt + 128) // PAGE)
     sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=None)
     for slot in range(rows):
         pages = list(range(slot * per_row, (slot + 1) * per_row))
-        sequence = NewSequence(slot, [7] * prompt, prompt, prompt - 1, pages, sampling)
+        sequence = NewSequence(slot, _prompt(slot, prompt), prompt, prompt - 1, pages, sampling)
         runner.launch(StepPlan(0, 0, [], [], [], [], [sequence], []))
 
 
@@ -47,6 +54,17 @@ def _time(runner: ModelRunner, plans: list[StepPlan]) -> tuple[float, float]:
     torch.cuda.synchronize()
     wall = time.perf_counter() - started
     return wall / len(plans) * 1e3, host / len(plans) * 1e3
+
+
+def _weights_read(builder: WorkerBuilder, rows: int) -> float:
+    """Bytes of weights that a decode step reads: of experts those that `rows` tokens hit, if routing is even."""
+    model, total = builder.model_config, float(builder.model.weight_bytes)
+    if model.moe is None:
+        return total
+    moe, sparse = model.moe, sum(map(model.has_experts, range(model.num_layers)))
+    experts = sparse * moe.num_experts * 3 * model.hidden_size * moe.intermediate_size * builder.platform.dtype.itemsize
+    missed = (1 - moe.experts_per_token / moe.num_experts) ** rows
+    return total - experts * missed
 
 
 def main() -> None:
@@ -68,11 +86,11 @@ def main() -> None:
         plans = [StepPlan(0, i, list(range(rows)), [1] * rows, [True] * rows, [], [], []) for i in range(24)]
         _time(runner, plans[:4])
         wall, host = _time(runner, plans[4:])
-        moved = builder.model.weight_bytes + rows * (CONTEXT + 16) * builder.shape.page_bytes / PAGE
+        moved = _weights_read(builder, rows) + rows * (CONTEXT + 16) * builder.shape.page_bytes / PAGE
         print(f"{f'decode {rows}':>24} {wall:9.2f} {host:9.2f} {rows / wall * 1e3:9.0f} {moved / wall / 1e6:7.0f}")
     for tokens in (512, 2048, 8192):
         sampling = SamplingParams(temperature=0.0, seed=0)
-        sequence = NewSequence(0, [7] * tokens, tokens, 0, list(range(-(-tokens // PAGE))), sampling)
+        sequence = NewSequence(0, _prompt(0, tokens), tokens, 0, list(range(-(-tokens // PAGE))), sampling)
         plan = StepPlan(0, 0, [0], [tokens], [True], [], [sequence], [])
         _time(runner, [plan] * 2)
         wall, host = _time(runner, [plan] * 6)
