@@ -16,6 +16,7 @@ _SUBCOMMANDS = {
     "serve": ("gllm.cli.serve", "Serve a model over HTTP with the OpenAI API."),
     "chat": ("gllm.cli.chat", "Talk to a model in the terminal, loaded here or behind a URL."),
     "generate": ("gllm.cli.generate", "Answer a file of prompts offline, JSONL in and out."),
+    "simulate": ("gllm.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),
     "bench": ("gllm.cli.bench", "Measure an OpenAI server, or the engine alone."),
     "keys": ("gllm.cli.keys", "Make the keys of a group of several nodes."),
 }

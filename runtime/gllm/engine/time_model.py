@@ -95,9 +95,9 @@ _HUBER = 2.0
 """Residuals beyond so many typical ones count less, in inverse proportion."""
 _SOLVE_EVERY = 8
 _SWEEPS = 12
-_LONGEST_STEP = 3600.0
+_SHORTEST_STEP, _LONGEST_STEP = 1e-7, 3600.0
 _MOST_FREE_TOKENS = 1024
-"""The cost of a token is at least that of an empty step over this."""
+"""The cost of a token is at least that of an empty step, or the first guess, over this."""
 
 
 class StageModel:
@@ -113,7 +113,8 @@ class StageModel:
       long prompt `c` is still what it was. What precedes the first solution is the prior, scaled by the first step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forgetting: float = _FORGETTING) -> None:
+        self._forgetting = forgetting
         self._gram = [[0.0] * 5 for _ in range(5)]
         self._moment = [0.0] * 5
         self._coefficients = [_PRIOR_TOKEN_SECONDS * value for value in _PRIOR_VECTOR]
@@ -125,8 +126,8 @@ class StageModel:
         self.cost = Cost(*self._coefficients)
 
     def observe(self, work: Work, elapsed: float) -> bool:
-        """Learn from a step; False if the measurement is none (not finite, not above zero, over an hour, no tokens)."""
-        if not 0.0 < elapsed < _LONGEST_STEP or work.tokens < 1:
+        """Learn from a step; False if it cannot be one (not finite, not above zero, over an hour, no tokens)."""
+        if not _SHORTEST_STEP < elapsed < _LONGEST_STEP or work.tokens < 1:
             return False
         if self.steps == 0:
             self._start(work, elapsed)
@@ -147,12 +148,12 @@ class StageModel:
             inverse * work.decode_context,
             inverse * work.sampled_rows,
         )
-        moment = self._moment
+        moment, forgetting = self._moment, self._forgetting
         for i, (line, value) in enumerate(zip(self._gram, row, strict=True)):
             share = weight * value
-            moment[i] = _FORGETTING * moment[i] + share
+            moment[i] = forgetting * moment[i] + share
             for j in range(5):
-                line[j] = _FORGETTING * line[j] + share * row[j]
+                line[j] = forgetting * line[j] + share * row[j]
         if self.steps % _SOLVE_EVERY == 0 or self.steps < _SOLVE_EVERY:
             self._solve()
         return True
@@ -177,7 +178,7 @@ class StageModel:
         self._coefficients = x
         a, b, c, d, e = x
         # Under a GPU's memory-bound floor tokens seem free. They are not: a prompt as long as this costs a step.
-        self.cost = Cost(a, max(b, a / _MOST_FREE_TOKENS), c, d, e)
+        self.cost = Cost(a, max(b, a / _MOST_FREE_TOKENS, self._scale[1] / _MOST_FREE_TOKENS), c, d, e)
 
 
 class TimeModel:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gllm import __version__
 from gllm.gateway.metrics import length_buckets
-from gllm.messages import EngineStats
+from gllm.messages import EngineStats, StageStats, TokenHistogram
 
 LABELS = {"model_name": "tiny", "engine": "0"}
 
@@ -91,8 +91,19 @@ def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
     clean.engine.stats = EngineStats(
         num_running=3, num_waiting=4, kv_usage=0.25, num_preemptions=7, prefix_cache_queries=100,
         prefix_cache_hits=60, num_inflight=2,
+        stages=[StageStats(0.9, 0.1, 0.01, 0.05), StageStats(0.8, 0.2, 0.02, 0.06)],
+        microbatch_prefill=TokenHistogram([4, 0, 1] + [0] * 11, 12),
+        microbatch_decode=TokenHistogram([0, 5] + [0] * 12, 20),
     )  # fmt: skip
     got = samples(http)
+    assert got["gllm:stage_busy_perc[('stage', '0')]"] == 0.9
+    assert got["gllm:stage_bubble_perc[('stage', '1')]"] == 0.2
+    assert got["gllm:stage_step_time_seconds[('stage', '1')]"] == 0.02
+    assert got["gllm:stage_prediction_error_perc[('stage', '0')]"] == 0.05
+    assert got["gllm:microbatch_tokens_bucket[('le', '8.0'), ('phase', 'prefill')]"] == 4
+    assert got["gllm:microbatch_tokens_count[('phase', 'prefill')]"] == 5
+    assert got["gllm:microbatch_tokens_sum[('phase', 'prefill')]"] == 12
+    assert got["gllm:microbatch_tokens_bucket[('le', '+Inf'), ('phase', 'decode')]"] == 5
     assert got["gllm:num_requests_running"] == 3
     assert got["gllm:num_requests_waiting"] == 4
     assert got["gllm:kv_cache_usage_perc"] == 0.25
@@ -102,7 +113,9 @@ def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
     assert got["gllm:cache_config_info[('block_size', '16'), ('num_gpu_blocks', '64')]"] == 1
     # A new engine counts from zero; the gateway's counters never fall.
     clean.engine.stats = EngineStats(num_preemptions=2)
-    assert samples(http)["gllm:num_preemptions_total"] == 9
+    got = samples(http)
+    assert got["gllm:num_preemptions_total"] == 9
+    assert got["gllm:microbatch_tokens_count[('phase', 'prefill')]"] == 5
     clean.engine.hello = None
     got = samples(http)
     assert (got["gllm:num_requests_running"], got["gllm:engine_up"]) == (0, 0)
