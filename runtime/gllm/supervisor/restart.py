@@ -12,7 +12,7 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     first_delay: float = 0.1
     """Seconds before the first restart; doubles with each one that follows a short life."""
     longest_delay: float = 10.0
-    healthy_after: float = 5.0
+    healthy_after: float = 1.0
     """An epoch that served this many seconds resets the delay."""
     max_failed_starts: int = 3
     """Starts in a row that may end before the group has first served."""

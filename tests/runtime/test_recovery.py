@@ -1,0 +1,281 @@
+"""Processes die under load: no client sees more than a pause, and every text is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Server, Stream, end_all, until
+
+from fixtures.tiny_models import write_hf
+
+Start = Callable[..., Server]
+
+SHAPES = {"pp1": [], "pp2": ["--pp", "2"]}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hf("llama", tmp_path_factory.mktemp("recovery"), max_position_embeddings=16384)
+
+
+@pytest.fixture
+def start(model: Path, tmp_path: Path) -> Iterator[Start]:
+    started: list[Server] = []
+
+    def one(*flags: str) -> Server:
+        started.append(Server(model, tmp_path / f"err-{len(started)}", *flags))
+        started[-1].wait_ready()
+        return started[-1]
+
+    yield one
+    end_all(started)
+
+
+VARIETY: list[dict[str, Any]] = [
+    {"max_tokens": 900},
+    {"max_tokens": 700, "temperature": 1.0, "seed": 7, "top_p": 0.9},
+    {"max_tokens": 500, "temperature": 0.8, "seed": 11, "frequency_penalty": 0.4, "presence_penalty": 0.2},
+    {"max_tokens": 600, "repetition_penalty": 1.2, "min_tokens": 300, "ignore_eos": False},
+    {"max_tokens": 400, "logit_bias": {"40": 3.0}, "temperature": 1.2, "seed": 3},
+    {"max_tokens": 60, "guided_regex": "[a-z ]{40,50}", "ignore_eos": False},
+    {"max_tokens": 800, "stop": ["zzzz"], "n": 2, "temperature": 0.7, "seed": 5},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_was_asked_for_goes_on_as_if_nothing_had_happened(start: Start, shape: str) -> None:
+    """Seeds, penalties, limits, grammars, usage; the engine dies, then the worker."""
+    server = start(*SHAPES[shape])
+    requests = [{"prompt": f"the lazy dog {number}", **fields} for number, fields in enumerate(VARIETY)]
+    alone = [Stream(server, **fields) for fields in requests]
+    expected = [(stream.result(), stream.usage) for stream in alone]
+    streams = [Stream(server, **fields) for fields in requests]
+    for stream in streams:
+        stream.wait_pieces(3)
+    server.kill("engine")
+    until(lambda: not server.ready(), 5)
+    until(server.ready)
+    streams[0].wait_pieces(len(streams[0].pieces) + 3)
+    server.kill("worker-0")
+    for number, (stream, (text, usage)) in enumerate(zip(streams, expected, strict=True)):
+        got = stream.result()
+        if requests[number].get("n", 1) == 1:  # The texts of two choices come interleaved.
+            assert got == text, requests[number]
+        assert stream.usage["completion_tokens"] == usage["completion_tokens"]
+        assert stream.usage["prompt_tokens"] == usage["prompt_tokens"]
+
+
+def test_logprobs_come_once(start: Start) -> None:
+    server = start()
+    fields = {"prompt": "over the fox", "max_tokens": 1200, "logprobs": 1, "prompt_logprobs": 1}
+    expected = server.complete(**fields)["choices"][0]
+    answers: list[dict[str, Any]] = []
+
+    import threading
+
+    client = threading.Thread(target=lambda: answers.append(server.complete(**fields)["choices"][0]))
+    client.start()
+    time.sleep(0.4)
+    server.kill("worker-0")
+    client.join(60)
+    assert answers[0]["text"] == expected["text"]
+    assert answers[0]["logprobs"]["tokens"] == expected["logprobs"]["tokens"]
+    assert len(answers[0]["prompt_logprobs"]) == len(expected["prompt_logprobs"])
+
+
+def test_a_stopped_engine_worker_or_gateway_is_replaced(start: Start) -> None:
+    server = start("--pp", "2")
+    text = server.text(max_tokens=3000)
+    for role in ("engine", "worker-1"):
+        stream = Stream(server, max_tokens=3000)
+        stream.wait_pieces(20)
+        server.kill(role, signal.SIGSTOP)
+        assert stream.result() == text
+        assert f"{role} was stopped by a signal, and killed" in server.err()
+    server.kill("gateway", signal.SIGSTOP)
+    server.wait_for_err("gateway was stopped by a signal, and killed")
+    until(server.ready, 60)
+    assert server.text(max_tokens=3000) == text
+
+
+def test_a_hung_collective_is_noticed(start: Start) -> None:
+    """A worker that computes no more, though its process runs: as after a lost message."""
+    server = start("--pp", "2", "--step-timeout", "2")
+    text = server.text(max_tokens=3000)
+    stream = Stream(server, max_tokens=3000)
+    stream.wait_pieces(20)
+    # Stopped for a moment too short for the supervisor, again and again, it makes no progress to speak of.
+    worker = server.children()["worker-1"]
+    deadline = time.monotonic() + 20
+    while "had no result for" not in server.err() and time.monotonic() < deadline:
+        try:
+            os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.45)
+            os.kill(worker, signal.SIGCONT)
+        except ProcessLookupError:
+            break
+    assert stream.result() == text
+
+
+def test_twenty_deaths(start: Start) -> None:
+    """Every class of process is killed in turn, twenty times in all, while clients keep coming."""
+    server = start("--pp", "2")
+    prompts = [f"quick brown {number}" for number in range(6)]
+    expected = [server.text(prompt=prompt, max_tokens=400) for prompt in prompts]
+    victims = itertools.cycle(["worker-0", "engine", "worker-1", "gateway"])
+    slowest = 0.0
+    for _ in range(20):
+        victim = next(victims)
+        streams = [Stream(server, prompt=prompt, max_tokens=400) for prompt in prompts]
+        for stream in streams:
+            stream.wait_pieces(5)
+        pid, killed = server.kill(victim), time.monotonic()
+        if victim == "gateway":
+            # Its clients' connections are gone with it; what counts is that the next ones are served.
+            until(lambda pid=pid: server.children().get("gateway", pid) != pid, 30)  # type: ignore[misc]
+            until(server.ready, 60)
+            continue
+        for stream, text in zip(streams, expected, strict=True):
+            assert stream.result() == text
+        after = [moment for moment in streams[0].pieces if moment > killed + 0.2]
+        slowest = max(slowest, after[0] - killed if after else 0.0)
+    print(f"slowest recovery: {slowest:.1f} s")
+    assert server.text(prompt=prompts[0], max_tokens=400) == expected[0]
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGTERM)
+    assert server.finish() == 0
+
+
+def test_the_deadline_ends_with_a_clear_error(start: Start, model: Path, tmp_path: Path) -> None:
+    """Weights that are gone cannot be loaded again."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in model.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    server = Server(copy, tmp_path / "err", "--recovery-timeout", "4")
+    try:
+        server.wait_ready()
+        stream = Stream(server, max_tokens=8000)
+        stream.wait_pieces(10)
+        (copy / "model.safetensors").unlink()
+        killed = time.monotonic()
+        server.kill("worker-0")
+        until(lambda: not server.ready(), 5)
+        assert server.healthy()
+        stream.join(30)
+        assert 3 < time.monotonic() - killed < 10
+        assert "could not serve again within 4 s (--recovery-timeout)" in stream.error
+        assert server.finish() == 1
+        assert server.err().splitlines()[-1].startswith("gllm: error: could not serve again within 4 s")
+        assert "Traceback" not in server.err()
+    finally:
+        server.end()
+
+
+def test_without_hope_health_turns_bad_at_once(start: Start) -> None:
+    server = start("--on-failure", "exit")
+    stream = Stream(server, max_tokens=8000)
+    stream.wait_pieces(10)
+    server.kill("worker-0")
+    stream.join(10)
+    assert "worker-0 was killed by SIGKILL" in stream.error
+    assert server.finish() == 1
+
+
+def test_requests_of_a_recovery_wait_and_are_bounded(start: Start) -> None:
+    """While the group re-forms, new requests wait; beyond the queue's bound they get 429 at once."""
+    server = start("--max-num-seqs", "2", "--max-queued-requests", "2")
+    server.kill("worker-0")
+    until(lambda: not server.ready(), 5)
+    waiting = [Stream(server, max_tokens=20) for _ in range(4)]
+    until(lambda: "gllm:num_requests" in server.http.get("/metrics").text, 5)
+    time.sleep(0.3)
+    refused = server.http.post("/v1/completions", json={"model": "tiny", "prompt": "a", "max_tokens": 4})
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    texts = {stream.result() for stream in waiting}
+    assert texts == {server.text(max_tokens=20)}
+
+
+def test_sigterm_in_a_recovery_finishes_what_waits(start: Start) -> None:
+    server = start()
+    text = server.text(max_tokens=2000)
+    stream = Stream(server, max_tokens=2000)
+    stream.wait_pieces(10)
+    server.kill("engine")
+    server.process.send_signal(signal.SIGTERM)
+    assert stream.result() == text
+    assert server.finish() == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_idle_server_uses_no_core(start: Start, shape: str) -> None:
+    """The second of a minute that one core has, for all processes together: below 2 %."""
+    server = start(*SHAPES[shape])
+    server.text()
+    pids = [server.pid, *server.children().values()]
+
+    def used() -> float:
+        ticks = 0
+        for pid in pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    time.sleep(1.0)
+    before, began = used(), time.monotonic()
+    time.sleep(10.0)
+    share = (used() - before) / (time.monotonic() - began)
+    print(f"idle, {shape}: {share:.2%} of a core")
+    assert share < 0.02
+
+
+def test_thousands_of_requests_leave_nothing_behind(start: Start) -> None:
+    """Mixed lengths, aborts and disconnects over HTTP: no page, no request, no file descriptor is left."""
+    import random
+    import threading
+
+    server = start("--max-num-seqs", "64")
+    draw = random.Random(1)
+    plans = [(draw.choice(["text", "stream", "leave"]), draw.randint(1, 200), draw.randint(1, 24)) for _ in range(1200)]
+
+    def descriptors() -> dict[str, int]:
+        return {role: len(os.listdir(f"/proc/{pid}/fd")) for role, pid in server.children().items()}
+
+    def work(part: list[tuple[str, int, int]]) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=120) as http:
+            for kind, prompt, max_tokens in part:
+                body = {"model": "tiny", "prompt": [3 + prompt % 50] * prompt, "max_tokens": max_tokens}
+                if kind == "text":
+                    assert http.post("/v1/completions", json=body).status_code == 200
+                    continue
+                with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
+                    for _ in response.iter_lines():
+                        if kind == "leave":
+                            break
+
+    work(plans[:40])
+    time.sleep(0.5)
+    before = descriptors()
+    clients = [threading.Thread(target=work, args=(plans[n::12],)) for n in range(12)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(300)
+
+    def metric(name: str) -> float:
+        lines = server.http.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(name)).rsplit(" ", 1)[1])
+
+    until(lambda: metric("gllm:num_requests_running") == metric("gllm:num_requests_waiting") == 0, 10)
+    until(lambda: metric("gllm:kv_cache_usage_perc") == 0.0, 10)
+    until(lambda: all(count <= before[role] + 4 for role, count in descriptors().items()), 20)
+    assert server.text() == server.text()
