@@ -1,8 +1,9 @@
 """What the engine spends on a step: `python benchmarks/scheduler_step.py`.
 
-Runs the scheduler against an instant worker, at steady decode with one step in flight ahead (pp = 1), and prints
-milliseconds: scheduling and building the plan, encoding it for the workers, decoding and processing the result, and
-building and encoding the outputs for the gateway. Finished requests are replaced, so admission, prefill, pages and
+Runs the scheduler against an instant worker, at steady decode with pp steps in flight ahead, and prints milliseconds:
+scheduling and building the plan, encoding it for the workers, decoding and processing the result with the stages'
+reports, and building and encoding the outputs for the gateway. With pp > 1 a step has a share of the running
+requests. Finished requests are replaced, so admission, prefill, pages and
 the prefix cache are in it.
 """
 
@@ -19,7 +20,7 @@ from gllm.engine.collector import calm_collector
 from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.messages import Outputs, StepPlan, StepResult, WorkerToEngine
+from gllm.messages import Outputs, StageReport, StepPlan, StepResult, WorkerToEngine
 from gllm.sampling_params import SamplingParams
 from gllm.transport import decoder, encode
 
@@ -35,10 +36,10 @@ def percentile(values: list[float], share: float) -> float:
 class Load:
     """Keeps `running` requests alive."""
 
-    def __init__(self, running: int, policy: PolicyName) -> None:
+    def __init__(self, running: int, policy: PolicyName, pp: int) -> None:
         config = EngineConfig(model="", max_num_seqs=running, policy=policy, max_prefill_tokens=8192)
         pool = PagePool(running * 96, config.page_size)
-        self.scheduler = Scheduler(config, pool, max_model_len=1400)
+        self.scheduler = Scheduler(config, pool, max_model_len=1400, pp=pp)
         self.random = random.Random(0)
         self.running = running
         self.added = 0
@@ -55,16 +56,18 @@ class Load:
             self.live += 1
 
 
-def measure(running: int, steps: int, policy: PolicyName, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each phase in each step; only the steps in which every request runs are counted."""
-    load = Load(running, policy)
+def measure(
+    running: int, steps: int, policy: PolicyName, pp: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of each phase in each step; only the steps in which a full share of the requests runs are counted."""
+    load = Load(running, policy, pp)
     scheduler = load.scheduler
     decode = decoder(WorkerToEngine).decode
     in_flight: deque[StepPlan] = deque()
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
     while len(times["total"]) < steps:
         load.refill()
-        # One step is always ahead, as on a worker that is busy: its plan was timed in the turn before.
+        # Steps are always ahead, as on workers that are busy: their plans were timed in the turns before.
         marks = [clock()]
         plan = scheduler.schedule()
         marks.append(clock())
@@ -72,19 +75,25 @@ def measure(running: int, steps: int, policy: PolicyName, clock: Callable[[], fl
             encode(plan)
             in_flight.append(plan)
         marks.append(clock())
-        if plan is not None and len(in_flight) < 2:
+        if plan is not None and len(in_flight) <= pp:
             continue
         done = in_flight.popleft()
         tokens = [load.random.randrange(VOCAB) for samples in done.samples if samples]
         payload = encode(StepResult(done.epoch, done.step, tokens, 0.01))
+        reports = [
+            encode(StageReport(done.epoch, done.step, stage, 0.0, 0.01 + 1e-4 * sum(done.num_tokens)))
+            for stage in range(pp)
+        ]
         marks.append(clock())
+        for report in reports:
+            scheduler.observe(decode(report))
         outputs = scheduler.process_result(decode(payload))
         marks.append(clock())
         for entries in outputs.values():
             load.live -= sum(entry.finish_reason is not None for entry in entries)
             encode(Outputs(entries, scheduler.stats()))
         marks.append(clock())
-        if plan is not None and len(plan.slots) >= 0.9 * running:
+        if plan is not None and len(plan.slots) >= 0.9 * running / pp:
             spent = [marks[1] - marks[0], marks[2] - marks[1], marks[4] - marks[3], marks[5] - marks[4]]
             for phase, seconds in zip(PHASES, [*spent, sum(spent)], strict=True):
                 times[phase].append(seconds)
@@ -95,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--running", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pp", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="CPU time: other processes' load does not count")
     parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
     arguments = parser.parse_args()
@@ -102,7 +112,7 @@ def main() -> None:
     calm_collector()
     print(f"{'running':>8}" + "".join(f"{phase + ' p50/p99':>24}" for phase in PHASES) + "   (ms)")
     for running in arguments.running:
-        times = measure(running, arguments.steps, arguments.policy, clock)
+        times = measure(running, arguments.steps, arguments.policy, arguments.pp, clock)
         cells = (
             f"{1e3 * percentile(times[phase], 0.5):.3f} / {1e3 * percentile(times[phase], 0.99):.3f}"
             for phase in PHASES
