@@ -16,7 +16,7 @@ def even_decodes(s: Snapshot) -> int:
     ready is also divided among the micro-batches that are still to be filled: 2, 1, 1, 1.
 
     Decodes stay in pp micro-batches although pp + 1 are in flight: one more would cost all of them another reading of
-    the weights a round (simulated: 2 to 6 % of throughput, docs/simulator.md). The one more is for prefill.
+    the weights a round (simulated: 1 to 6 % of throughput, docs/simulator.md). The one more is for prefill.
     """
     pp = s.limits.pp
     if pp == 1:
