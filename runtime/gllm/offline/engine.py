@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from gllm.config import Config
-from gllm.messages import EngineDown, Hello, RequestOutput, Status
+from gllm.engine.stream import EngineError
+from gllm.messages import EngineDown, EngineUp, Hello, RequestOutput, Status
 from gllm.sampling_params import SamplingParams
 from gllm.supervisor.group import GroupError, GroupEvent, GroupFailed
 
 T = TypeVar("T")
+
+_RETRY_SECONDS = 0.1
 
 
 class Group(Protocol):
@@ -43,6 +46,7 @@ class Client(Protocol):
         cache_salt: str = "",
     ) -> AsyncIterator[RequestOutput]: ...
 
+    def pause(self, reason: str) -> None: ...
     def engine_down(self, reason: str) -> None: ...
     async def close(self) -> None: ...
 
@@ -52,10 +56,9 @@ ClientFactory = Callable[[Config], Client]
 
 
 def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> Group:
-    from gllm.supervisor.group import EngineGroup, RestartPolicy
+    from gllm.supervisor.group import EngineGroup
 
-    # A program wants to know that its engine died; only a server has clients who would rather wait for a new one.
-    return EngineGroup(config, restart=RestartPolicy(enabled=False), on_event=on_event)
+    return EngineGroup(config, on_event=on_event)
 
 
 def real_client(config: Config) -> Client:
@@ -88,6 +91,7 @@ class OfflineEngine:
         self._group: Group | None = None
         self._client: Client | None = None
         self._failure: str | None = None
+        self._connecting: asyncio.Future[None] | None = None
         self._closing = threading.Lock()
         self._closed = False
         self._loop = asyncio.new_event_loop()
@@ -129,19 +133,37 @@ class OfflineEngine:
         await group.start()
         await group.wait_ready()
         self._client = self.client = self._make_client(group.config)
-        self.hello = await self.client.connect(group.config.epoch)
-        if self._failure is not None:
-            # It died while we connected, before there was a client to tell.
-            self.client.engine_down(self._failure)
+        while True:
+            try:
+                self.hello = await self.client.connect(group.config.epoch)
+                break
+            except EngineError as error:
+                # It died while we connected; if it comes back, `_reconnect` took over.
+                if self._failure is not None:
+                    raise GroupError(self._failure) from error
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _on_event(self, event: GroupEvent) -> None:
+        """An engine that dies is replaced, and goes on with what it had; only the group's failure is the end."""
+        client = self._client
         match event:
             case Status():
                 self._on_status(event)
-            case EngineDown(reason=reason) | GroupFailed(reason=reason):
+            case EngineUp(epoch=epoch) if client is not None:
+                self._connecting = asyncio.ensure_future(self._reconnect(client, epoch))
+            case EngineDown(reason=reason, recovery_seconds=seconds) if seconds:
+                if client is not None:
+                    client.pause(reason)
+            case EngineDown(reason=reason) | GroupFailed(reason=reason) if client is not None:
                 self._failure = reason
-                if self._client is not None:
-                    self._client.engine_down(reason)
+                client.engine_down(reason)
+            case GroupFailed(reason=reason):
+                self._failure = reason
+
+    @staticmethod
+    async def _reconnect(client: Client, epoch: int) -> None:
+        with contextlib.suppress(EngineError):  # The group tells what becomes of an engine that does not answer.
+            await client.connect(epoch)
 
     async def _stop(self) -> None:
         this = asyncio.current_task()

@@ -87,11 +87,15 @@ class FakeClient:
         self.live: set[str] = set()
         self.most_live = 0
         self.left: list[str] = []
+        self.paused: list[str] = []
+        self.epochs: list[int] = []
         self.down: asyncio.Event | None = None
         self.reason = ""
 
     async def connect(self, epoch: int, timeout: float = 600.0) -> Hello:
-        self.down = asyncio.Event()
+        self.epochs.append(epoch)
+        if self.down is None:
+            self.down = asyncio.Event()
         return self._hello
 
     def generate(
@@ -132,6 +136,9 @@ class FakeClient:
             self.live.discard(request_id)
             if not finished:
                 self.left.append(request_id)
+
+    def pause(self, reason: str) -> None:
+        self.paused.append(reason)
 
     def engine_down(self, reason: str) -> None:
         self.reason = reason

@@ -7,6 +7,7 @@ import pytest
 from fake_engine import EOS, Fakes
 
 from gllm import LLM, SamplingParams
+from gllm.messages import EngineDown, EngineUp
 from gllm.sampling_params import ParameterError
 
 
@@ -135,6 +136,19 @@ def test_the_engines_death_is_an_exception_with_its_reason(llm: LLM, fakes: Fake
         list(stream)
     with pytest.raises(RuntimeError, match="worker-0 was killed"):
         llm.generate("abc")
+
+
+def test_an_engine_that_comes_back_costs_a_pause(llm: LLM, fakes: Fakes) -> None:
+    async def replace() -> None:
+        fakes.group.on_event(EngineDown(0, "worker-0 was killed", 60.0))
+        fakes.group.on_event(EngineUp(1))
+
+    stream = llm.stream("hello")
+    first = next(stream)
+    llm.engine.call(replace())
+    assert first + "".join(stream) == "HELLO"
+    assert (fakes.client.paused, fakes.client.epochs) == (["worker-0 was killed"], [0, 1])
+    assert llm.engine.failure is None
 
 
 async def _die(fakes: Fakes, reason: str) -> None:
