@@ -14,7 +14,7 @@ from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.messages import RequestOutput, StepResult
+from gllm.messages import RequestOutput, StageReport, StepResult
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Setting:
     max_prefill_tokens: int
     min_prefill_tokens: int
     prefix_caching: bool
+    ttft_target: float = 0.0
+    token_seconds: tuple[float, ...] = (1e-4,)
+    """What stages report a token to have taken, in turn; sometimes nonsense."""
 
 
 SETTINGS = st.builds(
@@ -39,6 +42,10 @@ SETTINGS = st.builds(
     max_prefill_tokens=st.integers(1, 40),
     min_prefill_tokens=st.integers(1, 16),
     prefix_caching=st.booleans(),
+    ttft_target=st.sampled_from([0.0, 0.0, 1e-3, 60.0]),
+    token_seconds=st.lists(st.sampled_from([1e-5, 1e-4, 1e-4, 1e-2, 0.0, -1.0, 1e9]), min_size=1, max_size=5).map(
+        tuple
+    ),
 )
 
 
@@ -125,6 +132,7 @@ class Trial:
             max_num_seqs=s.max_num_seqs,
             max_prefill_tokens=s.max_prefill_tokens,
             min_prefill_tokens=s.min_prefill_tokens,
+            ttft_target=s.ttft_target,
         )
         self.pool = PagePool(s.num_pages, s.page_size, prefix_caching=s.prefix_caching)
         self.max_model_len = s.num_pages * s.page_size
@@ -187,6 +195,11 @@ class Trial:
         step = self.in_flight.popleft()
         if failed_row is not None and failed_row < len(step.rows):
             step.result.errors = [(failed_row, "injected")]
+        for stage in range(-1, self.setting.pp + 1):  # some from stages that there are not
+            number = step.result.step
+            seconds = self.setting.token_seconds[number % len(self.setting.token_seconds)]
+            elapsed = seconds * (5 + len(step.rows))
+            self.scheduler.observe(StageReport(3 if stage != 1 else 2, number, stage, 0.0, elapsed))
         for client, outputs in self.scheduler.process_result(step.result).items():
             assert client == b"client"
             for output in outputs:
@@ -195,6 +208,8 @@ class Trial:
         assert 0.0 <= stats.kv_usage <= 1.0
         assert stats.num_running + stats.num_waiting == len(self.scheduler._requests)
         assert stats.num_waiting_tokens >= 0
+        assert len(stats.stages) == self.setting.pp
+        assert sum(stats.microbatch_prefill.counts) == sum(stats.microbatch_decode.counts)
 
     def drain(self) -> None:
         for _ in range(20_000):
@@ -214,7 +229,7 @@ class Trial:
         assert not running.prefilling
         assert not running.ready
         queue = self.scheduler._queue
-        assert len(queue) == queue.tokens == 0
+        assert len(queue) == queue.tokens == queue.pairs == 0
 
     def check_outputs(self) -> None:
         for request_id, seq in self.added.items():
