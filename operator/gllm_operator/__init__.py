@@ -1,0 +1,1 @@
+"""The Kubernetes side of gLLM: watches LLMDeployments and owns their pods. Never imports torch."""

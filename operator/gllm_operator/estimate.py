@@ -1,0 +1,78 @@
+"""Whether the model fits: weights, KV cache, memory. Pure arithmetic over the model's config; no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.api.status import Estimate
+from gllm_operator.shape import GroupShape
+
+if TYPE_CHECKING:
+    from gllm.model_config import ModelConfig
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_ACTIVATIONS = 0.06
+"""Share of the memory that activations, graphs and libraries take."""
+
+
+def parse_quantity(text: str) -> int:
+    """80Gi, 1.5G or a number of bytes."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(i?)B?", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount of memory: write for example 80Gi")
+    unit = _UNITS[match[2]] if not match[3] else 1024 ** "_KMGT".index(match[2] or "_")
+    return int(float(match[1]) * unit)
+
+
+def estimate(spec: LLMDeploymentSpec, shape: GroupShape, model: ModelConfig | None) -> Estimate:
+    if model is None:
+        return Estimate(fits="Unknown", message="the operator cannot read the model's config.json from where it runs")
+    width = 4 if (spec.model.dtype if spec.model.dtype != "auto" else model.dtype) == "float32" else 2
+    weights = weights_of_rank(model, shape) * width
+    if spec.accelerator.memory is None:
+        return Estimate(
+            fits="Unknown",
+            weights_per_rank=weights,
+            message=f"{_gib(weights)} of weights a rank; set accelerator.memory to have it compared",
+        )
+    share = spec.engine.gpu_memory_utilization or 0.9
+    memory = parse_quantity(spec.accelerator.memory)
+    free = int(memory * (share - _ACTIVATIONS)) - weights
+    per_token = kv_bytes_of_rank(model, shape) * width
+    tokens = max(0, free) // per_token
+    needed = spec.model.max_model_len or 0
+    figures = f"{_gib(weights)} of weights a rank in {_gib(memory)} x {share:g}: room for {tokens} tokens of KV cache"
+    if tokens > needed:
+        return Estimate(fits="Yes", weights_per_rank=weights, kv_tokens=tokens, message=figures)
+    fix = "more stages (parallelism.pipeline), more ranks (parallelism.tensor) or larger accelerators are needed"
+    if needed:
+        fix = f"model.maxModelLen is {needed}; {fix}, or a smaller maxModelLen"
+    return Estimate(fits="No", weights_per_rank=weights, kv_tokens=tokens, message=f"{figures}; {fix}")
+
+
+def weights_of_rank(model: ModelConfig, shape: GroupShape) -> int:
+    """Numbers held by the fullest rank: its layers and its slice, and the larger of embedding and head."""
+    layers = -(-model.num_layers // shape.pipeline)
+    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
+    mlp = 3 * model.hidden_size * model.intermediate_size
+    if model.moe is not None:
+        moe = model.moe
+        experts = moe.num_experts * 3 * model.hidden_size * moe.intermediate_size
+        shared = 3 * model.hidden_size * moe.shared_intermediate_size
+        dense = len(moe.dense_layers)
+        mlp = ((model.num_layers - dense) * (experts + shared) + dense * mlp) // model.num_layers
+    vocabulary = model.vocab_size * model.hidden_size
+    ends = vocabulary if shape.pipeline > 1 or model.tie_word_embeddings else 2 * vocabulary
+    return (layers * (attention + mlp) + ends) // shape.tensor
+
+
+def kv_bytes_of_rank(model: ModelConfig, shape: GroupShape) -> int:
+    """Numbers that one token takes in the KV cache of the fullest rank."""
+    heads = max(1, model.num_kv_heads // shape.tensor)
+    return -(-model.num_layers // shape.pipeline) * 2 * heads * model.head_dim
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,81 @@
+"""What the operator needs of an API server. `client.py` is the real one; tests have one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+Object = dict[str, Any]
+
+_PLURALS = {
+    ("v1", "Pod"): "pods",
+    ("v1", "Service"): "services",
+    ("v1", "ServiceAccount"): "serviceaccounts",
+    ("v1", "Secret"): "secrets",
+    ("v1", "Event"): "events",
+    ("apps/v1", "StatefulSet"): "statefulsets",
+    ("apps/v1", "ControllerRevision"): "controllerrevisions",
+    ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
+    ("networking.k8s.io/v1", "NetworkPolicy"): "networkpolicies",
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): "horizontalpodautoscalers",
+    ("coordination.k8s.io/v1", "Lease"): "leases",
+    ("keda.sh/v1alpha1", "ScaledObject"): "scaledobjects",
+    ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
+    ("gllm.dev/v1alpha1", "LLMDeployment"): "llmdeployments",
+}
+
+
+def path_of(api_version: str, kind: str, namespace: str | None, name: str = "", subresource: str = "") -> str:
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    parts = [root]
+    if namespace:
+        parts.append(f"namespaces/{namespace}")
+    parts.append(_PLURALS[api_version, kind])
+    parts += [part for part in (name, subresource) if part]
+    return "/".join(parts)
+
+
+class ApiError(Exception):
+    """The API server refused, or could not be reached (status 0)."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}" if status else message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+    @property
+    def invalid(self) -> bool:
+        """The same request would be refused again."""
+        return self.status in (400, 422) or (self.status == 403 and "violates PodSecurity" in self.message)
+
+
+class Api(Protocol):
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object: ...
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
+    ) -> tuple[list[Object], str]:
+        """(items with apiVersion and kind filled in, resourceVersion to watch from)."""
+
+    def watch(
+        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """(ADDED | MODIFIED | DELETED | BOOKMARK, object) until the server ends it. ApiError 410: list again."""
+
+    async def create(self, manifest: Object) -> Object: ...
+
+    async def apply(self, manifest: Object) -> Object:
+        """Server-side apply with the operator's field manager; conflicts are decided in its favour."""
+
+    async def patch(
+        self, api_version: str, kind: str, namespace: str, name: str, body: Object, subresource: str = ""
+    ) -> Object:
+        """JSON merge patch; with metadata.resourceVersion in the body 409 if the object has changed since."""
+
+    async def delete(
+        self, api_version: str, kind: str, namespace: str, name: str, uid: str, *, force: bool = False
+    ) -> Object | None:
+        """The object as it is now (terminating), or None if it is gone. 409: the uid is another's."""
+
+    async def has_api(self, api_version: str) -> bool: ...

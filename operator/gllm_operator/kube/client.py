@@ -1,0 +1,168 @@
+"""The real API server, by aiohttp."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from gllm_operator.kube.api import ApiError, Object, path_of
+from gllm_operator.kube.login import Login
+from gllm_operator.names import MANAGER
+
+_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
+_WATCH_SECONDS = 240
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=_WATCH_SECONDS + 30)
+_LONGEST_LINE = 16 * 2**20
+
+
+@dataclass
+class Client:
+    """One connection pool. `async with Client(login) as client`."""
+
+    login: Login
+
+    async def __aenter__(self) -> Client:
+        context: ssl.SSLContext | bool = True
+        if self.login.server.startswith("https"):
+            context = ssl.create_default_context(cafile=self.login.ca_file or None)
+            if self.login.cert_file:
+                context.load_cert_chain(self.login.cert_file, self.login.key_file or None)
+            if not self.login.verify:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connector = aiohttp.TCPConnector(ssl=context, limit=64)
+        self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object:
+        return await self._call("GET", path_of(api_version, kind, namespace, name))
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
+    ) -> tuple[list[Object], str]:
+        query = {"labelSelector": selector} if selector else {}
+        answer = await self._call("GET", path_of(api_version, kind, namespace), query=query)
+        items = [{"apiVersion": api_version, "kind": kind, **item} for item in answer.get("items") or []]
+        return items, answer["metadata"]["resourceVersion"]
+
+    async def watch(
+        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        if selector:
+            query["labelSelector"] = selector
+        try:
+            async with self._session.get(
+                self.login.server + path_of(api_version, kind, namespace),
+                params=query,
+                headers=self.login.headers(),
+                timeout=_WATCH_TIMEOUT,
+            ) as response:
+                if response.status >= 400:
+                    raise _error(response.status, await response.text())
+                async for line in _lines(response.content):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _error(int(event["object"].get("code", 500)), json.dumps(event["object"]))
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+
+    async def create(self, manifest: Object) -> Object:
+        path = path_of(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
+        return await self._call("POST", path, manifest, query={"fieldManager": MANAGER})
+
+    async def apply(self, manifest: Object) -> Object:
+        metadata = manifest["metadata"]
+        path = path_of(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+        query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
+        return await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query)
+
+    async def patch(
+        self, api_version: str, kind: str, namespace: str, name: str, body: Object, subresource: str = ""
+    ) -> Object:
+        path = path_of(api_version, kind, namespace, name, subresource)
+        return await self._call("PATCH", path, body, "application/merge-patch+json", {"fieldManager": MANAGER})
+
+    async def delete(
+        self, api_version: str, kind: str, namespace: str, name: str, uid: str, *, force: bool = False
+    ) -> Object | None:
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Foreground" if kind == "StatefulSet" else "Background",
+        }
+        if force:
+            body["gracePeriodSeconds"] = 0
+        try:
+            answer = await self._call("DELETE", path_of(api_version, kind, namespace, name), body)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return answer if answer.get("kind") == kind and not force else None
+
+    async def has_api(self, api_version: str) -> bool:
+        try:
+            await self._call("GET", f"/apis/{api_version}")
+        except ApiError as error:
+            if error.status in (404, 403):
+                return False
+            raise
+        return True
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        content_type: str = "application/json",
+        query: dict[str, str] | None = None,
+    ) -> Object:
+        headers = self.login.headers() | {"Accept": "application/json", "Content-Type": content_type}
+        data = None if body is None else json.dumps(body)
+        try:
+            async with self._session.request(
+                method, self.login.server + path, data=data, params=query, headers=headers, timeout=_TIMEOUT
+            ) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
+        if response.status >= 400:
+            raise _error(response.status, text)
+        answer: Object = json.loads(text)
+        return answer
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines of any length; aiohttp's own iteration gives up on long ones."""
+    held = b""
+    async for chunk in content.iter_any():
+        held += chunk
+        if len(held) > _LONGEST_LINE:
+            raise ApiError(0, "TooLong", "a watch event is too long")
+        *whole, held = held.split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line
+
+
+def _error(status: int, text: str) -> ApiError:
+    try:
+        body = json.loads(text)
+        return ApiError(int(body.get("code") or status), body.get("reason") or "", body.get("message") or text[:500])
+    except (ValueError, AttributeError):
+        return ApiError(status, "", text[:500])

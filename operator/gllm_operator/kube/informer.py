@@ -1,0 +1,68 @@
+"""Keeps the cache current: one list, then a watch, for each kind; only objects with our label."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from gllm_operator.kube.api import Api, ApiError
+from gllm_operator.kube.cache import Cache
+from gllm_operator.names import MANAGED_BY, MANAGER
+
+_log = logging.getLogger(__name__)
+SELECTOR = f"{MANAGED_BY}={MANAGER}"
+_LONGEST_DELAY = 30.0
+
+
+class Informer:
+    """`run` until cancelled; `synced` is set once the first list is in."""
+
+    def __init__(self, api: Api, cache: Cache, api_version: str, kind: str, namespaces: Sequence[str]) -> None:
+        self._api = api
+        self._cache = cache
+        self.api_version = api_version
+        self.kind = kind
+        self._namespaces = namespaces
+        """Empty: all."""
+        self.synced = asyncio.Event()
+        self.last_contact = time.monotonic()
+
+    async def run(self) -> None:
+        scopes: list[str | None] = [*self._namespaces] or [None]
+        await asyncio.gather(*(self._follow(scope, only=len(scopes) == 1) for scope in scopes))
+
+    async def _follow(self, namespace: str | None, only: bool) -> None:
+        delay = 0.5
+        while True:
+            try:
+                items, version = await self._api.list(self.api_version, self.kind, namespace, SELECTOR)
+                if only:
+                    self._cache.replace(self.api_version, self.kind, items)
+                else:
+                    for item in items:
+                        self._cache.put(item)
+                self.synced.set()
+                self.last_contact = time.monotonic()
+                delay = 0.5
+                await self._watch(namespace, version)
+            except ApiError as error:
+                if error.status != 410:
+                    _log.warning("cannot watch", extra={"kind": self.kind, "error": str(error), "retry_in": delay})
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _LONGEST_DELAY)
+
+    async def _watch(self, namespace: str | None, version: str) -> None:
+        """Watch after watch, until one fails."""
+        while True:
+            async for type, found in self._api.watch(self.api_version, self.kind, namespace, SELECTOR, version):
+                self.last_contact = time.monotonic()
+                version = found["metadata"]["resourceVersion"]
+                if type == "BOOKMARK":
+                    continue
+                found = {"apiVersion": self.api_version, "kind": self.kind, **found}
+                if type == "DELETED":
+                    self._cache.remove(found)
+                else:
+                    self._cache.put(found)

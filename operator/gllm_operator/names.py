@@ -1,0 +1,88 @@
+"""Names and labels of everything that the operator makes. Pure text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "gllm.dev/"
+MANAGER = "gllm-operator"
+"""Field manager of server-side apply, and the value of app.kubernetes.io/managed-by."""
+FINALIZER = PREFIX + "drain"
+RESTART_ANNOTATION = PREFIX + "restart"
+"""On an LLMDeployment: another value is another revision, so all groups are made anew, and a failed one is retried."""
+
+DEPLOYMENT, ROLE, INDEX, REVISION, INSTANCE, GROUP_NAME = (
+    PREFIX + name for name in ("deployment", "role", "index", "revision", "instance", "group")
+)
+MANAGED_BY = "app.kubernetes.io/managed-by"
+POD_INDEX = "apps.kubernetes.io/pod-index"
+"""Set by the StatefulSet controller on every pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The LLMDeployment that a child belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    @property
+    def reference(self) -> dict[str, object]:
+        return {
+            "apiVersion": "gllm.dev/v1alpha1",
+            "kind": "LLMDeployment",
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GroupId:
+    """A group: its place, what it is made from, and which one it is there. Never reused."""
+
+    index: int
+    revision: str
+    instance: int
+
+    def name(self, deployment: str) -> str:
+        return f"{deployment}-{self.index}-{self.revision}-{self.instance}"
+
+    def set_name(self, deployment: str, role: str) -> str:
+        return f"{self.name(deployment)}-{role[0]}"
+
+
+def base_labels(deployment: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "gllm",
+        "app.kubernetes.io/instance": deployment,
+        MANAGED_BY: MANAGER,
+        DEPLOYMENT: deployment,
+    }
+
+
+def group_labels(deployment: str, group: GroupId, role: str) -> dict[str, str]:
+    return base_labels(deployment) | {
+        "app.kubernetes.io/component": role,
+        ROLE: role,
+        INDEX: str(group.index),
+        REVISION: group.revision,
+        INSTANCE: str(group.instance),
+        GROUP_NAME: group.name(deployment),
+    }
+
+
+def masters_selector(deployment: str) -> dict[str, str]:
+    return {DEPLOYMENT: deployment, ROLE: "master"}
+
+
+def headless_name(deployment: str) -> str:
+    """The Service that gives every pod its DNS name."""
+    return f"{deployment}-pods"
+
+
+def keys_name(deployment: str) -> str:
+    """The Secret with the CURVE keys."""
+    return f"{deployment}-keys"

@@ -1,0 +1,95 @@
+"""Which groups to make and which to let go, within maxSurge and maxUnavailable. The one rule for rollouts, rollbacks,
+re-sharding, scaling and suspension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gllm_operator.plan.groups import Group
+from gllm_operator.plan.recovery import Health
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    replicas: int
+    max_surge: int
+    max_unavailable: int
+    min_ready: float
+
+    @property
+    def most(self) -> int:
+        return self.replicas + self.max_surge
+
+    @property
+    def fewest(self) -> int:
+        return max(0, self.replicas - self.max_unavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    create: tuple[int, ...] = ()
+    """Places of new groups of the target revision."""
+    drain: tuple[Group, ...] = ()
+
+
+def next_step(groups: Sequence[Group], health: Mapping[str, Health], target: str, bounds: Bounds, now: float) -> Step:
+    """target: the revision that groups are to be of; empty: nothing new is made and nothing changes but the number."""
+    live = [group for group in groups if not group.draining]
+    broken = [group for group in live if health[group.name].replace]
+    live = [group for group in live if group not in broken]
+    new = [group for group in live if not target or group.id.revision == target]
+    old = [group for group in live if group not in new]
+    drain = broken + _to_drain(old, new, live, health, bounds, now)
+    create: tuple[int, ...] = ()
+    if target:
+        create = _to_create(groups, new, drain, target, bounds)
+    return Step(create, tuple(drain))
+
+
+def _to_drain(
+    old: list[Group], new: list[Group], live: list[Group], health: Mapping[str, Health], bounds: Bounds, now: float
+) -> list[Group]:
+    available = {group.name for group in live if group.available(now, bounds.min_ready)}
+    surplus = _in_order(new, health, available)[: max(0, len(new) - bounds.replicas)]
+    drained = []
+    for group in [*_in_order(old, health, available), *surplus]:
+        left = available - {group.name}
+        # What never served, or does not any more, is missed by nobody.
+        useless = not group.has_served or health[group.name].phase in ("Failed", "BackingOff", "Broken")
+        if useless or len(left) >= bounds.fewest:
+            drained.append(group)
+            available = left
+    return drained
+
+
+def _in_order(groups: list[Group], health: Mapping[str, Health], available: set[str]) -> list[Group]:
+    """Who goes first: failed, never ready, then with the fewest requests; those that are recovering hold requests
+    that wait, and go last; of equals the one with the highest place."""
+
+    def rank(group: Group) -> tuple[int, int, int, int]:
+        if health[group.name].phase in ("Failed", "Broken", "BackingOff"):
+            kind = 0
+        elif not group.has_served:
+            kind = 1
+        else:
+            kind = 2 if group.name in available else 3
+        return kind, group.in_flight if group.in_flight is not None else 1 << 30, -group.id.index, -group.id.instance
+
+    return sorted(groups, key=rank)
+
+
+def _to_create(
+    groups: Sequence[Group], new: list[Group], drained: list[Group], target: str, bounds: Bounds
+) -> tuple[int, ...]:
+    """Draining groups of other revisions hold their accelerators, and count; those of the target do not, so that a
+    scale-up need not wait for the scale-down before it."""
+    leaving = [group for group in groups if group.draining or group in drained]
+    holding = [group for group in leaving if group.id.revision != target and not group.stuck]
+    staying = [group for group in groups if group not in leaving]
+    room = bounds.most - len(staying) - len(holding)
+    kept = [group for group in new if group not in drained]
+    missing = min(bounds.replicas - len(kept), room)
+    used = {group.id.index for group in kept}
+    free = (index for index in range(bounds.replicas + len(kept)) if index not in used)
+    return tuple(index for index, _ in zip(free, range(missing), strict=False)) if missing > 0 else ()

@@ -1,0 +1,111 @@
+"""What is wrong with a spec, each with the fix. Repeats the CRD's rules (it may be an older one) and goes further:
+the overlay, extra arguments, and the model where its config is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
+from gllm_operator.build.args import RESERVED
+from gllm_operator.build.env import is_reserved
+from gllm_operator.build.pod import CONTAINER
+from gllm_operator.estimate import estimate, parse_quantity
+from gllm_operator.shape import group_shape
+
+if TYPE_CHECKING:
+    from gllm.model_config import ModelConfig
+
+_MOST_PROBLEMS = 5
+
+
+def problems(spec: LLMDeploymentSpec, name: str, image: str, model: ModelConfig | None) -> list[str]:
+    """Empty: the spec can work, as far as one can tell before any pod starts. image: with the default applied."""
+    found = _name(name) + _image(image) + _bounds(spec)
+    for place, template in (("template", spec.template), ("master", spec.master), ("slave", spec.slave)):
+        found += _template(template, f"spec.{place}")
+    found += _arguments(spec.engine.extra_args)
+    try:
+        shape = group_shape(spec.parallelism, spec.accelerator)
+        if spec.accelerator.memory is not None:
+            parse_quantity(spec.accelerator.memory)
+    except ValueError as error:
+        return [*found, str(error)][:_MOST_PROBLEMS]
+    if model is not None:
+        found += _shape_of_model(spec, model)
+        fit = estimate(spec, shape, model)
+        if fit.fits == "No":
+            found.append(f"the model does not fit: {fit.message}")
+    return found[:_MOST_PROBLEMS]
+
+
+def _name(name: str) -> list[str]:
+    if len(name) > LONGEST_NAME:
+        return [f"metadata.name has {len(name)} characters, at most {LONGEST_NAME} are possible: choose a shorter one"]
+    return []
+
+
+def _image(image: str) -> list[str]:
+    return [] if image else ["spec.image is not set, and the operator has no default image: set spec.image"]
+
+
+def _bounds(spec: LLMDeploymentSpec) -> list[str]:
+    found = []
+    if spec.rollout.max_surge == 0 and spec.rollout.max_unavailable == 0:
+        found.append("rollout.maxSurge and rollout.maxUnavailable are both 0, so nothing could change: raise one")
+    if spec.network.rdma is not None and spec.security.profile != "Baseline":
+        found.append("network.rdma needs security.profile Baseline")
+    scaling = spec.autoscaling
+    if scaling is not None and bool(scaling.metrics) == bool(scaling.triggers):
+        found.append("autoscaling takes either metrics or triggers: give one of them")
+    return found
+
+
+def _template(template: dict[str, Any], where: str) -> list[str]:
+    strange = sorted(set(template) - {"metadata", "spec"})
+    if strange:
+        return [f"{where} is a pod template, with metadata and spec; {', '.join(strange)} does not belong there"]
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    if not isinstance(metadata, dict) or not isinstance(spec, dict):
+        return [f"{where}.metadata and {where}.spec are objects"]
+    found = []
+    for field in ("containers", "initContainers", "volumes"):
+        for item in spec.get(field) or []:
+            if not isinstance(item, dict) or not item.get("name"):
+                found.append(f"{where}.spec.{field}: every item needs a name, by which it is merged")
+    if found:
+        return found
+    for container in spec.get("containers") or []:
+        if container["name"] != CONTAINER:
+            if "image" not in container:
+                found.append(f"{where}: the container {container['name']} has no image; the serving one is {CONTAINER}")
+            continue
+        if container.get("$patch") == "delete":
+            found.append(f"{where} deletes the container {CONTAINER}, which serves: leave it in")
+        for variable in container.get("env") or []:
+            if isinstance(variable, dict) and is_reserved(str(variable.get("name"))):
+                found.append(f"{where} sets {variable['name']}, which the operator derives from the group: remove it")
+        for field in ("args", "command"):
+            if field in container:
+                found.append(f"{where} sets {field} of {CONTAINER}: use engine.extraArgs")
+    if spec.get("hostNetwork"):
+        found.append(f"{where}: hostNetwork gives all pods of a node the same ports; remove it")
+    return found
+
+
+def _arguments(extra: tuple[str, ...]) -> list[str]:
+    taken = sorted({argument.partition("=")[0] for argument in extra} & RESERVED)
+    return [f"engine.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
+
+
+def _shape_of_model(spec: LLMDeploymentSpec, model: ModelConfig) -> list[str]:
+    from gllm.parallel.layout import check_shape
+
+    parallelism = spec.parallelism
+    try:
+        check_shape(model, pp=parallelism.pipeline, tp=parallelism.tensor, ep=parallelism.expert)
+    except ValueError as error:
+        text = str(error)
+        for flag, field in (("--pp", "pipeline"), ("--tp", "tensor"), ("--ep", "expert")):
+            text = text.replace(flag, f"parallelism.{field}")
+        return [text]
+    return []
