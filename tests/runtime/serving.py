@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -54,13 +56,15 @@ class Process:
 
     def __init__(self, err_path: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.err_path = err_path
+        # A supervisor that is killed cannot remove its run_dir; short, for a socket's path has 107 bytes.
+        self._run_base = tempfile.mkdtemp(prefix="run-", dir="/tmp")
         with err_path.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gllm.cli.main", "serve", *flags],
                 stdout=subprocess.PIPE,
                 stderr=err,
                 text=True,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, "XDG_RUNTIME_DIR": self._run_base, **(env or {})},
             )
 
     @property
@@ -113,6 +117,7 @@ class Process:
             self.process.stdout.close()
         for pid in pids:
             until(lambda pid=pid: gone(pid), 5)  # type: ignore[misc]
+        shutil.rmtree(self._run_base, ignore_errors=True)
 
 
 class Server(Process):

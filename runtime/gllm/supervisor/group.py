@@ -38,6 +38,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_FIRST_CAUSE_SECONDS = 0.1
+"""When a process is killed the others fail over their broken connections, and may be heard first: how long to wait
+for the exit that explains theirs."""
+
 
 class OtherNodes(Protocol):
     """What a group needs of the nodes beside its own; `gllm.supervisor.nodes.master.Master` is the real one."""
@@ -299,10 +303,15 @@ class EngineGroup:
             return  # The last words of a process that is dead already.
         self._on_event(status)
         if status.state == "failed":
-            self._explained = True
-            self.bring_down(status.detail or f"{status.role} failed")
+            asyncio.get_running_loop().call_later(_FIRST_CAUSE_SECONDS, self._on_failed, self._down, status)
         elif status.role == "engine" and status.state == "ready" and not self._recovery.serving:
             self._recovery.serves()
             self._set_timer(0.0)
             self._settled.set()
             self._on_event(EngineReady(status.epoch))
+
+    def _on_failed(self, down: asyncio.Event, status: Status) -> None:
+        """A process of the epoch that `down` ends said that it failed, and nothing else explained it meanwhile."""
+        if down is self._down and not down.is_set():
+            self._explained = True
+            self.bring_down(status.detail or f"{status.role} failed")

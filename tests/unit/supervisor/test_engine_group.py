@@ -281,3 +281,25 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_the_first_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -> None:
+    """A worker is killed; the engine, whose connection to it broke, is heard first."""
+    engine = ENGINE.replace(
+        "time.sleep(600)",
+        'while not os.path.exists(os.environ["FAKE_NOTES"] + ".kill"): time.sleep(0.01)\n'
+        'status.report("failed", "connection reset by peer")\nsys.exit(1)',
+    )
+
+    async def scenario(observer: Observer) -> None:
+        await observer.group.wait_ready()
+        Path(os.environ["FAKE_NOTES"] + ".kill").touch()
+        await observer.until_type(Status)
+        while not any(isinstance(event, Status) and event.state == "failed" for event in observer.events):
+            await asyncio.sleep(0.001)
+        os.kill(observer.group.pids["worker-0"], signal.SIGKILL)
+        await observer.until_type(EngineDown)
+
+    observer = observe(fake_commands(tmp_path, engine=engine), FAST, scenario)
+    down = next(event for event in observer.events if isinstance(event, EngineDown))
+    assert down.reason == "worker-0 was killed by SIGKILL (out of memory?)"
