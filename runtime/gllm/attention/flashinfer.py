@@ -112,7 +112,7 @@ class FlashInferAttention:
 
     def _free_wrappers(self) -> tuple[torch.cuda.Event, Any, Any]:
         """Those whose staging buffers the device has read, or new ones."""
-        if self._wrappers and self._wrappers[0][0].query():
+        if self._wrappers and self._wrappers[0][0].query():  # type: ignore[no-untyped-call]
             return self._wrappers.popleft()
         decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
             self._decode_workspace, "NHD", use_tensor_cores=self._tensor_cores

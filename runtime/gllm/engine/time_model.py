@@ -95,6 +95,8 @@ _HUBER = 2.0
 """Residuals beyond so many typical ones count less, in inverse proportion."""
 _SOLVE_EVERY = 8
 _SWEEPS = 12
+_STILL = 1e-5
+"""Sweeps end when no coefficient moved by more than this share of its first guess."""
 _SHORTEST_STEP, _LONGEST_STEP = 1e-7, 3600.0
 _MOST_FREE_TOKENS = 1024
 """The cost of a token is at least that of an empty step, or the first guess, over this."""
@@ -115,7 +117,8 @@ class StageModel:
 
     def __init__(self, forgetting: float = _FORGETTING) -> None:
         self._forgetting = forgetting
-        self._gram = [[0.0] * 5 for _ in range(5)]
+        self._gram = [0.0] * 15
+        """Upper triangle of the normal equations' matrix, row by row."""
         self._moment = [0.0] * 5
         self._coefficients = [_PRIOR_TOKEN_SECONDS * value for value in _PRIOR_VECTOR]
         self._scale = list(self._coefficients)
@@ -136,27 +139,31 @@ class StageModel:
         distance = abs(miss)
         # A residual enters the mean clipped, so that one stall of a second does not make the next ten look usual.
         rate = max(0.02, 1.0 / (self.steps + 1))
-        weight = min(1.0, _HUBER * self._residual / distance) if distance > 0.0 else 1.0
+        weight = 1.0 if distance <= _HUBER * self._residual else _HUBER * self._residual / distance
         self._residual += rate * (min(distance, 3.0 * self._residual) - self._residual)
         self._residual = max(self._residual, 1e-3)
         self.error += rate * (min(distance, 10.0) - self.error)
-        inverse = 1.0 / elapsed
-        row = (
-            inverse,
-            inverse * work.tokens,
-            inverse * work.attention,
-            inverse * work.decode_context,
-            inverse * work.sampled_rows,
-        )
-        moment, forgetting = self._moment, self._forgetting
-        for i, (line, value) in enumerate(zip(self._gram, row, strict=True)):
-            share = weight * value
-            moment[i] = forgetting * moment[i] + share
-            for j in range(5):
-                line[j] = forgetting * line[j] + share * row[j]
+        self._add(work, 1.0 / elapsed, weight)
         if self.steps % _SOLVE_EVERY == 0 or self.steps < _SOLVE_EVERY:
             self._solve()
         return True
+
+    def _add(self, work: Work, inverse: float, weight: float) -> None:
+        """Add a step, divided by its time, to the normal equations. Written out: this runs for every stage and step."""
+        f = self._forgetting
+        r0, r1, r2 = inverse, inverse * work.tokens, inverse * work.attention
+        r3, r4 = inverse * work.decode_context, inverse * work.sampled_rows
+        w0, w1, w2, w3, w4 = weight * r0, weight * r1, weight * r2, weight * r3, weight * r4
+        a, b, c, d, e, g, h, i, j, k, m, n, p, q, s = self._gram
+        self._gram = [
+            f * a + w0 * r0, f * b + w0 * r1, f * c + w0 * r2, f * d + w0 * r3, f * e + w0 * r4,
+            f * g + w1 * r1, f * h + w1 * r2, f * i + w1 * r3, f * j + w1 * r4,
+            f * k + w2 * r2, f * m + w2 * r3, f * n + w2 * r4,
+            f * p + w3 * r3, f * q + w3 * r4,
+            f * s + w4 * r4,
+        ]  # fmt: skip
+        a, b, c, d, e = self._moment
+        self._moment = [f * a + w0, f * b + w1, f * c + w2, f * d + w3, f * e + w4]
 
     def _start(self, work: Work, elapsed: float) -> None:
         """Scale the prior so that it explains the first step."""
@@ -170,11 +177,19 @@ class StageModel:
         last = self._coefficients
         x = list(last)
         damping = [_DAMPING / (scale * scale) for scale in self._scale]
+        a, b, c, d, e, g, h, i, j, k, m, n, p, q, s = self._gram
+        lines = ((a, b, c, d, e), (b, g, h, i, j), (c, h, k, m, n), (d, i, m, p, q), (e, j, n, q, s))
         for _ in range(_SWEEPS):
-            for i, line in enumerate(self._gram):
-                own = line[i] + damping[i]
-                rest = line[0] * x[0] + line[1] * x[1] + line[2] * x[2] + line[3] * x[3] + line[4] * x[4]
-                x[i] = max(0.0, x[i] + (self._moment[i] - rest + damping[i] * (last[i] - x[i])) / own)
+            moved = 0.0
+            for index, (l0, l1, l2, l3, l4) in enumerate(lines):
+                own = lines[index][index] + damping[index]
+                rest = l0 * x[0] + l1 * x[1] + l2 * x[2] + l3 * x[3] + l4 * x[4]
+                now = x[index]
+                better = now + (self._moment[index] - rest + damping[index] * (last[index] - now)) / own
+                x[index] = better = better if better > 0.0 else 0.0
+                moved = max(moved, abs(better - now) / self._scale[index])
+            if moved < _STILL:
+                break
         self._coefficients = x
         a, b, c, d, e = x
         # Under a GPU's memory-bound floor tokens seem free. They are not: a prompt as long as this costs a step.

@@ -50,7 +50,7 @@ def test_ten_thousand_requests_leave_no_page_no_request_and_no_descriptor(run_di
         ways = await asyncio.gather(*(gated(number) for number in range(10_000)))
         assert {ways.count(how) > 2000 for how in ("read", "close", "cancel")} == {True}
         assert client.num_live == 0
-        scheduler = engine.loop._scheduler
+        scheduler = engine.loop.scheduler
         assert scheduler is not None
         await until(lambda: not scheduler.has_work)
         assert scheduler.pool.free_share == 1.0

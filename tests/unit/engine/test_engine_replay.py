@@ -131,7 +131,7 @@ def test_requests_that_come_while_there_is_no_engine_wait_for_the_next(run_dir: 
         await engines.replace()
         engines.run_free()
         assert tokens(await collect(stream)) == generate([1, 2], ENDLESS, 128)
-        assert engines.engine.loop._scheduler is not None
+        assert engines.engine.loop.scheduler is not None
 
     play(run_dir, scenario)
 

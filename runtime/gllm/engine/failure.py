@@ -1,0 +1,7 @@
+"""What ends an engine."""
+
+from __future__ import annotations
+
+
+class EngineFailure(Exception):
+    """The engine cannot go on; str(e) is one line for the log and the supervisor."""
