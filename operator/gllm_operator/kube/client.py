@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 
@@ -25,6 +24,8 @@ class Client:
     """One connection pool. `async with Client(login) as client`."""
 
     login: Login
+    on_write: Callable[[str, str], None] = lambda verb, kind: None
+    """Told the verb and the kind of every write."""
 
     async def __aenter__(self) -> Client:
         context: ssl.SSLContext | bool = True
@@ -81,10 +82,12 @@ class Client:
             raise ApiError(0, "Unreachable", f"{type(error).__name__}: {error}") from error
 
     async def create(self, manifest: Object) -> Object:
+        self.on_write("create", manifest["kind"])
         path = path_of(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, manifest, query={"fieldManager": MANAGER})
 
     async def apply(self, manifest: Object) -> Object:
+        self.on_write("apply", manifest["kind"])
         metadata = manifest["metadata"]
         path = path_of(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
         query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
@@ -93,12 +96,14 @@ class Client:
     async def patch(
         self, api_version: str, kind: str, namespace: str, name: str, body: Object, subresource: str = ""
     ) -> Object:
+        self.on_write("patch", kind)
         path = path_of(api_version, kind, namespace, name, subresource)
         return await self._call("PATCH", path, body, "application/merge-patch+json", {"fieldManager": MANAGER})
 
     async def delete(
         self, api_version: str, kind: str, namespace: str, name: str, uid: str, *, force: bool = False
     ) -> Object | None:
+        self.on_write("delete", kind)
         body: Object = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
