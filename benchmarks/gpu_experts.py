@@ -4,8 +4,9 @@
 
 Prints, for 1 to 8192 tokens of Mixtral's and Qwen3-30B-A3B's sizes, the time of routing, grouping, products and sum,
 the rates it comes to, and the time that the device's own limits would allow: the weights of the experts that are hit
-read once, or the products at the measured peak. --tune only tries tiles and writes the best of each size to
-kernels/gllm_kernels/triton/tuned.py; --general times the tiles that were guessed before, for comparison.
+read once at the datasheet's bandwidth, or the products at the measured rate of a large one. --tune only tries tiles and
+writes the best of each size to kernels/gllm_kernels/triton/tuned.py; --general times the tiles that were guessed
+before, for comparison.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MODELS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b-a3b": (128, 8, 2048, 7
 TOKENS = [1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 TUNED_TOKENS = (1, 8, 32, 128, 512, 2048, 8192)
 ROUTINGS = 8
+BYTES_A_SECOND = {"H100": 3.35e12, "H200": 4.8e12}
 COMPILERS = 14
 
 
@@ -59,12 +61,10 @@ def make(model: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ceilings() -> tuple[float, float]:
-    """Measured (FLOP/s of a large bf16 product, bytes/s of a large copy, read and written)."""
+    """(measured FLOP/s of a large bf16 product, bytes/s by the datasheet)."""
     a = torch.randn(8192, 8192, device="cuda").bfloat16()
     flops = 2 * 8192**3 / graph_ms(lambda _: a @ a) * 1e3
-    big = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(big)
-    return flops, 2 * big.nbytes / graph_ms(lambda _: target.copy_(big)) * 1e3
+    return flops, BYTES_A_SECOND["H200" if "H200" in torch.cuda.get_device_name() else "H100"]
 
 
 def candidates(rows: int, both: bool) -> list[Tile]:
@@ -76,14 +76,15 @@ def candidates(rows: int, both: bool) -> list[Tile]:
     elif rows == 64:
         grid = itertools.product((64, 128, 256), (64, 128), (4, 8), (3, 4))
     else:
-        grid = itertools.product((64, 128, 256), (64,), (4, 8), (3, 4))
+        grid = itertools.product((64, 128, 256), (64,), (8,), (3, 4))
     found = []
     for columns, depth, warps, stages in grid:
         shared = stages * depth * (rows + columns * (2 if both else 1)) * 2
         registers = rows * columns * (2 if both else 1) // (warps * 32)
         if shared <= 220 * 1024 and registers <= 128 and columns * rows >= 512:
-            found.append(Tile(columns, depth, warps, stages, 16 if rows >= 64 else 8))
-    return found
+            band = 16 if rows >= 64 else 8
+            found += [Tile(columns, depth, warps, stages, band, described) for described in (rows == 128, False)]
+    return list(dict.fromkeys(found))
 
 
 def _compile(jobs: list[tuple[str, int, bool, Tile]]) -> None:

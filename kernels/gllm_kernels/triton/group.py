@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gllm_kernels.triton.launch import Launcher
+
 _ONE_PROGRAM = (64, 512, 2048)
 """Sizes for which one program does it all: a decode step's, where launches are what costs."""
 _CHUNK = 1024
@@ -113,6 +115,9 @@ def _place(
         _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS)
 
 
+_launch_all, _launch_count, _launch_place = Launcher(_group_all), Launcher(_count), Launcher(_place)
+
+
 def most_blocks(pairs: int, num_experts: int, block_rows: int) -> int:
     """Blocks that `pairs` rows can make at most: as many experts as possible have one row more than full blocks."""
     used = min(pairs, num_experts)
@@ -127,21 +132,25 @@ def group(chosen: torch.Tensor, num_experts: int, block_rows: int) -> Groups:
     blocks = torch.empty(3, max_blocks, dtype=torch.int32, device=device)
     num_blocks = torch.empty(1, dtype=torch.int32, device=device)
     firsts = torch.empty(num_experts, dtype=torch.int32, device=device)
-    width = triton.next_power_of_2(num_experts)
+    constants = {"NUM": num_experts, "WIDTH": triton.next_power_of_2(num_experts)}
+    aligned = chosen.data_ptr() % 16 == 0
     if pairs <= _ONE_PROGRAM[-1]:
         size = next(size for size in _ONE_PROGRAM if pairs <= size)
-        counts = torch.empty_like(firsts)
-        _group_all[(1,)](
-            chosen, counts, firsts, order, blocks, num_blocks, pairs, max_blocks,
-            NUM=num_experts, WIDTH=width, PAIRS=size, ROWS=block_rows, num_warps=4 if size <= 512 else 8,
-        )  # fmt: skip
+        _launch_all(
+            (num_experts, size, block_rows, aligned),
+            (1, 1, 1),
+            (chosen, torch.empty_like(firsts), firsts, order, blocks, num_blocks, pairs, max_blocks),
+            constants | {"PAIRS": size, "ROWS": block_rows},
+            num_warps=4 if size <= 512 else 8,
+        )
     else:
-        counts = torch.zeros_like(firsts)
-        places = torch.empty_like(order)
-        grid = (triton.cdiv(pairs, _CHUNK),)
-        _count[grid](chosen, counts, places, pairs, CHUNK=_CHUNK)
-        _place[grid](
-            chosen, counts, places, firsts, order, blocks, num_blocks, pairs, max_blocks,
-            NUM=num_experts, WIDTH=width, CHUNK=_CHUNK, ROWS=block_rows,
-        )  # fmt: skip
+        counts, places = torch.zeros_like(firsts), torch.empty_like(order)
+        grid = (triton.cdiv(pairs, _CHUNK), 1, 1)
+        _launch_count(aligned, grid, (chosen, counts, places, pairs), {"CHUNK": _CHUNK})
+        _launch_place(
+            (num_experts, block_rows, aligned),
+            grid,
+            (chosen, counts, places, firsts, order, blocks, num_blocks, pairs, max_blocks),
+            constants | {"CHUNK": _CHUNK, "ROWS": block_rows},
+        )
     return Groups(order, blocks, num_blocks, max_blocks, block_rows)

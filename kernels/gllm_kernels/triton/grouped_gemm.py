@@ -7,12 +7,16 @@ of columns after tile of columns: their rows stay in L2 while a tile of weights 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gllm_kernels.triton.group import Groups
+from gllm_kernels.triton.launch import Launcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Tile:
     stages: int
     """Steps whose loads are under way at once."""
     band: int = 8
+    described: bool = False
+    """Whether weights are loaded by Hopper's copy engine, through a tensor descriptor: for tall blocks."""
 
 
 @triton.jit
@@ -40,12 +46,12 @@ def _locate(blocks, num_blocks, max_blocks, num_tiles, BAND: tl.constexpr):
 def _gate_up(
     x, x_stride, weight, out, order, blocks, num_blocks, max_blocks, num_tiles, hidden, inner, k,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BAND: tl.constexpr,
-    EVEN: tl.constexpr,
+    EVEN: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     block, tile = _locate(blocks, num_blocks, max_blocks, num_tiles, BAND)
     if block >= tl.load(num_blocks):
         return
-    expert = tl.load(blocks + block).to(tl.int64)
+    expert = tl.load(blocks + block)
     row = tl.load(blocks + max_blocks + block) + tl.arange(0, ROWS)
     valid = row < tl.load(blocks + 2 * max_blocks + block)
     token = tl.load(order + row, mask=valid, other=0) // k
@@ -53,12 +59,18 @@ def _gate_up(
     there = column < inner
     depth = tl.arange(0, DEPTH)
     rows = x + token.to(tl.int64)[:, None] * x_stride + depth[None, :]
-    gates = weight + expert * 2 * inner * hidden + column.to(tl.int64)[None, :] * hidden + depth[:, None]
-    ups = gates + inner.to(tl.int64) * hidden
     gate = tl.zeros((ROWS, COLUMNS), tl.float32)
     up = tl.zeros((ROWS, COLUMNS), tl.float32)
+    first = expert * 2 * inner + tile * COLUMNS
+    if not DESCRIBED:
+        gates = weight + (first + tl.arange(0, COLUMNS)).to(tl.int64)[None, :] * hidden + depth[:, None]
+        ups = gates + inner.to(tl.int64) * hidden
     for start in range(0, hidden, DEPTH):
-        if EVEN:
+        if DESCRIBED:
+            a = tl.load(rows, mask=valid[:, None], other=0.0)
+            g = weight.load([first, start]).T
+            u = weight.load([first + inner, start]).T
+        elif EVEN:
             a = tl.load(rows, mask=valid[:, None], other=0.0)
             g = tl.load(gates)
             u = tl.load(ups)
@@ -70,8 +82,9 @@ def _gate_up(
         gate = tl.dot(a, g, gate)
         up = tl.dot(a, u, up)
         rows += DEPTH
-        gates += DEPTH
-        ups += DEPTH
+        if not DESCRIBED:
+            gates += DEPTH
+            ups += DEPTH
     result = gate / (1.0 + tl.exp(-gate)) * up
     where = out + row.to(tl.int64)[:, None] * inner + column[None, :]
     tl.store(where, result.to(out.dtype.element_ty), mask=valid[:, None] & there[None, :])
@@ -81,11 +94,12 @@ def _gate_up(
 def _down(
     x, weight, out, order, routing, blocks, num_blocks, max_blocks, num_tiles, inner, hidden,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, BAND: tl.constexpr, EVEN: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     block, tile = _locate(blocks, num_blocks, max_blocks, num_tiles, BAND)
     if block >= tl.load(num_blocks):
         return
-    expert = tl.load(blocks + block).to(tl.int64)
+    expert = tl.load(blocks + block)
     row = tl.load(blocks + max_blocks + block) + tl.arange(0, ROWS)
     valid = row < tl.load(blocks + 2 * max_blocks + block)
     pair = tl.load(order + row, mask=valid, other=0)
@@ -93,10 +107,15 @@ def _down(
     there = column < hidden
     depth = tl.arange(0, DEPTH)
     rows = x + row.to(tl.int64)[:, None] * inner + depth[None, :]
-    matrix = weight + expert * hidden * inner + column.to(tl.int64)[None, :] * inner + depth[:, None]
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    first = expert * hidden + tile * COLUMNS
+    if not DESCRIBED:
+        matrix = weight + (first + tl.arange(0, COLUMNS)).to(tl.int64)[None, :] * inner + depth[:, None]
     for start in range(0, inner, DEPTH):
-        if EVEN:
+        if DESCRIBED:
+            a = tl.load(rows, mask=valid[:, None], other=0.0)
+            w = weight.load([first, start]).T
+        elif EVEN:
             a = tl.load(rows, mask=valid[:, None], other=0.0)
             w = tl.load(matrix)
         else:
@@ -105,7 +124,8 @@ def _down(
             w = tl.load(matrix, mask=inside[:, None] & there[None, :], other=0.0)
         total = tl.dot(a, w, total)
         rows += DEPTH
-        matrix += DEPTH
+        if not DESCRIBED:
+            matrix += DEPTH
     total = total * tl.load(routing + pair, mask=valid, other=0.0)[:, None]
     where = out + pair.to(tl.int64)[:, None] * hidden + column[None, :]
     tl.store(where, total.to(out.dtype.element_ty), mask=valid[:, None] & there[None, :])
@@ -125,17 +145,54 @@ def _add_places(parts, chosen, out, hidden, K: tl.constexpr, WIDTH: tl.constexpr
     tl.store(out + token * hidden + column, total.to(out.dtype.element_ty), mask=there)
 
 
+_launch_gate_up, _launch_down, _launch_add = Launcher(_gate_up), Launcher(_down), Launcher(_add_places)
+
+
+@cache
+def _has_copy_engine() -> bool:
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] >= 9
+
+
+def _constants(rows: int, tile: Tile, depth: int, columns: int) -> dict[str, Any]:
+    """Of a product over `depth` into `columns`."""
+    even = depth % tile.depth == 0 and columns % tile.columns == 0
+    return {
+        "ROWS": rows,
+        "COLUMNS": tile.columns,
+        "DEPTH": tile.depth,
+        "BAND": tile.band,
+        "EVEN": even,
+        "DESCRIBED": even and tile.described and _has_copy_engine(),
+    }
+
+
+def _weight(weight: torch.Tensor, tile: Tile, described: bool) -> Any:
+    """The matrices [experts, out, in] as the kernel wants them: itself, or all rows described in boxes of the tile."""
+    if not described:
+        return weight
+    return TensorDescriptor.from_tensor(weight.view(-1, weight.shape[-1]), [tile.columns, tile.depth])
+
+
+def _blocks(groups: Groups) -> tuple[torch.Tensor, torch.Tensor, int]:
+    return groups.blocks, groups.num_blocks, groups.max_blocks
+
+
 def gate_up(x: torch.Tensor, weight: torch.Tensor, groups: Groups, k: int, tile: Tile) -> torch.Tensor:
     """x: [n, hidden]; weight: [experts, 2 * inner, hidden], gate first. silu(gate) * up of each grouped row:
     [pairs, inner] in the order of `groups`."""
-    hidden, inner = x.shape[1], weight.shape[1] // 2
+    hidden, inner, stride = x.shape[1], weight.shape[1] // 2, x.stride(0)
     out = torch.empty(len(groups.order), inner, dtype=x.dtype, device=x.device)
     tiles = triton.cdiv(inner, tile.columns)
-    _gate_up[(groups.max_blocks * tiles,)](
-        x, x.stride(0), weight, out, groups.order, groups.blocks, groups.num_blocks, groups.max_blocks, tiles, hidden,
-        inner, k, ROWS=groups.block_rows, COLUMNS=tile.columns, DEPTH=tile.depth, BAND=tile.band,
-        EVEN=hidden % tile.depth == 0 and inner % tile.columns == 0, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    constants = _constants(groups.block_rows, tile, hidden, inner)
+    matrices = _weight(weight, tile, constants["DESCRIBED"])
+    _launch_gate_up(
+        (x.dtype, hidden, inner, stride, x.data_ptr() % 16 == 0, groups.block_rows, tile),
+        (groups.max_blocks * tiles, 1, 1),
+        (x, stride, matrices, out, groups.order, *_blocks(groups), tiles, hidden, inner, k),
+        constants,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
     return out
 
 
@@ -146,11 +203,16 @@ def down(x: torch.Tensor, weight: torch.Tensor, routing: torch.Tensor, groups: G
     hidden = weight.shape[1]
     out = torch.empty(pairs, hidden, dtype=x.dtype, device=x.device)
     tiles = triton.cdiv(hidden, tile.columns)
-    _down[(groups.max_blocks * tiles,)](
-        x, weight, out, groups.order, routing, groups.blocks, groups.num_blocks, groups.max_blocks, tiles, inner,
-        hidden, ROWS=groups.block_rows, COLUMNS=tile.columns, DEPTH=tile.depth, BAND=tile.band,
-        EVEN=inner % tile.depth == 0 and hidden % tile.columns == 0, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    constants = _constants(groups.block_rows, tile, inner, hidden)
+    matrices = _weight(weight, tile, constants["DESCRIBED"])
+    _launch_down(
+        (x.dtype, hidden, inner, routing.data_ptr() % 16 == 0, groups.block_rows, tile),
+        (groups.max_blocks * tiles, 1, 1),
+        (x, matrices, out, groups.order, routing, *_blocks(groups), tiles, inner, hidden),
+        constants,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
     return out
 
 
@@ -160,5 +222,11 @@ def add_places(parts: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     hidden = parts.shape[1]
     out = torch.empty(n, hidden, dtype=parts.dtype, device=parts.device)
     width = min(1024, triton.next_power_of_2(hidden))
-    _add_places[(n, triton.cdiv(hidden, width))](parts, chosen, out, hidden, K=k, WIDTH=width, num_warps=4)
+    _launch_add(
+        (parts.dtype, hidden, k, chosen.data_ptr() % 16 == 0),
+        (n, triton.cdiv(hidden, width), 1),
+        (parts, chosen, out, hidden),
+        {"K": k, "WIDTH": width},
+        num_warps=4,
+    )
     return out

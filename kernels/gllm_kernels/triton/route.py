@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gllm_kernels.triton.launch import Launcher
+
 
 @triton.jit
 def _route(
@@ -39,20 +41,21 @@ def _route(
     tl.store(weights + token * K + place, best, mask=place < K)
 
 
+_launch = Launcher(_route)
+
+
 def route(logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """logits: [n, num_experts] of any float type; returns (experts [n, k] int32, weights [n, k] float32)."""
     n, num = logits.shape
     chosen = torch.empty(n, k, dtype=torch.int32, device=logits.device)
     weights = torch.empty(n, k, dtype=torch.float32, device=logits.device)
-    _route[(n,)](
-        logits,
-        chosen,
-        weights,
-        NUM=num,
-        K=k,
-        RENORMALIZE=renormalize,
-        WIDTH=triton.next_power_of_2(num),
-        PLACES=triton.next_power_of_2(k),
-        num_warps=1,
-    )
+    constants = {
+        "NUM": num,
+        "K": k,
+        "RENORMALIZE": renormalize,
+        "WIDTH": triton.next_power_of_2(num),
+        "PLACES": triton.next_power_of_2(k),
+    }
+    key = (logits.dtype, num, k, renormalize, logits.data_ptr() % 16 == 0)
+    _launch(key, (n, 1, 1), (logits, chosen, weights), constants, num_warps=1)
     return chosen, weights
