@@ -85,7 +85,7 @@ def simulate(
     ] = None,
     output: OutputOption = None,
     plots: Annotated[
-        Path | None, typer.Option("--plots", help="Folder for pictures; needs matplotlib (gllm[plots]).")
+        Path | None, typer.Option("--plots", help="Folder for pictures; needs matplotlib (the extra `plots`).")
     ] = None,
     ablate: Annotated[
         bool,

@@ -12,18 +12,18 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.kv_pages import PagePool, extend_digests
-from gllm.engine.policies import POLICIES, Budget, Limits, Snapshot, Waiting, ceil_div
+from gllm.engine.policies import POLICIES, Budget, Limits, Snapshot, ceil_div
 from gllm.engine.policies.reserve import adapted_reserve
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
 from gllm.engine.stages import StageTracker
-from gllm.engine.time_model import TimeModel, Work, chunk_pairs
+from gllm.engine.time_model import TimeModel, Work
+from gllm.engine.time_view import predicted_times
 from gllm.engine.waiting import WaitingQueue
 from gllm.messages import EngineStats, RequestOutput, StageReport, StepPlan, StepResult
 
@@ -35,11 +35,6 @@ _REMEMBERED_STEPS = 256
 
 
 _rank = attrgetter("rank")
-
-
-def _age(seq: Sequence, now: float) -> float:
-    """Seconds that a request has waited for its first token; 0 if it has had it."""
-    return now - seq.arrival_time if len(seq.tokens) == seq.num_prompt else 0.0
 
 
 class Scheduler:
@@ -208,28 +203,15 @@ class Scheduler:
             in_flight=len(self._in_flight),
             decodes_in_flight=sum(batch.work.decode_rows > 0 for batch in self._in_flight),
             step_times=tuple(self._step_times),
-            **(self._times_seen() if self._sees_time else {}),
+            **(
+                predicted_times(
+                    self._times.cost, [batch.work for batch in self._in_flight], running, self._queue, self._clock()
+                )
+                if self._sees_time
+                else {}
+            ),
+            kv_reserve=self._reserve,
         )
-
-    def _times_seen(self) -> dict[str, Any]:
-        """The fields of a snapshot that tell of predicted time."""
-        running = self._running
-        cost = self._times.cost
-        now = self._clock()
-        prefilling = sorted(running.prefilling, key=_rank)
-        unfinished = [(chunk_pairs(seq.num_scheduled, seq.num_uncomputed), seq) for seq in prefilling]
-        waiting = [Waiting(seq.num_uncomputed, pairs, _age(seq, now)) for pairs, seq in unfinished]
-        for seq in islice(self._queue, _ESTIMATED_REQUESTS):
-            start = len(seq.tokens) - seq.queued_tokens
-            waiting.append(Waiting(seq.queued_tokens, chunk_pairs(start, seq.queued_tokens), _age(seq, now)))
-        return {
-            "cost": cost,
-            "in_flight_seconds": tuple(cost.predict(batch.work) for batch in self._in_flight),
-            "ready_contexts": tuple([seq.num_scheduled + 1 for seq in running.ready]),
-            "waiting_pairs": self._queue.pairs + sum(pairs for pairs, _ in unfinished),
-            "waiting": tuple(waiting),
-            "kv_reserve": self._reserve,
-        }
 
     def stats(self) -> EngineStats:
         prefilling = self._running.prefilling

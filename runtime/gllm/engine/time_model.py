@@ -94,6 +94,8 @@ _DAMPING = 0.02
 _HUBER = 2.0
 """Residuals beyond so many typical ones count less, in inverse proportion."""
 _SOLVE_EVERY = 8
+_SETTLED = 128
+"""Steps after which it is enough to solve a quarter as often."""
 _SWEEPS = 12
 _STILL = 1e-5
 """Sweeps end when no coefficient moved by more than this share of its first guess."""
@@ -144,7 +146,7 @@ class StageModel:
         self._residual = max(self._residual, 1e-3)
         self.error += rate * (min(distance, 10.0) - self.error)
         self._add(work, 1.0 / elapsed, weight)
-        if self.steps % _SOLVE_EVERY == 0 or self.steps < _SOLVE_EVERY:
+        if self.steps < _SOLVE_EVERY or self.steps % (_SOLVE_EVERY if self.steps < _SETTLED else 4 * _SOLVE_EVERY) == 0:
             self._solve()
         return True
 

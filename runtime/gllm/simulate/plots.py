@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,15 @@ def plot_ablation(means: Sequence[Mean], trace: str, path: Path) -> None:
 
 
 def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 400) -> None:
-    """Tokens and times of successive micro-batches in the middle of each run: the volatility to be throttled."""
+    """Tokens and times of successive micro-batches while requests still arrive: the volatility to be throttled."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
         2, len(outcomes), figsize=(3.0 * len(outcomes) + 0.5, 4.2), squeeze=False, sharex=True, sharey="row"
     )
     for column, (policy, outcome) in enumerate(outcomes.items()):
-        middle = slice(max(len(outcome.works) // 2 - count // 2, 0), len(outcome.works) // 2 + count // 2)
+        last = max(record.start for record in outcome.records) or outcome.duration
+        first = bisect(outcome.sent, 0.7 * last)
+        middle = slice(first, first + count)
         works, seconds = outcome.works[middle], outcome.stage_seconds[middle]
         steps = range(len(works))
         top, bottom = axes[0][column], axes[1][column]

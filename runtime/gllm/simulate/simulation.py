@@ -44,6 +44,8 @@ class Outcome:
     preemptions: int
     works: list[Work] = field(default_factory=list)
     """Of each micro-batch."""
+    sent: list[float] = field(default_factory=list)
+    """When each micro-batch's plan was sent."""
     stage_seconds: list[float] = field(default_factory=list)
     """Of each micro-batch, on its slowest stage."""
     prediction_error: float = 0.0
@@ -179,6 +181,7 @@ class Simulation:
             due = start + elapsed + _REPORT_SECONDS
             heapq.heappush(self._reports, (due, plan.step * self._hardware.pp + stage, report))
         self._outcome.works.append(work)
+        self._outcome.sent.append(self.now)
         self._outcome.stage_seconds.append(max(elapsed for _, elapsed in passage.slices))
 
     def _note(self, outputs: Outputs) -> None:
