@@ -1,0 +1,321 @@
+"""The operator against an API server in memory: what a person does to a deployment, and what then happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.kube_world import ready_masters
+from fixtures.operator_bench import SPEC, Bench
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return SPEC | changes
+
+
+def image(tag: str) -> Any:
+    return lambda one: one.update(image=f"gllm:{tag}")
+
+
+def test_a_new_deployment_serves() -> None:
+    bench = Bench()
+    bench.settle()
+    status = bench.status
+    assert (status.ready, status.reason, status.replicas) == ("1/1", "Ready", 1)
+    assert [group.ready_ranks for group in status.groups] == ["2/2"]
+    assert status.current_revision == status.update_revision != ""
+    assert bench.condition("Progressing") == ("True", "Complete")
+    kinds = {one["kind"] for one in bench.api.objects.values()}
+    assert {
+        "Service",
+        "Secret",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "ServiceAccount",
+        "ControllerRevision",
+    } <= kinds
+
+
+def test_an_idle_deployment_costs_no_writes() -> None:
+    bench = Bench()
+    bench.settle()
+    before = len(bench.api.writes)
+    for _ in range(20):
+        assert bench.run_pass() is None
+        bench.now += 300
+    assert bench.api.writes[before:] == []
+
+
+def test_a_new_operator_writes_nothing_that_changes_anything() -> None:
+    bench = Bench()
+    bench.settle()
+    versions = {where: one["metadata"]["resourceVersion"] for where, one in bench.api.objects.items()}
+    bench.start_operator()
+    bench.run_pass()
+    assert {where: one["metadata"]["resourceVersion"] for where, one in bench.api.objects.items()} == versions
+
+
+def test_rollout_surges_before_it_drains() -> None:
+    bench = Bench(spec(replicas=2))
+    bench.settle()
+    bench.edit(image("2"))
+    least = 2
+    for _ in range(60):
+        bench.run_pass()
+        bench.world.step()
+        bench.now += 1
+        least = min(least, len(ready_masters(bench.api)))
+        assert len([one for one in bench.sets() if "deletionTimestamp" not in one["metadata"]]) <= 3
+    assert least == 2
+    assert bench.status.ready == "2/2"
+    assert bench.status.updated_replicas == 2
+    assert {one["spec"]["template"]["spec"]["containers"][0]["image"] for one in bench.sets()} == {"gllm:2"}
+
+
+def test_resharding_is_a_rollout() -> None:
+    bench = Bench(spec(accelerator={"type": "cpu", "perPod": 2}, parallelism={"pipeline": 2}))
+    bench.settle()
+    assert bench.sets("slave") == []
+    bench.edit(lambda one: one.update(parallelism={"pipeline": 4, "tensor": 2, "expert": 2}))
+    bench.settle()
+    (slaves,) = bench.sets("slave")
+    assert slaves["spec"]["replicas"] == 3
+    assert slaves["spec"]["ordinals"] == {"start": 1}
+    assert bench.status.shape is not None
+    assert bench.status.shape.summary == "PP4xTP2xEP2"
+    assert bench.status.ready == "1/1"
+
+
+def test_a_bad_revision_is_rolled_back() -> None:
+    bench = Bench()
+    bench.settle()
+    good = bench.status.current_revision
+    bench.edit(image("bad"))
+    bench.run_pass()
+    bench.world.bad_revisions.add(bench.status.update_revision)
+    bench.settle()
+    bench.now += 3000
+    bench.settle()
+    assert bench.condition("RolledBack") == ("True", "RolledBack")
+    assert bench.status.failed_revision == bench.status.update_revision != good
+    assert {group.revision for group in bench.status.groups} == {good}
+    assert len(ready_masters(bench.api, good)) == 1
+    bench.edit(image("3"))
+    bench.settle()
+    assert bench.condition("RolledBack") == ("False", "NotRolledBack")
+    assert bench.status.ready == "1/1"
+
+
+def test_a_first_revision_that_fails_is_told_and_retried() -> None:
+    bench = Bench()
+    bench.run_pass()
+    bench.run_pass()
+    bench.world.bad_revisions.add(bench.status.update_revision)
+    bench.settle()
+    for _ in range(30):
+        bench.now += 3000
+        bench.settle()
+    assert bench.condition("Degraded") == ("True", "GroupFailed")
+    assert bench.status.places[0].restarts == 5
+    assert bench.status.reason == "GroupFailed"
+
+
+def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
+    bench = Bench()
+    bench.settle()
+    (group,) = bench.status.groups
+    slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    bench.world.crash(slave, 137, "out of memory")
+    master = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "master")
+    bench.world.set_ready(master, False)
+    bench.run_pass()
+    (broken,) = bench.status.groups
+    assert broken.phase == "Recovering"
+    assert broken.last_failure is not None
+    assert (broken.last_failure.exit_code, broken.last_failure.rank) == (137, 1)
+    bench.settle()
+    assert [one.name for one in bench.status.groups] == [group.name]
+    assert bench.status.ready == "1/1"
+
+
+def test_pods_on_a_lost_node_are_given_up() -> None:
+    bench = Bench(spec(parallelism={"pipeline": 3}))
+    bench.settle()
+    names = [one.name for one in bench.status.groups]
+    slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    bench.world.lost_nodes.add(slave["spec"]["nodeName"])
+    bench.settle()
+    assert bench.status.ready == "1/1"
+    assert [one.name for one in bench.status.groups] == names
+    assert all(pod["spec"]["nodeName"] not in bench.world.lost_nodes for pod in bench.api.of_kind("Pod"))
+
+
+def test_kept_pods_on_a_lost_node_get_a_new_group() -> None:
+    bench = Bench(spec(recovery={"lostPods": "Keep", "deadlineSeconds": 60}))
+    bench.settle()
+    slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    master = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "master")
+    bench.world.lost_nodes.add(slave["spec"]["nodeName"])
+    if master["spec"]["nodeName"] not in bench.world.lost_nodes:
+        bench.world.set_ready(master, False)
+        bench.world._can_be_ready = lambda pod: "-2-" in pod["metadata"]["name"]  # type: ignore[method-assign]
+    bench.settle()
+    for _ in range(8):
+        bench.now += 30
+        bench.settle()
+    assert bench.status.ready == "1/1"
+    assert max(group.instance for group in bench.status.groups) == 2
+
+
+def test_scaling() -> None:
+    bench = Bench(spec(replicas=3))
+    bench.settle()
+    assert len(bench.sets()) == 3
+    bench.edit(lambda one: one.update(replicas=1))
+    bench.settle()
+    assert len(bench.sets()) == 1
+    bench.edit(lambda one: one.update(replicas=0))
+    bench.settle()
+    assert bench.sets() == []
+    assert bench.condition("Ready") == ("False", "NoGroups")
+    bench.edit(lambda one: one.update(replicas=2))
+    bench.settle()
+    assert bench.status.ready == "2/2"
+
+
+def test_suspend_and_resume() -> None:
+    bench = Bench(spec(replicas=2))
+    bench.settle()
+    bench.edit(lambda one: one.update(suspend=True))
+    bench.settle()
+    assert bench.sets() == []
+    assert bench.status.reason == "Suspended"
+    bench.edit(lambda one: one.update(suspend=False))
+    bench.settle()
+    assert bench.status.ready == "2/2"
+
+
+def test_paused_changes_wait_and_scaling_goes_on() -> None:
+    bench = Bench(spec(rollout={"paused": True}))
+    bench.settle()
+    assert bench.sets() == []
+    bench.edit(lambda one: one.update(rollout={}))
+    bench.settle()
+    first = bench.status.current_revision
+    bench.edit(lambda one: one.update(rollout={"paused": True}, image="gllm:2", replicas=2))
+    bench.settle()
+    assert bench.condition("Progressing") == ("False", "Paused")
+    assert [group.revision for group in bench.status.groups] == [first, first]
+    bench.edit(lambda one: one.update(rollout={}))
+    bench.settle()
+    assert first not in {group.revision for group in bench.status.groups}
+
+
+def test_a_spec_that_cannot_work_starts_no_pods() -> None:
+    bench = Bench(spec(engine={"extraArgs": ["--pp", "4"]}))
+    bench.settle()
+    assert bench.condition("SpecValid") == ("False", "SpecInvalid")
+    assert bench.sets() == []
+    bench.edit(lambda one: one.update(engine={}))
+    bench.settle()
+    assert bench.status.ready == "1/1"
+    serving = [group.name for group in bench.status.groups]
+    bench.edit(lambda one: one.update(template={"spec": {"hostNetwork": True}}))
+    bench.settle()
+    assert bench.condition("SpecValid")[0] == "False"
+    assert [group.name for group in bench.status.groups] == serving
+    assert bench.status.ready == "1/1"
+
+
+def test_a_spec_that_cannot_be_read_changes_nothing() -> None:
+    bench = Bench()
+    bench.settle()
+    before = bench.sets()
+    bench.edit(lambda one: one.update(replicas="many"))
+    bench.settle()
+    assert bench.condition("SpecValid")[0] == "False"
+    assert bench.sets() == before
+
+
+@pytest.mark.parametrize("kind", ["Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount", "Secret",
+                                  "ControllerRevision", "StatefulSet"])  # fmt: skip
+def test_what_is_deleted_by_hand_comes_back(kind: str) -> None:
+    bench = Bench()
+    bench.settle()
+    for one in bench.api.of_kind(kind):
+        bench.api.drop(one)
+    if kind == "Secret":
+        bench.start_operator()  # It may not look at Secrets: it asks when it starts, or when a pod cannot.
+    bench.settle()
+    assert bench.api.of_kind(kind)
+    assert bench.status.ready == "1/1"
+
+
+def test_what_is_edited_by_hand_is_set_right() -> None:
+    bench = Bench()
+    bench.settle()
+    service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
+    bench.api.edit(service, lambda one: one["spec"].update(selector={"app": "other"}), manager="kubectl-edit")
+    bench.settle()
+    service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
+    assert service["spec"]["selector"] == {"gllm.dev/deployment": "smol", "gllm.dev/role": "master"}
+
+
+def test_anothers_object_of_the_same_name_is_left_alone() -> None:
+    bench = Bench()
+    foreign = bench.api.put(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "smol", "namespace": "default"}, "spec": {"a": 1}}
+    )
+    bench.settle()
+    assert bench.api.objects["v1", "Service", "default", "smol"]["spec"] == foreign["spec"] == {"a": 1}
+    assert bench.condition("Degraded") == ("True", "CannotWrite")
+    bench.api.drop(foreign)
+    bench.settle()
+    assert bench.condition("Degraded")[0] == "False"
+
+
+def test_deletion_drains_and_lets_go() -> None:
+    bench = Bench(spec(replicas=2))
+    bench.settle()
+    assert bench.deployment is not None
+    bench.api.begin_delete(bench.deployment)
+    bench.settle()
+    assert bench.deployment is None
+    assert bench.api.of_kind("StatefulSet") == []
+    assert bench.api.of_kind("Pod") == []
+
+
+def test_deletion_never_hangs() -> None:
+    """Pods that do not end: their finalizer is somebody's who is gone."""
+    bench = Bench(spec(rollout={"drainTimeoutSeconds": 30}))
+    bench.settle()
+    assert bench.deployment is not None
+    bench.api.begin_delete(bench.deployment)
+    bench.world._pod_deeds = lambda pod: []  # type: ignore[method-assign]
+    for _ in range(80):
+        bench.run_pass()
+        bench.now += 5
+    assert bench.deployment is None
+
+
+def test_a_restart_annotation_makes_all_groups_anew() -> None:
+    bench = Bench()
+    bench.settle()
+    names = {group.name for group in bench.status.groups}
+    assert bench.deployment is not None
+    bench.api.edit(bench.deployment, lambda one: one["metadata"].update(annotations={"gllm.dev/restart": "now"}))
+    bench.settle()
+    assert names.isdisjoint({group.name for group in bench.status.groups})
+    assert bench.status.ready == "1/1"
+
+
+def test_events_are_told_once() -> None:
+    bench = Bench()
+    bench.settle()
+    events = [one["reason"] for one in bench.api.of_kind("Event")]
+    assert events.count("GroupCreated") == 1
+    assert events.count("GroupReady") == 1
+    for _ in range(5):
+        bench.run_pass()
+    assert len(bench.api.of_kind("Event")) == len(events)
