@@ -8,7 +8,6 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -19,6 +18,7 @@ from gllm.supervisor.control import ControlServer
 from gllm.supervisor.crew import Crew
 from gllm.supervisor.events import EngineReady, GroupError, GroupEvent, GroupFailed, Note, Restarting
 from gllm.supervisor.nodes.addresses import interface_of
+from gllm.supervisor.nodes.interfaces import OtherNodes
 from gllm.supervisor.nodes.placement import local_ranks, rendezvous, worker_config, worker_environment
 from gllm.supervisor.process import Commands
 from gllm.supervisor.restart import Recovery, RestartPolicy
@@ -41,31 +41,6 @@ _log = logging.getLogger(__name__)
 _FIRST_CAUSE_SECONDS = 0.1
 """When a process is killed the others fail over their broken connections, and may be heard first: how long to wait
 for the exit that explains theirs."""
-
-
-class OtherNodes(Protocol):
-    """What a group needs of the nodes beside its own; `gllm.supervisor.nodes.master.Master` is the real one."""
-
-    async def open(self, config: Config, listener: NodeListener) -> Config:
-        """Begin to take nodes in; returns the config with this node's addresses. OSError or ValueError if it cannot."""
-
-    async def complete(self, deadline: float | None) -> None:
-        """Returns when all nodes are there; TimeoutError, naming those that are not, after `deadline` seconds."""
-
-    def start_epoch(self, epoch: int) -> None: ...
-    def stop_epoch(self, epoch: int, reason: str) -> None: ...
-    def environment(self) -> dict[str, str]:
-        """What this node's engine and workers must find in theirs: the keys."""
-
-    async def close(self, failure: str) -> None: ...
-
-
-class NodeListener(Protocol):
-    """What the other nodes tell a group."""
-
-    def on_status(self, status: Status) -> None: ...
-    def bring_down(self, reason: str) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 class EngineGroup:

@@ -18,7 +18,8 @@ from gllm.curve import KEYS_VARIABLE
 from gllm.messages import Drain, EngineDown, EngineUp, Status
 from gllm.supervisor.crew import LAST_WORDS_SECONDS
 from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note, Restarting
-from gllm.supervisor.group import EngineGroup, OtherNodes
+from gllm.supervisor.group import EngineGroup
+from gllm.supervisor.nodes.interfaces import OtherNodes
 from gllm.supervisor.process import Child, Commands, end_all
 from gllm.supervisor.progress import ProgressPrinter
 from gllm.supervisor.restart import RestartPolicy

@@ -28,9 +28,9 @@ from gllm.messages import (
     StopEpoch,
     Welcome,
 )
-from gllm.supervisor.group import NodeListener
 from gllm.supervisor.nodes.addresses import Resolver, is_wildcard, resolve, resolve_by
 from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
+from gllm.supervisor.nodes.interfaces import NodeListener
 from gllm.supervisor.nodes.placement import ranks_of
 from gllm.transport import configure_socket, decoder, encode
 
@@ -50,7 +50,7 @@ class Member:
 
 
 class Master:
-    """The nodes beside the master's own, see `gllm.supervisor.group.OtherNodes`."""
+    """The nodes beside the master's own, see `gllm.supervisor.nodes.interfaces.OtherNodes`."""
 
     def __init__(self, keys: Keys, model: ModelDigest, *, resolver: Resolver = resolve) -> None:
         self._keys = keys
