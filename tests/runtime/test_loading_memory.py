@@ -27,7 +27,7 @@ from gllm.models.loader import load_model
 from gllm.parallel.tensor_group import Alone
 from gllm.worker.devices import choose_platform
 
-folder, backend, first, last, tp, rank = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+folder, backend, first, last, tp, rank, ep = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 config = load_model_config(folder)
 settings = EngineConfig(model=folder, device="cpu", dtype="float32", attention_backend=backend, threads=1)
 platform = choose_platform(settings, config)
@@ -43,8 +43,9 @@ def status(key):
 torch.randn(256, 256) @ torch.randn(256, 256)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-model = load_model(folder, config, context=LayerContext(platform.ops, group), dtype=torch.float32,
-                   device=torch.device("cpu"), layers=range(first, last))
+context = LayerContext(platform.ops, group, ep, platform.experts)
+model = load_model(folder, config, context=context, dtype=torch.float32, device=torch.device("cpu"),
+                   layers=range(first, last))
 print(json.dumps({"weights": model.weight_bytes, "peak": status("VmHWM") - before}))
 """
 
@@ -56,13 +57,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_hf("llama", tmp_path_factory.mktemp("wide"), **sizes)
 
 
-@pytest.mark.parametrize("backend", ["reference", *(["native"] if cpu.available() else [])])
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight layers of 12 MiB of experts, each of 1 MiB at most, and 3 MiB of attention."""
+    sizes = {"hidden_size": 512, "moe_intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8}
+    settings = {"head_dim": 64, "decoder_sparse_step": 1}
+    return write_hf("qwen3-moe", tmp_path_factory.mktemp("experts"), **sizes, **settings)
+
+
+BACKENDS = ["reference", *(["native"] if cpu.available() else [])]
+
+
+def load(folder: Path, backend: str, layers: tuple[int, int], tp: int, rank: int, ep: int) -> dict[str, int]:
+    command = [sys.executable, "-c", LOADER, str(folder), backend, *map(str, (*layers, tp, rank, ep))]
+    answer: dict[str, int] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return answer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("layers", "tp", "rank"), [((2, 4), 1, 0), ((0, 8), 2, 1), ((4, 8), 2, 0)])
 def test_peak_memory_is_the_share_and_one_tensor(
     folder: Path, backend: str, layers: tuple[int, int], tp: int, rank: int
 ) -> None:
-    command = [sys.executable, "-c", LOADER, str(folder), backend, *map(str, (*layers, tp, rank))]
-    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    answer = load(folder, backend, layers, tp, rank, ep=1)
     share = (folder / "model.safetensors").stat().st_size * (layers[1] - layers[0]) / 8 / tp
     assert answer["weights"] < share * 1.1 + MIB
     assert answer["peak"] < answer["weights"] + 8 * MIB / tp + SLACK
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("tp", "ep"), [(2, 2), (2, 1), (4, 2)])
+def test_of_experts_too(experts: Path, backend: str, tp: int, ep: int) -> None:
+    """Expert by expert, whether the rank has some of them or a slice of each."""
+    answer = load(experts, backend, (0, 8), tp, tp - 1, ep)
+    share = (experts / "model.safetensors").stat().st_size / tp
+    # Key-value heads are two, so with four ranks two of them hold each.
+    assert answer["weights"] < share * 1.1 + MIB + (tp == 4) * 2 * MIB
+    assert answer["peak"] < answer["weights"] + MIB + SLACK
