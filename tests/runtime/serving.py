@@ -171,7 +171,8 @@ class Stream(threading.Thread):
 
     def __init__(self, server: Server, **fields: Any) -> None:
         super().__init__(daemon=True)
-        self.text = ""
+        self.texts: dict[int, str] = {}
+        """By choice."""
         self.error = ""
         self.usage: dict[str, Any] = {}
         self.pieces: list[float] = []
@@ -203,7 +204,7 @@ class Stream(threading.Thread):
             return
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
-            self.text += choice["text"]
+            self.texts[choice["index"]] = self.texts.get(choice["index"], "") + choice["text"]
             if choice["text"]:
                 self.pieces.append(time.monotonic())
 
@@ -218,6 +219,15 @@ class Stream(threading.Thread):
         assert not self.error, self.error
         assert self.done
         return self.text
+
+    @property
+    def text(self) -> str:
+        return self.texts.get(0, "")
+
+    @property
+    def live(self) -> bool:
+        """Whether the server still owes it something."""
+        return self.is_alive() and not self.done
 
 
 def end_all(processes: Iterable[Process]) -> None:

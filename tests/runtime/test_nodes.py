@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from serving import LIGHT, Process, Server, Stream, end_all, free_port, gone, un
 from fixtures.tiny_models import write_hf
 from gllm.curve import make_keys
 
+LONG = 3000
+"""Tokens that take longer than it takes to notice a silent node."""
 QUICK = ["--heartbeat-timeout", "2"]
 
 
@@ -71,7 +74,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     """Greedy texts of one process, by prompt."""
     server = Server(model, tmp_path_factory.mktemp("alone") / "err")
     server.wait_ready()
-    texts = {number: server.text(prompt=f"fox {number}", max_tokens=1500) for number in range(6)}
+    texts = {number: server.text(prompt=f"fox {number}", max_tokens=LONG) for number in range(6)}
     end_all([server])
     return texts
 
@@ -86,8 +89,10 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
     assert set(slave.children()) == {"worker-1"}
     assert "node 1 (127.0.0.2) joined (2 of 2)" in master.err()
 
+    epochs = itertools.count(1)
+
     def undisturbed_by(event: str) -> None:
-        streams = [Stream(master, prompt=f"fox {number}", max_tokens=1500) for number in expected]
+        streams = [Stream(master, prompt=f"fox {number}", max_tokens=LONG) for number in expected]
         for stream in streams:
             stream.wait_pieces(20)
         match event:
@@ -105,9 +110,11 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
                 slave_again.kill("supervisor", signal.SIGSTOP)
                 master.wait_for_err("it was silent for")
                 slave_again.kill("supervisor", signal.SIGCONT)
+        master.wait_for_err(f"(epoch {next(epochs)})", 20)
+        assert all(stream.live for stream in streams), "the loss has to hit them"
         for number, stream in enumerate(streams):
             assert stream.result() == expected[number]
-            assert stream.usage["completion_tokens"] == 1500
+            assert stream.usage["completion_tokens"] == LONG
 
     for event in ("worker dies", "worker stops", "slave dies", "slave stops"):
         undisturbed_by(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ VARIETY: list[dict[str, Any]] = [
     {"max_tokens": 500, "temperature": 0.8, "seed": 11, "frequency_penalty": 0.4, "presence_penalty": 0.2},
     {"max_tokens": 600, "repetition_penalty": 1.2, "min_tokens": 300, "ignore_eos": False},
     {"max_tokens": 400, "logit_bias": {"40": 3.0}, "temperature": 1.2, "seed": 3},
-    {"max_tokens": 60, "guided_regex": "[a-z ]{40,50}", "ignore_eos": False},
+    {"max_tokens": 900, "guided_regex": "([a-z]{3} ){150,200}", "ignore_eos": False},
     {"max_tokens": 800, "stop": ["zzzz"], "n": 2, "temperature": 0.7, "seed": 5},
 ]
 
@@ -56,26 +57,28 @@ def test_whatever_was_asked_for_goes_on_as_if_nothing_had_happened(start: Start,
     server = start(*SHAPES[shape])
     requests = [{"prompt": f"the lazy dog {number}", **fields} for number, fields in enumerate(VARIETY)]
     alone = [Stream(server, **fields) for fields in requests]
-    expected = [(stream.result(), stream.usage) for stream in alone]
+    expected = [(stream.result(), stream.texts, stream.usage) for stream in alone]
     streams = [Stream(server, **fields) for fields in requests]
     for stream in streams:
         stream.wait_pieces(3)
     server.kill("engine")
     until(lambda: not server.ready(), 5)
-    until(server.ready)
-    streams[0].wait_pieces(len(streams[0].pieces) + 3)
+    assert all(stream.live for stream in streams), "each of them has to be continued"
+    server.wait_for_err("serving again (epoch 1)")
+    until(lambda: all(stream.pieces[-1] > time.monotonic() - 1.0 or not stream.live for stream in streams))
     server.kill("worker-0")
-    for number, (stream, (text, usage)) in enumerate(zip(streams, expected, strict=True)):
-        got = stream.result()
-        if requests[number].get("n", 1) == 1:  # The texts of two choices come interleaved.
-            assert got == text, requests[number]
+    assert sum(stream.live for stream in streams) >= 3
+    for number, (stream, (_, texts, usage)) in enumerate(zip(streams, expected, strict=True)):
+        stream.result()
+        assert stream.texts == texts, requests[number]
         assert stream.usage["completion_tokens"] == usage["completion_tokens"]
         assert stream.usage["prompt_tokens"] == usage["prompt_tokens"]
+    assert "serving again (epoch 2)" in server.err()
 
 
 def test_logprobs_come_once(start: Start) -> None:
     server = start()
-    fields = {"prompt": "over the fox", "max_tokens": 1200, "logprobs": 1, "prompt_logprobs": 1}
+    fields = {"prompt": "over the fox", "max_tokens": 4000, "logprobs": 1, "prompt_logprobs": 1}
     expected = server.complete(**fields)["choices"][0]
     answers: list[dict[str, Any]] = []
 
@@ -83,12 +86,18 @@ def test_logprobs_come_once(start: Start) -> None:
 
     client = threading.Thread(target=lambda: answers.append(server.complete(**fields)["choices"][0]))
     client.start()
-    time.sleep(0.4)
+    until(lambda: "gllm:time_to_first_token_seconds_count" in server.http.get("/metrics").text)
+    first = re.compile(r"gllm:time_to_first_token_seconds_count\{[^}]*\} 2\.0")
+    until(lambda: first.search(server.http.get("/metrics").text) is not None)
     server.kill("worker-0")
+    until(lambda: not server.ready(), 5)
+    assert client.is_alive(), "it has a token, and waits for the rest"
     client.join(60)
     assert answers[0]["text"] == expected["text"]
     assert answers[0]["logprobs"]["tokens"] == expected["logprobs"]["tokens"]
-    assert len(answers[0]["prompt_logprobs"]) == len(expected["prompt_logprobs"])
+    assert len(answers[0]["logprobs"]["token_logprobs"]) == 4000
+    assert answers[0]["prompt_logprobs"] == expected["prompt_logprobs"]
+    assert "serving again (epoch 1)" in server.err()
 
 
 def test_a_stopped_engine_worker_or_gateway_is_replaced(start: Start) -> None:
@@ -106,23 +115,42 @@ def test_a_stopped_engine_worker_or_gateway_is_replaced(start: Start) -> None:
     assert server.text(max_tokens=3000) == text
 
 
-def test_a_hung_collective_is_noticed(start: Start) -> None:
-    """A worker that computes no more, though its process runs: as after a lost message."""
-    server = start("--pp", "2", "--step-timeout", "2")
-    text = server.text(max_tokens=3000)
-    stream = Stream(server, max_tokens=3000)
-    stream.wait_pieces(20)
-    # Stopped for a moment too short for the supervisor, again and again, it makes no progress to speak of.
-    worker = server.children()["worker-1"]
-    deadline = time.monotonic() + 20
-    while "had no result for" not in server.err() and time.monotonic() < deadline:
+_HANG = """
+import ctypes, os, threading, time
+def hang(path):
+    while True:
         try:
-            os.kill(worker, signal.SIGSTOP)
-            time.sleep(0.45)
-            os.kill(worker, signal.SIGCONT)
-        except ProcessLookupError:
-            break
-    assert stream.result() == text
+            os.unlink(path)  # Once: the next epoch's worker is to work.
+        except OSError:
+            time.sleep(0.02)
+        else:
+            ctypes.PyDLL(None).sleep(600)  # A PyDLL call keeps the interpreter's lock: no other thread runs.
+if os.environ.get("RANK") == "1":
+    threading.Thread(target=hang, args=(os.environ["HANG_FILE"],), daemon=True).start()
+"""
+
+
+def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> None:
+    """It runs, as far as the kernel can tell, and computes no more: as in a collective that never ends."""
+    (tmp_path / "sitecustomize.py").write_text(_HANG)
+    trigger = tmp_path / "hang"
+    server = Server(
+        model, tmp_path / "err", "--pp", "2", "--step-timeout", "2",
+        env={"PYTHONPATH": str(tmp_path), "HANG_FILE": str(trigger)},
+    )  # fmt: skip
+    try:
+        server.wait_ready()
+        text = server.text(max_tokens=3000)
+        stream = Stream(server, max_tokens=3000)
+        stream.wait_pieces(20)
+        trigger.touch()
+        until(lambda: not server.ready(), 15)
+        assert stream.live
+        assert stream.result() == text
+        assert re.search(r"step \d+ had no result for \d s \(--step-timeout 2\): a worker hangs", server.err())
+        assert "serving again (epoch 1)" in server.err()
+    finally:
+        server.end()
 
 
 def test_twenty_deaths(start: Start) -> None:
@@ -132,6 +160,7 @@ def test_twenty_deaths(start: Start) -> None:
     expected = [server.text(prompt=prompt, max_tokens=400) for prompt in prompts]
     victims = itertools.cycle(["worker-0", "engine", "worker-1", "gateway"])
     slowest = 0.0
+    continued = 0
     for _ in range(20):
         victim = next(victims)
         streams = [Stream(server, prompt=prompt, max_tokens=400) for prompt in prompts]
@@ -145,9 +174,12 @@ def test_twenty_deaths(start: Start) -> None:
             continue
         for stream, text in zip(streams, expected, strict=True):
             assert stream.result() == text
-        after = [moment for moment in streams[0].pieces if moment > killed + 0.2]
+        after = [moment for moment in streams[-1].pieces if moment > killed + 0.5]
+        continued += bool(after)
         slowest = max(slowest, after[0] - killed if after else 0.0)
-    print(f"slowest recovery: {slowest:.1f} s")
+    print(f"slowest recovery: {slowest:.1f} s; {continued} of 15 deaths in the middle of a stream")
+    assert continued >= 13
+    assert server.err().count("serving again") == 20
     assert server.text(prompt=prompts[0], max_tokens=400) == expected[0]
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGTERM)
@@ -214,6 +246,7 @@ def test_sigterm_in_a_recovery_finishes_what_waits(start: Start) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert stream.result() == text
     assert server.finish() == 0
+    assert "serving again (epoch 1)" in server.err()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
