@@ -1,0 +1,1 @@
+"""Pure functions from a spec to Kubernetes objects, one file a kind."""

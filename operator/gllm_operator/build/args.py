@@ -1,0 +1,47 @@
+"""Arguments of `gllm serve` in a pod. What differs between the pods of a group is in the environment instead."""
+
+from __future__ import annotations
+
+from gllm_operator.build.model import model_files, served_name
+from gllm_operator.revision import PodSource
+
+RESERVED = frozenset(
+    "--host --port --served-model-name --device --drain-timeout --pp --tp --ep --launch-mode --nnodes --node-rank "
+    "--master-addr --master-port --node-addr --join-timeout --heartbeat-timeout --recovery-timeout --step-timeout "
+    "--keys-file --api-key --on-failure".split()
+)
+"""Flags that the operator decides; they are refused in engine.extraArgs."""
+
+
+def serve_args(source: PodSource) -> list[str]:
+    engine, model, probes = source.engine, source.model, source.probes
+    given: list[tuple[str, object]] = [
+        ("--host", "0.0.0.0"),
+        ("--port", source.port),
+        ("--served-model-name", served_name(model)),
+        ("--device", source.accelerator.type),
+        ("--dtype", model.dtype if model.dtype != "auto" else None),
+        ("--max-model-len", model.max_model_len),
+        ("--policy", engine.policy),
+        ("--max-num-seqs", engine.max_num_seqs),
+        ("--max-queued-requests", engine.max_queued_requests),
+        ("--max-prefill-tokens", engine.max_prefill_tokens),
+        ("--min-prefill-tokens", engine.min_prefill_tokens),
+        ("--prefill-iterations", engine.prefill_iterations),
+        ("--kv-threshold", engine.kv_threshold),
+        ("--page-size", engine.page_size),
+        ("--kv-cache-memory", engine.kv_cache_memory),
+        ("--gpu-memory-utilization", engine.gpu_memory_utilization),
+        ("--threads", engine.threads),
+        ("--drain-timeout", source.drain_timeout),
+        ("--step-timeout", probes.step_timeout_seconds),
+        ("--recovery-timeout", probes.recovery_timeout_seconds),
+        ("--log-level", engine.log_level),
+    ]
+    args = ["serve", model_files(model).path]
+    for flag, value in given:
+        if value is not None:
+            args += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    if not engine.prefix_caching:
+        args.append("--no-prefix-caching")
+    return [*args, *engine.extra_args]

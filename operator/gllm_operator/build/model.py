@@ -1,0 +1,86 @@
+"""From spec.model.source to the path in the container, and the volumes and init containers that put it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gllm_operator.api.model import Model
+
+FOLDER = "/models"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    path: str
+    """For `gllm serve`."""
+    name: str
+    """To serve it under."""
+    volumes: tuple[dict[str, Any], ...] = ()
+    mounts: tuple[dict[str, Any], ...] = ()
+    download: tuple[str, ...] = ()
+    """Arguments of `gllm` for an init container; empty: nothing to download."""
+    download_env: tuple[dict[str, Any], ...] = ()
+
+
+def model_files(model: Model) -> ModelFiles:
+    scheme, _, rest = model.source.partition("://")
+    files = {"file": _file, "pvc": _pvc, "hf": _hub, "oci": _image}[scheme](model, rest)
+    return files
+
+
+def served_name(model: Model) -> str:
+    return model.served_names[0] if model.served_names else model_files(model).name
+
+
+def _file(model: Model, rest: str) -> ModelFiles:
+    path = rest.rstrip("/")
+    return ModelFiles(path, _last(path))
+
+
+def _pvc(model: Model, rest: str) -> ModelFiles:
+    claim, _, inside = rest.partition("/")
+    path = f"{FOLDER}/{inside}".rstrip("/")
+    return ModelFiles(
+        path,
+        _last(inside) or claim,
+        ({"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
+        ({"name": "models", "mountPath": FOLDER, "readOnly": True},),
+    )
+
+
+def _image(model: Model, rest: str) -> ModelFiles:
+    reference, _, inside = rest.partition("#")
+    path = f"{FOLDER}/{inside.strip('/')}".rstrip("/")
+    name = _last(inside) or _last(reference).partition("@")[0].partition(":")[0]
+    return ModelFiles(
+        path,
+        name,
+        ({"name": "models", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}},),
+        ({"name": "models", "mountPath": FOLDER, "readOnly": True},),
+    )
+
+
+def _hub(model: Model, rest: str) -> ModelFiles:
+    # The revision is part of the path: a shared cache holds several, and a pod never sees another's half-done one.
+    folder = f"{FOLDER}/{rest}/{(model.revision or 'main').replace('/', '--')}"
+    volume: dict[str, Any] = {"emptyDir": {}}
+    if model.cache_claim is not None:
+        volume = {"persistentVolumeClaim": {"claimName": model.cache_claim}}
+    token = model.token_secret_ref
+    env: tuple[dict[str, Any], ...] = ()
+    if token is not None:
+        env = ({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}},)
+    revision = ("--revision", model.revision) if model.revision else ()
+    return ModelFiles(
+        folder,
+        _last(rest),
+        ({"name": "models", **volume},),
+        ({"name": "models", "mountPath": FOLDER},),
+        ("fetch", model.source, folder, *revision),
+        env,
+    )
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]

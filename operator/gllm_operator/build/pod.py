@@ -1,0 +1,144 @@
+"""The pod template of one role of one group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gllm_operator.build.args import serve_args
+from gllm_operator.build.env import container_env
+from gllm_operator.build.model import model_files
+from gllm_operator.build.overlay import overlay
+from gllm_operator.build.probes import probes, termination_grace
+from gllm_operator.names import GROUP_NAME, GroupId, Owner, group_labels, masters_selector
+from gllm_operator.revision import PodSource
+from gllm_operator.shape import GroupShape
+
+CONTAINER = "gllm"
+
+
+def pod_template(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+    labels = group_labels(owner.name, group, role)
+    template: dict[str, Any] = {
+        "metadata": {"labels": labels, "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER}},
+        "spec": _pod_spec(owner, source, shape, group, role),
+    }
+    own = source.master if role == "master" else source.slave
+    for patch in (source.template, own):
+        template = overlay(template, patch)
+    template["metadata"]["labels"] |= labels  # Ours, whatever the overlay says: sets and Services select by them.
+    return template
+
+
+def _pod_spec(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+    files = model_files(source.model)
+    spec: dict[str, Any] = {
+        "serviceAccountName": source.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": termination_grace(source),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": source.run_as_user,
+            "runAsGroup": source.run_as_user,
+            "fsGroup": source.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(owner, source, shape, group, role)],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "tmp", "emptyDir": {}},
+            *files.volumes,
+        ],
+        "tolerations": _tolerations(source),
+        "topologySpreadConstraints": _spread(owner, group, role),
+    }
+    if source.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in source.image_pull_secrets]
+    if files.download:
+        spec["initContainers"] = [_download(source)]
+    return spec
+
+
+def _container(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+    files = model_files(source.model)
+    container = _base_container(CONTAINER, source) | {
+        "args": serve_args(source),
+        "env": container_env(owner, source, shape, group, role),
+        "resources": _resources(source, shape),
+        "securityContext": _security(source),
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            *files.mounts,
+        ],
+        # With the last lines of its log: the one that says why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        **probes(source, role),
+    }
+    if role == "master":
+        container["ports"] = [{"name": "http", "containerPort": source.port, "protocol": "TCP"}]
+    return container
+
+
+def _download(source: PodSource) -> dict[str, Any]:
+    files = model_files(source.model)
+    return _base_container("fetch-model", source) | {
+        "args": list(files.download),
+        "env": [{"name": "HOME", "value": "/tmp"}, *files.download_env],
+        "securityContext": _security(source) | {"capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *files.mounts],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _base_container(name: str, source: PodSource) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": name, "image": source.image, "command": ["gllm"]}
+    if source.image_pull_policy is not None:
+        container["imagePullPolicy"] = source.image_pull_policy
+    return container
+
+
+def _resources(source: PodSource, shape: GroupShape) -> dict[str, Any]:
+    wanted = {}
+    if source.accelerator.type == "cuda":
+        wanted[source.accelerator.resource_name] = str(shape.per_pod)
+    if source.network.rdma is not None and source.network.rdma.resource_name is not None:
+        wanted[source.network.rdma.resource_name] = "1"
+    return {"limits": wanted, "requests": wanted} if wanted else {}
+
+
+def _security(source: PodSource) -> dict[str, Any]:
+    capabilities: dict[str, Any] = {"drop": ["ALL"]}
+    if source.network.rdma is not None:
+        capabilities["add"] = ["IPC_LOCK"]  # Verbs register memory, and so lock it.
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": capabilities,
+    }
+
+
+def _tolerations(source: PodSource) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": f"node.kubernetes.io/{state}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": source.node_loss_seconds,
+        }
+        for state in ("not-ready", "unreachable")
+    ]
+
+
+def _spread(owner: Owner, group: GroupId, role: str) -> list[dict[str, Any]]:
+    """Masters apart from each other, for a node lost to take one group's streams and not all; slaves of a group apart."""
+    selector = masters_selector(owner.name) if role == "master" else {GROUP_NAME: group.name(owner.name)}
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector},
+        }
+    ]
