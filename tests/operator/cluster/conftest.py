@@ -1,0 +1,72 @@
+"""Tests in this folder run against a real API server, where one can be had."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from fixtures.api_server import api_server, binaries
+from gllm_operator.crd.definition import crd
+from gllm_operator.kube.api import ApiError
+from gllm_operator.kube.client import Client
+from gllm_operator.kube.login import Login
+
+
+@pytest.fixture(scope="session")
+def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no kube-apiserver here: set KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver")
+    with api_server(folder, tmp_path_factory.mktemp("kubernetes")) as found:
+        asyncio.run(_install(found))
+        yield found
+
+
+async def _install(login: Login) -> None:
+    async with Client(login) as api:
+        await api._call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd())
+        for _ in range(100):
+            try:
+                await api.list("gllm.dev/v1alpha1", "LLMDeployment", "default")
+                return
+            except ApiError:
+                await asyncio.sleep(0.1)
+    raise AssertionError("the CRD is not served")
+
+
+@pytest.fixture
+def namespace(login: Login) -> str:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+
+    async def make() -> None:
+        async with Client(login) as api:
+            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
+                "pod-security.kubernetes.io/enforce": "restricted"}}}  # fmt: skip
+            await api._call("POST", "/api/v1/namespaces", body)
+
+    asyncio.run(make())
+    return name
+
+
+@pytest.fixture
+def talk(login: Login) -> Callable[[Callable[[Client], Coroutine[Any, Any, Any]]], Any]:
+    """Run a coroutine function of a client."""
+
+    def run(work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+        async def inside() -> Any:
+            async with Client(login) as api:
+                return await work(api)
+
+        return asyncio.run(inside())
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "operator/cluster" in str(item.path):
+            item.add_marker(pytest.mark.cluster)
