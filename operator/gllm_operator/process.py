@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from gllm_operator.build.singles import OPTIONAL_APIS
 from gllm_operator.handlers import watch_deployments
-from gllm_operator.kube.api import Api
 from gllm_operator.kube.cache import WATCHED, Cache
 from gllm_operator.kube.client import Client
 from gllm_operator.kube.elect import Elector
@@ -54,7 +53,7 @@ async def run(settings: Settings) -> int:
 
 
 async def _elected(
-    settings: Settings, api: Api, metrics: Metrics, informers: list[Informer], stop: asyncio.Event
+    settings: Settings, api: Client, metrics: Metrics, informers: list[Informer], stop: asyncio.Event
 ) -> int:
     if not settings.lease_name:
         metrics.leads.set(1)
@@ -87,7 +86,7 @@ async def _elected(
 
 async def _act(
     settings: Settings,
-    api: Api,
+    api: Client,
     metrics: Metrics,
     informers: list[Informer],
     stop: asyncio.Event,
@@ -112,7 +111,7 @@ async def _act(
         await asyncio.wait({synced, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             _log.info("watches", extra={"namespaces": settings.namespaces or "all", "apis": sorted(apis)})
-            await watch_deployments(reconciler, settings.namespaces, settings.resync, stop)
+            await watch_deployments(reconciler, api.login, settings.namespaces, settings.resync, stop)
         synced.cancel()
         stopping.cancel()
     finally:

@@ -6,9 +6,29 @@ from gllm_operator.build.model import model_files, served_name
 from gllm_operator.revision import PodSource
 
 RESERVED = frozenset(
-    "--host --port --served-model-name --device --drain-timeout --pp --tp --ep --launch-mode --nnodes --node-rank "
-    "--master-addr --master-port --node-addr --join-timeout --heartbeat-timeout --recovery-timeout --step-timeout "
-    "--keys-file --api-key --on-failure".split()
+    {
+        "--host",
+        "--port",
+        "--served-model-name",
+        "--device",
+        "--drain-timeout",
+        "--pp",
+        "--tp",
+        "--ep",
+        "--launch-mode",
+        "--nnodes",
+        "--node-rank",
+        "--master-addr",
+        "--master-port",
+        "--node-addr",
+        "--join-timeout",
+        "--heartbeat-timeout",
+        "--recovery-timeout",
+        "--step-timeout",
+        "--keys-file",
+        "--api-key",
+        "--on-failure",
+    }
 )
 """Flags that the operator decides; they are refused in engine.extraArgs."""
 

@@ -15,9 +15,33 @@ KEYS_KEY = "keys"
 """The key in the Secret."""
 
 _RESERVED = frozenset(
-    "MASTER_ADDR MASTER_PORT NODE_RANK NNODES WORLD_SIZE LOCAL_WORLD_SIZE RANK LOCAL_RANK POD_NAME POD_NAMESPACE "
-    "HOME GLLM_CONFIG GLLM_LAUNCH_MODE GLLM_NODE_ADDR GLLM_KEYS GLLM_KEYS_FILE GLLM_PP GLLM_TP GLLM_EP GLLM_API_KEY "
-    "GLLM_GROUP GLLM_REVISION GLLM_JOIN_TIMEOUT GLLM_HEARTBEAT_TIMEOUT GLLM_RECOVERY_TIMEOUT".split()
+    {
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "NODE_RANK",
+        "NNODES",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "RANK",
+        "LOCAL_RANK",
+        "POD_NAME",
+        "POD_NAMESPACE",
+        "HOME",
+        "GLLM_CONFIG",
+        "GLLM_LAUNCH_MODE",
+        "GLLM_NODE_ADDR",
+        "GLLM_KEYS",
+        "GLLM_KEYS_FILE",
+        "GLLM_PP",
+        "GLLM_TP",
+        "GLLM_EP",
+        "GLLM_API_KEY",
+        "GLLM_GROUP",
+        "GLLM_REVISION",
+        "GLLM_JOIN_TIMEOUT",
+        "GLLM_HEARTBEAT_TIMEOUT",
+        "GLLM_RECOVERY_TIMEOUT",
+    }
 )
 
 

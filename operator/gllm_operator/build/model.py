@@ -25,8 +25,7 @@ class ModelFiles:
 
 def model_files(model: Model) -> ModelFiles:
     scheme, _, rest = model.source.partition("://")
-    files = {"file": _file, "pvc": _pvc, "hf": _hub, "oci": _image}[scheme](model, rest)
-    return files
+    return {"file": _file, "pvc": _pvc, "hf": _hub, "oci": _image}[scheme](model, rest)
 
 
 def served_name(model: Model) -> str:

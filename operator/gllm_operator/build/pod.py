@@ -132,7 +132,7 @@ def _tolerations(source: PodSource) -> list[dict[str, Any]]:
 
 
 def _spread(owner: Owner, group: GroupId, role: str) -> list[dict[str, Any]]:
-    """Masters apart from each other, for a node lost to take one group's streams and not all; slaves of a group apart."""
+    """Masters apart from each other, so that a lost node takes one group's streams and not all; pods of a group too."""
     selector = masters_selector(owner.name) if role == "master" else {GROUP_NAME: group.name(owner.name)}
     return [
         {
