@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -16,18 +18,22 @@ from gllm.checkpoint.tensor_info import TensorInfo
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class SafetensorsSource:
     """See `gllm.checkpoint.source.TensorSource`.
 
-    A file is mapped only while one of its tensors is read: the pages of a map count as the process's memory.
+    The library checks each file once and lists it. Tensors are then read at their offsets, a chunk at a time into one
+    buffer: the pages of a map would count as the process's memory, and to map a file anew for each of a model's
+    thousands of experts takes longer than to read them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorInfo] = {}
-        self._files: dict[str, Path] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
+        """File and offset of a tensor's first byte."""
+        self._buffer = np.empty(0, np.uint8)
         for path, names in _shards(folder).items():
             self._add(path, names)
 
@@ -37,23 +43,54 @@ class SafetensorsSource:
             raise ValueError(f"{path} is missing; download the checkpoint again")
         with _opened(path) as file:
             found = set(file.keys())
+            offsets = _offsets(path)
             for name in found if names is None else found & names:
                 view = file.get_slice(name)
                 dtype = view.get_dtype()
-                self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPE_BYTES)
-                self._files[name] = path
+                self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPES)
+                self._places[name] = path, offsets[name]
         for name in sorted((names or set()) - found):
             raise ValueError(f"{path} has no tensor {name}, which {_INDEX} says it holds")
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
-        info = self.tensors[name]
-        with _opened(self._files[name], name) as file:
-            view = file.get_slice(name)
-            if len(info.shape) == 1:
-                out.copy_(view[rows])
-                return
-            for source, target in chunked(rows, info.shape[0], info.shape[1] * _DTYPE_BYTES[info.dtype]):
-                out[target] = view[source, columns].to(out.device)
+        info, dtype = self.tensors[name], _DTYPES[self.tensors[name].dtype]
+        path, offset = self._places[name]
+        row_bytes = math.prod(info.shape[1:]) * dtype.itemsize
+        try:
+            with open(path, "rb", buffering=0) as file:
+                for source, target in chunked(rows, info.shape[0], row_bytes):
+                    raw = self._buffer_of((source.stop - source.start) * row_bytes)
+                    file.seek(offset + source.start * row_bytes)
+                    _read_into(file, raw.data)
+                    piece = torch.from_numpy(raw).view(dtype).view(-1, *info.shape[1:])
+                    out[target] = (piece if piece.dim() == 1 else piece[:, columns]).to(out.device)
+        except OSError as error:
+            raise ValueError(
+                f"{path}: tensor {name} cannot be read, the file is truncated or corrupt: {error}"
+            ) from None
+
+    def _buffer_of(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if len(self._buffer) < size:
+            self._buffer = np.empty(0, np.uint8)  # the old one goes first
+            self._buffer = np.empty(size, np.uint8)
+        return self._buffer[:size]
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Where each tensor begins; the header, which the library has checked, counts from its own end."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {name: 8 + size + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _read_into(file: Any, view: memoryview) -> None:
+    """A read may return less than was asked for, as on a network's file system."""
+    while len(view):
+        count = file.readinto(view)
+        if not count:
+            raise OSError(f"it ends {len(view)} bytes too early")
+        view = view[count:]
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
@@ -86,10 +123,9 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 @contextmanager
-def _opened(path: Path, tensor: str = "") -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        what = f"{path}: tensor {tensor}" if tensor else f"{path}"
-        raise ValueError(f"{what} cannot be read, the file is truncated or corrupt: {error}") from None
+        raise ValueError(f"{path} cannot be read, the file is truncated or corrupt: {error}") from None

@@ -52,6 +52,15 @@ def test_shards_hold_what_the_index_says(tmp_path: Path) -> None:
     assert torch.equal(out, torch.arange(5.0))
 
 
+def test_a_file_that_shrinks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"m": MATRIX}, path)
+    source = SafetensorsSource(tmp_path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor m cannot be read, .* ends 7 bytes too early"):
+        source.read("m", torch.empty(10, 6))
+
+
 def test_integer_tensors_are_not_readable(tmp_path: Path) -> None:
     save_file({"ids": torch.arange(3)}, tmp_path / "model.safetensors")
     assert not SafetensorsSource(tmp_path).tensors["ids"].readable
