@@ -276,9 +276,9 @@ class Scheduler:
         running = self._running
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
         tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._times.cost
-        first = True
+        least = budget.least_tokens
         blocked = False
-        while tokens > 0 and (first or seconds > cost.b):
+        while tokens > 0 and (least > 0 or seconds > cost.b):
             head = None if blocked else self._queue.peek()
             register = head is not None and (not unfinished or head.rank < unfinished[-1].rank)
             if register and head is not None:
@@ -294,14 +294,14 @@ class Scheduler:
             room = seq.capacity + self.pool.num_free * self.pool.page_size - seq.num_scheduled
             chunk = min(tokens, seq.num_uncomputed, room)
             if seconds < math.inf:
-                # A first token always goes: something must, and a step that must come is no worse for it.
-                chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled), 1 if first or register else 0))
+                # A sequence that just got its slot must be in the batch, with one token if there is time for none.
+                chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled), least, int(register)))
                 seconds -= cost.chunk(seq.num_scheduled, chunk)
             if chunk == 0:
                 return
             batch.add_chunk(seq, chunk, register=register)
             tokens -= chunk
-            first = False
+            least -= chunk
 
     def _admit(self, seq: Sequence) -> bool:
         """Give the queue's head a slot, if all it knows fits beside what unfinished prefills still need.

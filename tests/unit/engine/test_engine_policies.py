@@ -201,6 +201,7 @@ def test_bounds_and_progress(
     assert budget.decode_rows > 0 or not decodes or (decodes_in_flight == pp > 1)
     assert budget.prefill_tokens > 0 or snapshot.total_decodes, "nothing runs, so prefill must go on"
     assert budget.prefill_seconds >= 0
+    assert budget.least_tokens <= Limits.of(config, pp).min_prefill_tokens
     if budget.decodes is not None:
         assert len(set(budget.decodes)) == len(budget.decodes) == budget.decode_rows
         assert all(0 <= index < decodes for index in budget.decodes)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from gllm.engine.policies.base import Budget, Snapshot
 
 _SHORTEST_SLACK = 1e-3
+_TRICKLE = 1 / 16
 _MOST_PREFILL = 0.95
 """Share of a micro-batch's time that a TTFT target may give to prefill."""
 
@@ -35,15 +36,15 @@ def balanced(s: Snapshot) -> Budget:
     share = ((cost.b + cost.e) * s.total_decodes + cost.d * s.decode_context) / limits.pp
     decodes, decode_seconds = pack_decodes(s, share)
     if s.total_decodes and s.kv_free < s.kv_reserve:
-        return Budget(0, len(decodes), 0.0, decodes)
+        return Budget(0, len(decodes), 0.0, 0, decodes)
     least = cost.b * limits.min_prefill_tokens
     usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0)
     most = max(cost.b * limits.max_prefill_tokens * usage, least)
     base = cost.a + share
-    wanted = by_deadline(s, base) if limits.ttft_target else by_waiting(s)
+    wanted = by_deadline(s, base) if limits.ttft_target else by_waiting(s, base)
     target = smoothed(s, base + min(max(wanted, least), most), base + least, base + most)
     seconds = min(max(target - cost.a - decode_seconds, least), most)
-    return Budget(limits.max_prefill_tokens, len(decodes), seconds, decodes)
+    return Budget(limits.max_prefill_tokens, len(decodes), seconds, limits.min_prefill_tokens, decodes)
 
 
 def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
@@ -82,18 +83,19 @@ def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
     return tuple(chosen), seconds
 
 
-def by_waiting(s: Snapshot) -> float:
-    """Equation 1 in seconds: what all waiting prefill will take, over #T micro-batches.
+def by_waiting(s: Snapshot, base: float) -> float:
+    """Equation 1 in seconds: what all waiting prefill will take over #T micro-batches, or base / 16 if that is more.
 
     #T is at least 2 pp: what arrives in one burst must be spread over more than one round of the pipeline, or it is a
-    pulse that makes every stage wait for it (with the paper's #T = 8 it is one at pp = 8 and 16). With one stage there
-    is nothing to be even with: no bound.
+    pulse that makes every stage wait for it (with the paper's #T = 8 it is one at pp = 8 and 16). But a sixteenth of
+    `base`, the micro-batch without prefill, is no pulse: short prompts need not wait 2 pp steps for that. With one
+    stage there is nothing to be even with: no bound.
     """
     limits, cost = s.limits, s.cost
     if limits.pp == 1:
         return float("inf")
     seconds = cost.b * s.waiting_tokens + cost.c * s.waiting_pairs
-    return seconds / max(limits.prefill_iterations, 2 * limits.pp)
+    return max(seconds / max(limits.prefill_iterations, 2 * limits.pp), _TRICKLE * base)
 
 
 def by_deadline(s: Snapshot, base: float) -> float:

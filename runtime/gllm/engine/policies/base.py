@@ -111,7 +111,9 @@ class Budget:
     prefill_tokens: int
     decode_rows: int
     prefill_seconds: float = math.inf
-    """Predicted time that prefill may add, by the snapshot's `cost`; a first token is prefilled whatever it takes."""
+    """Predicted time that prefill may add, by the snapshot's `cost`."""
+    least_tokens: int = 1
+    """Prefill tokens that are taken whatever time they need."""
     decodes: tuple[int, ...] | None = None
     """Which ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
 
