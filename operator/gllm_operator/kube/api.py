@@ -13,6 +13,7 @@ _PLURALS = {
     ("v1", "ServiceAccount"): "serviceaccounts",
     ("v1", "Secret"): "secrets",
     ("v1", "Event"): "events",
+    ("apps/v1", "Deployment"): "deployments",
     ("apps/v1", "StatefulSet"): "statefulsets",
     ("apps/v1", "ControllerRevision"): "controllerrevisions",
     ("policy/v1", "PodDisruptionBudget"): "poddisruptionbudgets",
