@@ -46,7 +46,9 @@ def _of_conditions(before: tuple[Condition, ...], after: tuple[Condition, ...]) 
     found = []
     for one in after:
         old = known.get(one.type)
-        if old == (one.status, one.reason) or (one.type in ("ModelLoaded", "Ready", "Degraded") and old is None):
+        if old == (one.status, one.reason) or (
+            one.type in ("ModelLoaded", "Ready", "Available", "Degraded") and old is None
+        ):
             continue
         bad = _BAD.get(one.type) == one.status or one.reason in ("ProgressDeadlineExceeded",)
         if old is None and not bad:

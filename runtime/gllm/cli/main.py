@@ -19,6 +19,9 @@ _SUBCOMMANDS = {
     "simulate": ("gllm.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),
     "bench": ("gllm.cli.bench", "Measure an OpenAI server, or the engine alone."),
     "keys": ("gllm.cli.keys", "Make the keys of a group of several nodes."),
+    "fetch": ("gllm.cli.fetch", "Download a model from a Hugging Face hub into a folder."),
+    "render": ("gllm.cli.render", "Print the Kubernetes objects that the operator makes of a manifest."),
+    "run": ("gllm.cli.run", "Run the pods of a manifest as processes of this machine."),
 }
 """Name to (module, what `gllm --help` says of it); the module has `register(parent: typer.Typer)`."""
 

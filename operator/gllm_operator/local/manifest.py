@@ -1,0 +1,75 @@
+"""From a file to the objects that the operator would apply on an empty cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gllm_operator.api import GROUP, KIND, VERSION
+from gllm_operator.names import FINALIZER
+from gllm_operator.observe import observe
+from gllm_operator.plan import plan
+from gllm_operator.validate import problems
+
+Manifest = dict[str, Any]
+
+NO_UID = "00000000-0000-0000-0000-000000000000"
+DEFAULT_IMAGE = "gllm:dev"
+"""Where neither the manifest nor the operator names one."""
+
+
+def read_deployments(path: str, namespace: str = "default") -> list[Manifest]:
+    """The LLMDeployments in a file of YAML documents. Raises ValueError, in one line, with the fix."""
+    try:
+        documents = list(yaml.safe_load_all(Path(path).read_text()))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    found = [one for one in documents if isinstance(one, dict) and one.get("kind") == KIND]
+    if not found:
+        raise ValueError(f"{path} has no {KIND}: kind: {KIND}, apiVersion: {GROUP}/{VERSION}")
+    for one in found:
+        if one.get("apiVersion") != f"{GROUP}/{VERSION}":
+            raise ValueError(f"{path}: apiVersion is {one.get('apiVersion')}, not {GROUP}/{VERSION}")
+        metadata = one.setdefault("metadata", {})
+        if not isinstance(metadata, dict) or not metadata.get("name"):
+            raise ValueError(f"{path}: metadata.name is missing")
+        metadata.setdefault("namespace", namespace)
+        metadata |= {"uid": NO_UID, "generation": 1, "finalizers": [FINALIZER]}
+    return found
+
+
+def objects_of(
+    deployment: Manifest, *, keys: str, default_image: str = DEFAULT_IMAGE, apis: frozenset[str] = frozenset()
+) -> list[Manifest]:
+    """Everything that the operator would apply: by its own plan. ValueError if the spec cannot work."""
+    observed = observe(
+        deployment, [], applied={}, refused={}, apis=apis, keys_known=False, fresh_keys=keys,
+        default_image=default_image,
+    )  # fmt: skip
+    if observed.spec is None:
+        raise ValueError(observed.spec_error)
+    image = observed.spec.image or default_image
+    found = problems(observed.spec, observed.owner.name, image, observed.model)
+    if found:
+        raise ValueError("; ".join(found))
+    made = plan(observed, 0.0)
+    return [*made.creates, *made.applies]
+
+
+def without_owner(manifest: Manifest) -> Manifest:
+    """For reading, or for `kubectl apply` without an operator: the owner's uid is known only to the API server."""
+    metadata = {key: value for key, value in manifest["metadata"].items() if key != "ownerReferences"}
+    return manifest | {"metadata": metadata}
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def to_yaml(manifests: list[Manifest]) -> str:
+    return yaml.dump_all(manifests, Dumper=_Plain, sort_keys=False, width=120)

@@ -1,0 +1,61 @@
+"""`gllm run`: the manifest's first group as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from gllm_operator.keys import make_keys
+from gllm_operator.local.kubelet import run_group
+from gllm_operator.local.manifest import objects_of, read_deployments
+from gllm_operator.local.processes import PodProcess, host_paths, processes_of
+from gllm_operator.local.table import Table
+
+
+def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
+    """Raises ValueError, in one line, if it cannot start."""
+    deployments = read_deployments(path)
+    if len(deployments) > 1:
+        names = ", ".join(one["metadata"]["name"] for one in deployments)
+        raise ValueError(f"{path} has several LLMDeployments ({names}): give a file with one")
+    (deployment,) = deployments
+    replicas = deployment["spec"].get("replicas", 1)
+    if deployment["spec"].get("suspend") or replicas == 0:
+        raise ValueError(f"{path} asks for no groups (replicas 0, or suspend): there is nothing to run")
+    if replicas > 1:
+        print(f"one group of {replicas} is run here: all would need the same ports", file=out, flush=True)
+    specs = prepare(deployment, mounts, out)
+    table = Table(out, f"http://127.0.0.1:{specs[0].port}/v1")
+    return asyncio.run(run_group(specs, table.show))
+
+
+def prepare(deployment: dict[str, object], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:
+    """The processes, with the model where it is on this machine."""
+    objects = objects_of(deployment, keys=make_keys())
+    pods = [one["spec"]["template"]["spec"] for one in objects if one["kind"] == "StatefulSet"]
+    if any("initContainers" in pod for pod in pods):
+        raise ValueError("the manifest downloads its model (hf://): `gllm fetch` it, and name the folder by file://")
+    mounts = host_paths(objects) | dict(mounts)
+    specs = processes_of(objects, mounts)
+    wanted = specs[0].arguments[1]
+    if Path(wanted).exists():
+        return specs
+    stand_in = _default_model(wanted)
+    if stand_in is None:
+        raise ValueError(f"there is no {wanted} on this machine: say where the model is with --mount {wanted}=PATH")
+    print(f"there is no {wanted} here: the SmolLM2 that is installed stands in (--mount {wanted}=PATH)", file=out)
+    return processes_of(objects, mounts | {wanted: stand_in})
+
+
+def _default_model(wanted: str) -> str | None:
+    """The model that `make serve` installs, for the examples, which ask for it by the path that the image has."""
+    if not Path(wanted).name.lower().startswith("smollm2"):
+        return None
+    from gllm.checkpoint.default_model import default_model_path
+
+    try:
+        return str(default_model_path())
+    except ValueError:
+        return None
