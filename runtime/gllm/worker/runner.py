@@ -151,7 +151,7 @@ class ModelRunner:
         inputs = self._token_ids(batch) if received is None else received
         if self.graphs is not None and self.graphs.fits(batch.attention):
             states = self.graphs.replay(plan, inputs, positions)
-            # The graph's own buffer is padded, and the next replay overwrites it, maybe before the next stage has it all.
+            # The graph's own buffer is padded, and the next replay overwrites it, maybe while it is being sent.
             return states[: len(positions)].clone() if self.last_stage is None else states
         wanted = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):

@@ -17,7 +17,8 @@ from fake_children import WORKER, fake_commands
 
 from gllm.config import Config, EngineConfig, NodesConfig
 from gllm.curve import make_keys
-from gllm.messages import EngineDown, EngineUp, Heartbeat, ModelDigest, Status
+from gllm.messages import EngineDown, EngineUp, Status
+from gllm.node_messages import Heartbeat, ModelDigest
 from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note
 from gllm.supervisor.group import EngineGroup
 from gllm.supervisor.nodes.master import Master

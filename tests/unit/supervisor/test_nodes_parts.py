@@ -16,7 +16,7 @@ from fixtures.tiny_models import write_gguf, write_hf
 from gllm import __version__
 from gllm.cli.nodes import make_nodes
 from gllm.config import Config, EngineConfig, NodesConfig
-from gllm.messages import PROTOCOL, Join, ModelDigest, Shape
+from gllm.node_messages import PROTOCOL, Join, ModelDigest, Shape
 from gllm.supervisor.nodes.addresses import address_towards, interface_of, is_wildcard, resolve_by
 from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
 from gllm.supervisor.nodes.digest import digest_model

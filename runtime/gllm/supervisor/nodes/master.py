@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from gllm.config import Config, tcp_address
 from gllm.curve import KEYS_VARIABLE, Gatekeeper, Keys, secure_server
-from gllm.messages import (
+from gllm.node_messages import (
     Goodbye,
     Heartbeat,
     Join,

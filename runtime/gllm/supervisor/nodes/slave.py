@@ -18,7 +18,8 @@ import msgspec
 from gllm import __version__
 from gllm.config import Config, EngineConfig
 from gllm.curve import KEYS_VARIABLE, Keys
-from gllm.messages import (
+from gllm.messages import Status
+from gllm.node_messages import (
     PROTOCOL,
     Goodbye,
     Join,
@@ -28,7 +29,6 @@ from gllm.messages import (
     NodeExit,
     NodeStatus,
     StartEpoch,
-    Status,
     StopEpoch,
 )
 from gllm.supervisor.control import ControlServer

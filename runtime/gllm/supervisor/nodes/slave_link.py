@@ -15,7 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from gllm.config import NodesConfig, tcp_address
 from gllm.curve import Keys, secure_client
-from gllm.messages import Heartbeat, Join, MasterToSlave, Refuse, SlaveToMaster, Welcome
+from gllm.node_messages import Heartbeat, Join, MasterToSlave, Refuse, SlaveToMaster, Welcome
 from gllm.transport import configure_socket, decoder, encode
 
 T = TypeVar("T")
