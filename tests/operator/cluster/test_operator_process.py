@@ -1,0 +1,301 @@
+"""The operator as a process, against a real API server: server-side apply, watches, the lease, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fixtures.kube_controllers import Controllers
+from fixtures.operator_bench import deployment
+from gllm_operator.kube.api import ApiError
+from gllm_operator.kube.client import Client
+from gllm_operator.kube.login import Login
+
+_PATH = "/apis/gllm.dev/v1alpha1/namespaces/{}/llmdeployments"
+
+
+class Operators:
+    """Starts operators of one namespace."""
+
+    def __init__(self, login: Login, folder: Path, namespace: str) -> None:
+        self._folder = folder
+        self._namespace = namespace
+        self._kubeconfig = folder / "kubeconfig"
+        self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(login)))
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.ports: list[int] = []
+
+    def start(self, **flags: str) -> subprocess.Popen[bytes]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        own = {
+            "namespaces": self._namespace,
+            "lease-namespace": self._namespace,
+            "http-port": str(port),
+            "http-host": "127.0.0.1",
+            "lease-seconds": "3",
+            "identity": f"operator-{len(self.running)}",
+        }
+        flags = own | flags
+        command = [sys.executable, "-m", "gllm_operator", *(f"--{key}={value}" for key, value in flags.items())]
+        log = (self._folder / f"operator-{len(self.running)}.log").open("wb")
+        env = os.environ | {"KUBECONFIG": str(self._kubeconfig)}
+        env.pop("KUBERNETES_SERVICE_HOST", None)
+        self.running.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+        self.ports.append(port)
+        return self.running[-1]
+
+    def get(self, path: str, which: int = -1) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[which]}{path}", timeout=2) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, name: str, which: int = -1) -> float:
+        lines = [line for line in self.get("/metrics", which).splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def end(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def operators(login: Login, tmp_path: Path, namespace: str) -> Iterator[Operators]:
+    found = Operators(login, tmp_path, namespace)
+    yield found
+    found.end()
+
+
+def _kubeconfig(login: Login) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "clusters": [{"name": "x", "cluster": {"server": login.server, "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "x", "user": {"token": login.token}}],
+    }  # fmt: skip
+
+
+class Stage:
+    """A namespace in which StatefulSets get pods."""
+
+    def __init__(self, api: Client, namespace: str, controllers: Controllers) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.controllers = controllers
+
+    async def make(self, **spec: Any) -> None:
+        body = deployment(spec={"image": "gllm:1", "model": {"source": "file:///models/x"},
+                                "parallelism": {"pipeline": 2}, "accelerator": {"type": "cpu"}} | spec)  # fmt: skip
+        body["metadata"] = {"name": "smol", "namespace": self.namespace}
+        await self.api._call("POST", _PATH.format(self.namespace), body)
+
+    async def get(self) -> dict[str, Any]:
+        return await self.api.get("gllm.dev/v1alpha1", "LLMDeployment", self.namespace, "smol")
+
+    async def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = (await self.get()).get("status") or {}
+        return found
+
+    async def edit(self, **spec: Any) -> None:
+        await self.api.patch("gllm.dev/v1alpha1", "LLMDeployment", self.namespace, "smol", {"spec": spec})
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 40) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while True:
+            status = await self.status()
+            if holds(status):
+                return status
+            if time.monotonic() > deadline:
+                raise AssertionError(json.dumps(status, indent=1))
+            await asyncio.sleep(0.1)
+
+    async def versions(self) -> dict[tuple[str, str], str]:
+        found = {}
+        for kind in (("apps/v1", "StatefulSet"), ("v1", "Service"), ("policy/v1", "PodDisruptionBudget"),
+                     ("apps/v1", "ControllerRevision"), ("gllm.dev/v1alpha1", "LLMDeployment")):  # fmt: skip
+            for one in (await self.api.list(*kind, self.namespace))[0]:
+                found[kind[1], one["metadata"]["name"]] = one["metadata"]["resourceVersion"]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def stage(login: Login, namespace: str) -> AsyncIterator[Stage]:
+    async with Client(login) as api:
+        controllers = Controllers(api, namespace)
+        task = asyncio.create_task(controllers.run())
+        try:
+            yield Stage(api, namespace, controllers)
+        finally:
+            task.cancel()
+
+
+Play = Callable[[Callable[[Stage], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def play(login: Login, namespace: str) -> Play:
+    def run(work: Callable[[Stage], Awaitable[None]]) -> None:
+        async def inside() -> None:
+            async with stage(login, namespace) as found:
+                await work(found)
+
+        asyncio.run(inside())
+
+    return run
+
+
+def ready(count: int, updated: int | None = None) -> Callable[[dict[str, Any]], bool]:
+    return lambda status: (
+        status.get("ready") == f"{count}/{count}"
+        and len(status.get("groups", [])) == count
+        and status.get("rollout", {}).get("complete", False)
+        and status.get("updatedReplicas") == (count if updated is None else updated)
+    )
+
+
+def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start()
+        await on.make()
+        status = await on.until(ready(1))
+        assert status["endpoint"]["url"] == f"http://smol.{on.namespace}.svc/v1"
+        assert status["reason"] == "Ready"
+        assert json.loads(operators.get("/healthz"))["status"] == "ok"
+        assert operators.metric('gllm_operator_groups{phase="Ready"}') == 1
+        # An idle deployment costs nothing.
+        await asyncio.sleep(1)
+        before, writes = await on.versions(), _writes(operators)
+        await asyncio.sleep(3)
+        assert await on.versions() == before
+        assert _writes(operators) == writes
+        # Scaling, by the subresource that autoscalers use.
+        await on.api._call("PATCH", _PATH.format(on.namespace) + "/smol/scale", {"spec": {"replicas": 3}},
+                           "application/merge-patch+json")  # fmt: skip
+        await on.until(ready(3))
+        await on.edit(replicas=1)
+        await on.until(ready(1))
+        # A new revision, another shape.
+        await on.edit(image="gllm:2", parallelism={"pipeline": 3})
+        status = await on.until(lambda one: ready(1)(one) and one["shape"]["summary"] == "PP3xTP1")
+        assert status["groups"][0]["readyRanks"] == "3/3"
+        # What is edited or deleted by hand comes back.
+        await on.api.patch("v1", "Service", on.namespace, "smol", {"spec": {"selector": {"gllm.dev/role": "none"}}})
+        sets, _ = await on.api.list("apps/v1", "StatefulSet", on.namespace)
+        slaves = next(one for one in sets if one["metadata"]["name"].endswith("-s"))
+        await on.api.delete("apps/v1", "StatefulSet", on.namespace, slaves["metadata"]["name"],
+                            slaves["metadata"]["uid"])  # fmt: skip
+        await asyncio.sleep(2)
+        await on.until(ready(1))
+        service = await on.api.get("v1", "Service", on.namespace, "smol")
+        assert service["spec"]["selector"]["gllm.dev/role"] == "master"
+        # Deletion drains, and ends.
+        await on.api._call("DELETE", _PATH.format(on.namespace) + "/smol")
+        await _until_gone(on)
+        assert (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0] == []
+        events, _ = await on.api.list("v1", "Event", on.namespace)
+        told = [(one["reason"], one["message"]) for one in events]
+        assert len(told) == len(set(told)), "an event was repeated"
+
+    play(work)
+
+
+def test_an_operator_killed_at_any_moment_goes_on(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start(**{"lease-name": ""})
+        await on.make(replicas=2)
+        await on.until(ready(2))
+        for number, pause in enumerate((0.05, 0.2, 0.5)):
+            await on.edit(image=f"gllm:again-{number}")
+            await asyncio.sleep(pause)
+            operators.running[-1].send_signal(signal.SIGKILL)
+            operators.running[-1].wait()
+            operators.start(**{"lease-name": ""})
+            await on.until(ready(2))
+
+    play(work)
+
+
+def test_two_operators_and_one_acts(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start()
+        await on.make()
+        await on.until(ready(1))
+        operators.start()
+        await asyncio.sleep(3)
+        leads = [operators.metric("gllm_operator_leads ", which) for which in (0, 1)]
+        assert leads == [1, 0]
+        operators.running[0].send_signal(signal.SIGKILL)
+        await on.edit(replicas=2)
+        await on.until(ready(2))
+        assert operators.metric("gllm_operator_leads ", 1) == 1
+        # A leader that leaves in order ends with 0, and the next need not wait.
+        operators.start()
+        operators.running[1].send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(operators.running[1].wait, 15) == 0
+        await on.edit(replicas=1)
+        await on.until(ready(1))
+
+    play(work)
+
+
+def test_a_failed_revision_goes_back(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start()
+        await on.make(rollout={"progressDeadlineSeconds": 10})
+        await on.until(ready(1))
+        on.controllers.bad_images.add("gllm:bad")
+        await on.edit(image="gllm:bad")
+        status = await on.until(lambda one: one.get("failedRevision") and ready(1, 0)(one))
+        assert status["reason"] == "RolledBack"
+        await on.edit(image="gllm:3")
+        status = await on.until(ready(1))
+        assert not status.get("failedRevision")
+
+    play(work)
+
+
+def test_pods_that_the_server_refuses_are_told(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start()
+        await on.make(template={"spec": {"restartPolicy": "Sometimes"}})
+        await on.until(lambda one: one.get("reason") == "Rejected")
+        assert (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0] == []
+        await on.edit(template=None)
+        await on.until(ready(1))
+
+    play(work)
+
+
+def _writes(operators: Operators) -> float:
+    """Without those for the lease."""
+    lines = operators.get("/metrics").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines
+               if line.startswith("gllm_operator_writes_total") and 'kind="Lease"' not in line)  # fmt: skip
+
+
+async def _until_gone(on: Stage) -> None:
+    for _ in range(300):
+        try:
+            await on.get()
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("the deployment does not go")

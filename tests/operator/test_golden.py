@@ -1,0 +1,59 @@
+"""What the operator renders for manifests that people write, kept as files: a change shows in review.
+
+After a change that is meant: UPDATE_GOLDEN=1 pytest tests/operator/test_golden.py
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gllm_operator.local.manifest import objects_of, read_deployments, to_yaml, without_owner
+
+_FOLDER = Path(__file__).parent / "golden"
+_APIS = frozenset({"keda.sh/v1alpha1", "monitoring.coreos.com/v1"})
+CASES = sorted(path.name.removesuffix(".in.yaml") for path in _FOLDER.glob("*.in.yaml"))
+
+
+def rendered(case: str) -> list[dict[str, Any]]:
+    (deployment,) = read_deployments(str(_FOLDER / f"{case}.in.yaml"))
+    return [without_owner(one) for one in objects_of(deployment, keys="KEYS", apis=_APIS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str) -> None:
+    text, file = to_yaml(rendered(case)), _FOLDER / f"{case}.out.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text(), "UPDATE_GOLDEN=1 if this is meant"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "rdma"])
+def test_pods_meet_the_restricted_standard(case: str) -> None:
+    for one in rendered(case):
+        if one["kind"] == "StatefulSet":
+            check_restricted(one["spec"]["template"]["spec"])
+
+
+def check_restricted(pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert pod["automountServiceAccountToken"] is False
+    assert not any(pod.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+    allowed = {"name", "emptyDir", "persistentVolumeClaim", "secret", "configMap", "projected", "image"}
+    assert all(set(volume) <= allowed for volume in pod["volumes"])
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_rendered_can_be_read_again(case: str) -> None:
+    names = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(to_yaml(rendered(case)))]
+    assert len(set(names)) == len(names)

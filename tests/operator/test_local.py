@@ -1,0 +1,93 @@
+"""`gllm render` and what `gllm run` starts: the operator's own arguments and environment."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gllm.cli.main import app
+from gllm_operator.local.manifest import objects_of, read_deployments
+from gllm_operator.local.processes import host_paths, loopback, processes_of, translate
+from gllm_operator.local.run import prepare
+
+_EXAMPLE = str(Path(__file__).parents[2] / "examples" / "smol.yaml")
+
+
+def example() -> dict[str, Any]:
+    (found,) = read_deployments(_EXAMPLE)
+    return found
+
+
+def test_processes_have_what_pods_have() -> None:
+    objects = objects_of(example(), keys="KEYS")
+    master, slave = processes_of(objects, {"/models/smollm2": "/here"})
+    assert (master.role, slave.role, master.rank, slave.rank) == ("master", "slave", 0, 1)
+    for process, role in ((master, "master"), (slave, "slave")):
+        (one,) = [one for one in objects if one["kind"] == "StatefulSet"
+                  and one["metadata"]["labels"]["gllm.dev/role"] == role]  # fmt: skip
+        (container,) = one["spec"]["template"]["spec"]["containers"]
+        rendered = ["/here" if part == "/models/smollm2" else part for part in container["args"]]
+        assert list(process.arguments) == rendered
+        assert set(process.env) == {variable["name"] for variable in container["env"]}
+        plain = {one["name"]: one["value"] for one in container["env"] if "value" in one} | {"MASTER_ADDR": loopback(0)}
+        assert plain.items() <= process.env.items()
+        assert process.env["NODE_RANK"] == str(process.rank)
+        assert process.env["GLLM_NODE_ADDR"] == process.address == loopback(process.rank)
+        assert process.env["GLLM_KEYS"] == "KEYS"
+        assert process.env["POD_NAME"] == process.name
+    assert (master.ready_path, master.port) == ("/ready", 8000)
+
+
+def test_paths_of_the_container() -> None:
+    mounts = {"/models": "/a", "/models/deep": "/b"}
+    assert translate("/models/x", mounts) == "/a/x"
+    assert translate("/models/deep/x", mounts) == "/b/x"
+    assert translate("/modelsx", mounts) == "/modelsx"
+    deployment = example()
+    deployment["spec"]["template"] = {"spec": {
+        "volumes": [{"name": "m", "hostPath": {"path": "/srv/models"}}],
+        "containers": [{"name": "gllm", "volumeMounts": [{"name": "m", "mountPath": "/models"}]}],
+    }}  # fmt: skip
+    assert host_paths(objects_of(deployment, keys="")) == {"/models": "/srv/models"}
+
+
+def test_a_model_that_is_nowhere_is_said() -> None:
+    deployment = example()
+    deployment["spec"]["model"] = {"source": "file:///models/other"}
+    with pytest.raises(ValueError, match="--mount /models/other=PATH"):
+        prepare(deployment, {}, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is not YAML"),
+        ("kind: Pod", "has no LLMDeployment"),
+        ("{kind: LLMDeployment, apiVersion: x/v1, metadata: {name: a}}", "apiVersion is x/v1"),
+        ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1}", "metadata.name is missing"),
+        ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1, metadata: {name: a}, spec: {modle: {}}}", "modle"),
+        ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1, metadata: {name: a}, "
+         "spec: {model: {source: 'file:///x'}, parallelism: {tensor: 4, expert: 3}}}", "does not divide"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.yaml"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["render", "-f", str(file)])
+    assert result.exit_code == 1
+    assert words in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_render_prints_every_object() -> None:
+    result = CliRunner().invoke(app, ["render", "-f", _EXAMPLE, "-n", "models"])
+    assert result.exit_code == 0
+    assert "smol-0-" in result.output
+    assert ".smol-pods.models.svc" in result.output
+    kinds = {line.removeprefix("kind: ") for line in result.output.splitlines() if line.startswith("kind: ")}
+    assert kinds == {"Secret", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "StatefulSet",
+                     "ControllerRevision"}  # fmt: skip

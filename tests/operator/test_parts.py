@@ -1,0 +1,190 @@
+"""The small pure parts: overlay, shape, revision, names, estimate, validation, args."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gllm.curve import parse_keys
+from gllm.model_config import ModelConfig, RopeConfig
+from gllm_operator.api import LLMDeploymentSpec
+from gllm_operator.build.env import is_reserved
+from gllm_operator.build.model import model_files, served_name
+from gllm_operator.build.overlay import overlay
+from gllm_operator.estimate import estimate, parse_quantity
+from gllm_operator.in_flight import parse_requests
+from gllm_operator.keys import make_keys
+from gllm_operator.names import GroupId
+from gllm_operator.revision import pod_source, record_of, revision_of, source_of
+from gllm_operator.shape import group_shape
+from gllm_operator.validate import problems
+
+
+def spec(**changes: Any) -> LLMDeploymentSpec:
+    base = {"model": {"source": "file:///models/x"}, "image": "gllm:1"}
+    return msgspec.convert(base | changes, LLMDeploymentSpec)
+
+
+def model(**changes: Any) -> ModelConfig:
+    base: dict[str, Any] = {
+        "architecture": "LlamaForCausalLM", "hidden_size": 4096, "intermediate_size": 14336, "num_layers": 32,
+        "num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "vocab_size": 128256, "max_position": 8192,
+        "rms_norm_eps": 1e-5, "rope": RopeConfig(), "tie_word_embeddings": False, "attention_bias": False,
+    }  # fmt: skip
+    return ModelConfig(**(base | changes))
+
+
+@pytest.mark.parametrize(
+    ("base", "patch", "result"),
+    [
+        ({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}}, {"a": 1, "b": {"c": 2, "d": 3}}),
+        ({"a": 1, "b": 2}, {"b": None}, {"a": 1}),
+        ({"containers": [{"name": "gllm", "args": ["x"]}]}, {"containers": [{"name": "gllm", "tty": True}]},
+         {"containers": [{"name": "gllm", "args": ["x"], "tty": True}]}),
+        ({"containers": [{"name": "gllm"}]}, {"containers": [{"name": "log", "image": "i"}]},
+         {"containers": [{"name": "gllm"}, {"name": "log", "image": "i"}]}),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}]},
+         {"env": [{"name": "A", "value": "3"}, {"name": "B", "value": "2"}]}),
+        ({"env": [{"name": "A", "valueFrom": {}}]}, {"env": [{"name": "A", "value": "3"}]},
+         {"env": [{"name": "A", "value": "3"}]}),
+        ({"volumes": [{"name": "v", "emptyDir": {}}]}, {"volumes": [{"name": "v", "$patch": "delete"}]},
+         {"volumes": []}),
+        ({"volumeMounts": [{"name": "a", "mountPath": "/x"}]}, {"volumeMounts": [{"name": "b", "mountPath": "/x"}]},
+         {"volumeMounts": [{"name": "b", "mountPath": "/x"}]}),
+        ({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "b"}]},
+         {"tolerations": [{"key": "a"}, {"key": "b"}]}),
+        ({"args": ["a"]}, {"args": ["b"]}, {"args": ["b"]}),
+        ({}, {"x": {"y": None, "z": 1}}, {"x": {"z": 1}}),
+    ],
+)  # fmt: skip
+def test_overlay(base: Any, patch: Any, result: Any) -> None:
+    assert overlay(base, patch) == result
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "name"),
+    [
+        ("file:///models/x", "/models/x", "x"),
+        ("file:///models/x.gguf", "/models/x.gguf", "x.gguf"),
+        ("pvc://claim/a/b", "/models/a/b", "b"),
+        ("pvc://claim", "/models", "claim"),
+        ("hf://org/name", "/models/org/name/main", "name"),
+        ("oci://registry/image:1#a/b", "/models/a/b", "b"),
+        ("oci://registry/image:1", "/models", "image"),
+        ("oci://registry/image@sha256:12", "/models", "image"),
+    ],
+)
+def test_model_sources(source: str, path: str, name: str) -> None:
+    found = spec(model={"source": source}).model
+    assert (model_files(found).path, served_name(found)) == (path, name)
+
+
+def test_shape() -> None:
+    shape = group_shape(spec(parallelism={"pipeline": 4, "tensor": 2}).parallelism, spec().accelerator)
+    assert (shape.world, shape.pods, shape.per_pod, shape.summary) == (8, 4, 2, "PP4xTP2")
+    with pytest.raises(ValueError, match="do not fill pods of 2"):
+        group_shape(spec(parallelism={"pipeline": 3}).parallelism, spec(accelerator={"perPod": 2}).accelerator)
+
+
+def test_a_revision_is_what_pods_are_made_from() -> None:
+    def revision(**changes: Any) -> str:
+        return revision_of(pod_source(spec(**changes), "smol", "default:1"))
+
+    same: list[dict[str, Any]] = [
+        {"replicas": 3}, {"rollout": {"paused": True}}, {"server": {"servicePort": 81}}, {"suspend": True},
+        {"engine": {"policy": "token_throttling"}},
+    ]  # fmt: skip
+    other: list[dict[str, Any]] = [
+        {"image": "gllm:2"}, {"parallelism": {"pipeline": 2}}, {"engine": {"maxNumSeqs": 1}}, {"server": {"port": 81}},
+        {"template": {"spec": {"nodeSelector": {"a": "b"}}}}, {"network": {"debug": "INFO"}},
+    ]  # fmt: skip
+    assert {revision(**changes) for changes in same} == {revision()}
+    assert len({revision(**changes) for changes in other} | {revision()}) == len(other) + 1
+
+
+def test_a_revision_comes_back_from_its_record() -> None:
+    source = pod_source(spec(parallelism={"pipeline": 2}, template={"spec": {"x": [1]}}), "smol", "")
+    again = source_of(msgspec.json.decode(msgspec.json.encode(record_of(source))))
+    assert again == source
+    assert revision_of(again) == revision_of(source)
+
+
+def test_names_fit() -> None:
+    longest = GroupId(255, "k7b2f", 999).set_name("a" * 36, "master")
+    assert len(longest) <= 52  # The StatefulSet controller adds a hash, and labels have 63.
+
+
+def test_keys_are_those_of_the_runtime() -> None:
+    keys = parse_keys(make_keys(), "here")
+    assert keys.server_public != keys.client_public
+    assert len(keys.server_public) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": None}, "spec.image is not set"),
+        ({"engine": {"extraArgs": ["--tp=4"]}}, "--tp, which other fields"),
+        ({"template": {"containers": []}}, "does not belong there"),
+        ({"template": {"spec": {"containers": [{"args": []}]}}}, "needs a name"),
+        ({"template": {"spec": {"containers": [{"name": "gllm", "env": [{"name": "NODE_RANK"}]}]}}}, "derives from"),
+        ({"template": {"spec": {"containers": [{"name": "gllm", "args": ["x"]}]}}}, "use engine.extraArgs"),
+        ({"slave": {"spec": {"containers": [{"name": "gllm", "$patch": "delete"}]}}}, "leave it in"),
+        ({"master": {"spec": {"containers": [{"name": "typo"}]}}}, "has no image"),
+        ({"template": {"spec": {"hostNetwork": True}}}, "hostNetwork"),
+        ({"parallelism": {"pipeline": 3}, "accelerator": {"perPod": 2}}, "do not fill pods"),
+        ({"parallelism": {"tensor": 4, "expert": 3}}, "does not divide"),
+        ({"rollout": {"maxSurge": 0}}, "both 0"),
+        ({"network": {"rdma": {}}}, "Baseline"),
+        ({"autoscaling": {"maxReplicas": 1}}, "either metrics or triggers"),
+    ],
+)
+def test_problems_say_the_fix(changes: dict[str, Any], words: str) -> None:
+    found = spec(**changes)
+    (problem,) = problems(found, "smol", found.image or "", None)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parallelism": {"pipeline": 33}}, "parallelism.pipeline 33 is more than the model's 32 layers"),
+        ({"parallelism": {"tensor": 3}}, "does not divide the model's 32 attention heads"),
+        ({"parallelism": {"tensor": 2, "expert": 2}}, "has none"),
+        ({"accelerator": {"memory": "16Gi"}}, "does not fit"),
+        ({"accelerator": {"memory": "24Gi"}, "model": {"source": "file:///x", "maxModelLen": 1000000}}, "maxModelLen"),
+    ],
+)
+def test_the_model_is_asked_where_it_is_known(changes: dict[str, Any], words: str) -> None:
+    (problem,) = problems(spec(**changes), "smol", "gllm:1", model())
+    assert words in problem
+
+
+def test_estimate() -> None:
+    given = spec(accelerator={"memory": "80Gi"})
+    fit = estimate(given, group_shape(given.parallelism, given.accelerator), model())
+    assert fit.fits == "Yes"
+    assert fit.weights_per_rank is not None
+    assert abs(fit.weights_per_rank / 2 - 8.03e9) / 8.03e9 < 0.01  # Llama 3.1 8B
+    assert fit.kv_tokens is not None
+    assert 350_000 < fit.kv_tokens < 450_000  # 128 KiB a token
+    assert estimate(given, group_shape(given.parallelism, given.accelerator), None).fits == "Unknown"
+
+
+def test_quantities() -> None:
+    assert [parse_quantity(text) for text in ("80Gi", "1.5G", "12", "2Ki")] == [80 * 2**30, 1_500_000_000, 12, 2048]
+    with pytest.raises(ValueError, match="80Gi"):
+        parse_quantity("many")
+
+
+def test_requests_are_counted_from_metrics() -> None:
+    text = 'gllm:num_requests_running{model_name="m",engine="0"} 3.0\ngllm:num_requests_waiting{engine="0"} 2.0\nx 9\n'
+    assert parse_requests(text) == 5
+    assert parse_requests("nothing") is None
+
+
+def test_rank_variables_are_the_operators() -> None:
+    assert is_reserved("NODE_RANK")
+    assert not is_reserved("NCCL_ALGO")
