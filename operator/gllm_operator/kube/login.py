@@ -48,7 +48,9 @@ def _from_kubeconfig() -> Login:
         config.load_kube_config(client_configuration=found)
     except config.ConfigException as error:
         raise ValueError(f"no cluster: not in a pod, and no usable kubeconfig (KUBECONFIG): {error}") from None
-    authorization = (found.api_key or {}).get("authorization", "")
+    # By what its own requests would carry: the name of the entry has changed between versions.
+    headers = [one for one in found.auth_settings().values() if str(one["key"]).lower() == "authorization"]
+    authorization = str(headers[0]["value"] or "") if headers else ""
     return Login(
         found.host,
         found.ssl_ca_cert or "",
