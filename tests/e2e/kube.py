@@ -1,0 +1,122 @@
+"""kubectl and helm, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from e2e.cluster import Cluster, program, run
+
+Object = dict[str, Any]
+
+_KILL = """
+import os, signal, sys
+for pid in filter(str.isdigit, os.listdir('/proc')):
+    try:
+        words = open(f'/proc/{pid}/cmdline', 'rb').read().split(b'\\0')
+    except OSError:
+        continue
+    if b'gllm.worker' in words:
+        os.kill(int(pid), signal.SIGKILL)
+        sys.exit(print('killed', pid))
+sys.exit('no worker here')
+"""
+
+
+def until(what: str, probe: Callable[[], Any], seconds: float, detail: Callable[[], str] = lambda: "") -> Any:
+    """What the probe returns once that is true; errors of kubectl count as false."""
+    deadline, problem = time.monotonic() + seconds, ""
+    while True:
+        try:
+            if found := probe():
+                return found
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            problem = str(error)[-500:]
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s; {problem}\n{detail()}")
+        time.sleep(0.3)
+
+
+class Kube:
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._kubectl, self._helm = program("kubectl"), program("helm")
+
+    def kubectl(self, *arguments: str, seconds: float = 60) -> str:
+        return run([self._kubectl, "--kubeconfig", self.cluster.kubeconfig, *arguments], seconds)
+
+    def helm(self, *arguments: str, seconds: float = 420) -> str:
+        return run([self._helm, "--kubeconfig", self.cluster.kubeconfig, *arguments], seconds)
+
+    def get(self, *arguments: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found
+
+    def apply(self, manifest: Object) -> None:
+        command = [self._kubectl, "--kubeconfig", self.cluster.kubeconfig, "apply", "-f", "-"]
+        done = subprocess.run(
+            command, input=json.dumps(manifest), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def patch(self, spec: Object, name: str = "smol") -> None:
+        self.kubectl("patch", "llm", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    # --- an LLMDeployment --------------------------------------------------------------------------------
+
+    def status(self, name: str = "smol") -> Object:
+        found: Object = self.get("llm", name).get("status") or {}
+        return found
+
+    def pods(self, name: str = "smol", role: str = "") -> list[Object]:
+        selector = f"gllm.dev/deployment={name}" + (f",gllm.dev/role={role}" if role else "")
+        found: list[Object] = self.get("pods", "-l", selector)["items"]
+        return found
+
+    def wait_settled(self, groups: int, name: str = "smol", seconds: float = 240) -> Object:
+        """So many groups serve, all of the newest spec, and no others are left."""
+
+        def settled() -> Object | None:
+            found = self.get("llm", name)
+            status = found.get("status") or {}
+            progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
+            good = (
+                status.get("observedGeneration") == found["metadata"]["generation"]
+                and status.get("ready") == f"{groups}/{groups}"
+                and status.get("updatedReplicas") == groups
+                and len(status.get("groups", [])) == groups
+                and progress.get("reason") == "Complete"
+                and all(
+                    ready == total
+                    for ready, total in (one["readyRanks"].split("/") for one in status.get("groups", []))
+                )
+            )
+            return status if good else None
+
+        found: Object = until(f"{name} with {groups} groups", settled, seconds, lambda: self.describe(name))
+        return found
+
+    def describe(self, name: str = "smol") -> str:
+        """For a message: what a person would look at."""
+        texts = []
+        for command in (
+            ("get", "llm,pods", "-o", "wide"),
+            ("describe", "llm", name),
+            ("logs", "-n", "gllm-system", "-l", "app.kubernetes.io/name=gllm-operator", "--tail=20"),
+            ("logs", "-l", f"gllm.dev/deployment={name}", "--tail=8", "--prefix"),
+        ):
+            try:
+                texts.append(self.kubectl(*command))
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                texts.append(str(error)[-300:])
+        return "\n".join(texts)
+
+    def kill_worker(self, pod: str) -> None:
+        self.kubectl("exec", pod, "--", "python3", "-c", _KILL)
+
+    def events(self) -> list[Object]:
+        found: list[Object] = self.get("events", "--field-selector", "involvedObject.kind=LLMDeployment")["items"]
+        return found

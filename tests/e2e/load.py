@@ -1,0 +1,216 @@
+"""A client that checks every stream to its end: `python tests/e2e/load.py http://smol.default.svc/v1 --seconds 60`.
+
+Each stream asks for a fixed number of tokens and has to bring exactly these, finish_reason, usage and [DONE], over a
+connection of its own and without a second try: whatever a server drops or cuts short is counted. Greedy tokens depend
+on the prompt alone, so the text of a prompt has to be the same each time, whoever serves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+PROMPTS = (
+    "Tell me about the sea.",
+    "Count from one to fifty.",
+    "Why is the sky blue?",
+    "Write a short poem about bread.",
+    "What is a pipeline?",
+)
+_PATIENCE = 180.0
+"""Silence after which a request counts as lost."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    sent_at: float
+    """time.monotonic() of the request."""
+    began: bool
+    """Whether tokens had come."""
+    cause: str
+
+
+@dataclass
+class Report:
+    sent: int = 0
+    completed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    differing: int = 0
+    """Streams whose text was not that of the same prompt before."""
+    longest_pause: float = 0.0
+    """Longest wait for a next token, the first one included, in seconds."""
+    longest_request: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        return len(self.failures)
+
+    def line(self) -> str:
+        broken = sum(failure.began for failure in self.failures)
+        text = (
+            f"sent {self.sent}, completed {self.completed}, lost {self.lost} ({broken} had begun), differing "
+            f"{self.differing}, longest pause {self.longest_pause:.1f} s, longest request {self.longest_request:.1f} s"
+        )
+        return text + (f"; first cause: {self.failures[0].cause}" if self.failures else "")
+
+
+class Load:
+    """`with Load(url) as load: ...` keeps streams running meanwhile; `load.report` is final afterwards."""
+
+    def __init__(self, url: str, streams: int = 3, max_tokens: int = 40, model: str = "smollm2") -> None:
+        self.url = url.rstrip("/")
+        self.streams = streams
+        self.max_tokens = max_tokens
+        self.model = model
+        self.report = Report()
+        self.texts: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Load:
+        self._began = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No new requests; those that run are followed to their end."""
+        self._stop.set()
+        self._thread.join(_PATIENCE + 30)
+        self.report.seconds = time.monotonic() - self._began
+
+    def wait_for(self, count: int, seconds: float = 120.0) -> None:
+        """Until so many more streams have ended well: the load is real before something is done to it."""
+        wanted, deadline = self.report.completed + count, time.monotonic() + seconds
+        while self.report.completed < wanted:
+            assert time.monotonic() < deadline, f"only {self.report.line()}"
+            time.sleep(0.05)
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_keepalive_connections=0)  # Every request is balanced anew.
+        timeout = httpx.Timeout(_PATIENCE, connect=10)
+        async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as client:
+            await asyncio.gather(*(self._stream_on(client, number) for number in range(self.streams)))
+
+    async def _stream_on(self, client: httpx.AsyncClient, number: int) -> None:
+        turn = number
+        while not self._stop.is_set():
+            await self._request(client, PROMPTS[turn % len(PROMPTS)])
+            turn += 1
+
+    async def _request(self, client: httpx.AsyncClient, prompt: str) -> None:
+        report, began = self.report, time.monotonic()
+        report.sent += 1
+        stream = _Stream(self.max_tokens, began)
+        try:
+            async with client.stream("POST", f"{self.url}/chat/completions", json=self._body(prompt)) as response:
+                if response.status_code != 200:
+                    text = (await response.aread()).decode(errors="replace")
+                    stream.problem = f"HTTP {response.status_code}: {text[:200]}"
+                async for line in _lines(response):
+                    stream.take(line)
+        except httpx.HTTPError as error:
+            stream.problem = stream.problem or f"{type(error).__name__}: {error}"
+        finally:
+            report.longest_pause = max(report.longest_pause, stream.longest, time.monotonic() - stream.last)
+        cause = stream.verdict()
+        if cause:
+            when = f"after {stream.chunks} chunks, {time.monotonic() - self._began:.1f} s into the load"
+            report.failures.append(Failure(began, stream.began, f"{cause} {when}"))
+            await asyncio.sleep(0.2)
+            return
+        report.completed += 1
+        report.tokens += self.max_tokens
+        report.longest_request = max(report.longest_request, time.monotonic() - began)
+        report.differing += self.texts.setdefault(prompt, stream.text) != stream.text
+
+    def _body(self, prompt: str) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0,
+            "max_tokens": self.max_tokens,
+            "ignore_eos": True,
+        }
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    if response.status_code == 200:
+        async for line in response.aiter_lines():
+            yield line
+
+
+class _Stream:
+    """What one answer has brought."""
+
+    def __init__(self, wanted: int, began: float) -> None:
+        self.wanted = wanted
+        self.last = began
+        self.longest = 0.0
+        self.began = False
+        self.chunks = 0
+        self.text = ""
+        self.finish = ""
+        self.usage = -1
+        self.done = False
+        self.problem = ""
+
+    def take(self, line: str) -> None:
+        if not line.startswith("data: "):
+            return
+        now = time.monotonic()
+        self.longest, self.last = max(self.longest, now - self.last), now
+        if line == "data: [DONE]":
+            self.done = True
+            return
+        chunk = json.loads(line.removeprefix("data: "))
+        if "error" in chunk:
+            self.problem = f"error in the stream: {chunk['error'].get('message')}"
+            return
+        if chunk.get("usage"):
+            self.usage = chunk["usage"]["completion_tokens"]
+        for choice in chunk.get("choices") or []:
+            text = choice["delta"].get("content") or ""
+            self.began = self.began or bool(text)
+            self.chunks += 1
+            self.text += text
+            self.finish = choice.get("finish_reason") or self.finish
+
+    def verdict(self) -> str:
+        if self.problem:
+            return self.problem
+        if (self.finish, self.usage, self.done) != ("length", self.wanted, True):
+            return f"truncated: finish_reason {self.finish!r}, {self.usage} tokens, [DONE] {self.done}"
+        return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url", help="such as http://smol.default.svc/v1")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--streams", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=40)
+    parser.add_argument("--model", default="smollm2")
+    given = parser.parse_args()
+    with Load(given.url, given.streams, given.max_tokens, given.model) as load:
+        time.sleep(given.seconds)
+    print(load.report.line())
+    raise SystemExit(1 if load.report.lost else 0)
+
+
+if __name__ == "__main__":
+    main()

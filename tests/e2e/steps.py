@@ -1,0 +1,89 @@
+"""What several tests do: install, find the endpoint, put the deployment as it was, and tell the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import yaml
+
+from e2e.kube import Kube, Object, until
+from e2e.load import Load, Report
+from fixtures.kube_tools import ROOT
+
+NAMESPACE = "gllm-system"
+
+
+def install(kube: Kube) -> None:
+    """Into namespaces that take nothing but restricted pods."""
+    if "gllm" in kube.helm("list", "-n", NAMESPACE, "-q").split():
+        return
+    for namespace in (NAMESPACE, "default"):
+        if namespace not in kube.kubectl("get", "namespaces", "-o", "name"):
+            kube.kubectl("create", "namespace", namespace)
+        kube.kubectl("label", "--overwrite", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    repository, _, tag = kube.cluster.operator.rpartition(":")
+    image = f"image.repository={repository},image.tag={tag}"
+    kube.helm("install", "gllm", "charts/gllm", "-n", NAMESPACE, "--set", image, "--wait", "--timeout", "3m")
+
+
+def example(kube: Kube, name: str = "smol") -> Object:
+    found: Object = yaml.safe_load((ROOT / f"examples/{name}.yaml").read_text())
+    found["spec"]["image"] = kube.cluster.runtime
+    return found
+
+
+def serving(kube: Kube, groups: int = 1) -> None:
+    """The deployment of examples/smol.yaml, settled, whatever a test before has left."""
+    install(kube)
+    manifest = example(kube)
+    manifest["spec"]["replicas"] = groups
+    kube.apply(manifest)
+    kube.wait_settled(groups)
+
+
+def endpoint(kube: Kube, name: str = "smol") -> str:
+    """Base URL for this machine: the Service itself, or a port of a node."""
+    service = kube.get("service", name)["spec"]
+    direct = f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
+    if _answers(direct):
+        return direct + "/v1"
+    if service["type"] == "ClusterIP":
+        kube.patch({"server": {"serviceType": "NodePort"}}, name)
+        until("a node port", lambda: kube.get("service", name)["spec"]["type"] == "NodePort", 30)
+        service = kube.get("service", name)["spec"]
+    for node in kube.get("nodes")["items"]:
+        for address in node["status"]["addresses"]:
+            url = f"http://{address['address']}:{service['ports'][0]['nodePort']}"
+            if address["type"] in ("InternalIP", "ExternalIP") and _answers(url):
+                return url + "/v1"
+    raise AssertionError("neither the Service's address nor a port of a node can be reached from this machine")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def under_load(kube: Kube, what: str, streams: int = 3) -> Iterator[Load]:
+    """Streams before, during and after; prints the figures."""
+    began = time.monotonic()
+    with Load(endpoint(kube), streams) as load:
+        load.wait_for(streams)
+        yield load
+        load.wait_for(streams)
+    tell(what, load.report, time.monotonic() - began)
+
+
+def tell(what: str, report: Report, seconds: float) -> None:
+    print(f"\n  {what} ({seconds:.0f} s): {report.line()}", flush=True)
+
+
+def nothing_lost(report: Report) -> None:
+    assert report.lost == 0, report.line()
+    assert report.differing == 0, report.line()

@@ -1,0 +1,60 @@
+"""Editing the LLMDeployment is how it is run: under load, and no request is lost."""
+
+from __future__ import annotations
+
+from e2e.kube import Kube, until
+from e2e.steps import nothing_lost, serving, under_load
+
+
+def test_scale_up_and_down(kube: Kube) -> None:
+    serving(kube)
+    with under_load(kube, "kubectl scale 1 -> 2 -> 1") as load:
+        kube.kubectl("scale", "llm", "smol", "--replicas=2")
+        kube.wait_settled(2)
+        load.wait_for(6)
+        kube.kubectl("scale", "llm", "smol", "--replicas=1")
+        kube.wait_settled(1)
+    nothing_lost(load.report)
+
+
+def test_arguments_and_image_change(kube: Kube) -> None:
+    serving(kube)
+    before = kube.status()["currentRevision"]
+    other = kube.cluster.runtime if "/" in kube.cluster.runtime else f"docker.io/library/{kube.cluster.runtime}"
+    with under_load(kube, "other arguments, then another image") as load:
+        kube.patch({"engine": {"maxNumSeqs": 8}})
+        kube.wait_settled(1)
+        middle = kube.status()["currentRevision"]
+        load.wait_for(3)
+        kube.patch({"image": other})  # The same, by another name.
+        after = kube.wait_settled(1)["currentRevision"]
+    assert len({before, middle, after}) == (3 if other != kube.cluster.runtime else 2)
+    nothing_lost(load.report)
+
+
+def test_reshard(kube: Kube) -> None:
+    serving(kube)
+    with under_load(kube, "re-shard PP2 -> PP1 -> PP2") as load:
+        kube.patch({"parallelism": {"pipeline": 1}})
+        assert kube.wait_settled(1)["shape"]["summary"] == "PP1xTP1"
+        assert len([pod for pod in kube.pods() if "deletionTimestamp" not in pod["metadata"]]) == 1
+        load.wait_for(3)
+        kube.patch({"parallelism": {"pipeline": 2}})
+        assert kube.wait_settled(1)["shape"]["summary"] == "PP2xTP1"
+    nothing_lost(load.report)
+
+
+def test_a_bad_revision_is_rolled_back(kube: Kube) -> None:
+    """It never starts; the old one serves all the time, and the status says what happened."""
+    serving(kube)
+    with under_load(kube, "a revision that cannot start, rolled back") as load:
+        kube.patch({"model": {"source": "file:///models/nowhere"}, "rollout": {"progressDeadlineSeconds": 25}})
+
+        def rolled_back() -> bool:
+            conditions = {one["type"]: one for one in kube.status()["conditions"]}
+            return conditions["RolledBack"]["status"] == "True" and len(kube.status()["groups"]) == 1
+
+        until("rolled back", rolled_back, 120, kube.describe)
+    nothing_lost(load.report)
+    assert kube.status()["ready"] == "1/1"
+    kube.patch({"rollout": {"progressDeadlineSeconds": None}})  # `kubectl apply` takes back only what it gave.

@@ -1,0 +1,57 @@
+"""Nodes that are lost and cut off, a control plane that hangs: only ../shared/k8s can do that."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from e2e.kube import Kube
+from e2e.steps import nothing_lost, serving, under_load
+
+
+@pytest.fixture(autouse=True)
+def shared(kube: Kube) -> None:
+    if kube.cluster.kind != "shared":
+        pytest.skip("this cluster's machines are not ours to break")
+
+
+def _node_of_the_slave(kube: Kube) -> str:
+    node: str = kube.pods(role="slave")[0]["spec"]["nodeName"]
+    masters = {pod["spec"]["nodeName"] for pod in kube.pods(role="master")}
+    if node in masters:
+        pytest.skip(f"master and slave are both on {node}")
+    return node
+
+
+def test_the_api_server_hangs(kube: Kube) -> None:
+    serving(kube)
+    with under_load(kube, "API server frozen for 30 s") as load:
+        kube.cluster.do("pause", "kube-apiserver")
+        time.sleep(30)
+        kube.cluster.do("resume", "kube-apiserver")
+        kube.wait_settled(1)
+    nothing_lost(load.report)
+
+
+def test_a_node_is_cut_off(kube: Kube) -> None:
+    serving(kube)
+    node = _node_of_the_slave(kube)
+    with under_load(kube, f"{node} (the slave's) cut off for 8 s") as load:
+        kube.cluster.do("cut", node)
+        time.sleep(8)
+        kube.cluster.do("heal", node)
+        load.wait_for(3, 180)
+        kube.wait_settled(1)
+    nothing_lost(load.report)
+
+
+def test_a_node_is_lost(kube: Kube) -> None:
+    serving(kube)
+    node = _node_of_the_slave(kube)
+    with under_load(kube, f"{node} (the slave's) lost") as load:
+        kube.cluster.do("kill", node)
+        load.wait_for(3, 180)
+        kube.cluster.do("revive", node)
+        kube.wait_settled(1)
+    nothing_lost(load.report)
