@@ -65,7 +65,7 @@ class StageTracker:
         length = max(min(self._window, now - self._began), 1e-9)
         return [
             StageStats(
-                busy=min(busy / length, 1.0),
+                busy=min(max(busy / length, 0.0), 1.0),  # sums that lose what they gained may end below zero
                 bubble=min(max(1.0 - busy / self._present, 0.0), 1.0) if self._present > 0.0 else 0.0,
                 step_time=last,
                 prediction_error=error,
