@@ -9,7 +9,8 @@ from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.pod import CONTAINER
-from gllm_operator.estimate import estimate, parse_quantity
+from gllm_operator.estimate import estimate
+from gllm_operator.quantity import parse_quantity
 from gllm_operator.shape import group_shape
 
 if TYPE_CHECKING:

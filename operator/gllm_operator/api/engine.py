@@ -31,7 +31,7 @@ class Engine(Part, frozen=True, kw_only=True):
     """Share of the KV cache that new prompts leave free."""
     page_size: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] | None = None
     """Tokens in a page of the KV cache."""
-    kv_cache_memory: Annotated[str, Meta(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]i?B?)?$")] | None = None
+    kv_cache_memory: Annotated[str, Meta(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]i?)?$")] | None = None
     """Memory of a rank's KV cache on CPU, such as 2Gi; without it a share of what is free."""
     gpu_memory_utilization: Share | None = None
     """Share of a GPU's memory for weights, KV cache and all else."""

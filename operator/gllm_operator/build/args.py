@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gllm_operator.build.model import model_files, served_name
+from gllm_operator.quantity import parse_quantity
 from gllm_operator.revision import PodSource
 
 RESERVED = frozenset(
@@ -50,7 +51,7 @@ def serve_args(source: PodSource) -> list[str]:
         ("--prefill-iterations", engine.prefill_iterations),
         ("--kv-threshold", engine.kv_threshold),
         ("--page-size", engine.page_size),
-        ("--kv-cache-memory", engine.kv_cache_memory),
+        ("--kv-cache-memory", parse_quantity(engine.kv_cache_memory) if engine.kv_cache_memory else None),
         ("--gpu-memory-utilization", engine.gpu_memory_utilization),
         ("--threads", engine.threads),
         ("--drain-timeout", source.drain_timeout),

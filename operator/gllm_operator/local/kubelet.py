@@ -39,7 +39,7 @@ class LocalPod:
             status = await self._run_once()
             if self._ending:
                 break
-            self._set("Waiting", f"ended with {status}; starts again in {delay:g} s")
+            self._set("Waiting", f"{self.last_line} [exit status {status}, starts again in {delay:g} s]")
             await asyncio.sleep(delay)
             delay = 1.0 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
             self.restarts += 1
