@@ -29,7 +29,7 @@ from gllm.bench import report
 from gllm.bench.client import Endpoint
 from gllm.bench.serve import find_model, run_requests
 from gllm.bench.traces import TRACES, make_requests
-from gllm.engine.trace import read_slices
+from gllm.engine.timing.trace import read_slices
 from servers import MAX_MODEL_LEN, Server, ServerCommand, free_port
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -144,21 +144,13 @@ def measure(policy: str, pp: int, options: argparse.Namespace, seed: int, folder
 
 def balance_of(trace: Path, pp: int) -> tuple[float, float, list[tuple[float, int, int]]]:
     """(bubble share, coefficient of variation of stage 0's step times, its micro-batches) of a trace file."""
-    begins: list[list[tuple[float, float]]] = [[] for _ in range(pp)]
-    for line in trace.read_text().splitlines():
-        if '"ph":"X"' in line:
-            event = json.loads(line.rstrip(","))
-            begins[event["tid"]].append((event["ts"] * 1e-6, event["dur"] * 1e-6))
-    first = min(begin for stage in begins for begin, _ in stage)
-    last = max(begin + seconds for stage in begins for begin, seconds in stage)
-    busy = [sum(seconds for _, seconds in stage) for stage in begins]
-    works = [work for stage, work, _ in read_slices(trace) if stage == 0]
-    times = [seconds for _, seconds in begins[0]]
-    micro_batches = [
-        (begin - first, work.prefill_tokens, work.decode_rows)
-        for (begin, _), work in zip(begins[0], works, strict=True)
-    ]
-    bubble = 1.0 - statistics.mean(busy) / (last - first)
+    slices = read_slices(trace)
+    first = min(piece.begin for piece in slices)
+    last = max(piece.end for piece in slices)
+    bubble = 1.0 - sum(piece.seconds for piece in slices) / pp / (last - first)
+    on_first = [piece for piece in slices if piece.stage == 0]
+    times = [piece.seconds for piece in on_first]
+    micro_batches = [(piece.begin - first, piece.work.prefill_tokens, piece.work.decode_rows) for piece in on_first]
     return bubble, statistics.pstdev(times) / statistics.mean(times), micro_batches
 
 

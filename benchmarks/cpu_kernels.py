@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from gllm.attention.base import AttentionBatch, KVShape
 from gllm.attention.native import NativeAttention
-from gllm.layers.native_ops import NativeOps
+from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, LAYERS, VOCAB = 576, 9, 3, 64, 1536, 30, 49152

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gllm.layers.torch_experts import TorchExperts
+from gllm.layers.ops.torch_experts import TorchExperts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -37,7 +37,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize(("experts", "k", "hidden", "inner"), SHAPES)
 def test_routing_and_products(experts: int, k: int, hidden: int, inner: int, tokens: int) -> None:
-    from gllm.layers.triton_experts import TritonExperts
+    from gllm.layers.ops.triton_experts import TritonExperts
 
     triton, plain = TritonExperts(), TorchExperts()
     x, gate_up, down, logits = inputs(experts, hidden, inner, tokens)
@@ -59,7 +59,7 @@ def test_routing_and_products(experts: int, k: int, hidden: int, inner: int, tok
 
 
 def test_all_tokens_to_one_expert_and_strided_rows() -> None:
-    from gllm.layers.triton_experts import TritonExperts
+    from gllm.layers.ops.triton_experts import TritonExperts
 
     x, gate_up, down, _ = inputs(16, 256, 128, 700)
     wide = torch.cat((x, torch.full_like(x, float("nan"))), dim=1)[:, :256]
@@ -84,7 +84,7 @@ def test_every_plan_is_right() -> None:
 @pytest.mark.parametrize("tokens", [7, 64, 1000])
 def test_a_token_does_not_feel_its_neighbours(tokens: int) -> None:
     """Bit for bit, whoever they are; and as far as measured also however many they are (see test below)."""
-    from gllm.layers.triton_experts import TritonExperts
+    from gllm.layers.ops.triton_experts import TritonExperts
 
     triton = TritonExperts()
     x, gate_up, down, logits = inputs(128, 2048, 768, tokens)
@@ -97,7 +97,7 @@ def test_a_token_does_not_feel_its_neighbours(tokens: int) -> None:
 
 def test_a_token_alone_and_in_a_crowd() -> None:
     """Tiles differ between small and large batches, but not the order in which a row is summed."""
-    from gllm.layers.triton_experts import TritonExperts
+    from gllm.layers.ops.triton_experts import TritonExperts
 
     triton = TritonExperts()
     x, gate_up, down, logits = inputs(128, 2048, 768, 4096)
@@ -110,7 +110,7 @@ def test_a_token_alone_and_in_a_crowd() -> None:
 
 @pytest.mark.parametrize("tokens", [3, 512])
 def test_capture_and_replay_with_other_routing(tokens: int) -> None:
-    from gllm.layers.triton_experts import TritonExperts
+    from gllm.layers.ops.triton_experts import TritonExperts
 
     triton = TritonExperts()
     x, gate_up, down, logits = inputs(64, 512, 256, tokens)

@@ -8,7 +8,7 @@ import torch
 
 from gllm.attention.base import AttentionBatch, KVShape
 from gllm.attention.reference import ReferenceAttention
-from gllm.layers.torch_ops import TorchOps
+from gllm.layers.ops.torch_ops import TorchOps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -55,7 +55,7 @@ def test_attention_over_ragged_mixed_batches(heads: int, kv_heads: int, head_dim
 
 
 def test_ops() -> None:
-    from gllm.layers.flashinfer_ops import FlashInferOps
+    from gllm.layers.ops.flashinfer_ops import FlashInferOps
 
     torch.manual_seed(0)
     flash, plain, device = FlashInferOps(), TorchOps(), torch.device("cuda", 0)

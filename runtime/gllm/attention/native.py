@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gllm.attention.base import AttentionBatch, KVShape
-from gllm.layers.native_ops import kernel_dtype
+from gllm.layers.ops.native_ops import kernel_dtype
 from gllm_kernels import cpu
 from gllm_kernels.cpu.memory import huge_block
 

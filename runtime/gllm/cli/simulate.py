@@ -23,7 +23,7 @@ from gllm.cli.bench import (
 from gllm.cli.loading import quiet_end
 from gllm.cli.options import ENGINE_FLAGS, takes_flags
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.trace import TraceWriter
+from gllm.engine.timing.trace import TraceWriter
 from gllm.simulate import ablation, figures, fit
 from gllm.simulate.hardware import Hardware, read_hardware
 from gllm.simulate.presets import PRESETS

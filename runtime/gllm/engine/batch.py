@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gllm.engine.policies import ceil_div
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence
-from gllm.engine.time_model import Work, chunk_pairs
+from gllm.engine.timing.time_model import Work, chunk_pairs
 from gllm.messages import NewSequence, StepPlan
 
 

@@ -21,9 +21,9 @@ from gllm.engine.policies.reserve import adapted_reserve
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
-from gllm.engine.stages import StageTracker
-from gllm.engine.time_model import TimeModel, Work
-from gllm.engine.time_view import predicted_times
+from gllm.engine.timing.stages import StageTracker
+from gllm.engine.timing.time_model import TimeModel, Work
+from gllm.engine.timing.time_view import predicted_times
 from gllm.engine.waiting import WaitingQueue
 from gllm.messages import EngineStats, RequestOutput, StageReport, StepPlan, StepResult
 

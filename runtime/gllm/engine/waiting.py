@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from gllm.engine.sequence import Sequence
-from gllm.engine.time_model import chunk_pairs
+from gllm.engine.timing.time_model import chunk_pairs
 
 
 class WaitingQueue:

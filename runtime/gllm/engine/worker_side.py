@@ -16,7 +16,7 @@ from gllm.engine.kv_pages import PagePool
 from gllm.engine.results import Outputs
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.startup import context_length, pool_size
-from gllm.engine.trace import TraceWriter
+from gllm.engine.timing.trace import TraceWriter
 from gllm.messages import (
     Capacity,
     Configure,

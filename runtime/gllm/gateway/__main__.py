@@ -7,10 +7,10 @@ import logging
 import sys
 
 from gllm.config import Config
-from gllm.engine.client import EngineClient
-from gllm.gateway.app import create_app
+from gllm.engine_client.client import EngineClient
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.lifecycle import Lifecycle, bind
+from gllm.gateway.http.app import create_app
+from gllm.gateway.http.lifecycle import Lifecycle, bind
 from gllm.gateway.loading import load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent

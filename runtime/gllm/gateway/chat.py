@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from gllm.gateway.chat_choice import ChatChoice, Shown
-from gllm.gateway.chunks import Chunks, error_frame
-from gllm.gateway.errors import ApiError
-from gllm.gateway.grammars import needs_grammar, request_grammar
-from gllm.gateway.logprobs import chat_logprobs, prompt_logprobs
-from gllm.gateway.prompts import ChatPrompt, chat_prompt
-from gllm.gateway.sampling import fit_max_tokens, sampling_for
-from gllm.gateway.schema_chat import ChatRequest
+from gllm.gateway.answer.chat_choice import ChatChoice, Shown
+from gllm.gateway.answer.chunks import Chunks, error_frame
+from gllm.gateway.answer.logprobs import chat_logprobs, prompt_logprobs
+from gllm.gateway.answer.usage import usage
+from gllm.gateway.http.errors import ApiError
+from gllm.gateway.http.sse import DONE, Disconnect, respond
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.grammars import needs_grammar, request_grammar
+from gllm.gateway.request.prompts import ChatPrompt, chat_prompt
+from gllm.gateway.request.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
-from gllm.gateway.sse import DONE, Disconnect, respond
-from gllm.gateway.usage import usage
 
 
 async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnect) -> Response:

@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from gllm.gateway.chunks import Chunks, error_frame
-from gllm.gateway.errors import ApiError
-from gllm.gateway.grammars import needs_grammar, request_grammar
-from gllm.gateway.logprobs import CompletionLogprobs, joined, prompt_logprobs
-from gllm.gateway.prompts import completion_prompt
-from gllm.gateway.sampling import fit_max_tokens, sampling_for
-from gllm.gateway.schema_completion import CompletionRequest
+from gllm.gateway.answer.chunks import Chunks, error_frame
+from gllm.gateway.answer.logprobs import CompletionLogprobs, joined, prompt_logprobs
+from gllm.gateway.answer.usage import usage
+from gllm.gateway.http.errors import ApiError
+from gllm.gateway.http.sse import DONE, Disconnect, respond
+from gllm.gateway.request.completion_schema import CompletionRequest
+from gllm.gateway.request.grammars import needs_grammar, request_grammar
+from gllm.gateway.request.prompts import completion_prompt
+from gllm.gateway.request.sampling import fit_max_tokens, sampling_for
 from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
-from gllm.gateway.sse import DONE, Disconnect, respond
-from gllm.gateway.usage import usage
 from gllm.messages import TokenLogprob
 from gllm.sampling_params import SamplingParams
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 
-from gllm.engine.client import EngineError
+from gllm.engine_client.client import EngineError
 from gllm.gateway.admission import Admission, Ticket
-from gllm.gateway.errors import ApiError, engine_dead, internal_error
+from gllm.gateway.http.errors import ApiError, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine
 from gllm.gateway.metrics import Metrics
 from gllm.gateway.served_model import ServedModel

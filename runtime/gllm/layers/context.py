@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gllm.layers.expert_ops import ExpertOps
-from gllm.layers.ops import Ops
-from gllm.layers.torch_experts import TorchExperts
+from gllm.layers.ops.base import Ops
+from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.parallel.tensor_group import ALONE, TensorGroup
 
 

@@ -11,9 +11,9 @@ import torch
 
 from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
-from gllm.layers.expert_ops import ExpertOps
+from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.parameter import ExpertParameter, Parameter
-from gllm.layers.torch_ops import TorchOps
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.registry import model_class

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from gllm.config import Config
-from gllm.engine.stream import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.messages import EngineDown, EngineUp, Hello, RequestOutput, Status
 from gllm.sampling_params import SamplingParams
 from gllm.supervisor.group import GroupError, GroupEvent, GroupFailed
@@ -32,7 +32,7 @@ class Group(Protocol):
 
 
 class Client(Protocol):
-    """What is used of `gllm.engine.client.EngineClient`."""
+    """What is used of `gllm.engine_client.client.EngineClient`."""
 
     async def connect(self, epoch: int, timeout: float = 600.0) -> Hello: ...
 
@@ -62,7 +62,7 @@ def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> Group:
 
 
 def real_client(config: Config) -> Client:
-    from gllm.engine.client import EngineClient
+    from gllm.engine_client.client import EngineClient
 
     return EngineClient(config)
 

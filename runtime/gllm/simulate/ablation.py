@@ -14,7 +14,7 @@ import msgspec
 from gllm.bench.traces import TRACES, BenchRequest, make_requests
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.collector import calm_collector
-from gllm.engine.time_model import Work
+from gllm.engine.timing.time_model import Work
 from gllm.simulate.figures import Figures, figures_of
 from gllm.simulate.hardware import Hardware
 from gllm.simulate.presets import PRESETS

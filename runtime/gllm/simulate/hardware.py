@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from gllm.engine.time_model import Cost, Work
+from gllm.engine.timing.time_model import Work
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,8 +14,9 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     a + max(floor, b * tokens) + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
 
-    This is `gllm.engine.time_model` and one thing more, the `floor`: while weights are read, products of few tokens
-    cost nothing. The scheduler's model does not have it: the simulator does not flatter a policy that uses the model.
+    This is `gllm.engine.timing.time_model` and one thing more, the `floor`: while weights are read, products of few
+    tokens cost nothing. The scheduler's model does not have it: the simulator does not flatter a policy that uses the
+    model.
     """
 
     a: float
@@ -24,10 +25,6 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     d: float = 0.0
     e: float = 0.0
     floor: float = 0.0
-
-    @classmethod
-    def of(cls, cost: Cost) -> StageTimes:
-        return cls(a=cost.a, b=cost.b, c=cost.c, d=cost.d, e=cost.e)
 
     def seconds(self, work: Work) -> float:
         return (

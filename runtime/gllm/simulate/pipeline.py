@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from gllm.engine.time_model import Work
+from gllm.engine.timing.time_model import Work
 from gllm.simulate.hardware import Hardware
 
 

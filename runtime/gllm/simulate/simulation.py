@@ -15,8 +15,8 @@ from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.results import Outputs
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.engine.time_model import Work
-from gllm.engine.trace import TraceWriter
+from gllm.engine.timing.time_model import Work
+from gllm.engine.timing.trace import TraceWriter
 from gllm.messages import StageReport, StepPlan, StepResult
 from gllm.sampling_params import SamplingParams
 from gllm.simulate.hardware import Hardware

@@ -10,9 +10,9 @@ import torch
 
 from gllm.attention.base import AttentionBackend, KVShape
 from gllm.config import EngineConfig
-from gllm.layers.expert_ops import ExpertOps
-from gllm.layers.ops import Ops
-from gllm.layers.torch_experts import TorchExperts
+from gllm.layers.ops.base import Ops
+from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.model_config import ModelConfig
 from gllm.parallel.world import local_device
 
@@ -40,14 +40,14 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
     backend = _backend(config, model, device, dtype)
     if backend == "flashinfer":
         from gllm.attention.flashinfer import FlashInferAttention
-        from gllm.layers.flashinfer_ops import FlashInferOps
-        from gllm.layers.triton_experts import TritonExperts
+        from gllm.layers.ops.flashinfer_ops import FlashInferOps
+        from gllm.layers.ops.triton_experts import TritonExperts
 
         return Platform(device, dtype, backend, FlashInferOps(), TritonExperts(), FlashInferAttention, None)
     if backend == "native":
         from gllm.attention.native import NativeAttention
-        from gllm.layers.native_experts import NativeExperts
-        from gllm.layers.native_ops import NativeOps
+        from gllm.layers.ops.native_experts import NativeExperts
+        from gllm.layers.ops.native_ops import NativeOps
         from gllm_kernels import cpu
 
         cpu.set_num_threads(cpu_threads(config))
@@ -56,7 +56,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
         torch.set_num_threads(1)
         return Platform(device, dtype, backend, native, NativeExperts(native), NativeAttention, native.argmax)
     from gllm.attention.reference import ReferenceAttention
-    from gllm.layers.torch_ops import TorchOps
+    from gllm.layers.ops.torch_ops import TorchOps
 
     if device.type == "cpu":
         torch.set_num_threads(cpu_threads(config))

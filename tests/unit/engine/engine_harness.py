@@ -12,8 +12,8 @@ import zmq
 from engine_fakes import EOS, VOCAB, FakeWorker
 
 from gllm.config import Config, EngineConfig
-from gllm.engine.client import EngineClient
 from gllm.engine.loop import EngineLoop
+from gllm.engine_client.client import EngineClient
 from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm.transport import configure_socket, decoder, encode, worker_identity

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from engine_harness import Engine, WorkerThread, settings, until
 
-from gllm.engine.client import EngineClient
+from gllm.engine_client.client import EngineClient
 from gllm.sampling_params import SamplingParams
 
 

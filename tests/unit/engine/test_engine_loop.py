@@ -16,9 +16,9 @@ from engine_fakes import EOS, VOCAB, generate, make_sequence
 from engine_harness import MODEL, Engine, WorkerThread, converse, settings, until
 
 from gllm.config import Config, EngineConfig
-from gllm.engine.client import EngineClient, EngineError, OutputStream, merge
-from gllm.engine.replay import Replay
 from gllm.engine.startup import context_length, pool_size
+from gllm.engine_client.client import EngineClient, EngineError, OutputStream, merge
+from gllm.engine_client.replay import Replay
 from gllm.messages import (
     Configure,
     RequestOutput,
@@ -393,7 +393,7 @@ def test_a_missing_model_ends_the_process(run_dir: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("gllm.engine.loop", "asyncio"), ("gllm.engine.loop", "torch"), ("gllm.engine.client", "torch")],
+    [("gllm.engine.loop", "asyncio"), ("gllm.engine.loop", "torch"), ("gllm.engine_client.client", "torch")],
 )
 def test_the_engine_stays_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

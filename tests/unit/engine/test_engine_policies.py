@@ -24,7 +24,7 @@ from gllm.engine.policies import (
 )
 from gllm.engine.policies.balanced import pack_decodes
 from gllm.engine.policies.reserve import adapted_reserve
-from gllm.engine.time_model import Cost
+from gllm.engine.timing.time_model import Cost
 
 COSTS = st.builds(
     Cost,

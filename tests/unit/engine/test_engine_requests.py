@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gllm.engine.replay import with_seed
 from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.sequence import Sequence
+from gllm.engine_client.replay import with_seed
 from gllm.messages import Submit
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.engine.stages import StageTracker
-from gllm.engine.time_model import Work
-from gllm.engine.trace import TraceWriter, read_slices
+from gllm.engine.timing.stages import StageTracker
+from gllm.engine.timing.time_model import Work
+from gllm.engine.timing.trace import TraceWriter, read_slices
 from gllm.messages import MICROBATCH_EDGES, EngineStats, StageReport
 
 WORK = Work(prefill_tokens=100, decode_rows=7, attention=5050.0, decode_context=900, sampled_rows=8)
@@ -116,7 +116,7 @@ def test_a_trace_has_a_track_a_stage_and_counters(tmp_path: Path) -> None:
     assert slices[0]["args"]["decode_context"] == 900
     counters = {event["name"]: event["args"]["value"] for event in events if event["ph"] == "C"}
     assert counters == {"waiting tokens": 5, "running requests": 3, "KV usage": 0.5, "micro-batches in flight": 2}
-    assert read_slices(path) == [(0, WORK, 0.5), (1, WORK, 0.25)]
+    assert [(piece.stage, piece.work, piece.seconds) for piece in read_slices(path)] == [(0, WORK, 0.5), (1, WORK, 0.25)]
 
 
 def test_slices_of_a_stage_never_overlap(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_trace_that_was_cut_off_is_read(tmp_path: Path) -> None:
     writer.stage(StageReport(0, 1, 0, 1.0, 0.5), WORK)
     writer.close()
     path.write_text(path.read_text().removesuffix("\n]\n"))
-    assert read_slices(path) == [(0, WORK, 0.5)]
+    assert [(piece.stage, piece.work, piece.seconds) for piece in read_slices(path)] == [(0, WORK, 0.5)]
     path.write_text("[\n{}\n")
     with pytest.raises(ValueError, match="line 2"):
         read_slices(path)

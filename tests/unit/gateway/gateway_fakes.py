@@ -12,10 +12,10 @@ from typing import Any, Self
 import tokenizers
 
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.engine.client import EngineError
-from gllm.gateway.app import create_app
+from gllm.engine_client.client import EngineError
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.lifecycle import Server, bind
+from gllm.gateway.http.app import create_app
+from gllm.gateway.http.lifecycle import Server, bind
 from gllm.gateway.served_model import ServedModel
 from gllm.messages import EngineStats, Hello, RequestOutput, TokenLogprob
 from gllm.model_config import ModelConfig, RopeConfig

@@ -10,9 +10,9 @@ from gateway_fakes import RunningServer
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from gllm.gateway.fields import CHAT_IMPLEMENTED, COMPLETION_IMPLEMENTED, NO_OP, REFUSED
-from gllm.gateway.schema_chat import ChatRequest
-from gllm.gateway.schema_completion import CompletionRequest
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.completion_schema import CompletionRequest
+from gllm.gateway.request.fields import CHAT_IMPLEMENTED, COMPLETION_IMPLEMENTED, NO_OP, REFUSED
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"prompt": "Hi"}

@@ -44,7 +44,7 @@ def test_without_the_compiled_module_there_is_a_reason() -> None:
 
 def test_without_the_compiled_module_the_native_backend_is_refused() -> None:
     code = NO_MODULE + (
-        "from gllm.layers.native_ops import NativeOps\n"
+        "from gllm.layers.ops.native_ops import NativeOps\n"
         "try:\n    NativeOps()\n"
         "except ValueError as error:\n    print(error)"
     )

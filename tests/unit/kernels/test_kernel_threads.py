@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from gllm.layers.native_ops import NativeOps
+from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu
 
 

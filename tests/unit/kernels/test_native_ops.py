@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.native_ops import NativeOps
+from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu
 
 pytestmark = pytest.mark.usefixtures("isa")

@@ -16,7 +16,7 @@ from gllm.attention.base import KVShape
 from gllm.attention.reference import ReferenceAttention
 from gllm.checkpoint.default_model import default_model_path
 from gllm.layers.context import LayerContext
-from gllm.layers.torch_ops import TorchOps
+from gllm.layers.ops.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config
 from gllm.models.loader import load_model
 

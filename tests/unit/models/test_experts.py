@@ -15,8 +15,8 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBl
 from gllm.layers.context import LayerContext
 from gllm.layers.expert_dispatch import Dispatch
 from gllm.layers.moe import MoE
-from gllm.layers.torch_experts import TorchExperts
-from gllm.layers.torch_ops import TorchOps
+from gllm.layers.ops.torch_experts import TorchExperts
+from gllm.layers.ops.torch_ops import TorchOps
 from gllm.model_config import MoEConfig
 from gllm.parallel.tensor_group import Alone
 from gllm_kernels import cpu
@@ -126,8 +126,8 @@ def product_inputs(tokens: int, dtype: torch.dtype) -> Product:
 @pytest.mark.skipif(not cpu.available(), reason="needs the C++ kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_native_products(dtype: torch.dtype) -> None:
-    from gllm.layers.native_experts import NativeExperts
-    from gllm.layers.native_ops import NativeOps
+    from gllm.layers.ops.native_experts import NativeExperts
+    from gllm.layers.ops.native_ops import NativeOps
 
     native = NativeExperts(NativeOps())
     x, gate_up, down, chosen, weights = product_inputs(40, dtype)

@@ -10,8 +10,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEm
 
 from gllm.attention.base import AttentionBatch, KVShape
 from gllm.attention.reference import ReferenceAttention
+from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.rotary import Rotary, inverse_frequencies
-from gllm.layers.torch_ops import TorchOps
 from gllm.model_config import RopeConfig
 
 CPU = torch.device("cpu")

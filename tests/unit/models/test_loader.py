@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from fixtures.tiny_models import VARIANTS
 from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
-from gllm.layers.torch_ops import TorchOps
+from gllm.layers.ops.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
 from gllm.models.loader import check_checkpoint, estimate_weight_bytes, load_model

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from gllm.bench.traces import TRACES, BenchRequest, make_requests
 from gllm.cli.main import app
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.time_model import Work
-from gllm.engine.trace import TraceWriter
+from gllm.engine.timing.time_model import Work
+from gllm.engine.timing.trace import TraceWriter
 from gllm.simulate.ablation import Grid, capacity, means, run_grid
 from gllm.simulate.figures import figures_of
 from gllm.simulate.fit import fit_trace

@@ -3,7 +3,7 @@
 A pipeline of pp stages with micro-batches of times t_1 ... t_n in rotation needs max(sum of t, pp * longest t) for a
 round: a micro-batch that is longer than the mean costs every stage the difference. Equal token counts do not give equal
 times: a decode at a context of 7000 tokens costs several times one at 200, a late chunk of a long prompt more than its
-first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.time_model` from the snapshot's
+first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.timing.time_model` from the snapshot's
 coefficients a (step), b (token), c (token of a chunk times token of its context), d (token of a decode's context) and
 e (sampled row).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gllm.config import EngineConfig
-from gllm.engine.time_model import PRIOR, Cost
+from gllm.engine.timing.time_model import PRIOR, Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.engine.replay import Replay, with_seed
-from gllm.engine.stream import EngineError, OutputStream, merge
+from gllm.engine_client.replay import Replay, with_seed
+from gllm.engine_client.stream import EngineError, OutputStream, merge
 from gllm.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, Outputs, Submit
 from gllm.sampling_params import SamplingParams
 from gllm.transport import configure_socket, decoder, encode
 
 __all__ = ["EngineClient", "EngineError", "OutputStream", "merge"]
 
-logger = logging.getLogger("gllm.engine.client")
+logger = logging.getLogger("gllm.engine_client.client")
 
 _CONNECT_SECONDS = 0.1
 

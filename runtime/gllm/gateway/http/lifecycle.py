@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gllm.engine.client import EngineError
+from gllm.engine_client.client import EngineError
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.protocol import BoundedProtocol
+from gllm.gateway.http.protocol import BoundedProtocol
 from gllm.messages import Drain, EngineDown, EngineUp
 from gllm.supervisor.link import SupervisorLink
 

@@ -9,7 +9,7 @@ from typing import Any
 from gllm.engine.policies import Waiting
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence
-from gllm.engine.time_model import Cost, Work, chunk_pairs
+from gllm.engine.timing.time_model import Cost, Work, chunk_pairs
 from gllm.engine.waiting import WaitingQueue
 
 _LISTED = 32

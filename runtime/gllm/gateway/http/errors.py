@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from gllm.gateway.fields import REFUSED
+from gllm.gateway.request.fields import REFUSED
 from gllm.sampling_params import ParameterError
 
 INTERNAL_MESSAGE = "The server had an error while processing your request."

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from gllm.gateway.schema_base import Schema
-from gllm.gateway.schema_chat import ChatRequest
-from gllm.gateway.schema_completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.request.schema import Schema
 
 BODIES: dict[str, type[Schema]] = {
     "/v1/chat/completions": ChatRequest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gllm.layers.torch_experts import TorchExperts
+from gllm.layers.ops.torch_experts import TorchExperts
 from gllm_kernels.triton import experts, tiles
 from gllm_kernels.triton.route import route
 

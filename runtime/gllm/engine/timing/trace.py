@@ -6,12 +6,13 @@ One track a stage with a slice for each step it computed, and counter tracks. Th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
 import msgspec
 
-from gllm.engine.time_model import Work
+from gllm.engine.timing.time_model import Work
 from gllm.messages import EngineStats, StageReport
 
 MAX_EVENTS = 2_000_000
@@ -94,19 +95,35 @@ class TraceWriter:
         self._first = False
 
 
-class _Slice(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A step on a stage, as a trace file tells it."""
+
+    stage: int
+    step: int
+    begin: float
+    """Seconds since the epoch, of the stage's clock."""
+    seconds: float
+    work: Work
+
+    @property
+    def end(self) -> float:
+        return self.begin + self.seconds
+
+
+class _Event(msgspec.Struct):
     """A line of a trace file; fields that other events lack have defaults."""
 
     ph: str
     tid: int = 0
-    dur: float = 0.0
+    ts: float = 0.0
     args: dict[str, float | str] = {}
 
 
-def read_slices(path: str | Path) -> list[tuple[int, Work, float]]:
-    """(stage, work, seconds) of each slice that tells its work, in the file's order; ValueError for another file."""
+def read_slices(path: str | Path) -> list[Slice]:
+    """Every slice that tells its work, in the file's order; ValueError for another file."""
     slices = []
-    decode = msgspec.json.Decoder(_Slice).decode
+    decode = msgspec.json.Decoder(_Event).decode
     with Path(path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             text = line.strip().rstrip(",")
@@ -115,13 +132,13 @@ def read_slices(path: str | Path) -> list[tuple[int, Work, float]]:
             try:
                 event = decode(text)
                 if event.ph == "X" and "sampled_rows" in event.args:
-                    slices.append(_from_slice(event))
+                    slices.append(_slice_of(event))
             except (msgspec.DecodeError, KeyError, ValueError) as error:
                 raise ValueError(f"{path}, line {number}, is no event of a gLLM trace: {error}") from None
     return slices
 
 
-def _from_slice(event: _Slice) -> tuple[int, Work, float]:
+def _slice_of(event: _Event) -> Slice:
     value = {name: float(argument) for name, argument in event.args.items()}
     work = Work(
         prefill_tokens=int(value["prefill_tokens"]),
@@ -130,4 +147,4 @@ def _from_slice(event: _Slice) -> tuple[int, Work, float]:
         decode_context=int(value["decode_context"]),
         sampled_rows=int(value["sampled_rows"]),
     )
-    return event.tid, work, 1e-6 * value["elapsed_us"]
+    return Slice(event.tid, int(value["step"]), 1e-6 * event.ts, 1e-6 * value["elapsed_us"], work)

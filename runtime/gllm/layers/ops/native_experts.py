@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from gllm.layers.native_ops import NativeOps, PackedLinear
-from gllm.layers.torch_experts import TorchExperts
+from gllm.layers.ops.native_ops import NativeOps, PackedLinear
+from gllm.layers.ops.torch_experts import TorchExperts
 
 
 class PackedExperts:

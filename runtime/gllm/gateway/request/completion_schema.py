@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gllm.gateway.schema_base import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
-from gllm.gateway.schema_chat import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool
+from gllm.gateway.request.chat_schema import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool
+from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
 MAX_PROMPTS = 128

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gllm.gateway.errors import unauthorized
+from gllm.gateway.http.errors import unauthorized
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from gllm.gateway.schema_base import MAX_INT, GenerationRequest, Label, Schema, check_json
+from gllm.gateway.request.schema import MAX_INT, GenerationRequest, Label, Schema, check_json
 from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 
 MAX_MESSAGES = 4096

@@ -8,12 +8,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
-from gllm.gateway.errors import ApiError, from_http_status, from_parameter_error, internal_error
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.middleware import ApiKey, Outermost
-from gllm.gateway.openapi import build_openapi
-from gllm.gateway.routes import generation_routes, info_routes, text_routes
-from gllm.gateway.sse import ClientGoneError
+from gllm.gateway.http.errors import ApiError, from_http_status, from_parameter_error, internal_error
+from gllm.gateway.http.middleware import ApiKey, Outermost
+from gllm.gateway.http.openapi import build_openapi
+from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
+from gllm.gateway.http.sse import ClientGoneError
 from gllm.sampling_params import ParameterError
 
 

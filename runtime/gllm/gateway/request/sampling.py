@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.gateway.errors import context_too_long
-from gllm.gateway.schema_base import GenerationRequest
+from gllm.gateway.http.errors import context_too_long
+from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import SamplingParams
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
-from gllm.engine.replay import Replay
+from gllm.engine_client.replay import Replay
 from gllm.messages import RequestOutput
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 
-from gllm.engine.time_model import Work
+from gllm.engine.timing.time_model import Work
 from gllm.messages import MICROBATCH_EDGES, StageStats, TokenHistogram
 
 WINDOW_SECONDS = 30.0

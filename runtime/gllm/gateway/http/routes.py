@@ -10,14 +10,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from gllm import __version__
-from gllm.gateway.body import read_body
 from gllm.gateway.chat import chat
 from gllm.gateway.completions import complete
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.prompts import encode, render_chat
-from gllm.gateway.schema_chat import ChatRequest
-from gllm.gateway.schema_completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gllm.gateway.sse import Disconnect, EventStream
+from gllm.gateway.http.sse import Disconnect, EventStream
+from gllm.gateway.request.body import read_body
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.request.prompts import encode, render_chat
 
 
 def generation_routes(gateway: Gateway) -> APIRouter:

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.errors import bad_request, context_too_long
-from gllm.gateway.schema_chat import ChatMessage, ChatRequest, Tool
+from gllm.gateway.http.errors import bad_request, context_too_long
+from gllm.gateway.request.chat_schema import ChatMessage, ChatRequest, Tool
 from gllm.gateway.served_model import ServedModel
 
 

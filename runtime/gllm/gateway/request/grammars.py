@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.prompts import tool_dicts
-from gllm.gateway.schema_base import GenerationRequest
-from gllm.gateway.schema_chat import ChatRequest, NamedTool
+from gllm.gateway.request.chat_schema import ChatRequest, NamedTool
+from gllm.gateway.request.prompts import tool_dicts
+from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import ParameterError
 

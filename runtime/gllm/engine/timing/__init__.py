@@ -1,0 +1,1 @@
+"""How long steps take: measured, fitted, shown as shares and traces."""

@@ -1,0 +1,1 @@
+"""What a client gets: choices, chunks, log-probabilities, usage."""

@@ -1,0 +1,1 @@
+"""HTTP itself: routes, errors, streaming, limits, the process's life."""

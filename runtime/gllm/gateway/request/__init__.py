@@ -1,0 +1,1 @@
+"""What a client asks: bodies, their bounds and fields, and what they become."""
