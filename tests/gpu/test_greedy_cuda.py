@@ -11,6 +11,7 @@ import torch
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.near_ties import gaps_and_error
 from fixtures.tiny_models import VARIANTS, greedy_reference, random_prompts, write_hf
+from gllm.config import POLICY_NAMES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -51,6 +52,16 @@ def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
         assert (gaps == 0).float().mean() > 0.9
     if settings is TINY_POOL:
         assert sum(answer.num_preemptions for answer in answers) > 0
+
+
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_every_policy(policy: str, tmp_path: Path) -> None:
+    folder = _folder("llama", tmp_path)
+    prompts = random_prompts(LENGTHS, seed=3)
+    engine = InProcessEngine(
+        folder, device="cuda", dtype="float32", policy=policy, max_prefill_tokens=40, max_num_seqs=4
+    )
+    assert [answer.token_ids for answer in engine.generate(prompts, greedy())] == greedy_reference(folder, prompts, 24)
 
 
 def test_seeded_sampling_repeats_in_a_batch(tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_gguf_slices(llama: Path, tmp_path: Path) -> None:
         assert [answer.token_ids for answer in engine.generate(prompts, greedy(12))] == expected
 
 
-def test_uneven_stages_as_assigned(llama: Path) -> None:
+@pytest.mark.parametrize("layers", [(1, 2, 1), (1, 1, 1, 1)])
+def test_stages_as_assigned_down_to_a_layer_each(llama: Path, layers: tuple[int, ...]) -> None:
     prompts = random_prompts(LENGTHS, seed=5)
-    with RankedEngine(llama, pp=3, dtype="float32", assigned_layers=(1, 2, 1)) as engine:
-        assert [answer.token_ids for answer in engine.generate(prompts, greedy(12))] == greedy_reference(
-            llama, prompts, 12
-        )
+    answers = greedy_reference(llama, prompts, 12)
+    with RankedEngine(llama, pp=len(layers), dtype="float32", assigned_layers=layers) as engine:
+        assert [answer.token_ids for answer in engine.generate(prompts, greedy(12))] == answers
