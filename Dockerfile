@@ -56,11 +56,12 @@ RUN python3 -m pip download --quiet --no-deps --no-cache-dir -d /tmp/model "${MO
 FROM ${CUDA_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="gLLM runtime (CUDA)" org.opencontainers.image.licenses="Apache-2.0"
 # Triton compiles its launchers, FlashInfer its kernels: a C++ compiler is needed here too.
-RUN --mount=type=bind,source=docker,target=/src/docker sh /src/docker/steps.sh tools
+COPY docker/steps.sh /usr/local/lib/gllm/steps.sh
+RUN /usr/local/lib/gllm/steps.sh tools
 COPY --from=cuda-venv /opt/gllm /opt/gllm
-RUN --mount=type=bind,from=cuda-wheel,source=/wheels,target=/wheels \
-    /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
-ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+COPY --from=cuda-wheel /wheels /wheels
+RUN /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
+ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=gllm
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["gllm"]
@@ -69,9 +70,9 @@ CMD ["--help"]
 FROM ${PYTHON_IMAGE} AS runtime-cpu
 LABEL org.opencontainers.image.title="gLLM runtime (CPU)" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=cpu-venv /opt/gllm /opt/gllm
-RUN --mount=type=bind,from=cpu-wheel,source=/wheels,target=/wheels \
-    /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
-ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+COPY --from=cpu-wheel /wheels /wheels
+RUN /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
+ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=gllm
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["gllm"]
@@ -82,9 +83,9 @@ FROM ${PYTHON_IMAGE} AS demo
 LABEL org.opencontainers.image.title="gLLM runtime (CPU) with SmolLM2" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=cpu-venv /opt/gllm /opt/gllm
 COPY --from=model /models /models
-RUN --mount=type=bind,from=cpu-wheel,source=/wheels,target=/wheels \
-    /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
-ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+COPY --from=cpu-wheel /wheels /wheels
+RUN /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
+ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=gllm
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["gllm"]
@@ -93,9 +94,9 @@ CMD ["serve", "/models/smollm2", "--host", "0.0.0.0", "--served-model-name", "sm
 FROM ${PYTHON_IMAGE} AS operator
 LABEL org.opencontainers.image.title="gLLM operator" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=operator-venv /opt/gllm /opt/gllm
-RUN --mount=type=bind,from=cpu-wheel,source=/wheels,target=/wheels \
-    /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
-ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
+COPY --from=cpu-wheel /wheels /wheels
+RUN /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
+ENV PATH=/opt/gllm/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp USER=gllm
 USER 10001:10001
 EXPOSE 8080
 ENTRYPOINT ["gllm-operator"]
