@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels, so that no word comes out, and nothing that looks like another."""
 _LENGTH = 5
+P = TypeVar("P", bound=Part)
 
 
 class PodSource(Part, frozen=True, kw_only=True):
@@ -50,7 +51,7 @@ class PodSource(Part, frozen=True, kw_only=True):
 
 def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: str = "") -> PodSource:
     reference = spec.server.api_key_secret_ref
-    return PodSource(
+    source = PodSource(
         model=spec.model,
         parallelism=spec.parallelism,
         accelerator=spec.accelerator,
@@ -71,6 +72,21 @@ def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: 
         node_loss_seconds=spec.recovery.node_loss_seconds,
         restart=restart,
     )
+    return _normal(source)
+
+
+def _normal(part: P) -> P:
+    """With the very objects of defaults where values equal them: msgspec leaves out defaults by identity, and a 1800
+    that the API server filled in is another object than ours."""
+    values = {}
+    for field in msgspec.structs.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Part):
+            value = _normal(value)
+        elif isinstance(value, tuple):
+            value = tuple(_normal(one) if isinstance(one, Part) else one for one in value)
+        values[field.name] = field.default if value == field.default else value
+    return msgspec.structs.replace(part, **values)
 
 
 def record_of(source: PodSource) -> dict[str, Any]:
