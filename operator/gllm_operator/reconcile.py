@@ -57,6 +57,13 @@ class _Held:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
+    def see(self, deployment: Object) -> bool:
+        """Take it, unless a newer one came in meanwhile: the user edits while we write. Whether it was newer."""
+        if _version(deployment) <= _version(self.deployment):
+            return False
+        self.deployment = deployment
+        return True
+
 
 class Reconciler:
     def __init__(
@@ -87,10 +94,9 @@ class Reconciler:
             self.forget(place)
             held = self._held[place] = _Held(deployment)
             held.wake.set()
-        elif _version(deployment) > _version(held.deployment):
-            spoke = _without_status(held.deployment) != _without_status(deployment)
-            held.deployment = deployment
-            if spoke:  # Our own status writes come back too.
+        else:
+            before = _without_status(held.deployment)
+            if held.see(deployment) and before != _without_status(deployment):  # Our own status writes come back too.
                 held.wake.set()
 
     def forget(self, place: Place) -> None:
@@ -131,7 +137,7 @@ class Reconciler:
                 wait = min(60.0, 0.5 * 2.0 ** min(failures, 8)) * random.uniform(0.8, 1.2)
                 _log.warning("cannot reconcile", extra={"error": str(error), "retry_in": round(wait, 1)})
             except NotLeading:
-                return
+                wait = 1.0  # The lease is late. Either it is renewed, or the process ends.
             except Exception:
                 failures += 1
                 wait = min(300.0, 2.0 ** min(failures, 8))
@@ -153,7 +159,8 @@ class Reconciler:
                     return None
                 made = await self._plan(held)
                 try:
-                    held.deployment = await self._executor.execute(held.deployment, made.plan, made.owner, held.memory)
+                    written = await self._executor.execute(held.deployment, made.plan, made.owner, held.memory)
+                    held.see(written)
                 except Stale:
                     await self._refresh(place, held)
                     result = "stale"
@@ -193,7 +200,7 @@ class Reconciler:
     async def _refresh(self, place: Place, held: _Held) -> None:
         """Read the deployment itself: the watch may be behind."""
         try:
-            held.deployment = await self._api.get("gllm.dev/v1alpha1", "LLMDeployment", *place)
+            held.see(await self._api.get("gllm.dev/v1alpha1", "LLMDeployment", *place))
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from fixtures.kube_world import ready_masters
 from fixtures.operator_bench import SPEC, Bench
+from gllm_operator.kube.cache import Cache
+from gllm_operator.reconcile import Reconciler
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -308,6 +311,52 @@ def test_a_restart_annotation_makes_all_groups_anew() -> None:
     bench.settle()
     assert names.isdisjoint({group.name for group in bench.status.groups})
     assert bench.status.ready == "1/1"
+
+
+def test_an_edit_while_the_operator_writes_is_not_lost() -> None:
+    bench = Bench()
+    bench.settle()
+    done = []
+
+    def edit_meanwhile(verb: str, name: str, after: bool) -> None:
+        if after and verb == "apply" and not done:
+            done.append(name)
+            bench.edit(lambda one: one.update(replicas=3))
+            assert bench.deployment is not None
+            bench.reconciler.put(bench.deployment)
+
+    service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
+    bench.api.drop(service)  # Something to write that leaves the status as it is.
+    bench.api.fail = edit_meanwhile
+    bench.run_pass()
+    assert done
+    asyncio.run(bench.reconciler.reconcile(("default", "smol")))  # Woken by the edit, with what it was told.
+    assert bench.status.observed_generation == (bench.deployment or {})["metadata"]["generation"]
+
+
+def test_a_lease_that_is_late_stops_writes_and_not_the_loop() -> None:
+    bench = Bench()
+    bench.settle()
+
+    async def go() -> None:
+        leads = [False]
+        cache = Cache()
+        for one in bench.api.objects.values():
+            cache.put(one)
+        reconciler = Reconciler(bench.api, cache, bench.reconciler.outside, may_write=lambda: leads[0])
+        assert bench.deployment is not None
+        bench.edit(lambda one: one.update(replicas=2))
+        reconciler.put(bench.deployment)
+        before = len(bench.api.writes)
+        reconciler.start(("default", "smol"), resync=60)
+        await asyncio.sleep(0.1)
+        assert bench.api.writes[before:] == []
+        leads[0] = True
+        await asyncio.sleep(1.5)
+        assert len(bench.sets()) == 2
+        reconciler.forget(("default", "smol"))
+
+    asyncio.run(go())
 
 
 def test_events_are_told_once() -> None:

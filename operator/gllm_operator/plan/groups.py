@@ -9,6 +9,7 @@ from gllm_operator.api.status import GroupStatus
 from gllm_operator.clock import seconds_of
 from gllm_operator.names import GroupId
 from gllm_operator.observed import Observed, PodFacts, SetFacts
+from gllm_operator.shape import group_shape
 
 STUCK_SECONDS = 60.0
 """How long after its grace a terminating pod may take before its node counts as lost."""
@@ -66,8 +67,6 @@ def groups_of(observed: Observed, now: float) -> list[Group]:
 
 
 def _pods_of_revisions(observed: Observed) -> dict[str, int]:
-    from gllm_operator.shape import group_shape
-
     sizes = {}
     for facts in observed.revisions:
         if facts.source is not None:

@@ -47,9 +47,11 @@ def test_a_process_that_wakes_up_runs_and_a_stopped_one_does_not() -> None:
 
 
 def test_a_process_that_spins_is_hung() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    process = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
-        assert "did not wake up" in not_running(process.pid, within=0.5) or not_running(process.pid, within=0.5)
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert "did not wake up" in not_running(process.pid, within=0.5)
     finally:
         process.kill()
         process.wait()
