@@ -61,9 +61,12 @@ class Executor:
         deployment = await self._write_status(deployment, plan.status)
         for manifest in plan.creates:
             await self._create(manifest, memory)
+        # Who goes, goes first: new groups count on the room.
+        for delete in plan.drains:
+            await self._delete(delete, owner)
         for manifest in plan.applies:
             await self._apply(manifest, owner, memory)
-        for delete in (*plan.drains, *plan.deletes):
+        for delete in plan.deletes:
             await self._delete(delete, owner)
         await self._post_events(deployment, plan.events)
         if plan.remove_finalizer:

@@ -313,6 +313,23 @@ def test_a_restart_annotation_makes_all_groups_anew() -> None:
     assert bench.status.ready == "1/1"
 
 
+def test_a_broken_group_goes_before_its_successor_comes() -> None:
+    """There may be no accelerators for two."""
+    bench = Bench(spec(rollout={"maxSurge": 0, "maxUnavailable": 1}, recovery={"deadlineSeconds": 10}))
+    bench.settle()
+    (old,) = [group.name for group in bench.status.groups]
+    bench.world._can_be_ready = lambda pod: old not in pod["metadata"]["name"]  # type: ignore[method-assign]
+    for pod in bench.api.of_kind("Pod"):
+        bench.world.set_ready(pod, False)
+    bench.settle()
+    bench.now += 20
+    bench.settle()
+    (new,) = [group.name for group in bench.status.groups]
+    assert new != old
+    sets = [(verb, name) for verb, kind, name in bench.api.writes if kind == "StatefulSet"]
+    assert sets.index(("delete", f"{old}-m")) < sets.index(("apply", f"{new}-m"))
+
+
 def test_an_edit_while_the_operator_writes_is_not_lost() -> None:
     bench = Bench()
     bench.settle()

@@ -95,7 +95,8 @@ class Watched(Bench):
             draining = "deletionTimestamp" in one["metadata"]
             other = one["metadata"]["labels"][REVISION] != revision
             held += not draining or (other and self._holds_pods(one))
-        assert held <= replicas + surge, f"{held} groups with replicas {replicas}, maxSurge {surge}"
+        names = [(one["metadata"]["name"], "deletionTimestamp" in one["metadata"]) for one in self.sets()]
+        assert held <= replicas + surge, f"{held} groups with replicas {replicas}, maxSurge {surge}: {names}"
 
     def check_drain(self, old: Object) -> None:
         """A group that serves goes only if enough others serve without it."""

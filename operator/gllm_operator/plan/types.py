@@ -36,9 +36,9 @@ class Plan:
     add_finalizer: bool = False
     creates: tuple[Manifest, ...] = ()
     """Only if they are not there yet."""
-    applies: tuple[Manifest, ...] = ()
     drains: tuple[Delete, ...] = ()
     """StatefulSets of groups that go: their pods get SIGTERM and finish what they have accepted."""
+    applies: tuple[Manifest, ...] = ()
     deletes: tuple[Delete, ...] = ()
     remove_finalizer: bool = False
     events: tuple[Event, ...] = ()
@@ -46,7 +46,3 @@ class Plan:
     """Seconds after which to look again even if nothing happens."""
     watch_requests: tuple[str, ...] = ()
     """Groups of which the next plan wants to know how many requests they have."""
-
-    @property
-    def writes_children(self) -> bool:
-        return bool(self.creates or self.applies or self.drains or self.deletes)
