@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -23,6 +22,7 @@ from gllm.supervisor.nodes.interfaces import OtherNodes
 from gllm.supervisor.process import Child, Commands, end_all
 from gllm.supervisor.progress import ProgressPrinter
 from gllm.supervisor.restart import RestartPolicy
+from gllm.supervisor.signals import handling
 from gllm.supervisor.stopped import kill_stopped
 
 _STOP_SECONDS = 2.0
@@ -79,7 +79,7 @@ class Server:
 
     async def run(self) -> int:
         """Serve until a signal or a failure ends it; returns the exit status, with no process left behind."""
-        with self._signals():
+        with handling(terminate=self._on_terminate, interrupt=self._on_interrupt):
             try:
                 await self._group.start()
                 keeper = asyncio.create_task(self._keep_gateway())
@@ -175,21 +175,6 @@ class Server:
                 print(ready_line(self._group.config, status.detail), file=self._out, flush=True)
 
     # --- signals -----------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self._on_terminate, signal.SIGINT: self._on_interrupt}
-        handlers[signal.SIGHUP] = self._on_interrupt
-        # Who started us with a signal ignored (nohup, a shell's background job) meant it.
-        handlers = {number: on for number, on in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
-        for number, on in handlers.items():
-            loop.add_signal_handler(number, on)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
     def _on_terminate(self) -> None:
         drain_seconds = self._group.config.gateway.drain_timeout

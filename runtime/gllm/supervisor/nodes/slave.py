@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -40,6 +38,7 @@ from gllm.supervisor.nodes.slave_link import LinkLost, LinkRefused, SlaveLink
 from gllm.supervisor.process import Commands
 from gllm.supervisor.progress import ProgressPrinter
 from gllm.supervisor.run_dir import make_run_dir
+from gllm.supervisor.signals import handling
 from gllm.supervisor.stopped import kill_stopped
 
 _LEAVING_GRACE_SECONDS = 5.0
@@ -84,7 +83,7 @@ class Slave:
         """Serve the group until a signal, the master or a failure ends it; returns the exit status."""
         self._config = msgspec.structs.replace(self._config, run_dir=str(make_run_dir()))
         control = ControlServer(self._config, self._on_status)
-        with self._signals():
+        with handling(terminate=self._on_terminate, interrupt=self._on_interrupt):
             tasks = [
                 asyncio.create_task(control.receive()),
                 asyncio.create_task(kill_stopped(lambda: self._crew.children)),
@@ -179,24 +178,6 @@ class Slave:
             self._link.send(message)
 
     # --- signals -----------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._on_terminate,
-            signal.SIGINT: self._on_interrupt,
-            signal.SIGHUP: self._on_interrupt,
-        }
-        # Who started us with a signal ignored (nohup, a shell's background job) meant it.
-        handlers = {number: on for number, on in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
-        for number, on in handlers.items():
-            loop.add_signal_handler(number, on)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
     def _on_terminate(self) -> None:
         """Whether requests are to finish is the master's business: tell it, and be of use until it is done."""
