@@ -12,13 +12,14 @@ from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer, RotaryPairs
 from gllm.layers.rotary import Rotary
+from gllm.model_config import ModelConfig
 
 
 class Attention(Layer):
-    """Fused qkv, norms of each query and key head if `qk_norm_eps` is given, rope, paged attention, output product.
+    """Fused qkv, norms of each query and key head if there are any, rope, paged attention, output product.
 
-    `layer` is the index of its pages in the backend's pool. Sizes given are the whole model's; a rank computes its
-    share of the heads. `fused` is the checkpoint's one tensor of queries, keys and values, where it has one;
+    `layer` is the index of its pages in the backend's pool. The config's sizes are the whole model's; a rank computes
+    its share of the heads. `fused` is the checkpoint's one tensor of queries, keys and values, where it has one;
     `interleaved` says that its rotary dimensions are neighbours (`RotaryPairs`).
     """
 
@@ -26,16 +27,13 @@ class Attention(Layer):
         self,
         context: LayerContext,
         prefix: str,
+        config: ModelConfig,
         *,
         layer: int,
         rotary: Rotary,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
         bias: bool,
         out_bias: bool,
-        qk_norm_eps: float | None = None,
+        qk_norm: bool = False,
         fused: str = "",
         out: str = "o_proj",
         interleaved: bool = False,
@@ -43,16 +41,17 @@ class Attention(Layer):
         self.ops = context.ops
         self.layer = layer
         self.rotary = rotary
-        self.head_dim = head_dim
+        self.head_dim = head_dim = config.head_dim
+        size, heads, kv_heads = config.hidden_size, config.num_heads, config.num_kv_heads
         pairs = RotaryPairs(head_dim, rotary.dim) if interleaved else None
-        self.qkv = QKVLinear(context, prefix, hidden_size, num_heads, num_kv_heads, head_dim, bias, fused, pairs)
+        self.qkv = QKVLinear(context, prefix, size, heads, kv_heads, head_dim, bias, fused, pairs)
         self.num_heads, self.num_kv_heads = self.qkv.num_heads, self.qkv.num_kv_heads
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
-        if qk_norm_eps is not None:
-            self.q_norm = RMSNorm(context, f"{prefix}.q_norm", head_dim, qk_norm_eps)
-            self.k_norm = RMSNorm(context, f"{prefix}.k_norm", head_dim, qk_norm_eps)
-        self.out = OutputLinear(context, f"{prefix}.{out}", num_heads * head_dim, hidden_size, out_bias)
+        if qk_norm:
+            self.q_norm = RMSNorm(context, f"{prefix}.q_norm", head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(context, f"{prefix}.k_norm", head_dim, config.rms_norm_eps)
+        self.out = OutputLinear(context, f"{prefix}.{out}", heads * head_dim, size, out_bias)
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,16 @@ class Family:
     shared_intermediate_size: int = 0
 
 
+_GLM = Family(
+    "glm",
+    max_position=131072,
+    rms_norm_eps=1.5625e-7,
+    num_kv_heads=2,
+    head_dim=128,
+    partial_rotary_factor=0.5,
+    qkv_bias=True,
+)
+
 FAMILIES = {
     "LlamaForCausalLM": Family("llama", max_position=2048, out_bias=True, mlp_bias=True),
     "MistralForCausalLM": Family("mistral", max_position=131072, out_bias=True, window=4096, window_key_decides=True),
@@ -61,24 +71,8 @@ FAMILIES = {
     ),
     "Qwen3ForCausalLM": Family("qwen3", head_dim=128, out_bias=True),
     "Qwen3MoeForCausalLM": Family("qwen3_moe", out_bias=True, num_experts=128, experts_per_token=8),
-    "GlmForCausalLM": Family(
-        "glm",
-        max_position=131072,
-        rms_norm_eps=1.5625e-7,
-        num_kv_heads=2,
-        head_dim=128,
-        partial_rotary_factor=0.5,
-        qkv_bias=True,
-    ),
-    "Glm4ForCausalLM": Family(
-        "glm4",
-        max_position=131072,
-        rms_norm_eps=1.5625e-7,
-        num_kv_heads=2,
-        head_dim=128,
-        partial_rotary_factor=0.5,
-        qkv_bias=True,
-    ),
+    "GlmForCausalLM": _GLM,
+    "Glm4ForCausalLM": replace(_GLM, model_type="glm4"),
 }
 """Architectures in transformers' own layout."""
 

@@ -28,12 +28,9 @@ class ChatGLMModel(CausalLM):
             attention=Attention(
                 context,
                 f"{name}.self_attention",
+                config,
                 layer=kv_layer,
                 rotary=rotary,
-                hidden_size=size,
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
                 bias=config.attention_bias,
                 out_bias=False,
                 fused="query_key_value",

@@ -23,12 +23,9 @@ class Qwen2MoeForCausalLM(CausalLM):
             attention=Attention(
                 context,
                 f"{name}.self_attn",
+                config,
                 layer=kv_layer,
                 rotary=rotary,
-                hidden_size=size,
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
-                head_dim=config.head_dim,
                 bias=config.attention_bias,
                 out_bias=False,
             ),
