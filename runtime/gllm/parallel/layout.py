@@ -19,7 +19,6 @@ class Place:
 
     pp: int
     tp: int
-    ep: int
     rank: int
 
     @property

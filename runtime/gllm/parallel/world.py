@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -34,7 +34,7 @@ class World:
     """One rank's ends of everything that connects it to the others."""
 
     place: Place
-    group: TensorGroup = field(default=ALONE)
+    group: TensorGroup = ALONE
     before: Receiver | None = None
     """None on the first stage."""
     after: Sender | None = None

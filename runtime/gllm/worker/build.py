@@ -44,7 +44,7 @@ class WorkerBuilder:
         self.config = config
         self.model_config = model_config
         check_shape(model_config, pp=config.pp, tp=config.tp, ep=config.ep, assigned_layers=config.assigned_layers)
-        self.place = Place(config.pp, config.tp, config.ep, rank)
+        self.place = Place(config.pp, config.tp, rank)
         self.platform: Platform = choose_platform(config, model_config)
         platform = self.platform
         if platform.device.type == "cuda":

@@ -77,9 +77,9 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
 
 def _answer(place: Place, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
     """Wait for the step and tell the engine: what it sampled (one rank), what it cost (one rank of each stage)."""
-    if place.samples:
-        send(step.collect())
     report = step.wait()
+    if place.samples:
+        send(step.result())
     if place.tp_rank == 0:
         send(report)
 

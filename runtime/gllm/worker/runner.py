@@ -54,6 +54,10 @@ class LaunchedStep:
     def collect(self) -> StepResult:
         """Wait for the device and return the step's result; only on the rank that samples."""
         self.wait()
+        return self.result()
+
+    def result(self) -> StepResult:
+        """The result of a step that was waited for; only on the rank that samples."""
         assert self.output is not None
         tokens = self.tokens.tolist() if self.tokens is not None else []
         logprobs = None

@@ -38,7 +38,7 @@ def mixture(**fields: Any) -> MoEConfig:
 
 
 def test_places() -> None:
-    places = [Place(3, 2, 1, rank) for rank in range(6)]
+    places = [Place(3, 2, rank) for rank in range(6)]
     assert [(place.stage, place.tp_rank) for place in places] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
     assert [place.rank for place in places if place.is_first] == [0, 1]
     assert [place.rank for place in places if place.is_last] == [4, 5]
