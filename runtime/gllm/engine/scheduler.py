@@ -16,7 +16,7 @@ from operator import attrgetter
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.kv_pages import PagePool, extend_digests
-from gllm.engine.policies import POLICIES, Budget, Limits, Snapshot, ceil_div
+from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, ceil_div
 from gllm.engine.policies.reserve import adapted_reserve
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
@@ -65,8 +65,7 @@ class Scheduler:
         self._clock = clock
         self._limits = Limits.of(config, pp)
         self._policy = POLICIES[config.policy]
-        self._sees_time = config.policy == "balanced"
-        """The policy looks at predicted times; others are spared the work."""
+        self._sees_time = config.policy in TIME_AWARE
         self._reserve = config.kv_threshold
         self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs, overlap=pp == 1)
         self._queue = WaitingQueue()

@@ -10,6 +10,7 @@ from gllm.engine.policies.throttling import no_ut, no_wt, token_throttling
 
 __all__ = [
     "POLICIES",
+    "TIME_AWARE",
     "Budget",
     "Limits",
     "Policy",
@@ -32,3 +33,5 @@ POLICIES: dict[PolicyName, Policy] = {
     "no_wt": no_wt,
     "no_ut": no_ut,
 }
+TIME_AWARE: frozenset[PolicyName] = frozenset({"balanced"})
+"""Those that read a snapshot's predicted times, which cost something to make."""
