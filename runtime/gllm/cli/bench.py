@@ -34,6 +34,9 @@ _EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
 """Paragraphs, which help texts keep apart."""
 
 TraceOption = Annotated[TraceName, typer.Option("--trace", help=_TRACE_HELP)]
+RequestRateOption = Annotated[
+    str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
+]
 NumPromptsOption = Annotated[
     int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the trace's own]")
 ]
@@ -113,9 +116,7 @@ def serve(
     num_prompts: NumPromptsOption = None,
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
-    request_rate: Annotated[
-        str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
-    ] = "inf",
+    request_rate: RequestRateOption = "inf",
     max_concurrency: ConcurrencyOption = None,
     num_warmups: WarmupsOption = 0,
     seed: SeedOption = 0,

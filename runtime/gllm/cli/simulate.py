@@ -16,6 +16,7 @@ from gllm.cli.bench import (
     NumPromptsOption,
     OutputLenOption,
     OutputOption,
+    RequestRateOption,
     SeedOption,
     TraceName,
     parse_rate,
@@ -76,9 +77,7 @@ def simulate(
     num_prompts: NumPromptsOption = None,
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
-    request_rate: Annotated[
-        str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
-    ] = "inf",
+    request_rate: RequestRateOption = "inf",
     seed: SeedOption = 0,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write what the stages do, for ui.perfetto.dev (the last policy's).")
