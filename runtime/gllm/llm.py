@@ -334,7 +334,7 @@ class LLM:
 
     def _check(self, future: Future[None]) -> None:
         """Raise what the work raised, in words for a user of Python."""
-        from gllm.engine_client.client import EngineError
+        from gllm.engine_client.stream import EngineError
 
         try:
             future.result()

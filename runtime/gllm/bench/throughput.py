@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from gllm.bench.client import RequestRecord
 from gllm.bench.traces import BenchRequest
-from gllm.engine_client.client import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.offline.engine import Client
 from gllm.sampling_params import SamplingParams
 

@@ -18,12 +18,10 @@ import zmq.asyncio
 
 from gllm.config import Config
 from gllm.engine_client.replay import Replay, with_seed
-from gllm.engine_client.stream import EngineError, OutputStream, merge
+from gllm.engine_client.stream import EngineError, OutputStream
 from gllm.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, Outputs, Submit
 from gllm.sampling_params import SamplingParams
 from gllm.transport import configure_socket, decoder, encode
-
-__all__ = ["EngineClient", "EngineError", "OutputStream", "merge"]
 
 logger = logging.getLogger("gllm.engine_client.client")
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 
-from gllm.engine_client.client import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.gateway.admission import Admission, Ticket
 from gllm.gateway.http.errors import ApiError, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine

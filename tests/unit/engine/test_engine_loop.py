@@ -17,8 +17,9 @@ from engine_harness import MODEL, Engine, WorkerThread, converse, settings, unti
 
 from gllm.config import Config, EngineConfig
 from gllm.engine.startup import context_length, pool_size
-from gllm.engine_client.client import EngineClient, EngineError, OutputStream, merge
+from gllm.engine_client.client import EngineClient
 from gllm.engine_client.replay import Replay
+from gllm.engine_client.stream import EngineError, OutputStream, merge
 from gllm.messages import (
     Configure,
     RequestOutput,

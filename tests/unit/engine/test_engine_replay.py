@@ -11,8 +11,9 @@ from engine_fakes import EOS, generate
 from engine_harness import Engine, WorkerThread, settings, until
 
 from gllm.config import Config
-from gllm.engine_client.client import EngineClient, EngineError, OutputStream
+from gllm.engine_client.client import EngineClient
 from gllm.engine_client.replay import MOST_LOSSES, Replay
+from gllm.engine_client.stream import EngineError, OutputStream
 from gllm.messages import RequestOutput, Submit
 from gllm.sampling_params import SamplingParams
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import tokenizers
 
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.engine_client.client import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
 from gllm.gateway.http.lifecycle import Server, bind

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.engine_client.client import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.llm import LLM
 from gllm.messages import EngineDown, Hello, RequestOutput, TokenLogprob
 from gllm.model_config import ModelConfig, RopeConfig

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from gllm.engine_client.client import EngineError
+from gllm.engine_client.stream import EngineError
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.protocol import BoundedProtocol
 from gllm.messages import Drain, EngineDown, EngineUp
