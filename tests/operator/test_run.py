@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fixtures.ports import free_port
 from gllm.checkpoint.default_model import default_model_path
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "smol.yaml"
@@ -26,9 +26,7 @@ _EXAMPLE = Path(__file__).parents[2] / "examples" / "smol.yaml"
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,22 +18,9 @@ from typing import Any
 
 import httpx
 
+from fixtures.ports import free_port
+
 LIGHT = ["--device", "cpu", "--threads", "1", "--kv-cache-memory", "64M"]
-
-
-def free_port(count: int = 1) -> int:
-    """The first of `count` neighbouring ports that are free now."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        try:
-            for offset in range(1, count):
-                with socket.socket() as other:
-                    other.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return port
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -174,6 +160,9 @@ class Stream(threading.Thread):
         self.texts: dict[int, str] = {}
         """By choice."""
         self.error = ""
+        self.broken = False
+        """The connection failed: `error` is not what the server said."""
+        self.finish_reasons: dict[int, str] = {}
         self.usage: dict[str, Any] = {}
         self.pieces: list[float] = []
         """time.monotonic() of each piece of text."""
@@ -193,6 +182,7 @@ class Stream(threading.Thread):
                         self._take(line.removeprefix("data: "))
         except httpx.HTTPError as error:
             self.error = repr(error)
+            self.broken = True
 
     def _take(self, data: str) -> None:
         if data == "[DONE]":
@@ -204,6 +194,8 @@ class Stream(threading.Thread):
             return
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
+            if choice.get("finish_reason"):
+                self.finish_reasons[choice["index"]] = choice["finish_reason"]
             self.texts[choice["index"]] = self.texts.get(choice["index"], "") + choice["text"]
             if choice["text"]:
                 self.pieces.append(time.monotonic())

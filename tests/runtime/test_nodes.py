@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import LIGHT, Process, Server, Stream, end_all, free_port, gone, until
+from serving import LIGHT, Process, Server, Stream, end_all, gone, until
 
+from fixtures.ports import free_port
 from fixtures.tiny_models import write_hf
 from gllm.curve import make_keys
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import yaml
 
 from fixtures.kube_controllers import Controllers
 from fixtures.operator_bench import deployment
+from fixtures.ports import free_port
 from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.client import Client
 from gllm_operator.kube.login import Login
@@ -41,9 +41,7 @@ class Operators:
         self.ports: list[int] = []
 
     def start(self, **flags: str) -> subprocess.Popen[bytes]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         own = {
             "namespaces": self._namespace,
             "lease-namespace": self._namespace,

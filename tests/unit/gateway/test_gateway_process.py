@@ -20,6 +20,7 @@ import pytest
 import zmq
 from gateway_fakes import EOS, TEMPLATE, VOCAB, byte_tokenizer, wait_until
 
+from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.messages import (
     Abort,
@@ -68,9 +69,7 @@ class Group:
 
     def __init__(self, folder: Path, port: int = 0, drain_timeout: float = 10.0) -> None:
         self.run_dir = tempfile.TemporaryDirectory(prefix="gllm")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = port or probe.getsockname()[1]
+        self.port = port or free_port()
         self.config = Config(
             engine=EngineConfig(model=str(folder)),
             gateway=GatewayConfig(port=self.port, drain_timeout=drain_timeout),

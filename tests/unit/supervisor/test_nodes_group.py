@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from fake_children import WORKER, fake_commands
 
+from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, NodesConfig
 from gllm.curve import make_keys
 from gllm.messages import EngineDown, EngineUp, Status
@@ -35,12 +36,6 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.touch()
     monkeypatch.setenv("FAKE_NOTES", str(path))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Pair:
