@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mmap
 import sys
+from contextlib import suppress
 
 import torch
 
 _HUGE_PAGE = 2 << 20
 _BLOCK = 64 << 20
 _ALIGN = 4096
+_MADV_POPULATE_WRITE = 23  # Python's mmap has no name for it.
 
 
 class WeightArena:
@@ -31,11 +33,19 @@ class WeightArena:
         return taken
 
 
-def huge_block(size: int) -> torch.Tensor:
-    """`size` zero bytes [size] uint8 at a multiple of 2 MiB, taken from the system only as they are written."""
-    pages = mmap.mmap(-1, size + _HUGE_PAGE)
+def huge_block(size: int, present: bool = False) -> torch.Tensor:
+    """`size` zero bytes [size] uint8 at a multiple of 2 MiB, taken from the system as they are written.
+
+    present: taken at once, where the system can (Linux 5.14).
+    """
+    # Private: Python's default, shared memory, is a file to the kernel, which gets no huge pages from most systems.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pages = mmap.mmap(-1, size + _HUGE_PAGE, flags=flags)
     if sys.platform == "linux":
         pages.madvise(mmap.MADV_HUGEPAGE)
+        if present:
+            with suppress(OSError):  # An older kernel.
+                pages.madvise(_MADV_POPULATE_WRITE)
     block = torch.frombuffer(pages, dtype=torch.uint8)
     start = -block.data_ptr() % _HUGE_PAGE
     return block[start : start + size]

@@ -50,9 +50,10 @@ class NativeAttention:
         self._width = shape.num_heads * shape.head_dim
 
     def allocate(self, num_pages: int) -> None:
-        # Pages are scattered over the pool: without huge pages every one costs a miss in address translation.
+        # Pages are scattered over the pool: without huge pages every one costs a miss in address translation. They are
+        # taken now: memory that is not there shows at the start and not under load, whose first steps are not slower.
         layer_bytes = num_pages * self.shape.page_bytes // self.shape.num_layers
-        self._pool = huge_block(layer_bytes * self.shape.num_layers)
+        self._pool = huge_block(layer_bytes * self.shape.num_layers, present=True)
         base = self._pool.data_ptr()
         self._layers = [base + layer * layer_bytes for layer in range(self.shape.num_layers)]
 
