@@ -1,5 +1,6 @@
 """The compiled module (module.cpp): pointers, sizes and strides in elements; dtype 0 is float32, 1 is bfloat16."""
 
+from collections.abc import Callable
 from typing import Any
 
 def supported_isas() -> tuple[str, ...]: ...
@@ -97,3 +98,14 @@ def attention(
     dtype: int,
     /,
 ) -> None: ...
+def record(forward: Callable[[], object], rows: int, /) -> Any:
+    """A tape of the kernel calls that `forward` makes on `rows` rows; they are not run.
+
+    `attention` does not look at its plan. RuntimeError: a call has another number of rows.
+    """
+
+def replay(tape: Any, n: int, plan: Any, /) -> None:
+    """Run a tape's calls on the first n rows of the tensors it was recorded with, which must still be alive.
+
+    plan: the attention plan of the step, of n tokens.
+    """

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
+#include "reader.h"
+#include "tape.h"
 
 namespace {
 
@@ -47,52 +51,36 @@ void without_lock(double work, const Fn& fn) {
   PyEval_RestoreThread(state);
 }
 
-// Reads the positional arguments in order; an error stays set until it is looked at, at the end.
-class Reader {
- public:
-  Reader(PyObject* const* args, Py_ssize_t count) : args_(args), left_(count) {}
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-  PyObject* object() {
-    if (left_ == 0) {
-      bad_ = true;
-      return nullptr;
-    }
-    --left_;
-    return *args_++;
-  }
-  int64_t integer() {
-    PyObject* value = object();
-    return value == nullptr ? 0 : PyLong_AsLongLong(value);
-  }
-  float real() {
-    PyObject* value = object();
-    return value == nullptr ? 0.0f : static_cast<float>(PyFloat_AsDouble(value));
-  }
-  template <class T>
-  T* pointer() {
-    return reinterpret_cast<T*>(static_cast<uintptr_t>(integer()));
-  }
-  DType dtype() { return static_cast<DType>(integer()); }
+thread_local Tape* t_tape = nullptr;  // that this thread records
 
-  // True when every argument was there and of its type, else a Python error is set.
-  bool ok() {
-    if (bad_ || left_ != 0) {
-      if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "wrong number of arguments");
-      return false;
-    }
-    return PyErr_Occurred() == nullptr;
+// Runs a call on n rows now, or appends it to the tape that is being recorded; row_work: multiply-adds of a row.
+template <class Fn>
+PyObject* perform(int64_t n, double row_work, Fn call) {
+  if (t_tape == nullptr) {
+    without_lock(row_work * static_cast<double>(n), [&] { call(n, nullptr); });
+  } else if (n == t_tape->rows) {
+    t_tape->append(row_work, 0, call);
+  } else {
+    return PyErr_Format(PyExc_RuntimeError, "a kernel takes %lld of the tape's %lld rows", static_cast<long long>(n),
+                        static_cast<long long>(t_tape->rows));
   }
+  Py_RETURN_NONE;
+}
 
- private:
-  PyObject* const* args_;
-  Py_ssize_t left_;
-  bool bad_ = false;
-};
+// A kernel whose chunks are some of the n * `heads` rows.
+template <class Args>
+PyObject* perform_rows(Args a, void (*kernel)(const Args*, int64_t), int64_t rows_per_chunk, int64_t heads = 1) {
+  return perform(a.n, 0, [=](int64_t n, const AttentionPlan*) mutable {
+    a.n = n;
+    run_chunks(divide_up(n * heads, rows_per_chunk), kernel, a);
+  });
+}
 
 using Args = PyObject* const*;
 
 int64_t rows_per_chunk(int64_t row_elements) { return std::max<int64_t>(1, kChunkElements / row_elements); }
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Instruction sets this build has and this CPU can run, best first.
 std::vector<const Kernels*> runnable() {
@@ -179,21 +167,27 @@ LinearArgs read_linear(Reader& in) {
   a.in = in.integer();
   a.out_features = in.integer();
   a.dtype = in.dtype();
-  a.threads = num_threads();
   return a;
 }
 
-void run_linear(LinearArgs& a, void (*kernel)(const LinearArgs*, int64_t)) {
+void run_linear(LinearArgs& a, int64_t n, void (*kernel)(const LinearArgs*, int64_t)) {
+  if (n == 0) return;
+  a.n = n;
+  a.threads = num_threads();
   // Rows of x that fill less than half of a second-level cache, in even blocks.
   constexpr int64_t kBlockBytes = 384 << 10;
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
-  int64_t blocks = divide_up(std::max<int64_t>(a.n, 1), fit);
+  int64_t blocks = divide_up(n, fit);
   // A few panels that do not divide evenly leave threads idle at the end: then halve the chunks.
   constexpr int64_t kFewPanels = 16, kManyRows = 24;
-  if (a.panels < kFewPanels && blocks * a.panels % a.threads != 0 && a.n >= kManyRows) blocks *= a.threads;
-  a.row_block = divide_up(a.n, blocks);
-  const double work = static_cast<double>(a.n) * static_cast<double>(a.in) * static_cast<double>(a.out_features);
-  if (a.n > 0) without_lock(work, [&] { run_chunks(blocks * a.panels, kernel, a); });
+  if (a.panels < kFewPanels && blocks * a.panels % a.threads != 0 && n >= kManyRows) blocks *= a.threads;
+  a.row_block = divide_up(n, blocks);
+  run_chunks(blocks * a.panels, kernel, a);
+}
+
+PyObject* perform_linear(LinearArgs a, void (*kernel)(const LinearArgs*, int64_t)) {
+  const double row_work = static_cast<double>(a.in) * static_cast<double>(a.out_features);
+  return perform(a.n, row_work, [a, kernel](int64_t n, const AttentionPlan*) mutable { run_linear(a, n, kernel); });
 }
 
 PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
@@ -202,8 +196,7 @@ PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
   a.out_f32 = in.integer() != 0;
   if (!in.ok()) return nullptr;
   a.panels = divide_up(a.out_features, g_kernels->panel);
-  run_linear(a, g_kernels->linear);
-  Py_RETURN_NONE;
+  return perform_linear(a, g_kernels->linear);
 }
 
 PyObject* linear_gated(PyObject*, Args args, Py_ssize_t count) {
@@ -215,8 +208,7 @@ PyObject* linear_gated(PyObject*, Args args, Py_ssize_t count) {
     return nullptr;
   }
   a.panels = a.out_features / 2 / g_kernels->panel;
-  run_linear(a, g_kernels->linear_gated);
-  Py_RETURN_NONE;
+  return perform_linear(a, g_kernels->linear_gated);
 }
 
 PyObject* rms_norm(PyObject*, Args args, Py_ssize_t count) {
@@ -236,8 +228,7 @@ PyObject* rms_norm(PyObject*, Args args, Py_ssize_t count) {
   a.dtype = in.dtype();
   if (!in.ok()) return nullptr;
   a.rows_per_chunk = rows_per_chunk(a.size);
-  run_chunks(divide_up(a.n * a.heads, a.rows_per_chunk), g_kernels->norm, a);
-  Py_RETURN_NONE;
+  return perform_rows(a, g_kernels->norm, a.rows_per_chunk, a.heads);
 }
 
 PyObject* rope(PyObject*, Args args, Py_ssize_t count) {
@@ -256,8 +247,7 @@ PyObject* rope(PyObject*, Args args, Py_ssize_t count) {
   a.dtype = in.dtype();
   if (!in.ok()) return nullptr;
   a.rows_per_chunk = rows_per_chunk((a.q.count + a.k.count) * a.rotary_dim);
-  run_chunks(divide_up(a.n, a.rows_per_chunk), g_kernels->rope, a);
-  Py_RETURN_NONE;
+  return perform_rows(a, g_kernels->rope, a.rows_per_chunk);
 }
 
 PyObject* silu_and_mul(PyObject*, Args args, Py_ssize_t count) {
@@ -271,8 +261,7 @@ PyObject* silu_and_mul(PyObject*, Args args, Py_ssize_t count) {
   a.dtype = in.dtype();
   if (!in.ok()) return nullptr;
   a.rows_per_chunk = rows_per_chunk(a.size);
-  run_chunks(divide_up(a.n, a.rows_per_chunk), g_kernels->silu_and_mul, a);
-  Py_RETURN_NONE;
+  return perform_rows(a, g_kernels->silu_and_mul, a.rows_per_chunk);
 }
 
 RowArgs read_rows(Reader& in) {
@@ -291,22 +280,22 @@ PyObject* argmax(PyObject*, Args args, Py_ssize_t count) {
   Reader in(args, count);
   const RowArgs a = read_rows(in);
   if (!in.ok()) return nullptr;
-  run_chunks(a.n, g_kernels->argmax, a);
-  Py_RETURN_NONE;
+  return perform_rows(a, g_kernels->argmax, 1);
 }
 
 PyObject* log_sum_exp(PyObject*, Args args, Py_ssize_t count) {
   Reader in(args, count);
   const RowArgs a = read_rows(in);
   if (!in.ok()) return nullptr;
-  run_chunks(a.n, g_kernels->log_sum_exp, a);
-  Py_RETURN_NONE;
+  return perform_rows(a, g_kernels->log_sum_exp, 1);
 }
 
 constexpr const char* kPlanName = "gllm_kernels.AttentionPlan";
+constexpr const char* kTapeName = "gllm_kernels.Tape";
 
-void delete_plan(PyObject* capsule) {
-  delete static_cast<AttentionPlan*>(PyCapsule_GetPointer(capsule, kPlanName));
+template <class T>
+void delete_object(PyObject* capsule) {
+  delete static_cast<T*>(PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule)));
 }
 
 PyObject* attention_plan(PyObject*, Args args, Py_ssize_t count) {
@@ -320,15 +309,32 @@ PyObject* attention_plan(PyObject*, Args args, Py_ssize_t count) {
   batch.max_pages = in.integer();
   const int64_t heads = in.integer(), kv_heads = in.integer(), page_size = in.integer();
   if (!in.ok()) return nullptr;
-  return PyCapsule_New(new AttentionPlan(batch, heads, kv_heads, page_size), kPlanName, delete_plan);
+  return PyCapsule_New(new AttentionPlan(batch, heads, kv_heads, page_size), kPlanName,
+                       delete_object<AttentionPlan>);
+}
+
+void run_attention(AttentionArgs& a, const AttentionPlan& plan) {
+  a.query_starts = plan.query_starts.data();
+  a.query_lens = plan.query_lens.data();
+  a.kv_lens = plan.kv_lens.data();
+  a.block_tables = plan.block_tables.data();
+  a.max_pages = plan.max_pages;
+  a.num_decode_rows = plan.num_decode_rows;
+  a.tasks = plan.tasks.data();
+  a.num_tasks = static_cast<int64_t>(plan.tasks.size());
+  a.chunk_starts = plan.chunk_starts.data();
+  a.writes = plan.writes.data();
+  a.merges = plan.merges.data();
+  std::vector<float> partials(static_cast<size_t>(plan.num_partials * (a.heads / a.kv_heads) * (a.head_dim + 2)));
+  a.partials = partials.data();
+  run_chunks(static_cast<int64_t>(plan.writes.size()), g_kernels->attention_write, a);
+  run_chunks(static_cast<int64_t>(plan.chunk_starts.size()) - 1, g_kernels->attention, a);
+  run_chunks(static_cast<int64_t>(plan.merges.size()), g_kernels->attention_merge, a);
 }
 
 PyObject* attention(PyObject*, Args args, Py_ssize_t count) {
   Reader in(args, count);
   PyObject* capsule = in.object();
-  if (capsule == nullptr) return PyErr_Format(PyExc_TypeError, "wrong number of arguments");
-  const auto* plan = static_cast<const AttentionPlan*>(PyCapsule_GetPointer(capsule, kPlanName));
-  if (plan == nullptr) return nullptr;
   AttentionArgs a{};
   a.pool = in.pointer<void>();
   a.q = in.pointer<void>();
@@ -344,24 +350,47 @@ PyObject* attention(PyObject*, Args args, Py_ssize_t count) {
   a.page_size = in.integer();
   a.dtype = in.dtype();
   if (!in.ok()) return nullptr;
-  a.query_starts = plan->query_starts.data();
-  a.query_lens = plan->query_lens.data();
-  a.kv_lens = plan->kv_lens.data();
-  a.block_tables = plan->block_tables.data();
-  a.max_pages = plan->max_pages;
-  a.num_decode_rows = plan->num_decode_rows;
-  a.tasks = plan->tasks.data();
-  a.num_tasks = static_cast<int64_t>(plan->tasks.size());
-  a.chunk_starts = plan->chunk_starts.data();
-  a.writes = plan->writes.data();
-  a.merges = plan->merges.data();
-  std::vector<float> partials(static_cast<size_t>(plan->num_partials * (a.heads / a.kv_heads) * (a.head_dim + 2)));
-  a.partials = partials.data();
-  without_lock(plan->work * static_cast<double>(a.head_dim), [&] {
-    run_chunks(static_cast<int64_t>(plan->writes.size()), g_kernels->attention_write, a);
-    run_chunks(static_cast<int64_t>(plan->chunk_starts.size()) - 1, g_kernels->attention, a);
-    run_chunks(static_cast<int64_t>(plan->merges.size()), g_kernels->attention_merge, a);
-  });
+  const double plan_work = static_cast<double>(a.head_dim);
+  if (t_tape != nullptr) {
+    t_tape->append(0, plan_work, [a](int64_t, const AttentionPlan* plan) mutable { run_attention(a, *plan); });
+    Py_RETURN_NONE;
+  }
+  const auto* plan = static_cast<const AttentionPlan*>(PyCapsule_GetPointer(capsule, kPlanName));
+  if (plan == nullptr) return nullptr;
+  without_lock(plan->work * plan_work, [&] { run_attention(a, *plan); });
+  Py_RETURN_NONE;
+}
+
+PyObject* record(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  PyObject* forward = in.object();
+  const int64_t rows = in.integer();
+  if (!in.ok()) return nullptr;
+  auto tape = std::make_unique<Tape>(rows);
+  Tape* const outer = std::exchange(t_tape, tape.get());
+  PyObject* result = PyObject_CallNoArgs(forward);
+  t_tape = outer;
+  if (result == nullptr) return nullptr;
+  Py_DECREF(result);
+  return PyCapsule_New(tape.release(), kTapeName, delete_object<Tape>);
+}
+
+PyObject* replay(PyObject*, Args args, Py_ssize_t count) {
+  Reader in(args, count);
+  PyObject* tape_capsule = in.object();
+  const int64_t n = in.integer();
+  PyObject* plan_capsule = in.object();
+  if (!in.ok()) return nullptr;
+  const auto* tape = static_cast<const Tape*>(PyCapsule_GetPointer(tape_capsule, kTapeName));
+  if (tape == nullptr) return nullptr;
+  const auto* plan = static_cast<const AttentionPlan*>(PyCapsule_GetPointer(plan_capsule, kPlanName));
+  if (plan == nullptr) return nullptr;
+  if (n > tape->rows || n != plan->num_tokens) {
+    return PyErr_Format(PyExc_ValueError, "replay of %lld rows, of a tape of %lld and a plan of %lld",
+                        static_cast<long long>(n), static_cast<long long>(tape->rows),
+                        static_cast<long long>(plan->num_tokens));
+  }
+  without_lock(tape->work(n, *plan), [&] { tape->replay(n, *plan); });
   Py_RETURN_NONE;
 }
 
@@ -384,6 +413,8 @@ PyMethodDef kMethods[] = {
     GLLM_FAST(log_sum_exp),
     GLLM_FAST(attention_plan),
     GLLM_FAST(attention),
+    GLLM_FAST(record),
+    GLLM_FAST(replay),
     {nullptr, nullptr, 0, nullptr},
 };
 

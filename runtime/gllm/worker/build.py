@@ -23,6 +23,7 @@ from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.last_stage import LastStage
+from gllm.worker.replay import DecodeReplay
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarFactory
 from gllm.worker.sampling.sampler import Sampler
@@ -132,7 +133,7 @@ class WorkerBuilder:
                 device=self.platform.device,
             )
         runner = ModelRunner(
-            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._graphs(configure)
+            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._decodes(configure)
         )
         _warm_up(runner, configure, config)
         return runner
@@ -151,14 +152,21 @@ class WorkerBuilder:
         state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
         return Sampler(state, self.platform.argmax)
 
-    def _graphs(self, configure: Configure) -> DecodeGraphs | None:
-        """None where steps run eagerly: also where collectives go through the host, or it must know their sizes."""
-        waits = self.config.ep > 1 or (self.world.staged and self.config.tp > 1)
-        if self.platform.backend != "flashinfer" or not self.config.cuda_graphs or waits:
+    def _decodes(self, configure: Configure) -> DecodeReplay | None:
+        """None where decode steps run eagerly, as all others do."""
+        config, dtype = self.config, self.platform.dtype
+        if not config.replay_decodes:
             return None
-        max_pages = -(-configure.max_model_len // self.config.page_size)
-        attention = cast(GraphAttention, self.attention)
-        return DecodeGraphs(self.model, attention, self.config.max_num_seqs, max_pages, self.platform.dtype)
+        if self.platform.backend == "native":
+            from gllm.worker.tape import record_decodes
+
+            return record_decodes(self.model, self.attention, config.max_num_seqs, dtype)
+        # No graph can be captured where collectives go through the host, or it must know their sizes.
+        waits = config.ep > 1 or (self.world.staged and config.tp > 1)
+        if self.platform.backend != "flashinfer" or waits:
+            return None
+        max_pages = -(-configure.max_model_len // config.page_size)
+        return DecodeGraphs(self.model, cast(GraphAttention, self.attention), config.max_num_seqs, max_pages, dtype)
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from gllm.attention.base import AttentionBatch, GraphAttention
 from gllm.models.base import CausalLM
+from gllm.worker.replay import DecodeReplay
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -24,7 +25,7 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
     return [size for size in sizes if size < max_num_seqs] + ([max_num_seqs] if max_num_seqs <= 512 else [])
 
 
-class DecodeGraphs:
+class DecodeGraphs(DecodeReplay):
     """Captured forward passes; inputs and output live in static buffers that all sizes share."""
 
     def __init__(
@@ -32,7 +33,7 @@ class DecodeGraphs:
     ) -> None:
         self._model, self._attention = model, attention
         self.sizes = graph_sizes(max_num_seqs)
-        most = self.sizes[-1]
+        self.max_rows = most = self.sizes[-1]
         device = torch.device("cuda", torch.cuda.current_device())
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros(most, model.config.hidden_size, dtype=dtype, device=device)
@@ -61,26 +62,17 @@ class DecodeGraphs:
             forward()
         return graph
 
-    def fits(self, batch: AttentionBatch) -> bool:
-        """Whether the batch consists of decode rows only, and not of too many."""
-        rows = len(batch.query_lens)
-        return batch.num_decode_rows == rows and 0 < rows <= self.sizes[-1]
-
     def plan(self, batch: AttentionBatch) -> int:
-        """Prepare a replay: returns the padded size."""
+        """Returns the padded size."""
         size = self.sizes[bisect.bisect_left(self.sizes, len(batch.query_lens))]
         self._attention.plan_graph(batch, size)
         return size
 
-    def replay(self, size: int, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """inputs, positions: of up to `size` tokens, as `CausalLM.forward` takes them.
-
-        Returns [size, hidden], which the next replay overwrites.
-        """
+    def replay(self, plan: int, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         self._inputs[: len(inputs)] = inputs
         self._positions[: len(positions)] = positions
-        self._graphs[size].replay()
-        return self._hidden[:size]
+        self._graphs[plan].replay()
+        return self._hidden[:plan]
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from gllm.messages import StageReport, StepPlan, StepResult
 from gllm.models.base import CausalLM
 from gllm.parallel.world import World
 from gllm.worker.batch import StepBatch, build_batch
-from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.last_stage import LastStage, StageOutput
+from gllm.worker.replay import DecodeReplay
 from gllm.worker.slots import SlotTable
 
 
@@ -89,7 +89,7 @@ class ModelRunner:
         world: World,
         last_stage: LastStage | None,
         device: torch.device,
-        graphs: DecodeGraphs | None = None,
+        decodes: DecodeReplay | None = None,
     ) -> None:
         self.model = model
         self.attention = attention
@@ -97,7 +97,7 @@ class ModelRunner:
         self.world = world
         self.last_stage = last_stage
         self.device = device
-        self.graphs = graphs
+        self.decodes = decodes
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
 
@@ -141,9 +141,9 @@ class ModelRunner:
         return begun, done
 
     def _plan_attention(self, batch: StepBatch) -> Any:
-        """What the host can prepare before the activations are there: a graph's size, or the backend's plan."""
-        if self.graphs is not None and self.graphs.fits(batch.attention):
-            return self.graphs.plan(batch.attention)
+        """What the host can prepare before the activations are there: a replay's plan, or the backend's."""
+        if self.decodes is not None and self.decodes.fits(batch.attention):
+            return self.decodes.plan(batch.attention)
         return self.attention.plan(batch.attention)
 
     def _forward(self, batch: StepBatch, received: torch.Tensor | None, plan: Any) -> torch.Tensor:
@@ -153,9 +153,9 @@ class ModelRunner:
         """
         positions = self._to_device(batch.positions)
         inputs = self._token_ids(batch) if received is None else received
-        if self.graphs is not None and self.graphs.fits(batch.attention):
-            states = self.graphs.replay(plan, inputs, positions)
-            # The graph's own buffer is padded, and the next replay overwrites it, maybe while it is being sent.
+        if self.decodes is not None and self.decodes.fits(batch.attention):
+            states = self.decodes.replay(plan, inputs, positions)
+            # The replay's own buffer may be padded, and the next one overwrites it, maybe while it is being sent.
             return states[: len(positions)].clone() if self.last_stage is None else states
         wanted = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):

@@ -1,0 +1,177 @@
+"""Decode steps replayed from a tape have the bits of eager ones, and what cannot be recorded runs eagerly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.inprocess import InProcessEngine, greedy
+from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
+from gllm.attention.base import AttentionBatch, KVShape
+from gllm.layers.context import LayerContext
+from gllm.model_config_loader import load_model_config
+from gllm.models.base import CausalLM
+from gllm.models.loader import load_model
+from gllm_kernels import cpu
+
+pytestmark = pytest.mark.skipif(not cpu.available(), reason="needs the C++ kernels")
+if cpu.available():
+    from gllm.attention.native import NativeAttention
+    from gllm.layers.ops.native_experts import NativeExperts
+    from gllm.layers.ops.native_ops import NativeOps
+    from gllm.worker.tape import DecodeTape, _Recording, record_decodes
+
+MAX_ROWS = 20
+DTYPES = [torch.float32, torch.bfloat16]
+DENSE = ["llama", "llama-bias", "mistral", "qwen2", "qwen3", "glm", "glm4", "chatglm3"]
+
+
+class Stage:
+    """Some layers of a tiny model over a pool of random keys and values."""
+
+    def __init__(self, folder: Path, layers: range, dtype: torch.dtype, page_size: int = 16) -> None:
+        config = load_model_config(str(folder))
+        device, ops = torch.device("cpu"), NativeOps()
+        self.dtype = dtype
+        self.model: CausalLM = load_model(
+            str(folder),
+            config,
+            context=LayerContext(ops, experts=NativeExperts(ops)),
+            dtype=dtype,
+            device=device,
+            layers=layers,
+        )
+        self.attention = NativeAttention(
+            KVShape(len(layers), config.num_heads, config.num_kv_heads, config.head_dim, page_size, dtype, device)
+        )
+        pages = -(-config.max_position // page_size)
+        self.tables = np.arange((MAX_ROWS + 1) * pages, dtype=np.int32).reshape(MAX_ROWS + 1, pages)
+        self.attention.allocate(self.tables.size)
+        self.attention._pool.view(dtype).normal_()
+        self.rng = np.random.default_rng(0)
+
+    def inputs(self, n: int) -> torch.Tensor:
+        if self.model.embedding is None:
+            return torch.randn(n, self.model.config.hidden_size).to(self.dtype)
+        return torch.from_numpy(self.rng.integers(0, VOCAB_SIZE, n))
+
+    def decodes(self, n: int) -> AttentionBatch:
+        kv_lens = self.rng.integers(1, self.model.config.max_position, n, dtype=np.int32)
+        return AttentionBatch(n, np.ones(n, np.int32), kv_lens, self.tables[self.rng.permutation(MAX_ROWS)[:n]])
+
+    def eager(self, batch: AttentionBatch, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.model.forward(inputs.clone(), positions, self.attention, self.attention.plan(batch))
+
+    def prompt(self) -> None:
+        """A step of more tokens than the tape has rows."""
+        n = MAX_ROWS + 13
+        batch = AttentionBatch(0, np.array([n], np.int32), np.array([n], np.int32), self.tables[-1:])
+        self.eager(batch, self.inputs(n), torch.arange(n))
+
+
+def _check_every_size(stage: Stage) -> None:
+    tape = DecodeTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
+    for n in [MAX_ROWS, *range(1, MAX_ROWS + 1)]:
+        batch, inputs = stage.decodes(n), stage.inputs(n)
+        assert tape.fits(batch)
+        positions = torch.from_numpy(batch.kv_lens.astype(np.int64) - 1)
+        want = stage.eager(batch, inputs, positions)
+        if n % 5 == 0:
+            stage.prompt()
+        got = tape.replay(tape.plan(batch), inputs, positions)
+        assert torch.equal(got, want), n
+    assert not tape.fits(stage.decodes(0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", DENSE)
+@torch.inference_mode()
+def test_replay_has_the_bits_of_the_eager_pass(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    _check_every_size(Stage(write_hf(variant, tmp_path), range(3), dtype))
+
+
+@pytest.mark.parametrize("page_size", [1, 8, 64])
+@pytest.mark.parametrize("layers", [range(1), range(1, 2), range(1, 3)], ids=["first", "middle", "last"])
+@torch.inference_mode()
+def test_replay_of_a_stage(layers: range, page_size: int, tmp_path: Path) -> None:
+    _check_every_size(Stage(write_hf("qwen3", tmp_path), layers, torch.bfloat16, page_size))
+
+
+@pytest.mark.parametrize("variant", ["mixtral", "qwen2-moe", "qwen3-moe"])
+def test_experts_are_not_recorded(variant: str, tmp_path: Path) -> None:
+    stage = Stage(write_hf(variant, tmp_path), range(3), torch.float32)
+    assert record_decodes(stage.model, stage.attention, MAX_ROWS, torch.float32) is None
+
+
+@pytest.mark.parametrize("variant", ["llama", "mixtral"])
+def test_tokens_and_logprobs_are_those_of_eager_steps(variant: str, tmp_path: Path) -> None:
+    folder = write_hf(variant, tmp_path)
+    answers: list[Any] = []
+    for replay in (True, False):
+        engine = InProcessEngine(folder, max_prefill_tokens=24, max_num_seqs=4, replay_decodes=replay)
+        assert (engine.runner.decodes is not None) == (replay and variant == "llama")
+        prompts = random_prompts([1, 17, 33, 70, 5, 40])
+        answers.append([(a.token_ids, a.logprobs) for a in engine.generate(prompts, greedy(12, logprobs=2))])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x + 1,
+        lambda x: x.add_(1),
+        lambda x: x.zero_(),
+        lambda x: x[:, :2].reshape(-1),
+        lambda x: x[:, :2].contiguous(),
+        lambda x: x.to(torch.float64),
+        lambda x: x[torch.tensor([0])],
+        lambda x: x.sum().item(),
+        lambda x: torch.zeros(2),
+        lambda x: torch.empty_like(x).copy_(x),
+    ],
+)
+@torch.inference_mode()
+def test_torch_may_not_compute_while_recording(compute: Any) -> None:
+    x = torch.ones(4, 4)
+    with _Recording(), pytest.raises(RuntimeError, match="no kernel"):
+        compute(x)
+    assert x.equal(torch.ones(4, 4))  # what writes in place was refused before it ran
+
+
+def test_buffers_are_shared_only_after_their_last_view_is_gone() -> None:
+    with _Recording() as recording:
+        first = torch.empty((2, 8), dtype=torch.float32)
+        view = first.view(16)[4:]
+        del first
+        second = torch.empty((2, 8), dtype=torch.float32)
+        assert second.data_ptr() != view.data_ptr() - 16
+        address = view.data_ptr() - 16
+        del view
+        third = torch.empty((2, 8), dtype=torch.float32)
+        assert third.data_ptr() == address
+    assert len(recording._blocks) == 2
+
+
+@torch.inference_mode()
+def test_a_tape_refuses_what_it_was_not_recorded_for(tmp_path: Path) -> None:
+    stage = Stage(write_hf("llama", tmp_path), range(3), torch.float32)
+    tape = DecodeTape(stage.model, stage.attention, 4, torch.float32)
+    batch = stage.decodes(5)
+    assert not tape.fits(batch)
+    native = cpu.native
+    assert native is not None
+    with pytest.raises(ValueError, match="replay of 5 rows, of a tape of 4"):
+        native.replay(tape._tape, 5, tape.plan(batch))
+    with pytest.raises(ValueError, match="a plan of 2"):
+        native.replay(tape._tape, 3, tape.plan(stage.decodes(2)))
+    with pytest.raises(ValueError, match="incorrect name"):
+        native.replay(tape._tape, 3, tape._tape)
+    ops = NativeOps()
+    with pytest.raises(RuntimeError, match="a kernel takes 3 of the tape's 4 rows"):
+        native.record(lambda: ops.rms_norm(torch.ones(3, 8), torch.ones(8), 1e-5), 4)
+    # A recording that failed is over: kernels run again.
+    assert ops.rms_norm(torch.ones(3, 8), torch.ones(8), 0.0).equal(torch.ones(3, 8))
