@@ -77,6 +77,11 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._blocks: list[torch.Tensor] = []
         self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: nothing is compiled here, and to keep torch's compiler out it would be imported: 100 MB, a second."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -112,7 +112,7 @@ def test_tokens_and_logprobs_are_those_of_eager_steps(variant: str, tmp_path: Pa
     folder = write_hf(variant, tmp_path)
     answers: list[Any] = []
     for replay in (True, False):
-        engine = InProcessEngine(folder, max_prefill_tokens=24, max_num_seqs=4, replay_decodes=replay)
+        engine = InProcessEngine(folder, device="cpu", max_prefill_tokens=24, max_num_seqs=4, replay_decodes=replay)
         assert (engine.runner.decodes is not None) == (replay and variant == "llama")
         prompts = random_prompts([1, 17, 33, 70, 5, 40])
         answers.append([(a.token_ids, a.logprobs) for a in engine.generate(prompts, greedy(12, logprobs=2))])
