@@ -1,7 +1,8 @@
 # Images of gLLM. Targets:
 #   runtime       CUDA: docker build --target runtime -t gllm:cuda .
 #   runtime-cpu   the same on CPUs
-#   demo          runtime-cpu with SmolLM2-135M-Instruct at /models/smollm2: examples/smol.yaml needs no volume
+#   demo          runtime-cpu with SmolLM2-135M-Instruct at /models/smollm2 and the openai client: examples/smol.yaml and
+#                 examples/ask.yaml need nothing else
 #   operator      the Kubernetes operator; no torch in it (the default, being last)
 # Base images and the build of torch are arguments. FlashInfer compiles what it lacks at its first use, so the CUDA base
 # is one with nvcc; a smaller one will do where FlashInfer's cubins are all that is needed.
@@ -32,6 +33,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY pyproject.toml ./
 COPY docker docker
 RUN docker/steps.sh venv runtime
+
+FROM cpu-venv AS demo-venv
+RUN docker/steps.sh more client
 
 FROM cpu-tools AS operator-venv
 COPY pyproject.toml ./
@@ -81,7 +85,7 @@ CMD ["--help"]
 # The model lies below gLLM, so that a change of the source leaves its layer alone.
 FROM ${PYTHON_IMAGE} AS demo
 LABEL org.opencontainers.image.title="gLLM runtime (CPU) with SmolLM2" org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=cpu-venv /opt/gllm /opt/gllm
+COPY --from=demo-venv /opt/gllm /opt/gllm
 COPY --from=model /models /models
 COPY --from=cpu-wheel /wheels /wheels
 RUN /opt/gllm/bin/python -m pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl

@@ -1,4 +1,5 @@
-"""What an image installs, out of pyproject.toml: `requirements.py runtime [EXTRA...]` or `requirements.py operator`.
+"""What an image installs, out of pyproject.toml: `requirements.py runtime [EXTRA...]`,
+`requirements.py operator` or `requirements.py extra EXTRA...`.
 
 torch is left out of the runtime's: which build of it is the Dockerfile's to say.
 """
@@ -25,7 +26,7 @@ def requirements(project: dict[str, object], image: str, extras: list[str]) -> l
     if image == "operator":
         found = [one for one in own if name_of(one) in OPERATOR_TAKES] + optional["operator"]
     else:
-        found = [one for one in own if name_of(one) != "torch"]
+        found = [one for one in own if name_of(one) != "torch"] if image == "runtime" else []
     return found + [one for extra in extras for one in optional[extra]]
 
 

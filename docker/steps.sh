@@ -1,6 +1,7 @@
 #!/bin/sh
-# The steps that builder stages share: docker/steps.sh tools | venv | wheel.
+# The steps that builder stages share: docker/steps.sh tools | venv | more | wheel.
 set -eu
+pip="/opt/gllm/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check"
 
 case $1 in
 tools)
@@ -19,7 +20,6 @@ venv)
     # venv IMAGE [EXTRA...]: /opt/gllm with all that is installed there, but for gLLM itself.
     shift
     python3 -m venv /opt/gllm
-    pip="/opt/gllm/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check"
     python3 docker/requirements.py "$@" > /tmp/requirements.txt
     # torch first and by itself, so that its version is the one that was asked for.
     [ "$1" = operator ] || $pip ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$TORCH"
@@ -27,6 +27,11 @@ venv)
     # Headers and test suites that nothing here reads. (CUDA's headers stay: FlashInfer compiles with them.)
     find /opt/gllm -type d \( -path '*/torch/include' -o -path '*/torch/test' -o -path '*/numpy/*/tests' \
         -o -path '*/sympy/*/tests' -o -path '*/networkx/*/tests' \) -prune -exec rm -rf {} +
+    ;;
+more)
+    # more EXTRA: what is in that extra of pyproject.toml besides.
+    python3 docker/requirements.py extra "$2" > /tmp/requirements.txt
+    $pip -r /tmp/requirements.txt
     ;;
 wheel)
     # With kernels, or not at all: without them an image would quietly be slow.

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from gllm_operator.build.singles import OPTIONAL_APIS
 from gllm_operator.handlers import watch_deployments
+from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.cache import WATCHED, Cache
 from gllm_operator.kube.client import Client
 from gllm_operator.kube.elect import Elector
@@ -24,12 +25,14 @@ from gllm_operator.web import serve
 _log = logging.getLogger(__name__)
 
 _OPTIONAL_KINDS = {"keda.sh/v1alpha1": "ScaledObject", "monitoring.coreos.com/v1": "PodMonitor"}
+_LOOK_FOR_APIS = 60.0
 _SILENCE = 600.0
 """Bookmarks come every minute: watches that heard nothing for so long hang."""
 
 
 async def run(settings: Settings) -> int:
-    """Until a signal (0), or until the lease is lost (1: whoever runs the process starts it anew)."""
+    """Until a signal (0), or until the lease is lost or an API has come or gone that a cluster may lack (1: whoever
+    runs the process starts it anew)."""
     metrics, stop = Metrics(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,8 +60,7 @@ async def _elected(
 ) -> int:
     if not settings.lease_name:
         metrics.leads.set(1)
-        await _act(settings, api, metrics, informers, stop, None)
-        return 0
+        return await _act(settings, api, metrics, informers, stop, None)
     elector = Elector(
         api, settings.lease_namespace, settings.lease_name, settings.identity, duration=settings.lease_seconds,
         renew_every=settings.lease_seconds / 4,
@@ -77,11 +79,11 @@ async def _elected(
     metrics.leads.set(0)
     lost = keeping.done()
     stop.set()
-    await acting
+    code = await acting
     keeping.cancel()
     stopping.cancel()
     await elector.release()
-    return 1 if lost else 0
+    return 1 if lost else code
 
 
 async def _act(
@@ -91,8 +93,9 @@ async def _act(
     informers: list[Informer],
     stop: asyncio.Event,
     elector: Elector | None,
-) -> None:
-    apis = frozenset([name for name in OPTIONAL_APIS if await api.has_api(name)])
+) -> int:
+    """Returns 1 if other optional APIs are there than at the start, else 0, once `stop` is set."""
+    apis = await _optional_apis(api)
     touch: list[Reconciler] = []
     cache = Cache(lambda place: touch[0].touch(place))
     outside = replace(Outside(), read_model=ModelReader(), default_image=settings.default_image, apis=apis)
@@ -108,18 +111,40 @@ async def _act(
         # Nothing is decided before everything is known: what is not seen would be made twice.
         synced = asyncio.create_task(_all_synced(informers))
         stopping = asyncio.create_task(stop.wait())
+        changed = asyncio.create_task(_other_apis(api, apis, stop))
         await asyncio.wait({synced, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             _log.info("watches", extra={"namespaces": settings.namespaces or "all", "apis": sorted(apis)})
             await watch_deployments(reconciler, api.login, settings.namespaces, settings.resync, stop)
         synced.cancel()
         stopping.cancel()
+        other = changed.done()
+        changed.cancel()
+        return 1 if other else 0
     finally:
         for place in reconciler.places:
             reconciler.forget(place)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _optional_apis(api: Client) -> frozenset[str]:
+    return frozenset([name for name in OPTIONAL_APIS if await api.has_api(name)])
+
+
+async def _other_apis(api: Client, known: frozenset[str], stop: asyncio.Event) -> None:
+    """Until KEDA, say, was installed or taken away: sets `stop`. All watches begin anew then, which is simplest."""
+    while True:
+        await asyncio.sleep(_LOOK_FOR_APIS)
+        try:
+            found = await _optional_apis(api)
+        except ApiError:
+            continue
+        if found != known:
+            _log.info("starts anew: APIs came or went", extra={"apis": sorted(found), "before": sorted(known)})
+            stop.set()
+            return
 
 
 async def _all_synced(informers: list[Informer]) -> None:

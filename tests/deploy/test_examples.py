@@ -19,7 +19,9 @@ from gllm_operator.names import GroupId, Owner
 from gllm_operator.revision import pod_source, revision_of
 from gllm_operator.validate import problems
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted(
+    file for file in (ROOT / "examples").glob("*.yaml") if "kind: LLMDeployment" in file.read_text().splitlines()
+)
 SHAPES = {
     "smol": (2, 0),
     "autoscaling": (2, 0),

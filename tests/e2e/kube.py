@@ -40,6 +40,27 @@ def until(what: str, probe: Callable[[], Any], seconds: float, detail: Callable[
         time.sleep(0.3)
 
 
+def is_ready(pod: Object) -> bool:
+    conditions = pod["status"].get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def settled(kube: Kube, groups: int, name: str = "smol") -> Object | None:
+    """The status, if so many groups serve, all of the newest spec, and no others are left."""
+    found = kube.get("llm", name)
+    status: Object = found.get("status") or {}
+    progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
+    good = (
+        status.get("observedGeneration") == found["metadata"]["generation"]
+        and status.get("ready") == f"{groups}/{groups}"
+        and status.get("updatedReplicas") == groups
+        and len(status.get("groups", [])) == groups
+        and progress.get("reason") == "Complete"
+        and all(ready == total for ready, total in (one["readyRanks"].split("/") for one in status.get("groups", [])))
+    )
+    return status if good else None
+
+
 class Kube:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -71,6 +92,11 @@ class Kube:
         found: Object = self.get("llm", name).get("status") or {}
         return found
 
+    def condition(self, kind: str, name: str = "smol") -> Object:
+        conditions = self.status(name).get("conditions", [])
+        found: Object = next((one for one in conditions if one["type"] == kind), {"status": "", "reason": ""})
+        return found
+
     def pods(self, name: str = "smol", role: str = "") -> list[Object]:
         selector = f"gllm.dev/deployment={name}" + (f",gllm.dev/role={role}" if role else "")
         found: list[Object] = self.get("pods", "-l", selector)["items"]
@@ -79,24 +105,9 @@ class Kube:
     def wait_settled(self, groups: int, name: str = "smol", seconds: float = 240) -> Object:
         """So many groups serve, all of the newest spec, and no others are left."""
 
-        def settled() -> Object | None:
-            found = self.get("llm", name)
-            status = found.get("status") or {}
-            progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
-            good = (
-                status.get("observedGeneration") == found["metadata"]["generation"]
-                and status.get("ready") == f"{groups}/{groups}"
-                and status.get("updatedReplicas") == groups
-                and len(status.get("groups", [])) == groups
-                and progress.get("reason") == "Complete"
-                and all(
-                    ready == total
-                    for ready, total in (one["readyRanks"].split("/") for one in status.get("groups", []))
-                )
-            )
-            return status if good else None
-
-        found: Object = until(f"{name} with {groups} groups", settled, seconds, lambda: self.describe(name))
+        found: Object = until(
+            f"{name} with {groups} groups", lambda: settled(self, groups, name), seconds, lambda: self.describe(name)
+        )
         return found
 
     def describe(self, name: str = "smol") -> str:
@@ -116,6 +127,12 @@ class Kube:
 
     def kill_worker(self, pod: str) -> None:
         self.kubectl("exec", pod, "--", "python3", "-c", _KILL)
+
+    def metric(self, pod: str, name: str, namespace: str = "gllm-system") -> float:
+        """Sum of an operator's metric; writes for its lease do not count."""
+        text = self.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics")
+        lines = [line for line in text.splitlines() if line.startswith(name) and 'kind="Lease"' not in line]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def events(self) -> list[Object]:
         found: list[Object] = self.get("events", "--field-selector", "involvedObject.kind=LLMDeployment")["items"]

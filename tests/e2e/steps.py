@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import yaml
@@ -14,10 +15,11 @@ from e2e.load import Load, Report
 from fixtures.kube_tools import ROOT
 
 NAMESPACE = "gllm-system"
+_OPERATOR = "app.kubernetes.io/name=gllm-operator"
 
 
-def install(kube: Kube) -> None:
-    """Into namespaces that take nothing but restricted pods."""
+def install(kube: Kube, chart: Path = ROOT / "charts/gllm", more: Sequence[str] = ()) -> None:
+    """Into namespaces that take nothing but restricted pods. more: values, as `--set` takes them."""
     if "gllm" in kube.helm("list", "-n", NAMESPACE, "-q").split():
         return
     for namespace in (NAMESPACE, "default"):
@@ -25,8 +27,8 @@ def install(kube: Kube) -> None:
             kube.kubectl("create", "namespace", namespace)
         kube.kubectl("label", "--overwrite", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     repository, _, tag = kube.cluster.operator.rpartition(":")
-    image = f"image.repository={repository},image.tag={tag}"
-    kube.helm("install", "gllm", "charts/gllm", "-n", NAMESPACE, "--set", image, "--wait", "--timeout", "3m")
+    values = ",".join([f"image.repository={repository}", f"image.tag={tag}", *more])
+    kube.helm("install", "gllm", str(chart), "-n", NAMESPACE, "--set", values, "--wait", "--timeout", "3m")
 
 
 def example(kube: Kube, name: str = "smol") -> Object:
@@ -69,11 +71,36 @@ def _answers(url: str) -> bool:
         return False
 
 
+def operators(kube: Kube) -> list[str]:
+    """Names of the operator's pods that run."""
+    found = kube.get("pods", "-n", NAMESPACE, "-l", _OPERATOR)["items"]
+    return [one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]]
+
+
+def leaders(kube: Kube) -> list[str]:
+    return [name for name in operators(kube) if kube.metric(name, "gllm_operator_leads ") == 1]
+
+
+def set_operators(kube: Kube, count: int) -> None:
+    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--set", f"replicas={count}",
+              "--wait", "--timeout", "2m")  # fmt: skip
+    until(f"{count} operators", lambda: len(operators(kube)) == count, 60)
+
+
+def kill_operators(kube: Kube) -> None:
+    kube.kubectl("delete", "pods", "-n", NAMESPACE, "-l", _OPERATOR, "--grace-period=0", "--force")
+
+
+def rolling(kube: Kube) -> bool:
+    """Whether groups of two revisions are there."""
+    return len(kube.status()["groups"]) == 2
+
+
 @contextmanager
-def under_load(kube: Kube, what: str, streams: int = 3) -> Iterator[Load]:
+def under_load(kube: Kube, what: str, streams: int = 6, max_tokens: int = 60) -> Iterator[Load]:
     """Streams before, during and after; prints the figures."""
     began = time.monotonic()
-    with Load(endpoint(kube), streams) as load:
+    with Load(endpoint(kube), streams, max_tokens) as load:
         load.wait_for(streams)
         yield load
         load.wait_for(streams)

@@ -38,6 +38,19 @@ def test_install_apply_answer(kube: Kube) -> None:
     assert client.models.list().data[0].id == "smollm2"
 
 
+def test_a_client_inside_the_cluster(kube: Kube) -> None:
+    """By the Service's name, in a namespace that takes only restricted pods."""
+    job = yaml.safe_load((ROOT / "examples/ask.yaml").read_text())
+    job["spec"]["template"]["spec"]["containers"][0]["image"] = kube.cluster.runtime
+    kube.kubectl("delete", "job", "ask", "--ignore-not-found")
+    kube.apply(job)
+    kube.kubectl("wait", "--for=condition=complete", "job/ask", "--timeout=90s", seconds=120)
+    text = kube.kubectl("logs", "job/ask")
+    print(f"\n  from http://smol.default.svc/v1, inside: {text.strip()!r}")
+    assert "Paris" in text
+    kube.kubectl("delete", "job", "ask")
+
+
 def test_the_chart_tests_itself(kube: Kube) -> None:
     kube.helm("test", "gllm", "-n", NAMESPACE, "--timeout", "2m")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.kube import Kube, until
+from e2e.kube import Kube, is_ready, settled, until
 from e2e.steps import nothing_lost, serving, under_load
 
 
@@ -42,6 +42,46 @@ def test_reshard(kube: Kube) -> None:
         kube.patch({"parallelism": {"pipeline": 2}})
         assert kube.wait_settled(1)["shape"]["summary"] == "PP2xTP1"
     nothing_lost(load.report)
+
+
+def test_paused(kube: Kube) -> None:
+    """A change waits until it is let go; scaling does not wait."""
+    serving(kube)
+    before = kube.status()["currentRevision"]
+    with under_load(kube, "paused, changed, scaled, resumed") as load:
+        kube.patch({"rollout": {"paused": True}, "engine": {"maxNumSeqs": 9}})
+
+        def held() -> bool:
+            progress = kube.condition("Progressing")
+            return (progress["status"], progress["reason"]) == ("False", "Paused")
+
+        until("paused", held, 20, kube.describe)
+        kube.kubectl("scale", "llm", "smol", "--replicas=2")
+        until("two groups", lambda: kube.status()["ready"] == "2/2", 60, kube.describe)
+        assert {one["revision"] for one in kube.status()["groups"]} == {before}
+        kube.patch({"replicas": 1, "rollout": {"paused": False}})
+        assert kube.wait_settled(1)["currentRevision"] != before
+    nothing_lost(load.report)
+
+
+def test_without_room_for_a_surge(kube: Kube) -> None:
+    """maxSurge 0, maxUnavailable 1: never more groups than wanted, never fewer than one that serves."""
+    serving(kube, 2)
+    seen: list[tuple[int, int]] = []
+    with under_load(kube, "a rollout in place, 2 groups") as load:
+        kube.patch({"rollout": {"maxSurge": 0, "maxUnavailable": 1}, "engine": {"maxNumSeqs": 11}})
+
+        def watched() -> bool:
+            masters = kube.pods(role="master")
+            ready = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in masters)
+            seen.append((len(masters), ready))
+            return settled(kube, 2)
+
+        until("both groups new", watched, 180, kube.describe)
+    nothing_lost(load.report)
+    assert max(count for count, _ in seen) <= 2, seen
+    assert min(ready for _, ready in seen) >= 1, seen
+    kube.patch({"rollout": {"maxSurge": None, "maxUnavailable": None}})
 
 
 def test_a_bad_revision_is_rolled_back(kube: Kube) -> None:

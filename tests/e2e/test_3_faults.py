@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 
 from e2e.kube import Kube, until
-from e2e.steps import NAMESPACE, nothing_lost, serving, under_load
+from e2e.steps import (
+    kill_operators,
+    leaders,
+    nothing_lost,
+    operators,
+    rolling,
+    serving,
+    set_operators,
+    under_load,
+)
 
 
 def master(kube: Kube) -> str:
@@ -23,7 +32,7 @@ def test_a_worker_is_killed(kube: Kube) -> None:
     for role, pod in (("master", master(kube)), ("slave", slave(kube))):
         with under_load(kube, f"a worker of the {role} killed") as load:
             kube.kill_worker(pod)
-            load.wait_for(4)
+            load.wait_for(load.streams)
         nothing_lost(load.report)
         kube.wait_settled(1)
 
@@ -32,7 +41,7 @@ def test_a_slave_pod_is_deleted(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "slave pod deleted by force") as load:
         kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
-        load.wait_for(4)
+        load.wait_for(load.streams)
         kube.wait_settled(1)
     nothing_lost(load.report)
 
@@ -42,14 +51,14 @@ def test_a_master_pod_is_deleted(kube: Kube) -> None:
     serving(kube, 2)
     with under_load(kube, "master pod deleted in order, 2 groups") as load:
         kube.kubectl("delete", "pod", master(kube), "--wait=false")
-        load.wait_for(6)
+        load.wait_for(2 * load.streams)
         kube.wait_settled(2)
     nothing_lost(load.report)
     with under_load(kube, "master pod deleted by force, 2 groups") as load:
         at = time.monotonic()
         kube.kubectl("delete", "pod", master(kube), "--grace-period=0", "--force")
         gone = time.monotonic()
-        load.wait_for(6)
+        load.wait_for(2 * load.streams)
         kube.wait_settled(2)
     late = [failure for failure in load.report.failures if not at - 60 < failure.sent_at < gone + 1]
     assert not late, late
@@ -61,7 +70,54 @@ def test_the_operator_dies_in_a_rollout(kube: Kube) -> None:
     with under_load(kube, "operator killed in a rollout") as load:
         kube.patch({"engine": {"maxNumSeqs": 12}})
         until("the new group", lambda: len(kube.status()["groups"]) == 2, 30)
-        kube.kubectl("delete", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=gllm-operator",
-                     "--grace-period=0", "--force")  # fmt: skip
+        kill_operators(kube)
         kube.wait_settled(1)
     nothing_lost(load.report)
+
+
+def test_the_operator_dies_in_a_scale_down(kube: Kube) -> None:
+    """The group that goes has long requests to finish."""
+    serving(kube, 2)
+    with under_load(kube, "operator killed in a scale-down", max_tokens=250) as load:
+        kube.kubectl("scale", "llm", "smol", "--replicas=1")
+        until("a group drains", lambda: "Draining" in [one["phase"] for one in kube.status()["groups"]], 30)
+        kill_operators(kube)
+        kube.wait_settled(1)
+    nothing_lost(load.report)
+
+
+def test_the_operator_dies_in_a_recovery(kube: Kube) -> None:
+    """The pod that was lost comes back while nobody watches, and the status is true again afterwards."""
+    serving(kube)
+    with under_load(kube, "operator killed in a recovery") as load:
+        kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
+        until("the recovery", lambda: kube.status()["groups"][0]["phase"] == "Recovering", 30, kube.describe)
+        kill_operators(kube)
+        load.wait_for(load.streams)
+        kube.wait_settled(1)
+    nothing_lost(load.report)
+
+
+def test_two_operators(kube: Kube) -> None:
+    """One acts; when it is killed in the middle of a rollout, the other one finishes it."""
+    serving(kube)
+    set_operators(kube, 2)
+    until("one that leads", lambda: len(leaders(kube)) == 1, 60)
+    try:
+        with under_load(kube, "the leader of two operators killed in a rollout") as load:
+            kube.patch({"engine": {"maxNumSeqs": 10}})
+            until("the new group", lambda: rolling(kube), 30)
+            (leader,) = leaders(kube)
+            standby = next(name for name in operators(kube) if name != leader)
+            assert kube.metric(standby, "gllm_operator_writes_total") == 0, "a standby wrote"
+            began = time.monotonic()
+            kube.kubectl("delete", "pod", leader, "-n", "gllm-system", "--grace-period=0", "--force")
+            until("the standby leads", lambda: kube.metric(standby, "gllm_operator_leads ") == 1, 60)
+            print(f"\n  the standby led after {time.monotonic() - began:.0f} s", flush=True)
+            kube.wait_settled(1)
+        nothing_lost(load.report)
+        assert len(leaders(kube)) == 1
+        told = [(one["reason"], one["message"], one["metadata"]["creationTimestamp"]) for one in kube.events()]
+        assert len(told) == len(set(told)), "an event was repeated"
+    finally:
+        set_operators(kube, 1)

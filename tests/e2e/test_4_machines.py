@@ -24,13 +24,20 @@ def _node_of_the_slave(kube: Kube) -> str:
     return node
 
 
-def test_the_api_server_hangs(kube: Kube) -> None:
+@pytest.mark.parametrize("part", ["kube-apiserver", "etcd"])
+def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
+    """Serving goes on, and so does the operator afterwards."""
     serving(kube)
-    with under_load(kube, "API server frozen for 30 s") as load:
-        kube.cluster.do("pause", "kube-apiserver")
-        time.sleep(30)
-        kube.cluster.do("resume", "kube-apiserver")
+    with under_load(kube, f"{part} frozen for 30 s") as load:
+        kube.cluster.do("pause", part)
+        try:
+            time.sleep(30)
+        finally:
+            kube.cluster.do("resume", part)
+        load.wait_for(load.streams)
         kube.wait_settled(1)
+        kube.kubectl("scale", "llm", "smol", "--replicas=2")
+        kube.wait_settled(2)
     nothing_lost(load.report)
 
 
@@ -41,7 +48,7 @@ def test_a_node_is_cut_off(kube: Kube) -> None:
         kube.cluster.do("cut", node)
         time.sleep(8)
         kube.cluster.do("heal", node)
-        load.wait_for(3, 180)
+        load.wait_for(load.streams, 180)
         kube.wait_settled(1)
     nothing_lost(load.report)
 
@@ -51,7 +58,7 @@ def test_a_node_is_lost(kube: Kube) -> None:
     node = _node_of_the_slave(kube)
     with under_load(kube, f"{node} (the slave's) lost") as load:
         kube.cluster.do("kill", node)
-        load.wait_for(3, 180)
+        load.wait_for(load.streams, 180)
         kube.cluster.do("revive", node)
         kube.wait_settled(1)
     nothing_lost(load.report)

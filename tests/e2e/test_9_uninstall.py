@@ -1,26 +1,87 @@
-"""helm uninstall with a deployment that serves: nothing hangs, and nothing is left."""
+"""helm upgrade and uninstall with a deployment that serves: nothing hangs, nothing is left, or all that should be."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
+
+import yaml
 
 from e2e.kube import Kube, until
-from e2e.steps import NAMESPACE, serving
+from e2e.steps import NAMESPACE, example, install, nothing_lost, serving, under_load
+from fixtures.kube_tools import ROOT
+
+CRD = "llmdeployments.gllm.dev"
 
 
-def test_uninstall_leaves_nothing(kube: Kube) -> None:
-    serving(kube)
+def left(kube: Kube) -> list[str]:
+    everywhere = kube.kubectl("get", "crd,clusterrole,clusterrolebinding", "-o", "name").splitlines()
+    found = [name for name in everywhere if "gllm" in name]
+    kinds = "all,sa,secret,cm,pdb,netpol,controllerrevisions,leases,role,rolebinding,hpa"
+    for namespace in ("default", NAMESPACE):
+        names = kube.kubectl("get", kinds, "-n", namespace, "-o", "name").splitlines()
+        found += [name for name in names if "gllm" in name or "smol" in name]
+    return found
+
+
+def uninstall(kube: Kube) -> None:
     began = time.monotonic()
     kube.helm("uninstall", "gllm", "-n", NAMESPACE, "--wait", "--timeout", "5m")
     print(f"\n  helm uninstall: {time.monotonic() - began:.0f} s", flush=True)
 
-    def left() -> list[str]:
-        everywhere = kube.kubectl("get", "crd,clusterrole,clusterrolebinding", "-o", "name").splitlines()
-        found = [name for name in everywhere if "gllm" in name]
-        kinds = "all,sa,secret,cm,pdb,netpol,controllerrevisions,leases,role,rolebinding,hpa"
-        for namespace in ("default", NAMESPACE):
-            names = kube.kubectl("get", kinds, "-n", namespace, "-o", "name").splitlines()
-            found += [name for name in names if "gllm" in name or "smol" in name]
-        return found
 
-    until("nothing left", lambda: not left(), 60, lambda: str(left()))
+def test_uninstall_leaves_nothing(kube: Kube) -> None:
+    serving(kube)
+    uninstall(kube)
+    until("nothing left", lambda: not left(kube), 60, lambda: str(left(kube)))
+
+
+def test_the_crd_is_upgraded(kube: Kube, tmp_path: Path) -> None:
+    """From a chart whose LLMDeployment knew no `monitoring`."""
+    chart = tmp_path / "gllm"
+    shutil.copytree(ROOT / "charts/gllm", chart)
+    file = chart / "files/llmdeployments.yaml"
+    older = yaml.safe_load(file.read_text())
+    for version in older["spec"]["versions"]:
+        del version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["monitoring"]
+    file.write_text(yaml.safe_dump(older))
+    install(kube, chart)
+    assert "monitoring" not in _spec_fields(kube)
+    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--wait", "--timeout", "2m")
+    assert "monitoring" in _spec_fields(kube)
+    uninstall(kube)
+
+
+def _spec_fields(kube: Kube) -> list[str]:
+    version = kube.get("crd", CRD)["spec"]["versions"][0]
+    return list(version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"])
+
+
+def test_one_namespace_and_deployments_that_stay(kube: Kube) -> None:
+    """An operator with rights in one namespace does all its work there; with crds.keep what serves is left serving."""
+    install(kube, more=("watchNamespaces={default}", "crds.keep=true"))
+    account = f"--as=system:serviceaccount:{NAMESPACE}:gllm"
+
+    def may(verb: str, kind: str, namespace: str) -> bool:
+        try:
+            return kube.kubectl("auth", "can-i", verb, kind, "-n", namespace, account).strip() == "yes"
+        except RuntimeError:  # "no" is exit status 1.
+            return False
+
+    assert may("create", "statefulsets.apps", "default")
+    assert not may("create", "statefulsets.apps", "kube-system")
+    assert not may("create", "pods", "default")
+    assert not may("get", "secrets", "default")
+    assert not may("list", "nodes", "default")
+    kube.apply(example(kube))
+    kube.wait_settled(1)
+    with under_load(kube, "helm uninstall with crds.keep=true") as load:
+        uninstall(kube)
+        load.wait_for(load.streams)
+    nothing_lost(load.report)
+    assert kube.get("llm", "smol")["metadata"].get("finalizers", []) == []
+    # Nothing hangs without an operator; the objects go with their owner.
+    kube.kubectl("delete", "llm", "smol", "--timeout=30s", seconds=60)
+    kube.kubectl("delete", "crd", CRD, "--timeout=30s", seconds=60)
+    until("nothing left", lambda: not left(kube), 90, lambda: str(left(kube)))

@@ -1,0 +1,124 @@
+"""Kinds of object and of node that a cluster may have: KEDA's, Prometheus' operator's, GPUs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from e2e.kube import Kube, Object, until
+from e2e.steps import NAMESPACE, example, serving
+
+CRDS = (
+    ("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"),
+    ("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"),
+    ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
+)
+"""Their API without their controllers: what the objects say is checked, not what somebody makes of them."""
+
+
+def definition(group: str, version: str, kind: str, plural: str) -> Object:
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
+    }
+
+
+def test_apis_that_come_and_go(kube: Kube) -> None:
+    """The operator finds them while it runs."""
+    serving(kube)
+    existing = kube.kubectl("get", "crd", "-o", "name")
+    if any(f"{plural}.{group}" in existing for group, _, _, plural in CRDS):
+        pytest.skip("this cluster has KEDA or Prometheus' operator itself")
+    trigger = {"type": "cron", "metadata": {"timezone": "Etc/UTC", "start": "0 6 * * *", "end": "0 20 * * *",
+                                            "desiredReplicas": "2"}}  # fmt: skip
+    kube.patch({"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "triggers": [trigger]},
+                "monitoring": {"podMonitor": True}})  # fmt: skip
+    for one in CRDS:
+        kube.apply(definition(*one))
+    try:
+        began = time.monotonic()
+        scaled: Object = until("a ScaledObject", lambda: kube.get("scaledobjects", "smol"), 150, kube.describe)
+        print(f"\n  the operator found the new APIs after {time.monotonic() - began:.0f} s", flush=True)
+        assert scaled["spec"]["scaleTargetRef"] == {
+            "apiVersion": "gllm.dev/v1alpha1", "kind": "LLMDeployment", "name": "smol"
+        }  # fmt: skip
+        assert scaled["spec"]["triggers"] == [trigger]
+        monitor = until("a PodMonitor", lambda: kube.get("podmonitors", "smol"), 30, kube.describe)
+        assert monitor["spec"]["selector"]["matchLabels"]["gllm.dev/deployment"] == "smol"
+        _upgrade(kube, "metrics.serviceMonitor.enabled=true")
+        assert kube.get("servicemonitors", "gllm", "-n", NAMESPACE)["spec"]["endpoints"][0]["path"] == "/metrics"
+        kube.patch({"autoscaling": None, "monitoring": None})
+        until("no ScaledObject", lambda: not kube.get("scaledobjects")["items"], 60, kube.describe)
+        until("no PodMonitor", lambda: not kube.get("podmonitors")["items"], 60, kube.describe)
+        _upgrade(kube, "metrics.serviceMonitor.enabled=false")  # helm cannot take away what has no kind any more.
+    finally:
+        for group, _, _, plural in CRDS:
+            kube.kubectl("delete", "crd", f"{plural}.{group}", "--ignore-not-found")
+    _upgrade(kube, "metrics.serviceMonitor.enabled=true")
+    kube.kubectl("scale", "llm", "smol", "--replicas=2")
+    kube.wait_settled(2)
+    kube.kubectl("scale", "llm", "smol", "--replicas=1")
+    kube.wait_settled(1)
+
+
+def _upgrade(kube: Kube, value: str) -> None:
+    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--set", value, "--wait",
+              "--timeout", "2m")  # fmt: skip
+
+
+def test_gpus_are_asked_for(kube: Kube) -> None:
+    """Pods get the GPUs that the spec says, or the status tells what is missing. The nodes only say that they have
+    some, so no model runs: that, too, is told."""
+    free = {node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
+            for node in kube.get("nodes")["items"]}  # fmt: skip
+    if max(free.values()) < 4:
+        pytest.skip("no node has four GPUs")
+    serving(kube)
+    manifest = example(kube)
+    manifest["metadata"]["name"] = "gpus"
+    manifest["spec"] |= {
+        "parallelism": {"pipeline": 2, "tensor": 3},
+        "accelerator": {"type": "cuda", "perPod": 3},
+        "engine": {},
+    }
+    kube.apply(manifest)
+    try:
+        pods = until("two pods on nodes", lambda: _placed(kube, 2), 60, lambda: kube.describe("gpus"))
+        for pod in pods:
+            limits = pod["spec"]["containers"][0]["resources"]["limits"]
+            assert limits["nvidia.com/gpu"] == "3"
+        failure: Any = until("the reason in the status", lambda: _failure(kube), 90, lambda: kube.describe("gpus"))
+        print(f"\n  a pod without a real GPU: {failure}", flush=True)
+        assert "cuda" in failure["message"].lower()
+        assert failure["pod"].startswith("gpus-")
+        assert "gpus-" in kube.condition("Ready", "gpus")["message"]
+        # More than any node has.
+        kube.patch({"parallelism": {"pipeline": 1, "tensor": 9}, "accelerator": {"perPod": 9}}, "gpus")
+        until("what is missing", lambda: "Insufficient nvidia.com/gpu" in str(kube.status("gpus")), 60,
+              lambda: kube.describe("gpus"))  # fmt: skip
+        # What cannot be: refused at admission, in words that say the fix.
+        with pytest.raises(RuntimeError, match="perPod"):
+            kube.patch({"parallelism": {"pipeline": 2, "tensor": 4}, "accelerator": {"perPod": 3}}, "gpus")
+    finally:
+        kube.kubectl("delete", "llm", "gpus", "--wait=false")
+    until("it is gone", lambda: not kube.pods("gpus"), 120, lambda: kube.describe("gpus"))
+
+
+def _placed(kube: Kube, count: int) -> list[Object] | None:
+    pods = [pod for pod in kube.pods("gpus") if pod["spec"].get("nodeName")]
+    return pods if len(pods) == count else None
+
+
+def _failure(kube: Kube) -> Object | None:
+    return next((one["lastFailure"] for one in kube.status("gpus").get("groups", [])
+                 if "cuda" in str(one.get("lastFailure")).lower()), None)  # fmt: skip
