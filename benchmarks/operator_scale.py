@@ -5,6 +5,7 @@ stay Pending), else an API server of its own from the binaries of `../shared/k8s
 one process, as in its pod. Told are
 
     create   from the first `kubectl apply` until every deployment has its objects and a status that says so
+    quiet    until the control plane has made all pods, and nothing happens any more
     idle     writes to the API server and CPU while nothing changes
     edit     from an edit of one deployment until its objects are the new ones, with all the others there
     restart  from the start of a new operator until an edit that it missed is carried out
@@ -42,6 +43,7 @@ NAMESPACE = "operator-scale"
 API, KIND = "gllm.dev/v1alpha1", "LLMDeployment"
 EDITS = 10
 IDLE_SECONDS = 30.0
+QUIET_SECONDS = 5.0
 
 
 def manifest(number: int) -> dict[str, Any]:
@@ -160,7 +162,10 @@ async def create(api: Client, operator: Operator, count: int) -> None:
 
 
 async def idle(operator: Operator) -> None:
-    await asyncio.sleep(5)
+    seen, began = -1.0, time.monotonic()
+    while seen != (seen := operator.metric("gllm_operator_reconciles_total")):
+        await asyncio.sleep(QUIET_SECONDS)  # The control plane still makes pods, each of which is looked at.
+    print(f"quiet    after {time.monotonic() - began - QUIET_SECONDS:.0f} s more")
     writes, passes, cpu = (operator.metric("gllm_operator_writes_total"),
                            operator.metric("gllm_operator_reconciles_total"), operator.cpu_seconds())  # fmt: skip
     await asyncio.sleep(IDLE_SECONDS)
