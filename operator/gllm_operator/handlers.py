@@ -9,7 +9,7 @@ import kopf
 
 from gllm_operator.api import GROUP, PLURAL, VERSION
 from gllm_operator.kube.login import Login
-from gllm_operator.reconcile import Reconciler
+from gllm_operator.loop.reconcile import Reconciler
 
 
 def registry(reconciler: Reconciler, login: Login, resync: float) -> kopf.OperatorRegistry:

@@ -16,9 +16,9 @@ from gllm_operator.kube.client import Client
 from gllm_operator.kube.elect import Elector
 from gllm_operator.kube.informer import Informer
 from gllm_operator.kube.login import login
+from gllm_operator.loop.model_files import ModelReader
+from gllm_operator.loop.reconcile import Outside, Reconciler
 from gllm_operator.metrics import Metrics
-from gllm_operator.model_files import ModelReader
-from gllm_operator.reconcile import Outside, Reconciler
 from gllm_operator.settings import Settings
 from gllm_operator.web import serve
 

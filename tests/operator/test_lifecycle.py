@@ -10,7 +10,7 @@ import pytest
 from fixtures.kube_world import ready_masters
 from fixtures.operator_bench import SPEC, Bench
 from gllm_operator.kube.cache import Cache
-from gllm_operator.reconcile import Reconciler
+from gllm_operator.loop.reconcile import Reconciler
 
 
 def spec(**changes: Any) -> dict[str, Any]:

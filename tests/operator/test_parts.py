@@ -13,14 +13,14 @@ from gllm_operator.api import LLMDeploymentSpec
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.model import model_files, served_name
 from gllm_operator.build.overlay import overlay
-from gllm_operator.estimate import estimate
-from gllm_operator.in_flight import parse_requests
 from gllm_operator.keys import make_keys
+from gllm_operator.loop.in_flight import parse_requests
 from gllm_operator.names import GroupId
-from gllm_operator.quantity import parse_quantity
-from gllm_operator.revision import pod_source, record_of, revision_of, source_of
-from gllm_operator.shape import group_shape
-from gllm_operator.validate import problems
+from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.quantity import parse_quantity
+from gllm_operator.spec.revision import pod_source, record_of, revision_of, source_of
+from gllm_operator.spec.shape import group_shape
+from gllm_operator.spec.validate import problems
 
 
 def spec(**changes: Any) -> LLMDeploymentSpec:

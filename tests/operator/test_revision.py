@@ -9,7 +9,7 @@ import msgspec
 
 from gllm_operator.api import LLMDeploymentSpec
 from gllm_operator.crd.definition import crd
-from gllm_operator.revision import pod_source, record_of, revision_of, source_of
+from gllm_operator.spec.revision import pod_source, record_of, revision_of, source_of
 
 SPEC: dict[str, Any] = {"model": {"source": "file:///m"}, "image": "a", "probes": {"periodSeconds": 1}}
 

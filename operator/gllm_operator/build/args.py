@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gllm_operator.build.model import model_files, served_name
-from gllm_operator.quantity import parse_quantity
-from gllm_operator.revision import PodSource
+from gllm_operator.spec.quantity import parse_quantity
+from gllm_operator.spec.revision import PodSource
 
 RESERVED = frozenset(
     {

@@ -7,7 +7,7 @@ from typing import Any
 from gllm_operator.api.lifecycle import Disruption
 from gllm_operator.build.meta import metadata
 from gllm_operator.names import DEPLOYMENT, Owner
-from gllm_operator.shape import GroupShape
+from gllm_operator.spec.shape import GroupShape
 
 
 def disruption_budget(owner: Owner, disruption: Disruption, replicas: int, shape: GroupShape) -> dict[str, Any]:

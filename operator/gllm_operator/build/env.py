@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name, keys_name
-from gllm_operator.revision import PodSource
-from gllm_operator.shape import GroupShape
+from gllm_operator.spec.revision import PodSource
+from gllm_operator.spec.shape import GroupShape
 
 Env = list[dict[str, Any]]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gllm_operator.build.meta import metadata
 from gllm_operator.names import REVISION, Owner
-from gllm_operator.revision import PodSource, record_of
+from gllm_operator.spec.revision import PodSource, record_of
 
 
 def controller_revision(owner: Owner, source: PodSource, revision: str, number: int) -> dict[str, Any]:

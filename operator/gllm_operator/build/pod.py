@@ -10,8 +10,8 @@ from gllm_operator.build.model import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.probes import probes, termination_grace
 from gllm_operator.names import GROUP_NAME, GroupId, Owner, group_labels, masters_selector
-from gllm_operator.revision import PodSource
-from gllm_operator.shape import GroupShape
+from gllm_operator.spec.revision import PodSource
+from gllm_operator.spec.shape import GroupShape
 
 CONTAINER = "gllm"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm_operator.revision import PodSource
+from gllm_operator.spec.revision import PodSource
 
 PRE_STOP_SECONDS = 5
 """Between a pod's removal from the Service and SIGTERM: until then nodes may still send it requests, which it takes."""

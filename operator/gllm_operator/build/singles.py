@@ -13,7 +13,7 @@ from gllm_operator.build.monitor import MONITORING_API, pod_monitor
 from gllm_operator.build.security import network_policy, service_account
 from gllm_operator.build.service import client_service, headless_service
 from gllm_operator.names import Owner
-from gllm_operator.shape import group_shape
+from gllm_operator.spec.shape import group_shape
 
 OPTIONAL_APIS = (KEDA_API, MONITORING_API)
 """Which a cluster may lack."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from gllm_operator.build.pod import pod_template
 from gllm_operator.names import GROUP_NAME, ROLE, GroupId, Owner, group_labels, headless_name
-from gllm_operator.revision import PodSource
-from gllm_operator.shape import GroupShape, group_shape
+from gllm_operator.spec.revision import PodSource
+from gllm_operator.spec.shape import GroupShape, group_shape
 
 
 def group_sets(owner: Owner, source: PodSource, group: GroupId) -> list[dict[str, Any]]:

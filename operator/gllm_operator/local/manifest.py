@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from gllm_operator.api import GROUP, KIND, VERSION
+from gllm_operator.loop.observe import observe
 from gllm_operator.names import FINALIZER
-from gllm_operator.observe import observe
 from gllm_operator.plan import plan
-from gllm_operator.validate import problems
+from gllm_operator.spec.validate import problems
 
 Manifest = dict[str, Any]
 

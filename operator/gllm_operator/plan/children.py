@@ -10,10 +10,10 @@ from gllm_operator.build.monitor import MONITORING_API
 from gllm_operator.build.statefulset import group_sets
 from gllm_operator.digest import digest
 from gllm_operator.names import GroupId
-from gllm_operator.observed import Key, Observed
 from gllm_operator.plan.groups import Group
+from gllm_operator.plan.observed import Key, Observed
 from gllm_operator.plan.types import Delete, Manifest
-from gllm_operator.revision import PodSource
+from gllm_operator.spec.revision import PodSource
 
 _SINGLES = frozenset(
     {

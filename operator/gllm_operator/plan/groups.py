@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from gllm_operator.api.status import GroupStatus
 from gllm_operator.clock import seconds_of
 from gllm_operator.names import GroupId
-from gllm_operator.observed import Observed, PodFacts, SetFacts
-from gllm_operator.shape import group_shape
+from gllm_operator.plan.observed import Observed, PodFacts, SetFacts
+from gllm_operator.spec.shape import group_shape
 
 STUCK_SECONDS = 60.0
 """How long after its grace a terminating pod may take before its node counts as lost."""

@@ -11,19 +11,19 @@ from gllm_operator.build.probes import termination_grace
 from gllm_operator.build.security import keys_secret
 from gllm_operator.build.singles import single_children
 from gllm_operator.names import GroupId
-from gllm_operator.observed import Observed
 from gllm_operator.plan import children
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
+from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.places import next_places
 from gllm_operator.plan.recovery import Health, health_of
 from gllm_operator.plan.rollout import Bounds, Step, next_step
 from gllm_operator.plan.status import StatusFacts, make_status
 from gllm_operator.plan.target import Target, choose_target
 from gllm_operator.plan.types import Delete, Manifest, Plan
-from gllm_operator.revision import PodSource, pod_source, revision_of
-from gllm_operator.shape import group_shape
-from gllm_operator.validate import problems
+from gllm_operator.spec.revision import PodSource, pod_source, revision_of
+from gllm_operator.spec.shape import group_shape
+from gllm_operator.spec.validate import problems
 
 _RETRY_SECONDS = 30.0
 _WATCH_SECONDS = 2.0

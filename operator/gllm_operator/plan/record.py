@@ -5,8 +5,8 @@ from __future__ import annotations
 from gllm_operator.api.status import Failure, GroupStatus, Phase
 from gllm_operator.clock import stamp
 from gllm_operator.names import GroupId
-from gllm_operator.observed import PodFacts
 from gllm_operator.plan.groups import Group
+from gllm_operator.plan.observed import PodFacts
 from gllm_operator.plan.recovery import Health
 
 

@@ -10,16 +10,16 @@ import msgspec
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Endpoint, GroupStatus, LLMDeploymentStatus, Place, Shape
 from gllm_operator.build.model import served_name
-from gllm_operator.estimate import estimate
 from gllm_operator.names import GroupId, Owner, masters_selector
-from gllm_operator.observed import Observed
 from gllm_operator.plan.conditions import Facts, conditions, headline
 from gllm_operator.plan.groups import Group
+from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.record import group_status, new_group_status
 from gllm_operator.plan.recovery import Health
 from gllm_operator.plan.rollout import Step
 from gllm_operator.plan.target import Target
-from gllm_operator.shape import GroupShape, group_shape
+from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.shape import GroupShape, group_shape
 
 
 @dataclass(frozen=True, slots=True)

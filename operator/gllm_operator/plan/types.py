@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gllm_operator.api.status import LLMDeploymentStatus
-from gllm_operator.observed import Key
+from gllm_operator.plan.observed import Key
 
 Manifest = dict[str, Any]
 

@@ -9,9 +9,9 @@ from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.pod import CONTAINER
-from gllm_operator.estimate import estimate
-from gllm_operator.quantity import parse_quantity
-from gllm_operator.shape import group_shape
+from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.quantity import parse_quantity
+from gllm_operator.spec.shape import group_shape
 
 if TYPE_CHECKING:
     from gllm.model_config import ModelConfig

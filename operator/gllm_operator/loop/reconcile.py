@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gllm_operator.api.status import LLMDeploymentStatus
-from gllm_operator.execute import Executor, Memory, NotLeading, Stale
-from gllm_operator.in_flight import count_requests
 from gllm_operator.keys import make_keys
 from gllm_operator.kube.api import Api, ApiError, Object
 from gllm_operator.kube.cache import Cache, Place
 from gllm_operator.logs import about
+from gllm_operator.loop.execute import Executor, Memory, NotLeading, Stale
+from gllm_operator.loop.in_flight import count_requests
+from gllm_operator.loop.observe import observe
 from gllm_operator.metrics import Metrics
 from gllm_operator.names import GROUP_NAME, ROLE, Owner, keys_name
-from gllm_operator.observe import observe
 from gllm_operator.plan import Plan, plan
 
 if TYPE_CHECKING:

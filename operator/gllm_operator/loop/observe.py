@@ -24,8 +24,8 @@ from gllm_operator.names import (
     GroupId,
     Owner,
 )
-from gllm_operator.observed import Applied, Child, Exit, Key, Observed, PodFacts, Refusal, RevisionFacts, SetFacts
-from gllm_operator.revision import source_of
+from gllm_operator.plan.observed import Applied, Child, Exit, Key, Observed, PodFacts, Refusal, RevisionFacts, SetFacts
+from gllm_operator.spec.revision import source_of
 
 if TYPE_CHECKING:
     from gllm.model_config import ModelConfig

@@ -15,10 +15,10 @@ from gllm_operator.clock import stamp
 from gllm_operator.digest import digest
 from gllm_operator.kube.api import Api, ApiError, Object
 from gllm_operator.kube.cache import Cache
+from gllm_operator.loop.observe import controller_of, key_of, owned_fields
 from gllm_operator.names import FINALIZER, MANAGER, Owner
-from gllm_operator.observe import controller_of, key_of, owned_fields
-from gllm_operator.observed import Applied, Key, Refusal
 from gllm_operator.plan import Delete, Event, Plan
+from gllm_operator.plan.observed import Applied, Key, Refusal
 from gllm_operator.plan.types import Manifest
 
 _log = logging.getLogger(__name__)

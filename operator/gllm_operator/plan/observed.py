@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import LLMDeploymentStatus
 from gllm_operator.names import GroupId, Owner
-from gllm_operator.revision import PodSource
+from gllm_operator.spec.revision import PodSource
 
 if TYPE_CHECKING:
     from gllm.model_config import ModelConfig

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Estimate
-from gllm_operator.quantity import parse_quantity
-from gllm_operator.shape import GroupShape
+from gllm_operator.spec.quantity import parse_quantity
+from gllm_operator.spec.shape import GroupShape
 
 if TYPE_CHECKING:
     from gllm.model_config import ModelConfig

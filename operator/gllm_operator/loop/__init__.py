@@ -1,0 +1,1 @@
+"""One pass over a deployment: look, plan, carry out; and when the next one is due."""
