@@ -39,7 +39,7 @@ def test_processes_have_what_pods_have() -> None:
         assert process.env["GLLM_NODE_ADDR"] == process.address == loopback(process.rank)
         assert process.env["GLLM_KEYS"] == "KEYS"
         assert process.env["POD_NAME"] == process.name
-    assert (master.ready_path, master.port) == ("/ready", 8000)
+    assert (master.ready_path, master.port) == ("/ready?recovering=true", 8000)
 
 
 def test_paths_of_the_container() -> None:

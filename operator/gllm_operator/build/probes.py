@@ -16,6 +16,9 @@ _GRACE_SECONDS = 20
 """On top of the drain timeout, for processes to end."""
 _LIVENESS_PERIOD = 10
 
+_READY = "/ready?recovering=true"
+"""A group that recovers keeps its place in the Service: new requests wait in its gateway with the others. Without it,
+those of a deployment with one group would be refused. A gateway that is gone is out at once."""
 _PROBE = ["python3", "-m", "gllm.cli.probe"]
 
 
@@ -24,7 +27,7 @@ def probes(source: PodSource, role: str) -> dict[str, Any]:
     settings = source.probes
     period = settings.period_seconds
     if role == "master":
-        startup, ready, live = _http("/health"), _http("/ready"), _http("/health")
+        startup, ready, live = _http("/health"), _http(_READY), _http("/health")
     else:
         link, plans = str(source.network.master_port), str(source.network.master_port + 1)
         ready = {"exec": {"command": [*_PROBE, "joined", "--link-port", link, "--plans-port", plans]}}

@@ -79,7 +79,9 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
     pods = _newest(pod for pod in observed.pods if pod.group == id)
     name = id.name(observed.owner.name)
     master = next((pod for pod in pods if pod.role == "master"), None)
-    ready = master is not None and master.ready and not master.terminating
+    wanted = sizes.get(id.revision) or max(sum(one.replicas for one in sets), len(pods))
+    # A master that waits for its slaves is ready to Kubernetes, since it takes requests.
+    ready = master is not None and len(pods) >= wanted and all(pod.ready and not pod.terminating for pod in pods)
     ready_since = seconds_of(record.ready_at) if record is not None else None
     unready_since = seconds_of(record.unready_at) if record is not None else None
     if ready:
@@ -95,7 +97,7 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
         name=name,
         sets=sets,
         pods=pods,
-        wanted_pods=sizes.get(id.revision) or max(sum(one.replicas for one in sets), len(pods)),
+        wanted_pods=wanted,
         record=record,
         ready=ready,
         ready_since=ready_since,

@@ -59,11 +59,14 @@ class Gateway:
     def max_model_len(self) -> int | None:
         return self.engine.limits.max_model_len if self.engine.limits is not None else None
 
-    def not_ready(self) -> str | None:
-        """Why new requests had better go elsewhere."""
+    def not_ready(self, recovering: bool = False) -> str | None:
+        """Why new requests had better go elsewhere.
+
+        recovering: that they would have to wait for the next engine is no reason.
+        """
         if self.admission.draining:
             return "draining"
-        if self.engine.hello is None:
+        if self.engine.hello is None and not (recovering and self.engine.limits is not None):
             return self._disconnected()
         return self.unhealthy()
 

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,12 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         await _until_gone(on)
         assert (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0] == []
         events, _ = await on.api.list("v1", "Event", on.namespace)
-        told = [(one["reason"], one["message"]) for one in events]
-        assert len(told) == len(set(told)), "an event was repeated"
+        told = Counter((one["reason"], one["message"]) for one in events)
+        again = {reason for (reason, _), times in told.items() if times > 1}
+        # The group was whole a second time once its slave was back; nothing else was told twice.
+        assert again <= {"GroupReady", "AllGroupsReady", "EnoughGroups", "TooFewGroups"}, told
+        assert max(told.values()) <= 2, told
+        assert sum(times for (reason, _), times in told.items() if reason == "GroupRecovering") == 1, told
 
     play(work)
 

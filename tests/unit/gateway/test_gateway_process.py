@@ -300,6 +300,7 @@ def test_an_engine_that_is_being_replaced_costs_a_pause(folder: Path) -> None:
         group.outbox.append(EngineDown(epoch=1, reason="worker-0 was killed by SIGKILL", recovery_seconds=60.0))
         wait_until(lambda: httpx.get(f"{group.url}/ready").status_code == 503)
         assert "worker-0" in httpx.get(f"{group.url}/ready").json()["reason"]
+        assert httpx.get(f"{group.url}/ready?recovering=true").status_code == 200
         assert httpx.get(f"{group.url}/health").status_code == 200
         waiting, later = post_in_background(group.url, False)
         time.sleep(0.3)

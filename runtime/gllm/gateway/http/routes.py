@@ -126,9 +126,10 @@ def info_routes(gateway: Gateway) -> APIRouter:
         return _state(gateway.unhealthy())
 
     @router.get("/ready", tags=["operations"])
-    async def ready() -> Response:
-        """200 while new requests are taken; needs no API key."""
-        return _state(gateway.not_ready())
+    async def ready(recovering: bool = False) -> Response:
+        """200 while an engine serves; with `recovering=true` also while one is being replaced and new requests wait for
+        it. Needs no API key."""
+        return _state(gateway.not_ready(recovering))
 
     @router.get("/metrics", tags=["operations"])
     async def metrics() -> Response:
