@@ -29,7 +29,12 @@ def _node_of_the_slave(kube: Kube) -> str:
 
 @pytest.mark.parametrize("part", ["kube-apiserver", "etcd"])
 def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
-    """Serving goes on, and so does the operator afterwards."""
+    """Serving goes on, and so does the operator afterwards.
+
+    What Kubernetes itself does is allowed for: nodes whose leases nobody could renew for longer than its grace (12 s on
+    this cluster, 50 s by default) count as lost at first, and their pods are out of their Services until the kubelets
+    have reported. Who connects in just these seconds may be refused; no stream breaks.
+    """
     serving(kube)
     with under_load(kube, f"{part} frozen for 30 s") as load:
         kube.cluster.do("pause", part)
@@ -37,11 +42,14 @@ def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
             time.sleep(30)
         finally:
             kube.cluster.do("resume", part)
+        resumed = time.monotonic()
         load.wait_for(load.streams)
         kube.wait_settled(1)
         kube.kubectl("scale", "llm", "smol", "--replicas=2")
         kube.wait_settled(2)
-    nothing_lost(load.report)
+    assert load.report.differing == 0, load.report.line()
+    ours = [one for one in load.report.failures if one.began or not resumed - 12 < one.sent_at < resumed + 20]
+    assert not ours, ours
 
 
 def test_a_node_is_cut_off(kube: Kube) -> None:

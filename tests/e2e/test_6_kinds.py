@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -112,6 +113,43 @@ def test_gpus_are_asked_for(kube: Kube) -> None:
     finally:
         kube.kubectl("delete", "llm", "gpus", "--wait=false")
     until("it is gone", lambda: not kube.pods("gpus"), 120, lambda: kube.describe("gpus"))
+
+
+def test_rdma_reaches_the_pods(kube: Kube) -> None:
+    """The interface, the adapter and the device plugin's resource, in pods that serve. The nodes only say that they
+    have adapters: what NCCL makes of them is not seen here."""
+    if kube.cluster.kind != "shared":
+        pytest.skip("this cluster's nodes are not ours to change")
+    serving(kube)
+    nodes = [node["metadata"]["name"] for node in kube.get("nodes")["items"]]
+    _set_adapters(kube, nodes, "8")
+    # IPC_LOCK is more than any other standard than privileged allows.
+    kube.kubectl("label", "--overwrite", "namespace", "default", "pod-security.kubernetes.io/enforce=privileged")
+    try:
+        kube.patch({"network": {"interface": "eth0", "debug": "INFO", "extraEnv": [{"name": "NCCL_IB_TIMEOUT",
+                    "value": "22"}], "rdma": {"resourceName": "rdma/hca", "hca": "mlx5_0", "gidIndex": 3}},
+                    "security": {"profile": "Baseline"}})  # fmt: skip
+        kube.wait_settled(1)
+        script = "import json, os; print(json.dumps(dict(os.environ)))"
+        for pod in kube.pods():
+            limits = pod["spec"]["containers"][0]["resources"]["limits"]
+            assert limits["rdma/hca"] == "1"
+            inside = json.loads(kube.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", script))
+            wanted = {"NCCL_SOCKET_IFNAME": "eth0", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "INFO",
+                      "NCCL_IB_HCA": "mlx5_0", "NCCL_IB_GID_INDEX": "3", "NCCL_IB_TIMEOUT": "22"}  # fmt: skip
+            assert wanted.items() <= inside.items()
+            assert "NCCL_IB_DISABLE" not in inside
+    finally:
+        kube.patch({"network": None, "security": None})
+        kube.kubectl("label", "--overwrite", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted")
+        kube.wait_settled(1)
+        _set_adapters(kube, nodes, None)
+
+
+def _set_adapters(kube: Kube, nodes: list[str], count: str | None) -> None:
+    for node in nodes:
+        body = json.dumps({"status": {"capacity": {"rdma/hca": count}, "allocatable": {"rdma/hca": count}}})
+        kube.kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", body)
 
 
 def _placed(kube: Kube, count: int) -> list[Object] | None:
