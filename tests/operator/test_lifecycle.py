@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.kube_world import ready_masters
 from fixtures.operator_bench import SPEC, Bench
+from gllm_operator.clock import seconds_of
 from gllm_operator.kube.cache import Cache
 from gllm_operator.loop.reconcile import Reconciler
 
@@ -140,6 +141,24 @@ def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
     bench.settle()
     assert [one.name for one in bench.status.groups] == [group.name]
     assert bench.status.ready == "1/1"
+
+
+def test_a_group_that_recovered_has_been_ready_since_then() -> None:
+    """Its master was ready to Kubernetes all the time, and it must not count as stable for that."""
+    bench = Bench()
+    bench.settle()
+    bench.now += 1000
+    slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    bench.world.set_ready(slave, False)
+    bench.run_pass()
+    assert bench.status.groups[0].phase == "Recovering"
+    bench.now += 5
+    recovered = bench.now
+    bench.world.set_ready(bench.api.objects["v1", "Pod", "default", slave["metadata"]["name"]], True)
+    bench.run_pass()
+    (group,) = bench.status.groups
+    assert group.phase == "Ready"
+    assert seconds_of(group.ready_at) == int(recovered)
 
 
 def test_pods_on_a_lost_node_are_given_up() -> None:

@@ -86,7 +86,8 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
     unready_since = seconds_of(record.unready_at) if record is not None else None
     if ready:
         if ready_since is None or unready_since is not None:
-            ready_since = now if master is None or master.ready_since is None else min(now, master.ready_since)
+            # When the last pod became ready: the master may have been all the time.
+            ready_since = min(now, max(now if pod.ready_since is None else pod.ready_since for pod in pods))
         unready_since = None
     elif ready_since is not None and unready_since is None:
         unready_since = now
