@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
@@ -27,15 +28,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fixtures.api_server import api_server, binaries  # noqa: E402
+from fixtures.api_server import api_server, binaries, install_crd, write_kubeconfig  # noqa: E402
+from fixtures.metrics import metric_sum  # noqa: E402
 from fixtures.ports import free_port  # noqa: E402
-from gllm_operator.crd.definition import crd  # noqa: E402
-from gllm_operator.kube.api import ApiError  # noqa: E402
 from gllm_operator.kube.client import Client  # noqa: E402
 from gllm_operator.kube.login import Login, login  # noqa: E402
 
@@ -72,8 +70,7 @@ class Operator:
 
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+            return metric_sum(answer.read().decode(), name)
 
     def cpu_seconds(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -116,11 +113,9 @@ async def measure(access: Login, kubeconfig: str, count: int) -> None:
 @contextlib.asynccontextmanager
 async def prepared(api: Client) -> AsyncIterator[None]:
     """The CRD and a namespace of our own, which goes afterwards."""
-    with contextlib.suppress(ApiError):
-        await api._call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd())
+    await install_crd(api)
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     await api._call("POST", "/api/v1/namespaces", body)
-    await until(lambda: served(api), 30, "the CRD")
     try:
         yield
     finally:
@@ -129,14 +124,6 @@ async def prepared(api: Client) -> AsyncIterator[None]:
             await api.patch(API, KIND, NAMESPACE, name, {"metadata": {"finalizers": []}})
             await api.delete(API, KIND, NAMESPACE, name, one["metadata"]["uid"])
         await api._call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
-
-
-async def served(api: Client) -> bool:
-    try:
-        await api.list(API, KIND, NAMESPACE)
-    except ApiError:
-        return False
-    return True
 
 
 async def create(api: Client, operator: Operator, count: int) -> None:
@@ -192,8 +179,8 @@ async def edit(api: Client, number: int, most: int) -> None:
 async def carried_out(api: Client, number: int, most: int) -> bool:
     """A StatefulSet of the deployment has the new argument."""
     sets, _ = await api.list("apps/v1", "StatefulSet", NAMESPACE, f"gllm.dev/deployment=llm-{number:03}")
-    wanted = f"--max-num-seqs={most}"
-    return any(wanted in str(one["spec"]["template"]["spec"]["containers"][0]).replace("', '", "=") for one in sets)
+    containers = [one["spec"]["template"]["spec"]["containers"][0] for one in sets]
+    return any(("--max-num-seqs", str(most)) in itertools.pairwise(one["args"]) for one in containers)
 
 
 def main() -> None:
@@ -210,19 +197,8 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as data, api_server(folder, Path(data)) as access:
         config = str(Path(data) / "kubeconfig")
-        Path(config).write_text(yaml.safe_dump(kubeconfig(access)))
+        write_kubeconfig(access, Path(config))
         asyncio.run(measure(access, config, count))
-
-
-def kubeconfig(access: Login) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "x",
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "clusters": [{"name": "x", "cluster": {"server": access.server, "insecure-skip-tls-verify": True}}],
-        "users": [{"name": "x", "user": {"token": access.token}}],
-    }
 
 
 if __name__ == "__main__":

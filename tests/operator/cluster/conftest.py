@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.api_server import api_server, binaries
-from gllm_operator.crd.definition import crd
-from gllm_operator.kube.api import ApiError
+from fixtures.api_server import api_server, binaries, install_crd
 from gllm_operator.kube.client import Client
 from gllm_operator.kube.login import Login
 
@@ -28,14 +26,7 @@ def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
 
 async def _install(login: Login) -> None:
     async with Client(login) as api:
-        await api._call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd())
-        for _ in range(100):
-            try:
-                await api.list("gllm.dev/v1alpha1", "LLMDeployment", "default")
-                return
-            except ApiError:
-                await asyncio.sleep(0.1)
-    raise AssertionError("the CRD is not served")
+        await install_crd(api)
 
 
 @pytest.fixture

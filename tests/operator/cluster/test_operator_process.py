@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from fixtures.api_server import write_kubeconfig
 from fixtures.kube_controllers import Controllers
+from fixtures.metrics import metric_sum
 from fixtures.operator_bench import deployment
 from fixtures.ports import free_port
 from gllm_operator.kube.api import ApiError
@@ -37,7 +38,7 @@ class Operators:
         self._folder = folder
         self._namespace = namespace
         self._kubeconfig = folder / "kubeconfig"
-        self._kubeconfig.write_text(yaml.safe_dump(_kubeconfig(login)))
+        write_kubeconfig(login, self._kubeconfig)
         self.running: list[subprocess.Popen[bytes]] = []
         self.ports: list[int] = []
 
@@ -65,8 +66,7 @@ class Operators:
             return str(answer.read().decode())
 
     def metric(self, name: str, which: int = -1) -> float:
-        lines = [line for line in self.get("/metrics", which).splitlines() if line.startswith(name)]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
+        return metric_sum(self.get("/metrics", which), name)
 
     def end(self) -> None:
         for process in self.running:
@@ -79,15 +79,6 @@ def operators(login: Login, tmp_path: Path, namespace: str) -> Iterator[Operator
     found = Operators(login, tmp_path, namespace)
     yield found
     found.end()
-
-
-def _kubeconfig(login: Login) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "clusters": [{"name": "x", "cluster": {"server": login.server, "insecure-skip-tls-verify": True}}],
-        "users": [{"name": "x", "user": {"token": login.token}}],
-    }  # fmt: skip
 
 
 class Stage:
@@ -287,9 +278,7 @@ def test_pods_that_the_server_refuses_are_told(operators: Operators, play: Play)
 
 def _writes(operators: Operators) -> float:
     """Without those for the lease."""
-    lines = operators.get("/metrics").splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines
-               if line.startswith("gllm_operator_writes_total") and 'kind="Lease"' not in line)  # fmt: skip
+    return metric_sum(operators.get("/metrics"), "gllm_operator_writes_total", without='kind="Lease"')
 
 
 async def _until_gone(on: Stage) -> None:
