@@ -9,8 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from e2e.cluster import Cluster, program, run
+from fixtures.metrics import metric_sum
 
 Object = dict[str, Any]
+
+NAMESPACE = "gllm-system"
+OPERATOR = "app.kubernetes.io/name=gllm-operator"
+"""Where the operator runs, and the label of its pods."""
 
 _KILL = """
 import os, signal, sys
@@ -43,22 +48,6 @@ def until(what: str, probe: Callable[[], Any], seconds: float, detail: Callable[
 def is_ready(pod: Object) -> bool:
     conditions = pod["status"].get("conditions") or []
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-
-
-def settled(kube: Kube, groups: int, name: str = "smol") -> Object | None:
-    """The status, if so many groups serve, all of the newest spec, and no others are left."""
-    found = kube.get("llm", name)
-    status: Object = found.get("status") or {}
-    progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
-    good = (
-        status.get("observedGeneration") == found["metadata"]["generation"]
-        and status.get("ready") == f"{groups}/{groups}"
-        and status.get("updatedReplicas") == groups
-        and len(status.get("groups", [])) == groups
-        and progress.get("reason") == "Complete"
-        and all(ready == total for ready, total in (one["readyRanks"].split("/") for one in status.get("groups", [])))
-    )
-    return status if good else None
 
 
 class Kube:
@@ -102,11 +91,27 @@ class Kube:
         found: list[Object] = self.get("pods", "-l", selector)["items"]
         return found
 
+    def settled(self, groups: int, name: str = "smol") -> Object | None:
+        """The status, if so many groups serve, all of the newest spec, and no others are left."""
+        found = self.get("llm", name)
+        status: Object = found.get("status") or {}
+        progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
+        good = (
+            status.get("observedGeneration") == found["metadata"]["generation"]
+            and status.get("ready") == f"{groups}/{groups}"
+            and status.get("updatedReplicas") == groups
+            and len(status.get("groups", [])) == groups
+            and progress.get("reason") == "Complete"
+            and all(
+                ready == total for ready, total in (one["readyRanks"].split("/") for one in status.get("groups", []))
+            )
+        )
+        return status if good else None
+
     def wait_settled(self, groups: int, name: str = "smol", seconds: float = 240) -> Object:
         """So many groups serve, all of the newest spec, and no others are left."""
-
         found: Object = until(
-            f"{name} with {groups} groups", lambda: settled(self, groups, name), seconds, lambda: self.describe(name)
+            f"{name} with {groups} groups", lambda: self.settled(groups, name), seconds, lambda: self.describe(name)
         )
         return found
 
@@ -116,7 +121,7 @@ class Kube:
         for command in (
             ("get", "llm,pods", "-o", "wide"),
             ("describe", "llm", name),
-            ("logs", "-n", "gllm-system", "-l", "app.kubernetes.io/name=gllm-operator", "--tail=20"),
+            ("logs", "-n", NAMESPACE, "-l", OPERATOR, "--tail=20"),
             ("logs", "-l", f"gllm.dev/deployment={name}", "--tail=8", "--prefix"),
         ):
             try:
@@ -128,11 +133,10 @@ class Kube:
     def kill_worker(self, pod: str) -> None:
         self.kubectl("exec", pod, "--", "python3", "-c", _KILL)
 
-    def metric(self, pod: str, name: str, namespace: str = "gllm-system") -> float:
+    def metric(self, pod: str, name: str) -> float:
         """Sum of an operator's metric; writes for its lease do not count."""
-        text = self.kubectl("get", "--raw", f"/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/metrics")
-        lines = [line for line in text.splitlines() if line.startswith(name) and 'kind="Lease"' not in line]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
+        text = self.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8080/proxy/metrics")
+        return metric_sum(text, name, without='kind="Lease"')
 
     def events(self) -> list[Object]:
         found: list[Object] = self.get("events", "--field-selector", "involvedObject.kind=LLMDeployment")["items"]

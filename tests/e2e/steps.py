@@ -10,12 +10,9 @@ from pathlib import Path
 import httpx
 import yaml
 
-from e2e.kube import Kube, Object, until
+from e2e.kube import NAMESPACE, OPERATOR, Kube, Object, until
 from e2e.load import Load, Report
 from fixtures.kube_tools import ROOT
-
-NAMESPACE = "gllm-system"
-_OPERATOR = "app.kubernetes.io/name=gllm-operator"
 
 
 def install(kube: Kube, chart: Path = ROOT / "charts/gllm", more: Sequence[str] = ()) -> None:
@@ -73,7 +70,7 @@ def _answers(url: str) -> bool:
 
 def operators(kube: Kube) -> list[str]:
     """Names of the operator's pods that run."""
-    found = kube.get("pods", "-n", NAMESPACE, "-l", _OPERATOR)["items"]
+    found = kube.get("pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
     return [one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]]
 
 
@@ -81,14 +78,20 @@ def leaders(kube: Kube) -> list[str]:
     return [name for name in operators(kube) if kube.metric(name, "gllm_operator_leads ") == 1]
 
 
+def upgrade(kube: Kube, *values: str) -> None:
+    """To the chart of this tree; values as `--set` takes them."""
+    given = [part for value in values for part in ("--set", value)]
+    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", *given, "--wait", "--timeout", "2m")
+
+
 def set_operators(kube: Kube, count: int) -> None:
-    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--set", f"replicas={count}",
-              "--wait", "--timeout", "2m")  # fmt: skip
+    upgrade(kube, f"replicas={count}")
     until(f"{count} operators", lambda: len(operators(kube)) == count, 60)
 
 
-def kill_operators(kube: Kube) -> None:
-    kube.kubectl("delete", "pods", "-n", NAMESPACE, "-l", _OPERATOR, "--grace-period=0", "--force")
+def kill(kube: Kube, *operators: str) -> None:
+    """Without notice."""
+    kube.kubectl("delete", "pods", *operators, "-n", NAMESPACE, "--grace-period=0", "--force")
 
 
 def rolling(kube: Kube) -> bool:

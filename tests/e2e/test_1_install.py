@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from openai import OpenAI
 
-from e2e.kube import Kube
-from e2e.steps import NAMESPACE, endpoint, example, install
+from e2e.kube import NAMESPACE, Kube
+from e2e.steps import endpoint, example, install
 from fixtures.kube_tools import ROOT
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.kube import Kube, is_ready, settled, until
+from e2e.kube import Kube, is_ready, until
 from e2e.steps import nothing_lost, serving, under_load
 
 
@@ -75,7 +75,7 @@ def test_without_room_for_a_surge(kube: Kube) -> None:
             masters = kube.pods(role="master")
             ready = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in masters)
             seen.append((len(masters), ready))
-            return settled(kube, 2)
+            return kube.settled(2)
 
         until("both groups new", watched, 180, kube.describe)
     nothing_lost(load.report)

@@ -7,7 +7,7 @@ import time
 from e2e.kube import Kube, until
 from e2e.load import Load
 from e2e.steps import (
-    kill_operators,
+    kill,
     leaders,
     nothing_lost,
     operators,
@@ -75,8 +75,8 @@ def test_the_operator_dies_in_a_rollout(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "operator killed in a rollout") as load:
         kube.patch({"engine": {"maxNumSeqs": 12}})
-        until("the new group", lambda: len(kube.status()["groups"]) == 2, 30)
-        kill_operators(kube)
+        until("the new group", lambda: rolling(kube), 30)
+        kill(kube, *operators(kube))
         kube.wait_settled(1)
     nothing_lost(load.report)
 
@@ -87,7 +87,7 @@ def test_the_operator_dies_in_a_scale_down(kube: Kube) -> None:
     with under_load(kube, "operator killed in a scale-down", max_tokens=250) as load:
         kube.kubectl("scale", "llm", "smol", "--replicas=1")
         until("a group drains", lambda: "Draining" in [one["phase"] for one in kube.status()["groups"]], 30)
-        kill_operators(kube)
+        kill(kube, *operators(kube))
         kube.wait_settled(1)
     nothing_lost(load.report)
 
@@ -98,7 +98,7 @@ def test_the_operator_dies_in_a_recovery(kube: Kube) -> None:
     with under_load(kube, "operator killed in a recovery") as load:
         kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
         until("the recovery", lambda: kube.status()["groups"][0]["phase"] == "Recovering", 30, kube.describe)
-        kill_operators(kube)
+        kill(kube, *operators(kube))
         load.wait_for(load.streams)
         kube.wait_settled(1)
     nothing_lost(load.report)
@@ -117,7 +117,7 @@ def test_two_operators(kube: Kube) -> None:
             standby = next(name for name in operators(kube) if name != leader)
             assert kube.metric(standby, "gllm_operator_writes_total") == 0, "a standby wrote"
             began = time.monotonic()
-            kube.kubectl("delete", "pod", leader, "-n", "gllm-system", "--grace-period=0", "--force")
+            kill(kube, leader)
             until("the standby leads", lambda: kube.metric(standby, "gllm_operator_leads ") == 1, 60)
             print(f"\n  the standby led after {time.monotonic() - began:.0f} s", flush=True)
             kube.wait_settled(1)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from e2e.kube import Kube, Object, until
-from e2e.steps import NAMESPACE, example, serving
+from e2e.kube import NAMESPACE, Kube, Object, until
+from e2e.steps import example, serving, upgrade
 
 CRDS = (
     ("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"),
@@ -56,25 +56,20 @@ def test_apis_that_come_and_go(kube: Kube) -> None:
         assert scaled["spec"]["triggers"] == [trigger]
         monitor = until("a PodMonitor", lambda: kube.get("podmonitors", "smol"), 30, kube.describe)
         assert monitor["spec"]["selector"]["matchLabels"]["gllm.dev/deployment"] == "smol"
-        _upgrade(kube, "metrics.serviceMonitor.enabled=true")
+        upgrade(kube, "metrics.serviceMonitor.enabled=true")
         assert kube.get("servicemonitors", "gllm", "-n", NAMESPACE)["spec"]["endpoints"][0]["path"] == "/metrics"
         kube.patch({"autoscaling": None, "monitoring": None})
         until("no ScaledObject", lambda: not kube.get("scaledobjects")["items"], 60, kube.describe)
         until("no PodMonitor", lambda: not kube.get("podmonitors")["items"], 60, kube.describe)
-        _upgrade(kube, "metrics.serviceMonitor.enabled=false")  # helm cannot take away what has no kind any more.
+        upgrade(kube, "metrics.serviceMonitor.enabled=false")  # helm cannot take away what has no kind any more.
     finally:
         for group, _, _, plural in CRDS:
             kube.kubectl("delete", "crd", f"{plural}.{group}", "--ignore-not-found")
-    _upgrade(kube, "metrics.serviceMonitor.enabled=true")
+    upgrade(kube, "metrics.serviceMonitor.enabled=true")
     kube.kubectl("scale", "llm", "smol", "--replicas=2")
     kube.wait_settled(2)
     kube.kubectl("scale", "llm", "smol", "--replicas=1")
     kube.wait_settled(1)
-
-
-def _upgrade(kube: Kube, value: str) -> None:
-    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--set", value, "--wait",
-              "--timeout", "2m")  # fmt: skip
 
 
 def test_gpus_are_asked_for(kube: Kube) -> None:

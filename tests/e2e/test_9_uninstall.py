@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from e2e.kube import Kube, until
-from e2e.steps import NAMESPACE, example, install, nothing_lost, serving, under_load
+from e2e.kube import NAMESPACE, Kube, until
+from e2e.steps import example, install, nothing_lost, serving, under_load, upgrade
 from fixtures.kube_tools import ROOT
 
 CRD = "llmdeployments.gllm.dev"
@@ -48,7 +48,7 @@ def test_the_crd_is_upgraded(kube: Kube, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(older))
     install(kube, chart)
     assert "monitoring" not in _spec_fields(kube)
-    kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", "--wait", "--timeout", "2m")
+    upgrade(kube)
     assert "monitoring" in _spec_fields(kube)
     uninstall(kube)
 
