@@ -11,7 +11,7 @@ import yaml
 from openai import OpenAI
 
 from e2e.kube import NAMESPACE, Kube
-from e2e.steps import endpoint, example, install
+from e2e.steps import endpoint, example, install, serving
 from fixtures.kube_tools import ROOT
 
 
@@ -40,6 +40,7 @@ def test_install_apply_answer(kube: Kube) -> None:
 
 def test_a_client_inside_the_cluster(kube: Kube) -> None:
     """By the Service's name, in a namespace that takes only restricted pods."""
+    serving(kube)
     job = yaml.safe_load((ROOT / "examples/ask.yaml").read_text())
     job["spec"]["template"]["spec"]["containers"][0]["image"] = kube.cluster.runtime
     kube.kubectl("delete", "job", "ask", "--ignore-not-found")
@@ -52,11 +53,13 @@ def test_a_client_inside_the_cluster(kube: Kube) -> None:
 
 
 def test_the_chart_tests_itself(kube: Kube) -> None:
+    install(kube)
     kube.helm("test", "gllm", "-n", NAMESPACE, "--timeout", "2m")
 
 
 def test_pods_are_as_rendered(kube: Kube) -> None:
     """What `gllm render` prints is what runs: arguments, probes, security; and the environment inside says the same."""
+    serving(kube)
     done = subprocess.run(
         [sys.executable, "-m", "gllm.cli.main", "render", "-f", "examples/smol.yaml"],
         capture_output=True, text=True, check=True, cwd=ROOT,
