@@ -289,6 +289,13 @@ class EngineDown(Message):
     """Within these another engine is to be up, which gets the live requests. 0: there will be none, they fail."""
 
 
+class Loading(Message):
+    """How far the workers of the current epoch are with their weights."""
+
+    progress: float
+    """0 to 1, of all ranks together."""
+
+
 class Drain(Message):
     """Refuse new requests, finish the live ones within `timeout` seconds, then exit."""
 
@@ -299,4 +306,4 @@ GatewayToEngine = Connect | Submit | Abort
 EngineToGateway = Hello | Outputs
 EngineToWorker = Configure | StepPlan | Stop
 WorkerToEngine = Capacity | Ready | StepResult | StageReport | WorkerFailed
-SupervisorToProcess = EngineUp | EngineDown | Drain
+SupervisorToProcess = EngineUp | EngineDown | Loading | Drain

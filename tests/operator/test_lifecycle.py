@@ -41,6 +41,42 @@ def test_a_new_deployment_serves() -> None:
     } <= kinds
 
 
+def test_the_status_tells_how_far_a_group_has_loaded() -> None:
+    bench = Bench()
+    bench.world.eager = True
+    waits = []
+    while bench.status.groups == () or bench.status.groups[0].phase == "Pending":
+        bench.run_pass()
+        bench.world.step()
+        bench.now += 1
+    for bench.loaded in (None, 0.074, 0.5, 1.0):
+        bench.world.bad_revisions.add(bench.status.update_revision)  # So that it goes on loading.
+        waits.append(bench.run_pass())
+        bench.now += 2
+        (group,) = bench.status.groups
+        assert group.load_percent == (None if bench.loaded is None else int(100 * bench.loaded))
+        ready = next(one for one in bench.status.conditions if one.type == "Ready")
+        assert ("% of the weights loaded" in ready.message) == (bench.loaded is not None)
+    assert all(wait is not None and wait <= 2.1 for wait in waits)
+    assert [one["reason"] for one in bench.api.of_kind("Event")].count("GroupLoading") == 1
+    bench.world.bad_revisions.clear()
+    bench.settle()
+    (group,) = bench.status.groups
+    assert (group.phase, group.load_percent) == ("Ready", None)
+
+
+def test_a_group_that_was_given_up_is_not_asked_for_ever() -> None:
+    bench = Bench(spec(recovery={"policy": "None"}))
+    bench.run_pass()
+    bench.run_pass()
+    bench.world.bad_revisions.add(bench.status.update_revision)
+    bench.settle()
+    bench.now += 9000
+    bench.settle()
+    assert bench.status.groups[0].phase == "Failed"
+    assert bench.run_pass() is None
+
+
 def test_an_idle_deployment_costs_no_writes() -> None:
     bench = Bench()
     bench.settle()

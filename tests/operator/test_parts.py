@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from fixtures.ports import free_port
 from gllm.curve import parse_keys
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm_operator.api import LLMDeploymentSpec
@@ -14,7 +19,7 @@ from gllm_operator.build.env import is_reserved
 from gllm_operator.build.model import model_files, served_name
 from gllm_operator.build.overlay import overlay
 from gllm_operator.keys import make_keys
-from gllm_operator.loop.in_flight import parse_requests
+from gllm_operator.loop.masters import Answers, ask_masters, parse_loaded, parse_requests
 from gllm_operator.names import GroupId
 from gllm_operator.spec.estimate import estimate
 from gllm_operator.spec.quantity import parse_quantity
@@ -184,6 +189,42 @@ def test_requests_are_counted_from_metrics() -> None:
     text = 'gllm:num_requests_running{model_name="m",engine="0"} 3.0\ngllm:num_requests_waiting{engine="0"} 2.0\nx 9\n'
     assert parse_requests(text) == 5
     assert parse_requests("nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ('{"status": "unavailable", "reason": "starting", "loaded": 0.42}', 0.42),
+        ('{"status": "unavailable", "reason": "starting"}', None),
+        ('{"loaded": 7}', 1.0),
+        ('{"loaded": "much"}', None),
+        ('{"loaded": null}', None),
+        ("[1]", None),
+        ("<html>", None),
+    ],
+)
+def test_how_far_a_group_is_comes_from_ready(text: str, share: float | None) -> None:
+    assert parse_loaded(text) == share
+
+
+def test_masters_are_asked_over_http() -> None:
+    async def ask() -> Answers:
+        app = web.Application()
+        app.router.add_get("/metrics", _answer("gllm:num_requests_running 3\n", 200))
+        app.router.add_get("/ready", _answer('{"loaded": 0.25}', 503))
+        async with TestServer(app) as server:
+            assert server.port is not None
+            there, nobody = ("127.0.0.1", server.port), ("127.0.0.1", free_port())
+            return await ask_masters({"old": there, "gone": nobody}, {"new": there, "gone": nobody})
+
+    assert asyncio.run(ask()) == Answers(in_flight={"old": 3}, loaded={"new": 0.25})
+
+
+def _answer(text: str, status: int) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(text=text, status=status)
+
+    return handle
 
 
 def test_rank_variables_are_the_operators() -> None:

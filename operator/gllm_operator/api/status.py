@@ -57,6 +57,8 @@ class GroupStatus(Part, frozen=True, kw_only=True, omit_defaults=False):
     """Informational. Broken, BackingOff and Failed: see lastFailure."""
     ready_ranks: Annotated[str, Meta(max_length=16)]
     """Pods that are ready, of all."""
+    load_percent: Annotated[int, Meta(ge=0, le=100)] | None = None
+    """How much of the weights is loaded, while it loads; null: not known."""
     restarts: int = 0
     """New groups made in this place because one was broken, since it was last stable."""
     container_restarts: int = 0

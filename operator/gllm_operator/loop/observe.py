@@ -12,6 +12,7 @@ from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.clock import seconds_of
 from gllm_operator.digest import digest
+from gllm_operator.loop.masters import Answers
 from gllm_operator.names import (
     FINALIZER,
     INDEX,
@@ -57,7 +58,7 @@ def observe(
     fresh_keys: str = "",
     default_image: str = "",
     model: ModelConfig | None = None,
-    in_flight: Mapping[str, int] | None = None,
+    answers: Answers | None = None,
 ) -> Observed:
     metadata = deployment["metadata"]
     owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
@@ -88,7 +89,8 @@ def observe(
         fresh_keys=fresh_keys,
         default_image=default_image,
         model=model,
-        in_flight=in_flight or {},
+        in_flight=answers.in_flight if answers is not None else {},
+        loaded=answers.loaded if answers is not None else {},
     )
 
 

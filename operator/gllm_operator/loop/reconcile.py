@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from gllm_operator.kube.api import Api, ApiError, Object
 from gllm_operator.kube.cache import Cache, Place
 from gllm_operator.logs import about
 from gllm_operator.loop.execute import Executor, Memory, NotLeading, Stale
-from gllm_operator.loop.in_flight import count_requests
+from gllm_operator.loop.masters import Addresses, Answers, ask_masters
 from gllm_operator.loop.observe import observe
 from gllm_operator.metrics import Metrics
 from gllm_operator.names import GROUP_NAME, ROLE, Owner, keys_name
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 """Passes in a row when the deployment changes under the operator's hands."""
 
-Counter = Callable[[Mapping[str, tuple[str, int]]], Awaitable[dict[str, int]]]
+Asker = Callable[[Addresses, Addresses], Awaitable[Answers]]
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Outside:
     """What a pass needs besides the API server; tests have their own."""
 
     clock: Callable[[], float] = time.time
-    count_requests: Counter = count_requests
+    ask_masters: Asker = ask_masters
     make_keys: Callable[[], str] = make_keys
     read_model: Callable[[str], ModelConfig | None] = lambda source: None
     default_image: str = ""
@@ -53,6 +53,7 @@ class _Held:
     deployment: Object
     memory: Memory = field(default_factory=Memory)
     watch_requests: tuple[str, ...] = ()
+    watch_loading: tuple[str, ...] = ()
     status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -167,7 +168,8 @@ class Reconciler:
                     continue
                 if made.plan.add_finalizer:
                     continue
-                held.watch_requests, held.status = made.plan.watch_requests, made.plan.status
+                held.watch_requests, held.watch_loading = made.plan.watch_requests, made.plan.watch_loading
+                held.status = made.plan.status
                 self._count()
                 result = "ok"
                 return made.plan.wake_after
@@ -181,7 +183,6 @@ class Reconciler:
         children = list(self._cache.of(metadata["namespace"], metadata["name"]))
         if held.memory.keys_known and _keys_are_missing(children, metadata["name"]):
             held.memory.keys_known = False
-        masters = _masters(children, held.watch_requests)
         source = str(((held.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
         observed = observe(
             held.deployment,
@@ -193,7 +194,9 @@ class Reconciler:
             fresh_keys=outside.make_keys(),
             default_image=outside.default_image,
             model=outside.read_model(source),
-            in_flight=await outside.count_requests(masters),
+            answers=await outside.ask_masters(
+                _masters(children, held.watch_requests), _masters(children, held.watch_loading)
+            ),
         )
         return _Made(plan(observed, outside.clock()), observed.owner)
 
@@ -232,7 +235,7 @@ def _without_status(deployment: Object) -> Object:
 
 
 def _masters(children: list[Object], groups: tuple[str, ...]) -> dict[str, tuple[str, int]]:
-    """Group to (address, port) of its master, for the groups whose requests are to be counted."""
+    """Group to (address, port) of its master, for those of these groups that have one."""
     found = {}
     for child in children:
         labels = child["metadata"].get("labels") or {}

@@ -172,7 +172,8 @@ def _worst(groups: Sequence[GroupStatus]) -> str:
 
 
 def _describe(group: GroupStatus) -> str:
-    text = f"group {group.name} is {group.phase} ({group.ready_ranks} pods ready)"
+    loaded = "" if group.load_percent is None else f", {group.load_percent}% of the weights loaded"
+    text = f"group {group.name} is {group.phase} ({group.ready_ranks} pods ready{loaded})"
     if group.restart_at and group.phase == "BackingOff":
         text += f", a new one is made at {group.restart_at}"
     failure = group.last_failure

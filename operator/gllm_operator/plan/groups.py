@@ -31,6 +31,7 @@ class Group:
     """Since when it is not ready, having been so."""
     started: float
     in_flight: int | None = None
+    loaded: float | None = None
     stuck: bool = False
     """It is draining, and all that is left are pods on lost nodes."""
 
@@ -48,6 +49,11 @@ class Group:
     def pending(self) -> bool:
         """Whether a pod waits for a place on a node, or to be made."""
         return len(self.pods) < self.wanted_pods or any(not pod.scheduled for pod in self.pods)
+
+    @property
+    def loading(self) -> bool:
+        """Whether all its pods run, and do not serve, or not again, yet."""
+        return not self.ready and not self.draining and not self.pending
 
     @property
     def ready_pods(self) -> int:
@@ -105,6 +111,7 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
         unready_since=unready_since,
         started=started,
         in_flight=observed.in_flight.get(name),
+        loaded=None if ready else observed.loaded.get(name),
         stuck=bool(pods) and all(is_lost(pod, now) for pod in pods),
     )
 

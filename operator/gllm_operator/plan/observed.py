@@ -137,3 +137,5 @@ class Observed:
     """The model's config, if the operator can read it."""
     in_flight: Mapping[str, int] = field(default_factory=dict)
     """Requests of a group by its name, where its master was asked and answered."""
+    loaded: Mapping[str, float] = field(default_factory=dict)
+    """Share of the weights that a group has loaded, 0 to 1, by its name; likewise."""

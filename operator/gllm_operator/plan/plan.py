@@ -27,7 +27,7 @@ from gllm_operator.spec.validate import problems
 
 _RETRY_SECONDS = 30.0
 _WATCH_SECONDS = 2.0
-"""How often requests of draining groups are counted."""
+"""How often requests of draining groups are counted, and groups that load are asked how far they are."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,9 @@ def _with_children(
         events=events(observed.status, status),
         wake_after=_wake_after(observed, spec, groups, target, status.places, now),
         watch_requests=_curious(groups, step, staying, target),
+        watch_loading=tuple(
+            group.name for group in staying if _loads(group, health_of(group, spec, status.places, now))
+        ),
     )
 
 
@@ -188,6 +191,11 @@ def _curious(groups: list[Group], step: Step, staying: list[Group], target: Targ
     return tuple(sorted(going | old))
 
 
+def _loads(group: Group, health: Health) -> bool:
+    """Whether it is on its way to serve, and has the pods for it: not when it was given up."""
+    return group.loading and health.phase in ("Loading", "Recovering")
+
+
 def _wake_after(
     observed: Observed,
     spec: LLMDeploymentSpec,
@@ -203,7 +211,7 @@ def _wake_after(
         health = health_of(group, spec, places, now)
         if health.due_at is not None:
             due.append(health.due_at)
-        if group.draining:
+        if group.draining or _loads(group, health):
             due.append(now + _WATCH_SECONDS)
         elif group.ready and group.ready_since is not None:
             due.append(group.ready_since + spec.rollout.min_ready_seconds)

@@ -19,6 +19,7 @@ def group_status(group: Group, health: Health, restarts: int, leaving: bool) -> 
         instance=group.id.instance,
         phase=phase,
         ready_ranks=f"{group.ready_pods}/{group.wanted_pods}",
+        load_percent=None if group.loaded is None or not group.loading else int(100 * group.loaded),
         restarts=restarts,
         container_restarts=sum(pod.restarts for pod in group.pods),
         in_flight=group.in_flight if phase == "Draining" else None,

@@ -46,3 +46,5 @@ class Plan:
     """Seconds after which to look again even if nothing happens."""
     watch_requests: tuple[str, ...] = ()
     """Groups of which the next plan wants to know how many requests they have."""
+    watch_loading: tuple[str, ...] = ()
+    """Groups of which it wants to know how far they are with their weights."""

@@ -28,12 +28,15 @@ class Gateway:
         self.generator = Generator(model, engine, self.admission, self.metrics)
         self.down_reason = "starting"
         """Why there is no engine, for /health."""
+        self.loaded: float | None = None
+        """Share of the weights that the workers of the engine to come have loaded, 0 to 1; None: not known."""
         self._clock = clock
         self._recovery_deadline = 0.0
 
     def engine_lost(self, reason: str, recovery_seconds: float) -> None:
         """The engine is gone. Its requests wait for the one that is to come within so many seconds; 0: they fail."""
         self.down_reason = reason
+        self.loaded = None
         self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
         if recovery_seconds:
             self.engine.pause(reason)

@@ -1,4 +1,4 @@
-"""What a person sees while a group starts: a bar on a terminal, a few lines elsewhere."""
+"""How far a start is: a bar on a terminal and a few lines elsewhere, and one number for whoever asks the gateway."""
 
 from __future__ import annotations
 
@@ -10,6 +10,33 @@ from gllm.messages import Status
 _BAR_WIDTH = 28
 _LINE_EVERY = 0.25
 """Share of the progress after which a log that is no terminal gets another line."""
+
+
+class LoadProgress:
+    """How far all ranks of an epoch are with their weights, together: they hold about equal shares of the bytes."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self.start()
+
+    def start(self) -> None:
+        """A new epoch."""
+        self._ranks: dict[str, float] = {}
+        self._told = -1
+
+    @property
+    def share(self) -> float | None:
+        """0 to 1; None while no rank has begun."""
+        return sum(self._ranks.values()) / self._world_size if self._ranks else None
+
+    def hear(self, status: Status) -> bool:
+        """Take a worker's report in; whether that is news, of a hundredth or more."""
+        if status.state != "loading":
+            return False
+        self._ranks[status.role] = status.progress
+        hundredths = int(100 * (self.share or 0.0))
+        told, self._told = self._told, hundredths
+        return told != hundredths
 
 
 class ProgressPrinter:

@@ -14,13 +14,13 @@ from typing import TextIO
 
 from gllm.config import Config
 from gllm.curve import KEYS_VARIABLE
-from gllm.messages import Drain, EngineDown, EngineUp, Status
+from gllm.messages import Drain, EngineDown, EngineUp, Loading, Status
 from gllm.supervisor.crew import LAST_WORDS_SECONDS
 from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note, Restarting
 from gllm.supervisor.group import EngineGroup
 from gllm.supervisor.nodes.interfaces import OtherNodes
 from gllm.supervisor.process import Child, Commands, end_all
-from gllm.supervisor.progress import ProgressPrinter
+from gllm.supervisor.progress import LoadProgress, ProgressPrinter
 from gllm.supervisor.restart import RestartPolicy
 from gllm.supervisor.signals import handling
 from gllm.supervisor.stopped import kill_stopped
@@ -58,6 +58,7 @@ class Server:
         self._commands = commands or Commands()
         self._out = out
         self._progress = ProgressPrinter(err)
+        self._loading = LoadProgress(config.engine.pp * config.engine.tp)
         self._group = EngineGroup(
             config, restart=self._restart, commands=self._commands, nodes=nodes, on_event=self._on_event
         )
@@ -148,7 +149,10 @@ class Server:
                 self._on_gateway_status(event)
             case Status():
                 self._progress.status(event)
+                if self._loading.hear(event):
+                    self._tell_loading()
             case EngineUp() | EngineDown():
+                self._loading.start()
                 self._group.send("gateway", event)
             case EngineReady(epoch):
                 if epoch > 0:
@@ -165,6 +169,7 @@ class Server:
             self._gateway_reported = True
             if self._group.running:
                 self._group.send("gateway", EngineUp(self._group.config.epoch))
+                self._tell_loading()
         if status.state == "failed":
             self._gateway_failure = status.detail or "the gateway failed"
         elif status.state == "ready" and not self._served:
@@ -173,6 +178,10 @@ class Server:
                 self._announced = True
                 self._progress.clear()
                 print(ready_line(self._group.config, status.detail), file=self._out, flush=True)
+
+    def _tell_loading(self) -> None:
+        if self._loading.share is not None:
+            self._group.send("gateway", Loading(self._loading.share))
 
     # --- signals -----------------------------------------------------------------------------------------
 

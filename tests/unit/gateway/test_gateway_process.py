@@ -31,6 +31,7 @@ from gllm.messages import (
     EngineUp,
     GatewayToEngine,
     Hello,
+    Loading,
     Outputs,
     RequestOutput,
     Status,
@@ -236,6 +237,19 @@ def post_in_background(url: str, stream: bool) -> tuple[threading.Thread, list[h
     thread = threading.Thread(target=send)
     thread.start()
     return thread, answers
+
+
+def test_ready_tells_how_much_is_loaded(folder: Path) -> None:
+    with Group(folder) as group:
+        group.until_ready()
+        assert httpx.get(f"{group.url}/ready").json() == {"status": "ok"}
+        group.outbox += [EngineDown(epoch=1, reason="worker-0 was killed by SIGKILL"), Loading(0.4567)]
+        wait_until(lambda: httpx.get(f"{group.url}/ready").json().get("loaded") == 0.457)
+        answer = httpx.get(f"{group.url}/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
+        assert "loaded" not in httpx.get(f"{group.url}/health").json()
+        group.outbox.append(EngineDown(epoch=2, reason="again"))
+        wait_until(lambda: "loaded" not in httpx.get(f"{group.url}/ready").json())
 
 
 def test_engine_down_then_drain(folder: Path) -> None:

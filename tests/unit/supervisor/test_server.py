@@ -157,6 +157,13 @@ def test_a_killed_process_is_told_at_once_and_replaced(start: Starter, victim: s
     assert "was killed by SIGKILL (out of memory?); restarting in 0.05 s (epoch 1)" in err
 
 
+def test_the_gateway_hears_how_far_the_weights_are(start: Starter) -> None:
+    """Also what was loaded before it listened."""
+    late = GATEWAY.replace('await link.report("starting")', 'await asyncio.sleep(1); await link.report("starting")')
+    served = start(gateway=late)
+    served.wait_for_note("gateway got Loading(progress=1.0)")
+
+
 def test_a_killed_gateway_is_replaced_with_the_engine(start: Starter) -> None:
     server = start()
     server.ready_line()

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from gllm.engine_client.stream import EngineError
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.protocol import BoundedProtocol
-from gllm.messages import Drain, EngineDown, EngineUp
+from gllm.messages import Drain, EngineDown, EngineUp, Loading
 from gllm.supervisor.link import SupervisorLink
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,8 @@ class Lifecycle:
                 elif isinstance(message, EngineDown):
                     self._engine_down(message)
                     await self._link.report("starting", "waiting for a new engine")
+                elif isinstance(message, Loading):
+                    self._gateway.loaded = message.progress
                 elif isinstance(message, Drain):
                     self.drain(message.timeout)
         except Exception:

@@ -128,8 +128,8 @@ def info_routes(gateway: Gateway) -> APIRouter:
     @router.get("/ready", tags=["operations"])
     async def ready(recovering: bool = False) -> Response:
         """200 while an engine serves; with `recovering=true` also while one is being replaced and new requests wait for
-        it. Needs no API key."""
-        return _state(gateway.not_ready(recovering))
+        it. Until then `loaded` tells the share of the weights that is loaded, 0 to 1. Needs no API key."""
+        return _state(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
 
     @router.get("/metrics", tags=["operations"])
     async def metrics() -> Response:
@@ -144,7 +144,8 @@ def info_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _state(problem: str | None) -> Response:
+def _state(problem: str | None, loaded: float | None = None) -> Response:
+    more = {} if loaded is None else {"loaded": round(loaded, 3)}
     if problem is None:
-        return JSONResponse({"status": "ok"})
-    return JSONResponse({"status": "unavailable", "reason": problem}, 503)
+        return JSONResponse({"status": "ok"} | more)
+    return JSONResponse({"status": "unavailable", "reason": problem} | more, 503)
