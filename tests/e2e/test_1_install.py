@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from openai import OpenAI
 
-from e2e.kube import NAMESPACE, Kube
+from e2e.kube import NAMESPACE, Kube, until
 from e2e.steps import endpoint, example, install, serving
 from fixtures.kube_tools import ROOT
 
@@ -115,3 +115,30 @@ def _check_inside(kube: Kube, pod: str, env: list[dict[str, Any]]) -> None:
     assert inside["shm"][-1] == "tmpfs"
     assert inside["root"] == ["ro"]
     assert inside["token"] is False
+
+
+def test_the_status_tells_how_far_a_group_has_loaded(kube: Kube) -> None:
+    """Of pods that get a quarter of a core, so that there is something to see."""
+    install(kube)
+    manifest = example(kube)
+    manifest["metadata"]["name"] = "slow"
+    manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "250m"
+    kube.apply(manifest)
+    try:
+        seen: dict[int, str] = {}
+        deadline = time.monotonic() + 240
+        while not kube.settled(1, "slow"):
+            assert time.monotonic() < deadline, kube.describe("slow")
+            status = kube.status("slow")
+            for group in status.get("groups", []):
+                if "loadPercent" in group:
+                    seen[group["loadPercent"]] = kube.condition("Ready", "slow").get("message", "")
+            time.sleep(0.5)
+        print(f"\n  seen while it loaded: {', '.join(f'{percent} %' for percent in seen)}")
+        assert list(seen) == sorted(seen)
+        assert any(0 < percent < 100 for percent in seen)
+        assert any("% of the weights loaded" in message for message in seen.values())
+        assert "loadPercent" not in kube.status("slow")["groups"][0]
+    finally:
+        kube.kubectl("delete", "llm", "slow", "--wait=false")
+    until("it is gone", lambda: not kube.pods("slow"), 120, lambda: kube.describe("slow"))
