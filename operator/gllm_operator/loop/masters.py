@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,16 +23,19 @@ _SERIES = re.compile(r"^gllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-
 class Answers:
     """By the groups' names; those that did not answer are missing."""
 
-    in_flight: dict[str, int] = field(default_factory=dict)
+    in_flight: Mapping[str, int] = field(default_factory=dict)
     """Requests that run or wait. (With an API key /metrics is not for us.)"""
-    loaded: dict[str, float] = field(default_factory=dict)
+    loaded: Mapping[str, float] = field(default_factory=dict)
     """Share of the weights that is loaded, 0 to 1, of groups that load."""
+
+
+NO_ANSWERS = Answers()
 
 
 async def ask_masters(requests: Addresses, loading: Addresses) -> Answers:
     """Ask some groups how many requests they have, and some how far they are with their weights."""
     if not requests and not loading:
-        return Answers()
+        return NO_ANSWERS
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
         counts, shares = await asyncio.gather(
             _ask_all(session, requests, "/metrics", parse_requests),
@@ -44,8 +47,7 @@ async def ask_masters(requests: Addresses, loading: Addresses) -> Answers:
 async def _ask_all(
     session: aiohttp.ClientSession, addresses: Addresses, path: str, parse: Callable[[str], _T | None]
 ) -> dict[str, _T]:
-    asked: list[Awaitable[str | None]] = [_get(session, *address, path) for address in addresses.values()]
-    texts = await asyncio.gather(*asked)
+    texts = await asyncio.gather(*(_get(session, *address, path) for address in addresses.values()))
     found = {name: parse(text) for name, text in zip(addresses, texts, strict=True) if text is not None}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -12,7 +12,7 @@ from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.clock import seconds_of
 from gllm_operator.digest import digest
-from gllm_operator.loop.masters import Answers
+from gllm_operator.loop.masters import NO_ANSWERS, Answers
 from gllm_operator.names import (
     FINALIZER,
     INDEX,
@@ -58,7 +58,7 @@ def observe(
     fresh_keys: str = "",
     default_image: str = "",
     model: ModelConfig | None = None,
-    answers: Answers | None = None,
+    answers: Answers = NO_ANSWERS,
 ) -> Observed:
     metadata = deployment["metadata"]
     owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
@@ -89,8 +89,8 @@ def observe(
         fresh_keys=fresh_keys,
         default_image=default_image,
         model=model,
-        in_flight=answers.in_flight if answers is not None else {},
-        loaded=answers.loaded if answers is not None else {},
+        in_flight=answers.in_flight,
+        loaded=answers.loaded,
     )
 
 

@@ -51,11 +51,6 @@ class Group:
         return len(self.pods) < self.wanted_pods or any(not pod.scheduled for pod in self.pods)
 
     @property
-    def loading(self) -> bool:
-        """Whether all its pods run, and do not serve, or not again, yet."""
-        return not self.ready and not self.draining and not self.pending
-
-    @property
     def ready_pods(self) -> int:
         return sum(pod.ready and not pod.terminating for pod in self.pods)
 
@@ -111,7 +106,7 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
         unready_since=unready_since,
         started=started,
         in_flight=observed.in_flight.get(name),
-        loaded=None if ready else observed.loaded.get(name),
+        loaded=observed.loaded.get(name),
         stuck=bool(pods) and all(is_lost(pod, now) for pod in pods),
     )
 

@@ -16,7 +16,7 @@ from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.places import next_places
-from gllm_operator.plan.recovery import Health, health_of
+from gllm_operator.plan.recovery import Health, health_of, is_loading
 from gllm_operator.plan.rollout import Bounds, Step, next_step
 from gllm_operator.plan.status import StatusFacts, make_status
 from gllm_operator.plan.target import Target, choose_target
@@ -131,7 +131,7 @@ def _with_children(
         wake_after=_wake_after(observed, spec, groups, target, status.places, now),
         watch_requests=_curious(groups, step, staying, target),
         watch_loading=tuple(
-            group.name for group in staying if _loads(group, health_of(group, spec, status.places, now))
+            group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
         ),
     )
 
@@ -191,11 +191,6 @@ def _curious(groups: list[Group], step: Step, staying: list[Group], target: Targ
     return tuple(sorted(going | old))
 
 
-def _loads(group: Group, health: Health) -> bool:
-    """Whether it is on its way to serve, and has the pods for it: not when it was given up."""
-    return group.loading and health.phase in ("Loading", "Recovering")
-
-
 def _wake_after(
     observed: Observed,
     spec: LLMDeploymentSpec,
@@ -211,7 +206,7 @@ def _wake_after(
         health = health_of(group, spec, places, now)
         if health.due_at is not None:
             due.append(health.due_at)
-        if group.draining or _loads(group, health):
+        if group.draining or is_loading(group, health):
             due.append(now + _WATCH_SECONDS)
         elif group.ready and group.ready_since is not None:
             due.append(group.ready_since + spec.rollout.min_ready_seconds)

@@ -7,7 +7,7 @@ from gllm_operator.clock import stamp
 from gllm_operator.names import GroupId
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.observed import PodFacts
-from gllm_operator.plan.recovery import Health
+from gllm_operator.plan.recovery import Health, is_loading
 
 
 def group_status(group: Group, health: Health, restarts: int, leaving: bool) -> GroupStatus:
@@ -19,7 +19,7 @@ def group_status(group: Group, health: Health, restarts: int, leaving: bool) -> 
         instance=group.id.instance,
         phase=phase,
         ready_ranks=f"{group.ready_pods}/{group.wanted_pods}",
-        load_percent=None if group.loaded is None or not group.loading else int(100 * group.loaded),
+        load_percent=int(100 * group.loaded) if group.loaded is not None and is_loading(group, health) else None,
         restarts=restarts,
         container_restarts=sum(pod.restarts for pod in group.pods),
         in_flight=group.in_flight if phase == "Draining" else None,

@@ -54,6 +54,11 @@ def health_of(group: Group, spec: LLMDeploymentSpec, places: Sequence[Place], no
     return Health("Broken" if known <= now else "BackingOff", known, due_at=known)
 
 
+def is_loading(group: Group, health: Health) -> bool:
+    """Whether it is on its way to serve, or to serve again, and has the pods for it: not when it was given up."""
+    return health.phase in ("Loading", "Recovering") and not group.pending
+
+
 def broken_at(group: Group, spec: LLMDeploymentSpec) -> float | None:
     """When a group that is not ready counts as broken; None: not while it waits for room on a node, for a new one
     would wait as well."""
