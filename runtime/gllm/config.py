@@ -70,6 +70,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     step_timeout: float = 300.0
     """Seconds without a result after which a step in flight counts as hung: the group starts anew."""
 
+    @property
+    def world_size(self) -> int:
+        """Ranks of the group."""
+        return self.pp * self.tp
+
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything only the HTTP side needs."""

@@ -85,7 +85,7 @@ def _number(name: str, variable: str, text: str) -> Any:
 
 def _check_world(engine: EngineConfig, nodes: NodesConfig, environment: Mapping[str, str]) -> None:
     """Whoever sets the sizes of the world means them: they must be those of the shape."""
-    world = engine.pp * engine.tp
+    world = engine.world_size
     for variable, size in (("WORLD_SIZE", world), ("LOCAL_WORLD_SIZE", world // nodes.nnodes)):
         text = environment.get(variable)
         if text and text != str(size):

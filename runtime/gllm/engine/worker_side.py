@@ -53,7 +53,7 @@ class Workers:
         self._socket = socket
         self._config = config
         self._model = model
-        self._world = config.engine.pp * config.engine.tp
+        self._world = config.engine.world_size
         self._report = report
         self._on_ready = on_ready
         self._on_outputs = on_outputs

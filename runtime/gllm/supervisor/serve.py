@@ -58,7 +58,7 @@ class Server:
         self._commands = commands or Commands()
         self._out = out
         self._progress = ProgressPrinter(err)
-        self._loading = LoadProgress(config.engine.pp * config.engine.tp)
+        self._loading = LoadProgress(config.engine.world_size)
         self._group = EngineGroup(
             config, restart=self._restart, commands=self._commands, nodes=nodes, on_event=self._on_event
         )

@@ -73,7 +73,7 @@ def worker_environment(config: Config, rank: int, meeting: tuple[str, int], inte
     environment = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank - ranks.start),
-        "WORLD_SIZE": str(config.engine.pp * config.engine.tp),
+        "WORLD_SIZE": str(config.engine.world_size),
         "LOCAL_WORLD_SIZE": str(len(ranks)),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
