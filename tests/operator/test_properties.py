@@ -182,7 +182,7 @@ def _foreign_objects() -> list[Object]:
     ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, actions=st.lists(ACTIONS, max_size=30), seed=st.integers(0, 2**32))
 def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[Any], seed: int) -> None:
     bench = Watched(SPEC | spec, seed)
@@ -208,7 +208,7 @@ def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[A
     assert all(one in bench.api.objects.values() for one in bench.foreign)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, step=st.integers(0, 60), seed=st.integers(0, 2**32))
 def test_a_crash_between_any_two_writes_of_a_rollout(spec: dict[str, Any], step: int, seed: int) -> None:
     bench = Watched(SPEC | spec | {"suspend": False}, seed)

@@ -6,13 +6,15 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import zmq
 from engine_fakes import EOS, VOCAB, FakeWorker
 
 from gllm.config import Config, EngineConfig
 from gllm.engine.loop import EngineLoop
+from gllm.engine.scheduler import Scheduler
 from gllm.engine_client.client import EngineClient
 from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop
 from gllm.model_config import ModelConfig, RopeConfig
@@ -96,6 +98,12 @@ class Engine:
     def _run(self) -> None:
         self.status = self.loop.run()
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """What the engine holds right now; there once a client is connected."""
+        assert self.loop.scheduler is not None
+        return self.loop.scheduler
+
     def join(self) -> int | None:
         self.thread.join(timeout=20)
         assert not self.thread.is_alive()
@@ -111,16 +119,24 @@ def settings(run_dir: str, **engine: object) -> Config:
     return Config(engine=EngineConfig(**values), run_dir=run_dir, epoch=2)
 
 
-def converse(config: Config, talk: Callable[[EngineClient], Awaitable[None]]) -> None:
+@asynccontextmanager
+async def connected(config: Config) -> AsyncIterator[EngineClient]:
+    """A client, closed whatever happens: the garbage of one that was left open waits for its sockets to be closed, for
+    ever, in whichever thread collects it. That hung the server of a later test."""
+    client = EngineClient(config)
+    try:
+        await client.connect(config.epoch, timeout=20)
+        yield client
+    finally:
+        await client.close()
+
+
+def converse(config: Config, talk: Callable[[EngineClient], Awaitable[None]], timeout: float = 20) -> None:
     """Run a test's coroutine with a connected client."""
 
     async def main() -> None:
-        client = EngineClient(config)
-        try:
-            await client.connect(config.epoch, timeout=20)
-            await asyncio.wait_for(talk(client), 20)
-        finally:
-            await client.close()
+        async with connected(config) as client:
+            await asyncio.wait_for(talk(client), timeout)
 
     asyncio.run(main())
 

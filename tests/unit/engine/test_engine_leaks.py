@@ -7,7 +7,7 @@ import os
 import random
 from contextlib import suppress
 
-from engine_harness import Engine, WorkerThread, settings, until
+from engine_harness import Engine, WorkerThread, converse, settings, until
 
 from gllm.engine_client.client import EngineClient
 from gllm.sampling_params import SamplingParams
@@ -36,9 +36,7 @@ def test_ten_thousand_requests_leave_no_page_no_request_and_no_descriptor(run_di
             assert sum([len(output.token_ids) async for output in stream]) == sampling.max_tokens
         return how
 
-    async def main() -> None:
-        client = EngineClient(config)
-        await client.connect(config.epoch, timeout=20)
+    async def talk(client: EngineClient) -> None:
         gate = asyncio.Semaphore(200)
 
         async def gated(number: int) -> str:
@@ -50,13 +48,10 @@ def test_ten_thousand_requests_leave_no_page_no_request_and_no_descriptor(run_di
         ways = await asyncio.gather(*(gated(number) for number in range(10_000)))
         assert {ways.count(how) > 2000 for how in ("read", "close", "cancel")} == {True}
         assert client.num_live == 0
-        scheduler = engine.loop.scheduler
-        assert scheduler is not None
-        await until(lambda: not scheduler.has_work)
-        assert scheduler.pool.free_share == 1.0
-        assert scheduler.stats().num_running == scheduler.stats().num_waiting == 0
+        await until(lambda: not engine.scheduler.has_work)
+        assert engine.scheduler.pool.free_share == 1.0
+        assert engine.scheduler.stats().num_running == engine.scheduler.stats().num_waiting == 0
         assert len(os.listdir("/proc/self/fd")) == descriptors
-        await client.close()
 
-    asyncio.run(main())
+    converse(config, talk, timeout=120)
     engine.stop()

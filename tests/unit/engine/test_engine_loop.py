@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from engine_fakes import EOS, VOCAB, generate, make_sequence
-from engine_harness import MODEL, Engine, WorkerThread, converse, settings, until
+from engine_harness import MODEL, Engine, WorkerThread, connected, converse, settings, until
 
 from gllm.config import Config, EngineConfig
 from gllm.engine.startup import context_length, pool_size
@@ -87,6 +87,8 @@ def test_an_abort_frees_the_pages_within_a_step(run_dir: str) -> None:
         await stream.aclose()
         assert client.num_live == 0
         other = client.generate("b", [1], SamplingParams(max_tokens=1))
+        # The engine has both messages before it hears of the first step.
+        await until(lambda: engine.scheduler.stats().num_running == 0 and engine.scheduler.stats().num_waiting == 1)
         worker.release()
         await until(lambda: len(worker.plans) == 3)
         assert worker.plans[2].freed == worker.plans[0].slots
@@ -108,11 +110,13 @@ def test_a_cancelled_consumer_aborts(run_dir: str) -> None:
     async def talk(client: EngineClient) -> None:
         stream = client.generate("a", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
         task = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)  # a task that never began would be cancelled without the stream's knowing
         await until(lambda: len(worker.plans) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert client.num_live == 0
+        await until(lambda: engine.scheduler.stats().num_running == 0)
         worker.release()
         worker.release()
         await until(lambda: client.stats.num_inflight == 0 and client.stats.step == 2)
@@ -211,11 +215,9 @@ def test_the_requests_of_a_gateway_that_left_are_aborted(run_dir: str) -> None:
     engine, worker = Engine(config), WorkerThread(config, held=True)
 
     async def talk(client: EngineClient) -> None:
-        other = EngineClient(config)
-        await other.connect(config.epoch)
-        other.generate("left", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
-        await until(lambda: len(worker.plans) == 2)
-        await other.close()
+        async with connected(config) as other:
+            other.generate("left", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
+            await until(lambda: len(worker.plans) == 2)
         await until(lambda: client.stats.num_running == 0 and client.stats.step == 2)
 
     converse(config, talk)
@@ -259,18 +261,16 @@ def test_a_worker_that_speaks_nonsense_ends_the_engine(run_dir: str, payload: by
 
 def test_a_live_id_cannot_be_used_twice(run_dir: str) -> None:
     config = settings(run_dir)
-    engine = Engine(config)
-    WorkerThread(config, held=True)
+    engine, worker = Engine(config), WorkerThread(config, held=True)
 
     async def talk(client: EngineClient) -> None:
         client.generate("a", [1, 2], SamplingParams())
         with pytest.raises(ValueError, match="already live"):
             client.generate("a", [1, 2], SamplingParams())
-        other = EngineClient(config)
-        await other.connect(config.epoch)
-        [output] = [output async for output in other.generate("a", [1], SamplingParams())]
-        assert "already running" in (output.error or "")
-        await other.close()
+        await until(lambda: len(worker.plans) > 0)  # two sockets: nothing else orders the two requests
+        async with connected(config) as other:
+            [output] = [output async for output in other.generate("a", [1], SamplingParams())]
+            assert "already running" in (output.error or "")
 
     converse(config, talk)
     engine.stop()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 from engine_fakes import EOS, generate
-from engine_harness import Engine, WorkerThread, settings, until
+from engine_harness import Engine, WorkerThread, connected, settings, until
 
 from gllm.config import Config
 from gllm.engine_client.client import EngineClient
@@ -181,18 +181,16 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
     async def main() -> None:
         config: Config = settings(run_dir, step_timeout=0.5)
         engine, worker = Engine(config), WorkerThread(config, held=True)
-        client = EngineClient(config)
-        await client.connect(config.epoch, timeout=20)
-        await asyncio.sleep(1.5)
-        assert engine.status is None, "an idle engine has no step to miss"
-        client.generate("a", [1, 2], ENDLESS)
-        await until(lambda: engine.status is not None)
+        async with connected(config) as client:
+            await asyncio.sleep(1.5)
+            assert engine.status is None, "an idle engine has no step to miss"
+            client.generate("a", [1, 2], ENDLESS)
+            await until(lambda: engine.status is not None)
         assert engine.status == 1
         assert len(worker.plans) == 2
         assert engine.states[-1][0] == "failed"
         assert "step 1 had no result for" in engine.states[-1][1]
         assert "--step-timeout 0.5" in engine.states[-1][1]
-        await client.close()
 
     asyncio.run(main())
 

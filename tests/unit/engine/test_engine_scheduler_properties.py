@@ -257,7 +257,7 @@ class Trial:
                 assert [entry.token_id if entry else None for entry in sent[0]] == [None, *prompt[1:]]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(setting=SETTINGS, operations=OPERATIONS)
 def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Add | Abort | Answer]) -> None:
     trial = Trial(setting)

@@ -69,7 +69,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def test_bytes_that_are_no_json(http: httpx.Client, clean: RunningServer) -> None:
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True,
+    @settings(max_examples=100, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.function_scoped_fixture], phases=[Phase.generate])  # fmt: skip
     @given(st.sampled_from(sorted(BASES)), st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
     def send(path: str, body: bytes) -> None:
@@ -87,7 +87,7 @@ def test_schemathesis(http: httpx.Client, clean: RunningServer) -> None:
             continue
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
-            @settings(max_examples=15, deadline=None, database=None, derandomize=True,
+            @settings(max_examples=15, database=None, derandomize=True,
                       suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
             @given(operation.as_strategy(generation_mode=mode))
             def send(case: Any) -> None:

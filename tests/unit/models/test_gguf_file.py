@@ -115,7 +115,7 @@ def test_broken_files_are_named(tiny_model: TinyModel, tmp_path: Path) -> None:
         GGUFFile(tmp_path / "nowhere.gguf")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage_is_a_value_error(data: st.DataObject, tiny_model: TinyModel, tmp_path: Path) -> None:
     whole = tmp_path / "whole.gguf"

@@ -58,7 +58,7 @@ def test_every_request_gets_every_token(policy: PolicyName, pp: int) -> None:
     assert all(busy <= outcome.present * 1.001 for busy in outcome.busy)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     policy=st.sampled_from(POLICY_NAMES),
     pp=st.integers(1, 6),

@@ -33,7 +33,7 @@ def naive_stop(text: str, stops: list[str], include: bool) -> tuple[str, str | N
     return text[: end if include else end - len(stop)], stop
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_feeds_add_up_to_decode(smollm: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, smollm.vocab_size - 1), max_size=60))
@@ -43,7 +43,7 @@ def test_feeds_add_up_to_decode(smollm: Tokenizer, data: st.DataObject) -> None:
     assert text == smollm.decode(ids, skip_special_tokens=skip)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_stop_strings_equal_naive_search(smollm: Tokenizer, data: st.DataObject) -> None:
     text = data.draw(st.text(alphabet="ab\n c\u00e9\U0001f600", max_size=80))
@@ -56,7 +56,7 @@ def test_stop_strings_equal_naive_search(smollm: Tokenizer, data: st.DataObject)
     assert stream(smollm, chunked(ids, sizes), stop=stops, include_stop=include) == naive_stop(text, stops, include)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_never_shows_what_may_become_a_stop_string(smollm: Tokenizer, data: st.DataObject) -> None:
     text = data.draw(st.text(alphabet="ab", max_size=40))

@@ -62,7 +62,7 @@ def test_smollm_equals_the_original_pipeline(smollm: Tokenizer, original: Any, t
     assert smollm.encode(text) == original.encode(text)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=st.text(max_size=60))
 def test_smollm_equals_the_original_on_any_text(smollm: Tokenizer, original: Any, text: str) -> None:
     ids = smollm.encode(text)
@@ -70,7 +70,7 @@ def test_smollm_equals_the_original_on_any_text(smollm: Tokenizer, original: Any
     assert smollm.decode(ids, False) == original.decode(ids, skip_special_tokens=False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_decode_of_any_ids_equals_transformers(smollm: Tokenizer, reference: Any, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, smollm.vocab_size - 1), max_size=30))
@@ -116,7 +116,7 @@ def best_score_merges(text: str, score: dict[str, float]) -> list[str]:
     return [piece for part in parts for piece in ([part] if part in score else [f"<0x{b:02X}>" for b in part.encode()])]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=st.text(alphabet="helowrdtn a,\u00e9\U0001f600", max_size=30))
 def test_sentencepiece_equals_the_naive_rule(
     sentencepiece: Tokenizer, sentencepiece_scores: dict[str, float], text: str

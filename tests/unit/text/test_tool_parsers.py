@@ -96,7 +96,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     tool_format=st.sampled_from([HERMES, LLAMA]),
     parts=st.lists(st.sampled_from(FRAGMENTS), max_size=14),
@@ -120,7 +120,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     calls=st.lists(
         st.tuples(st.text(min_size=1, max_size=8), st.dictionaries(st.text(max_size=5), JSON, max_size=3)), max_size=3

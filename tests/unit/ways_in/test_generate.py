@@ -94,7 +94,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40) | st.dictionaries(keys, json_values, max_size=4))
 def test_no_line_can_break_the_parser(line: object) -> None:
     assert isinstance(parse(line), BatchRequest | BadLine)

@@ -60,7 +60,7 @@ def _naive(logits: list[float], temperature: float, top_k: int, top_p: float, mi
     st.floats(0.001, 0.999),
     st.sampled_from([2, 4, 1024]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_filtered_draw_is_the_definition(
     ints: list[int], temperature: float, top_k: int, top_p: float, min_p: float, u: float, candidates: int
 ) -> None:
