@@ -96,9 +96,16 @@ class Flag:
     optional: bool = False
     """Without the flag its value is None, so that one can tell that it was not given."""
 
+    @property
+    def default(self) -> Any:
+        """The value that a command gets when the flag is not given."""
+        if self.optional:
+            return None
+        return next(field.default for field in msgspec.structs.fields(self.owner) if field.name == self.name)
+
     def parameter(self) -> inspect.Parameter:
         """The function parameter from which typer makes the flag; type and default are the setting's own."""
-        default = next(field.default for field in msgspec.structs.fields(self.owner) if field.name == self.name)
+        default = self.default
         option = typer.Option(
             self.spelling or "--" + self.name.replace("_", "-"),
             help=self.help,
@@ -114,7 +121,7 @@ class Flag:
         )
         kind: Any = get_type_hints(self.owner)[self.name]
         if self.optional:
-            kind, default = kind | None, None
+            kind = kind | None
         elif self.parse is not None and not isinstance(default, int):
             kind, default = str, ""  # What the parser takes.
         annotation = Annotated[kind, option]

@@ -112,3 +112,14 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_chat_with_a_server_elsewhere_takes_no_setting_of_an_engine() -> None:
+    def chat(*more: str) -> str:
+        result = CliRunner().invoke(app, ["chat", "--url", "http://127.0.0.1:1/v1", *more], env={"COLUMNS": "300"})
+        assert result.exit_code != 0
+        return f"{result.output} {result.exception}"
+
+    assert "no server at http://127.0.0.1:1" in chat()
+    for flag, value in (("--threads", "2"), ("--assigned-layers", "1,2"), ("--kv-cache-memory", "1G")):
+        assert f"{flag} is a setting of the server" in chat(flag, value)
