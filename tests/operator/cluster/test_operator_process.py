@@ -68,6 +68,13 @@ class Operators:
     def metric(self, name: str, which: int = -1) -> float:
         return metric_sum(self.get("/metrics", which), name)
 
+    async def until_metric(self, name: str, value: float, which: int = -1, seconds: float = 5) -> None:
+        """A gauge follows the write that it tells of; whoever reads that write first may be early."""
+        deadline = time.monotonic() + seconds
+        while (found := self.metric(name, which)) != value:
+            assert time.monotonic() < deadline, f"{name} is {found}"
+            await asyncio.sleep(0.05)
+
     def end(self) -> None:
         for process in self.running:
             process.kill()
@@ -167,7 +174,7 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         assert status["endpoint"]["url"] == f"http://smol.{on.namespace}.svc/v1"
         assert status["reason"] == "Ready"
         assert json.loads(operators.get("/healthz"))["status"] == "ok"
-        assert operators.metric('gllm_operator_groups{phase="Ready"}') == 1
+        await operators.until_metric('gllm_operator_groups{phase="Ready"}', 1)
         # An idle deployment costs nothing.
         await asyncio.sleep(1)
         before, writes = await on.versions(), _writes(operators)
