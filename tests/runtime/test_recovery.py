@@ -153,15 +153,17 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
         server.end()
 
 
-def test_twenty_deaths(start: Start) -> None:
-    """Every class of process is killed in turn, twenty times in all, while clients keep coming."""
+def test_every_class_of_process_dies(start: Start) -> None:
+    """In turn, while clients keep coming: five times each, or with GLLM_TEST_DEATHS=80 twenty times each."""
     server = start("--pp", "2")
     prompts = [f"quick brown {number}" for number in range(6)]
     expected = [server.text(prompt=prompt, max_tokens=400) for prompt in prompts]
     victims = itertools.cycle(["worker-0", "engine", "worker-1", "gateway"])
     slowest = 0.0
     continued = 0
-    for _ in range(20):
+    deaths = int(os.environ.get("GLLM_TEST_DEATHS", "20"))
+    assert deaths >= 4, "GLLM_TEST_DEATHS: at least one death of each class"
+    for _ in range(deaths):
         victim = next(victims)
         streams = [Stream(server, prompt=prompt, max_tokens=400) for prompt in prompts]
         for stream in streams:
@@ -177,9 +179,9 @@ def test_twenty_deaths(start: Start) -> None:
         after = [moment for moment in streams[-1].pieces if moment > killed + 0.5]
         continued += bool(after)
         slowest = max(slowest, after[0] - killed if after else 0.0)
-    print(f"slowest recovery: {slowest:.1f} s; {continued} of 15 deaths in the middle of a stream")
-    assert continued >= 13
-    assert server.err().count("serving again") == 20
+    print(f"{deaths} deaths, slowest recovery {slowest:.1f} s, {continued} in the middle of a stream that went on")
+    assert continued >= 0.65 * deaths  # of three deaths in four; a gateway takes its streams along
+    assert server.err().count("serving again") == deaths
     assert server.text(prompt=prompts[0], max_tokens=400) == expected[0]
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGTERM)
