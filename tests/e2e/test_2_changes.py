@@ -8,9 +8,9 @@ from e2e.steps import nothing_lost, serving, under_load
 
 def test_scale_up_and_down(kube: Kube) -> None:
     serving(kube)
-    with under_load(kube, "kubectl scale 1 -> 2 -> 1") as load:
-        kube.kubectl("scale", "llm", "smol", "--replicas=2")
-        kube.wait_settled(2)
+    with under_load(kube, "kubectl scale 1 -> 3 -> 1") as load:
+        kube.kubectl("scale", "llm", "smol", "--replicas=3")
+        kube.wait_settled(3)
         load.wait_for(6)
         kube.kubectl("scale", "llm", "smol", "--replicas=1")
         kube.wait_settled(1)
