@@ -124,7 +124,7 @@ def test_no_parallel_calls(tools: openai.OpenAI, able: RunningServer, stream: bo
         names = [call.function.name for call in choice.message.tool_calls or ()]
         assert choice.finish_reason == "tool_calls"
     assert names == ["weather"]
-    assert len(able.engine.aborted) == 1
+    wait_until(lambda: len(able.engine.aborted) == 1)
     wait_until(lambda: able.gateway.admission.live == 0)
 
 
