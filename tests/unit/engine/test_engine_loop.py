@@ -61,20 +61,21 @@ def test_requests_are_served_together(run_dir: str) -> None:
 
 def test_a_gateway_may_connect_before_the_engine_exists(run_dir: str) -> None:
     config = settings(run_dir)
-    started: list[Engine] = []
 
-    async def main() -> None:
-        client = EngineClient(config)
-        connecting = asyncio.create_task(client.connect(config.epoch, timeout=20))
+    async def start() -> Engine:
         await asyncio.sleep(0.1)
-        started.append(Engine(config))
+        engine = Engine(config)
         WorkerThread(config, start_after=0.2)
-        hello = await connecting
-        assert hello.epoch == 2
-        await client.close()
+        return engine
 
-    asyncio.run(main())
-    started[0].stop()
+    async def main() -> Engine:
+        starting = asyncio.create_task(start())
+        async with connected(config) as client:
+            assert client.hello is not None
+            assert client.hello.epoch == 2
+        return await starting
+
+    asyncio.run(main()).stop()
 
 
 def test_an_abort_frees_the_pages_within_a_step(run_dir: str) -> None:
