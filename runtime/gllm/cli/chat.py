@@ -94,7 +94,7 @@ def _refuse_engine_flags(flags: dict[str, Any]) -> None:
     """With --url there is no engine here whose settings they could be."""
     for flag in _FLAGS:
         if flags[flag.name] != flag.default:
-            name = flag.spelling.partition("/")[0] or "--" + flag.name.replace("_", "-")
+            name = flag.option.partition("/")[0]
             raise typer.BadParameter(f"{name} is a setting of the server; leave it out with --url", param_hint=name)
 
 

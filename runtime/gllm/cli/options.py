@@ -97,6 +97,11 @@ class Flag:
     """Without the flag its value is None, so that one can tell that it was not given."""
 
     @property
+    def option(self) -> str:
+        """As typer takes it: `--name`, or `--name/--no-name`."""
+        return self.spelling or "--" + self.name.replace("_", "-")
+
+    @property
     def default(self) -> Any:
         """The value that a command gets when the flag is not given."""
         if self.optional:
@@ -107,7 +112,7 @@ class Flag:
         """The function parameter from which typer makes the flag; type and default are the setting's own."""
         default = self.default
         option = typer.Option(
-            self.spelling or "--" + self.name.replace("_", "-"),
+            self.option,
             help=self.help,
             rich_help_panel=self.panel,
             min=self.least,
