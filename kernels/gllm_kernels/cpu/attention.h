@@ -73,6 +73,59 @@ GLLM_INLINE void write_token(const AttentionArgs& args, int64_t row, int64_t kv_
   }
 }
 
+// The blocks of keys and values that a thread reads while it decodes, some blocks ahead of where it works: through the
+// tasks of its chunk, then of the chunk that it will most likely take next. Decode reads every key once, so memory is its
+// limit and has to be busy all the time.
+template <class E>
+class KvStream {
+ public:
+  static constexpr int kAhead = 4;  // blocks
+
+  KvStream(const AttentionArgs& args, int64_t chunk) : args_(args), chunk_(chunk), task_(args.chunk_starts[chunk]) {
+    enter();
+    for (int i = 0; i < kAhead; ++i) skip();
+  }
+
+  // The next block, or false where there is none.
+  bool next(PageHead<E>& block) {
+    if (position_ >= end_) return false;
+    const AttentionTask& task = args_.tasks[task_];
+    const PageHead<E> page = page_head<E>(args_, task.row, task.kv_head, position_);
+    const int64_t offset = position_ % args_.page_size * args_.head_dim;
+    block = {page.keys + offset, page.values + offset};
+    skip();
+    return true;
+  }
+
+ private:
+  void skip() {
+    position_ += kBlockTokens;
+    if (position_ < end_) return;
+    if (++task_ == args_.chunk_starts[chunk_ + 1]) {
+      chunk_ += args_.threads;
+      if (chunk_ >= args_.num_chunks) {
+        chunk_ = args_.num_chunks - 1;
+        task_ = args_.chunk_starts[chunk_ + 1] - 1;
+        return;
+      }
+      task_ = args_.chunk_starts[chunk_];
+    }
+    enter();
+  }
+
+  void enter() {
+    const AttentionTask& task = args_.tasks[task_];
+    const int64_t keys = args_.kv_lens[task.row], last = task.segment_end * int64_t{kSegmentTokens};
+    position_ = task.segment_begin * int64_t{kSegmentTokens};
+    end_ = last < keys ? last : keys;
+  }
+
+  const AttentionArgs& args_;
+  int64_t chunk_;
+  int32_t task_;
+  int64_t position_ = 0, end_ = 0;
+};
+
 // The state of a tile of query rows: running maximum (base 2), sum of weights, and weighted values [rows][head_dim].
 struct Softmax {
   float *top, *sum, *out;
@@ -104,7 +157,7 @@ struct Attend {
   Softmax segment, total;
   const E *keys[kTileBlocks] = {}, *values[kTileBlocks] = {};
   const E *keys_ahead[kTileBlocks] = {}, *values_ahead[kTileBlocks] = {};
-  bool streaming;  // the keys are read by one row tile only
+  bool streaming;  // the keys are read once, by one row tile
 
   Attend(const AttentionArgs& a, const AttentionTask& t)
       : args(a), task(t), group(a.heads / a.kv_heads), rows((t.token_end - t.token_begin) * group), hd(a.head_dim) {
@@ -184,28 +237,14 @@ struct Attend {
     }
   }
 
-  // Decode reads every key once, so memory is its limit: while a tile is worked on, the next one is on its way. Past the
-  // task's last tile that is the first one of the next task, which this thread or another (through the shared cache)
-  // will take up. Without a next tile `ahead` stays on the present one, which costs nothing.
-  void look_ahead(int64_t position, const AttentionTask* next) {
-    for (int b = 0; b < kTileBlocks; ++b) {
-      keys_ahead[b] = keys[b];
-      values_ahead[b] = values[b];
-    }
-    if (!streaming) return;
-    const AttentionTask* where = &task;
-    int64_t end = task.segment_end * kSegmentTokens < last_limit() ? task.segment_end * kSegmentTokens : last_limit();
-    if (position >= end) {
-      if (next == nullptr || next->row >= args.num_decode_rows) return;
-      where = next;
-      position = next->segment_begin * kSegmentTokens;
-      end = args.kv_lens[next->row];
-    }
-    for (int b = 0; b < kTileBlocks && position < end; ++b, position += kBlockTokens) {
-      const PageHead<E> page = page_head<E>(args, where->row, where->kv_head, position);
-      const int64_t offset = position % args.page_size * hd;
-      keys_ahead[b] = page.keys + offset;
-      values_ahead[b] = page.values + offset;
+  // While a tile is worked on, as many blocks of the stream are on their way. Without a stream `ahead` stays on the present
+  // ones, which costs nothing.
+  void look_ahead(int64_t blocks, KvStream<E>* stream) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      PageHead<E> block{const_cast<E*>(keys[b]), const_cast<E*>(values[b])};
+      if (streaming) stream->next(block);
+      keys_ahead[b] = block.keys;
+      values_ahead[b] = block.values;
     }
   }
 
@@ -358,13 +397,13 @@ struct Attend {
     }
   }
 
-  void run_segment(int64_t begin, int64_t end, const AttentionTask* next) {
+  void run_segment(int64_t begin, int64_t end, KvStream<E>* stream) {
     reset(segment);
     for (int64_t tile = begin; tile < end; tile += kTileTokens) {
       const int64_t valid = end - tile < kTileTokens ? end - tile : kTileTokens;
       find_blocks(tile, valid);
-      look_ahead(tile + kTileTokens, next);
       const int64_t blocks = (valid + kBlockTokens - 1) / kBlockTokens;
+      look_ahead(blocks, stream);
       const int64_t vectors = blocks * (kBlockTokens / Vec::width);
       for_tiles<ScoreTile>(vectors, MakeScores{*this});
       softmax(tile, vectors);
@@ -393,14 +432,14 @@ struct Attend {
     }
   }
 
-  void run(const AttentionTask* next) {
+  void run(KvStream<E>* stream) {
     load_queries();
     const int64_t keys_end = last_limit();
     bool merging = false;
     for (int64_t s = task.segment_begin; s < task.segment_end; ++s) {
       const int64_t begin = s * kSegmentTokens;
       const int64_t end = begin + kSegmentTokens < keys_end ? begin + kSegmentTokens : keys_end;
-      run_segment(begin, end, next);
+      run_segment(begin, end, stream);
       if (task.segment_end - task.segment_begin == 1) break;
       if (!merging) reset(total);
       merging = true;
@@ -418,25 +457,25 @@ struct Attend {
 };
 
 template <class T>
-void attend(const AttentionArgs& args, const AttentionTask& task, const AttentionTask* next) {
+void attend(const AttentionArgs& args, const AttentionTask& task, KvStream<typename T::Elem>* stream) {
   if (task.row < args.num_decode_rows) {
     // Only this row reads its newest token, and only in its last segment: written here, it is still in the cache.
     const int64_t segments = (args.kv_lens[task.row] + kSegmentTokens - 1) / kSegmentTokens;
     if (task.segment_end == segments) write_token<T>(args, task.row, task.kv_head, 0);
   }
-  Attend<T>(args, task).run(next);
+  Attend<T>(args, task).run(stream);
+}
+
+template <class T>
+void attention_chunk(const AttentionArgs& args, int64_t chunk) {
+  KvStream<typename T::Elem> stream(args, chunk);
+  for (int32_t i = args.chunk_starts[chunk]; i < args.chunk_starts[chunk + 1]; ++i) {
+    attend<T>(args, args.tasks[i], &stream);
+  }
 }
 
 void attention(const AttentionArgs* args, int64_t chunk) {
-  const int32_t end = args->chunk_starts[chunk + 1];
-  for (int32_t i = args->chunk_starts[chunk]; i < end; ++i) {
-    const AttentionTask* next = i + 1 < args->num_tasks ? &args->tasks[i + 1] : nullptr;
-    if (args->dtype == gllm::DType::bf16) {
-      attend<Bf16>(*args, args->tasks[i], next);
-    } else {
-      attend<F32>(*args, args->tasks[i], next);
-    }
-  }
+  args->dtype == gllm::DType::bf16 ? attention_chunk<Bf16>(*args, chunk) : attention_chunk<F32>(*args, chunk);
 }
 
 void attention_write(const AttentionArgs* args, int64_t index) {

@@ -23,9 +23,14 @@ struct LinearArgs {
   int64_t n, in, out_features;
   DType dtype;
   bool out_f32;  // f32 results also for bf16 inputs
-  int64_t row_block;  // rows of a chunk
   int64_t panels;
   int64_t threads;    // that take chunks in turn
+  // Chunks go through the panels of a block of rows, then of the next one. From `whole` on, where no more than one is left
+  // for each thread, they are cut into `parts` by their rows.
+  int64_t row_block, whole, parts;
+  // What is read next, or null: the weight of the product that follows, and how many bytes a panel of it has.
+  const void* then;
+  int64_t then_panel;
 };
 
 struct PackArgs {
@@ -117,8 +122,9 @@ struct AttentionArgs {
   int64_t max_pages;
   int64_t num_decode_rows;
   const AttentionTask* tasks;
-  int64_t num_tasks;
+  int64_t num_chunks;
   const int32_t* chunk_starts;  // [chunks + 1]: the tasks of each chunk
+  int64_t threads;              // that take chunks in turn
   const AttentionWrite* writes;
   const AttentionMerge* merges;
   float* partials;  // per partial: group x (head_dim + 2)

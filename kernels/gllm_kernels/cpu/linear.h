@@ -90,19 +90,52 @@ struct LinearTile {
   }
 };
 
+template <class T>
+int64_t panel_elements(const LinearArgs& args) {
+  return (args.in + T::step - 1) / T::step * T::step * Vec::width * Vec::tile_vectors;
+}
+
+// The panel and the rows of a chunk. Chunks next to each other share their rows of x, which stay in the second-level cache,
+// and stream the panels.
+struct LinearChunk {
+  int64_t panel, first, rows;
+  bool last_block;
+
+  LinearChunk(const LinearArgs& args, int64_t chunk) {
+    const int64_t rest = chunk - args.whole, parts = rest < 0 ? 1 : args.parts;
+    const int64_t index = rest < 0 ? chunk : args.whole + rest / parts, part = rest < 0 ? 0 : rest % parts;
+    const int64_t begin = index / args.panels * args.row_block;
+    const int64_t end = begin + args.row_block < args.n ? begin + args.row_block : args.n;
+    const int64_t size = (end - begin + parts - 1) / parts;
+    panel = index % args.panels;
+    first = begin + part * size;
+    rows = end - first < size ? end - first : size;
+    last_block = end == args.n;
+  }
+};
+
 // What the row tiles of a chunk read ahead of their arithmetic, so that memory works while they compute. A lone tile reads
 // its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up. Several tiles share the
-// reading of the panel that this thread will most likely take next.
+// reading of the panel that this thread will most likely take next, be it of the product that follows.
 template <class T>
 struct ReadAhead {
   using E = typename T::Elem;
   const E* next;
   int lines;  // of a step, by one tile
 
-  ReadAhead(const LinearArgs& args, const E* weight, int64_t panel, int64_t panel_size, int64_t rows) {
-    const int64_t tiles = (rows + Vec::tile_rows - 1) / Vec::tile_rows;
-    const bool more = panel + args.threads < args.panels;
-    next = tiles == 1 ? weight + 2048 / sizeof(E) : more ? weight + args.threads * panel_size : nullptr;
+  // then: this is the last weight of the chunk.
+  ReadAhead(const LinearArgs& args, const E* weight, const LinearChunk& chunk, bool then = true) {
+    const int64_t tiles = (chunk.rows + Vec::tile_rows - 1) / Vec::tile_rows;
+    const int64_t panel = chunk.panel + args.threads;
+    if (tiles == 1) {
+      next = weight + 2048 / sizeof(E);
+    } else if (panel < args.panels) {
+      next = weight + args.threads * panel_elements<T>(args);
+    } else if (then && args.then != nullptr && chunk.last_block) {
+      next = reinterpret_cast<const E*>(static_cast<const char*>(args.then) + (panel - args.panels) * args.then_panel);
+    } else {
+      next = nullptr;
+    }
     lines = tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1;
   }
 
@@ -112,28 +145,20 @@ struct ReadAhead {
   }
 };
 
-template <class T>
-int64_t panel_elements(const LinearArgs& args) {
-  return (args.in + T::step - 1) / T::step * T::step * Vec::width * Vec::tile_vectors;
-}
-
 template <class T, class Out>
 void linear_chunk(const LinearArgs& args, int64_t chunk) {
   using E = typename T::Elem;
   constexpr int64_t width = Vec::width * Vec::tile_vectors;
-  // Chunks next to each other share their rows of x, which stay in the second-level cache, and stream the panels.
-  const int64_t panel = chunk % args.panels;
-  const int64_t first = chunk / args.panels * args.row_block;
-  const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
-  const int64_t column = panel * width;
-  const E* weight = static_cast<const E*>(args.weight) + panel * panel_elements<T>(args);
-  const ReadAhead<T> ahead(args, weight, panel, panel_elements<T>(args), rows);
+  const LinearChunk part(args, chunk);
+  const int64_t column = part.panel * width;
+  const E* weight = static_cast<const E*>(args.weight) + part.panel * panel_elements<T>(args);
+  const ReadAhead<T> ahead(args, weight, part);
   int64_t index = 0;
-  for_row_tiles(rows, [&](int64_t row, int64_t count) {
+  for_row_tiles(part.rows, [&](int64_t row, int64_t count) {
     LinearTile<T, Out> tile{args,
-                            static_cast<const E*>(args.x) + (first + row) * args.x_stride,
+                            static_cast<const E*>(args.x) + (part.first + row) * args.x_stride,
                             weight,
-                            static_cast<Out*>(args.out) + (first + row) * args.out_features + column,
+                            static_cast<Out*>(args.out) + (part.first + row) * args.out_features + column,
                             args.out_features,
                             args.out_features - column,
                             args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
@@ -149,19 +174,17 @@ template <class T>
 void gated_chunk(const LinearArgs& args, int64_t chunk) {
   using E = typename T::Elem;
   constexpr int64_t width = Vec::width * Vec::tile_vectors;
-  const int64_t panel = chunk % args.panels;
-  const int64_t first = chunk / args.panels * args.row_block;
-  const int64_t rows = args.n - first < args.row_block ? args.n - first : args.row_block;
-  const int64_t size = args.panels * width;
-  const E* x = static_cast<const E*>(args.x) + first * args.x_stride;
-  E* out = static_cast<E*>(args.out) + first * size + panel * width;
+  const LinearChunk part(args, chunk);
+  const int64_t panel = part.panel, size = args.panels * width;
+  const E* x = static_cast<const E*>(args.x) + part.first * args.x_stride;
+  E* out = static_cast<E*>(args.out) + part.first * size + panel * width;
   int64_t index = 0;
-  for_row_tiles(rows, [&](int64_t row, int64_t count) {
+  for_row_tiles(part.rows, [&](int64_t row, int64_t count) {
     E products[2][Vec::tile_rows * width];
     for (int half = 0; half < 2; ++half) {
       const E* weight = static_cast<const E*>(args.weight) + (half * args.panels + panel) * panel_elements<T>(args);
       const E* bias = args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + half * size + panel * width;
-      const ReadAhead<T> ahead(args, weight, panel, panel_elements<T>(args), rows);
+      const ReadAhead<T> ahead(args, weight, part, half == 1);
       LinearTile<T, E> tile{args,  x + row * args.x_stride, weight,      products[half], width,
                             width, bias,                    ahead.of_tile(index), ahead.lines};
       with_rows<Vec::tile_rows>(count, tile);

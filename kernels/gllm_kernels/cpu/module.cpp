@@ -177,17 +177,23 @@ void run_linear(LinearArgs& a, int64_t n, void (*kernel)(const LinearArgs*, int6
   // Rows of x that fill less than half of a second-level cache, in even blocks.
   constexpr int64_t kBlockBytes = 384 << 10;
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
-  int64_t blocks = divide_up(n, fit);
-  // A few panels that do not divide evenly leave threads idle at the end: then halve the chunks.
-  constexpr int64_t kFewPanels = 16, kManyRows = 24;
-  if (a.panels < kFewPanels && blocks * a.panels % a.threads != 0 && n >= kManyRows) blocks *= a.threads;
+  const int64_t blocks = divide_up(n, fit);
   a.row_block = divide_up(n, blocks);
-  run_chunks(blocks * a.panels, kernel, a);
+  // Threads that take whole panels to the end would wait there for each other, for long where they are few or one has lost
+  // its core: the last of them are cut by rows, into parts of two tiles of rows or more.
+  constexpr int64_t kPartRows = 12, kManyRows = 48;
+  const int64_t chunks = divide_up(n, a.row_block) * a.panels;
+  a.parts = std::clamp<int64_t>(a.row_block / kPartRows, 1, 4 * a.threads);
+  const int64_t left = a.parts == 1 ? 0 : chunks % a.threads + (a.row_block < kManyRows ? 0 : a.threads);
+  a.whole = std::max<int64_t>(0, chunks - left);
+  run_chunks(a.whole + (chunks - a.whole) * a.parts, kernel, a);
 }
 
-PyObject* perform_linear(LinearArgs a, void (*kernel)(const LinearArgs*, int64_t)) {
+PyObject* perform_linear(const LinearArgs& a, void (*kernel)(const LinearArgs*, int64_t)) {
   const double row_work = static_cast<double>(a.in) * static_cast<double>(a.out_features);
-  return perform(a.n, row_work, [a, kernel](int64_t n, const AttentionPlan*) mutable { run_linear(a, n, kernel); });
+  const auto product = std::make_shared<LinearArgs>(a);
+  if (t_tape != nullptr) t_tape->link(product, g_kernels->panel);
+  return perform(a.n, row_work, [product, kernel](int64_t n, const AttentionPlan*) { run_linear(*product, n, kernel); });
 }
 
 PyObject* linear(PyObject*, Args args, Py_ssize_t count) {
@@ -321,14 +327,15 @@ void run_attention(AttentionArgs& a, const AttentionPlan& plan) {
   a.max_pages = plan.max_pages;
   a.num_decode_rows = plan.num_decode_rows;
   a.tasks = plan.tasks.data();
-  a.num_tasks = static_cast<int64_t>(plan.tasks.size());
+  a.num_chunks = static_cast<int64_t>(plan.chunk_starts.size()) - 1;
   a.chunk_starts = plan.chunk_starts.data();
+  a.threads = num_threads();
   a.writes = plan.writes.data();
   a.merges = plan.merges.data();
   std::vector<float> partials(static_cast<size_t>(plan.num_partials * (a.heads / a.kv_heads) * (a.head_dim + 2)));
   a.partials = partials.data();
   run_chunks(static_cast<int64_t>(plan.writes.size()), g_kernels->attention_write, a);
-  run_chunks(static_cast<int64_t>(plan.chunk_starts.size()) - 1, g_kernels->attention, a);
+  run_chunks(a.num_chunks, g_kernels->attention, a);
   run_chunks(static_cast<int64_t>(plan.merges.size()), g_kernels->attention_merge, a);
 }
 

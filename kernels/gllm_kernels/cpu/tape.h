@@ -2,9 +2,11 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "kernels.h"
 #include "plan.h"
 
 namespace gllm {
@@ -23,6 +25,15 @@ class Tape {
     calls_.push_back(std::move(call));
   }
 
+  // Tells the product before this one what it may read ahead at its end.
+  void link(const std::shared_ptr<LinearArgs>& product, int64_t panel) {
+    if (last_ != nullptr) {
+      last_->then = product->weight;
+      last_->then_panel = (product->in + 1) / 2 * 2 * panel * static_cast<int64_t>(size_of(product->dtype));
+    }
+    last_ = product;
+  }
+
   void replay(int64_t n, const AttentionPlan& plan) const {
     for (const Call& call : calls_) call(n, &plan);
   }
@@ -37,6 +48,7 @@ class Tape {
  private:
   double row_work_ = 0, plan_work_ = 0;
   std::vector<Call> calls_;
+  std::shared_ptr<LinearArgs> last_;
 };
 
 }  // namespace gllm

@@ -78,15 +78,16 @@ def test_a_row_of_a_product_does_not_depend_on_its_batch(ops: NativeOps, dtype: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_product_does_not_depend_on_the_number_of_threads(ops: NativeOps, dtype: torch.dtype) -> None:
-    packed = ops.pack_linear(torch.randn(500, 96).to(dtype))
-    for n in (1, 9, 100):
-        x = torch.randn(n, 96).to(dtype)
-        results = []
-        for threads in (1, 2, 5):
-            cpu.set_num_threads(threads)
-            results.append(ops.linear(x, packed, None))
-        assert results[0].equal(results[1])
-        assert results[0].equal(results[2])
+    # At 600 and 2048 inputs a block of rows is 341 or 96 of float32 or bfloat16, and the last block a short one.
+    for size, rows in ((96, (1, 9, 27, 100)), (600, (700,)), (2048, (197,))):
+        packed = ops.pack_linear(torch.randn(500, size).to(dtype))
+        for n in rows:
+            x = torch.randn(n, size).to(dtype)
+            results = []
+            for threads in (1, 2, 5, 16):
+                cpu.set_num_threads(threads)
+                results.append(ops.linear(x, packed, None))
+            assert all(results[0].equal(other) for other in results[1:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
