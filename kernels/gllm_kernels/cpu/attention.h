@@ -270,9 +270,10 @@ struct Attend {
       }
       const E* q = self.query + row * self.hd;
       if (self.streaming) {
-        accumulate<T, MR, NV, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, ahead);
+        accumulate<T, MR, NV, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, ahead,
+                                  kBlockTokens * T::step);
       } else {
-        accumulate<T, MR, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, b);
+        accumulate<T, MR, NV>(acc, q, self.hd, b, kBlockTokens * T::step, self.hd / T::step, b, 0);
       }
       GLLM_UNROLL
       for (int i = 0; i < MR; ++i) {
@@ -313,9 +314,9 @@ struct Attend {
           ahead[j] = self.values_ahead[block] + offset;
         }
         if (self.streaming) {
-          accumulate<T, MR, NV, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, ahead);
+          accumulate<T, MR, NV, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, ahead, self.hd * T::step);
         } else {
-          accumulate<T, MR, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, b);
+          accumulate<T, MR, NV>(acc, w, kTileTokens, b, self.hd * T::step, steps, b, 0);
         }
       }
       GLLM_UNROLL

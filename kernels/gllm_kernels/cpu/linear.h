@@ -41,8 +41,9 @@ struct LinearTile {
   int64_t out_stride;
   int64_t columns;  // of the panel that exist
   const E* bias;
-  const E* next;  // where in the stream of weights to read ahead, or null
-  int lines;      // how many of a step's vectors this tile reads ahead: 1, 2 or all
+  const E* next;      // where in the stream of weights to read ahead, or null
+  int lines;          // how many vectors a step: 1, 2 or all
+  int64_t next_step;  // elements from step to step
 
   template <int MR>
   GLLM_INLINE void run() const {
@@ -62,13 +63,13 @@ struct LinearTile {
     GLLM_UNROLL
     for (int j = 0; j < NV; ++j) ahead[j] = next + j * Vec::width * T::step;
     if (next == nullptr) {
-      accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps, b);
+      accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps, b, 0);
     } else if (lines == 1) {
-      accumulate<T, MR, NV, 1>(acc, x, args.x_stride, b, ldb, steps, ahead);
+      accumulate<T, MR, NV, 1>(acc, x, args.x_stride, b, ldb, steps, ahead, next_step);
     } else if (lines == 2) {
-      accumulate<T, MR, NV, 2>(acc, x, args.x_stride, b, ldb, steps, ahead);
+      accumulate<T, MR, NV, 2>(acc, x, args.x_stride, b, ldb, steps, ahead, next_step);
     } else {
-      accumulate<T, MR, NV, NV>(acc, x, args.x_stride, b, ldb, steps, ahead);
+      accumulate<T, MR, NV, NV>(acc, x, args.x_stride, b, ldb, steps, ahead, next_step);
     }
     if (args.in % T::step != 0) {
       for (int i = 0; i < MR; ++i) {
@@ -115,18 +116,24 @@ struct LinearChunk {
 };
 
 // What the row tiles of a chunk read ahead of their arithmetic, so that memory works while they compute. A lone tile reads
-// its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up. Several tiles share the
-// reading of the panel that this thread will most likely take next, be it of the product that follows.
+// its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up. Several tiles (a power of
+// two, so that they share a panel evenly) share the reading of the panel that this thread will most likely take
+// next, be it of the product that follows: slowly, since what is on its way from memory holds up loads from nearer caches.
 template <class T>
 struct ReadAhead {
   using E = typename T::Elem;
+  static constexpr int64_t kMostTiles = 16;
   const E* next;
-  int lines;  // of a step, by one tile
+  int64_t tiles;  // that share the reading
+  int64_t steps;  // of a tile
 
   // then: this is the last weight of the chunk.
-  ReadAhead(const LinearArgs& args, const E* weight, const LinearChunk& chunk, bool then = true) {
-    const int64_t tiles = (chunk.rows + Vec::tile_rows - 1) / Vec::tile_rows;
+  ReadAhead(const LinearArgs& args, const E* weight, const LinearChunk& chunk, bool then = true)
+      : steps(args.in / T::step) {
+    const int64_t row_tiles = (chunk.rows + Vec::tile_rows - 1) / Vec::tile_rows;
     const int64_t panel = chunk.panel + args.threads;
+    for (tiles = 1; tiles < kMostTiles && 2 * tiles <= row_tiles; tiles *= 2) {
+    }
     if (tiles == 1) {
       next = weight + 2048 / sizeof(E);
     } else if (panel < args.panels) {
@@ -136,13 +143,11 @@ struct ReadAhead {
     } else {
       next = nullptr;
     }
-    lines = tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1;
   }
 
-  const E* of_tile(int64_t tile) const {
-    const int64_t line = tile * lines;
-    return next != nullptr && line < Vec::tile_vectors ? next + line * Vec::width * T::step : nullptr;
-  }
+  int64_t step() const { return Vec::width * Vec::tile_vectors * T::step / tiles; }
+  int lines() const { return tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1; }
+  const E* of_tile(int64_t tile) const { return next != nullptr && tile < tiles ? next + tile * steps * step() : nullptr; }
 };
 
 template <class T, class Out>
@@ -163,7 +168,8 @@ void linear_chunk(const LinearArgs& args, int64_t chunk) {
                             args.out_features - column,
                             args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
                             ahead.of_tile(index++),
-                            ahead.lines};
+                            ahead.lines(),
+                            ahead.step()};
     with_rows<Vec::tile_rows>(count, tile);
   });
 }
@@ -186,7 +192,7 @@ void gated_chunk(const LinearArgs& args, int64_t chunk) {
       const E* bias = args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + half * size + panel * width;
       const ReadAhead<T> ahead(args, weight, part, half == 1);
       LinearTile<T, E> tile{args,  x + row * args.x_stride, weight,      products[half], width,
-                            width, bias,                    ahead.of_tile(index), ahead.lines};
+                            width, bias,                    ahead.of_tile(index), ahead.lines(), ahead.step()};
       with_rows<Vec::tile_rows>(count, tile);
     }
     ++index;

@@ -41,12 +41,12 @@ struct F32 {
 
 // acc[i][j] += sum over k of a[i][k] * b[k][16 j ..]: k strictly in order for every element, whatever MR and NV are;
 // batch invariance rests on this. b[j] points at the j-th vector of the first step, steps are ldb elements apart.
-// Prefetch vectors a step are brought into the cache from `ahead`, at the pace at which `b` is used up: where memory is
-// the limit, this keeps it busy without a burst that would hold up the arithmetic.
+// Prefetch vectors a step are brought into the cache from `ahead`, ahead_step elements further at each: where memory is the
+// limit, this keeps it busy without a burst that would hold up the arithmetic.
 template <class T, int MR, int NV, int Prefetch = 0>
 GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t lda,
                             const typename T::Elem* const (&b)[NV], int64_t ldb, int64_t steps,
-                            const typename T::Elem* const (&ahead)[NV]) {
+                            const typename T::Elem* const (&ahead)[NV], int64_t ahead_step) {
   for (int64_t s = 0; s < steps; ++s) {
     typename T::Operand bv[NV];
     GLLM_UNROLL
@@ -54,7 +54,7 @@ GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t
       bv[j] = T::load(b[j] + s * ldb);
       // To the second level: prefetches into the first are bounded by its few miss registers (a third slower here).
       if constexpr (Prefetch > 0) {
-        if (j < Prefetch) __builtin_prefetch(ahead[j] + s * ldb, 0, 2);
+        if (j < Prefetch) __builtin_prefetch(ahead[j] + s * ahead_step, 0, 2);
       }
     }
     GLLM_UNROLL
