@@ -3,6 +3,7 @@
 // Every function works on one chunk of a parallel_for. Rounding never depends on the chunking: each output element
 // is the result of one fixed sequence of operations over its own row.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,6 +12,21 @@ namespace gllm {
 enum class DType : int { f32 = 0, bf16 = 1 };
 
 inline size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+// Pages of keys and values that the next layer's attention will read. Products bring them nearer, one a tile of rows,
+// while memory has little else to do; the last one first, so that what is read first has come last.
+struct PagesAhead {
+  const char* pool;
+  int64_t page_bytes;
+  const int32_t* pages;
+  std::atomic<int64_t> left;
+
+  const char* take() {
+    if (left.load(std::memory_order_relaxed) <= 0) return nullptr;
+    const int64_t place = left.fetch_sub(1, std::memory_order_relaxed) - 1;
+    return place < 0 ? nullptr : pool + pages[place] * page_bytes;
+  }
+};
 
 // out[n, out_features] = x[n, in] * weight^T + bias. Weights are stored in panels of `panel` output features:
 // bf16 [panels][ceil(in / 2)][panel][2], f32 [panels][in][panel]; features past the end are zero.
@@ -31,6 +47,7 @@ struct LinearArgs {
   // What is read next, or null: the weight of the product that follows, and how many bytes a panel of it has.
   const void* then;
   int64_t then_panel;
+  PagesAhead* pages_ahead;  // or null
 };
 
 struct PackArgs {

@@ -44,6 +44,7 @@ struct LinearTile {
   const E* next;      // where in the stream of weights to read ahead, or null
   int lines;          // how many vectors a step: 1, 2 or all
   int64_t next_step;  // elements from step to step
+  const char* page;   // of PagesAhead to be read ahead, or null
 
   template <int MR>
   GLLM_INLINE void run() const {
@@ -62,7 +63,14 @@ struct LinearTile {
     const E* ahead[NV];
     GLLM_UNROLL
     for (int j = 0; j < NV; ++j) ahead[j] = next + j * Vec::width * T::step;
-    if (next == nullptr) {
+    if (page != nullptr) {
+      const int64_t page_step = args.pages_ahead->page_bytes / steps;
+      if (next == nullptr) {
+        accumulate<T, MR, NV, 0, true>(acc, x, args.x_stride, b, ldb, steps, b, 0, page, page_step);
+      } else {
+        accumulate<T, MR, NV, 1, true>(acc, x, args.x_stride, b, ldb, steps, ahead, next_step, page, page_step);
+      }
+    } else if (next == nullptr) {
       accumulate<T, MR, NV>(acc, x, args.x_stride, b, ldb, steps, b, 0);
     } else if (lines == 1) {
       accumulate<T, MR, NV, 1>(acc, x, args.x_stride, b, ldb, steps, ahead, next_step);
@@ -147,8 +155,17 @@ struct ReadAhead {
 
   int64_t step() const { return Vec::width * Vec::tile_vectors * T::step / tiles; }
   int lines() const { return tiles == 1 ? Vec::tile_vectors : tiles < Vec::tile_vectors ? 2 : 1; }
-  const E* of_tile(int64_t tile) const { return next != nullptr && tile < tiles ? next + tile * steps * step() : nullptr; }
+  const E* of_tile(int64_t tile) const {
+    return next != nullptr && tile < tiles ? next + tile * steps * step() : nullptr;
+  }
 };
+
+// Products of few rows wait for memory themselves.
+constexpr int64_t kPageRows = 24;
+
+GLLM_INLINE const char* page_ahead(const LinearArgs& args, int64_t rows) {
+  return args.pages_ahead != nullptr && rows >= kPageRows ? args.pages_ahead->take() : nullptr;
+}
 
 template <class T, class Out>
 void linear_chunk(const LinearArgs& args, int64_t chunk) {
@@ -169,7 +186,8 @@ void linear_chunk(const LinearArgs& args, int64_t chunk) {
                             args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + column,
                             ahead.of_tile(index++),
                             ahead.lines(),
-                            ahead.step()};
+                            ahead.step(),
+                            page_ahead(args, part.rows)};
     with_rows<Vec::tile_rows>(count, tile);
   });
 }
@@ -191,8 +209,17 @@ void gated_chunk(const LinearArgs& args, int64_t chunk) {
       const E* weight = static_cast<const E*>(args.weight) + (half * args.panels + panel) * panel_elements<T>(args);
       const E* bias = args.bias == nullptr ? nullptr : static_cast<const E*>(args.bias) + half * size + panel * width;
       const ReadAhead<T> ahead(args, weight, part, half == 1);
-      LinearTile<T, E> tile{args,  x + row * args.x_stride, weight,      products[half], width,
-                            width, bias,                    ahead.of_tile(index), ahead.lines(), ahead.step()};
+      LinearTile<T, E> tile{args,
+                            x + row * args.x_stride,
+                            weight,
+                            products[half],
+                            width,
+                            width,
+                            bias,
+                            ahead.of_tile(index),
+                            ahead.lines(),
+                            ahead.step(),
+                            page_ahead(args, part.rows)};
       with_rows<Vec::tile_rows>(count, tile);
     }
     ++index;

@@ -359,6 +359,7 @@ PyObject* attention(PyObject*, Args args, Py_ssize_t count) {
   if (!in.ok()) return nullptr;
   const double plan_work = static_cast<double>(a.head_dim);
   if (t_tape != nullptr) {
+    t_tape->link(a);
     t_tape->append(0, plan_work, [a](int64_t, const AttentionPlan* plan) mutable { run_attention(a, *plan); });
     Py_RETURN_NONE;
   }

@@ -42,11 +42,13 @@ struct F32 {
 // acc[i][j] += sum over k of a[i][k] * b[k][16 j ..]: k strictly in order for every element, whatever MR and NV are;
 // batch invariance rests on this. b[j] points at the j-th vector of the first step, steps are ldb elements apart.
 // Prefetch vectors a step are brought into the cache from `ahead`, ahead_step elements further at each: where memory is the
-// limit, this keeps it busy without a burst that would hold up the arithmetic.
-template <class T, int MR, int NV, int Prefetch = 0>
+// limit, this keeps it busy without a burst that would hold up the arithmetic. `page` is read ahead in the same way, page_step
+// bytes further at each step.
+template <class T, int MR, int NV, int Prefetch = 0, bool Page = false>
 GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t lda,
                             const typename T::Elem* const (&b)[NV], int64_t ldb, int64_t steps,
-                            const typename T::Elem* const (&ahead)[NV], int64_t ahead_step) {
+                            const typename T::Elem* const (&ahead)[NV], int64_t ahead_step, const char* page = nullptr,
+                            int64_t page_step = 0) {
   for (int64_t s = 0; s < steps; ++s) {
     typename T::Operand bv[NV];
     GLLM_UNROLL
@@ -57,6 +59,7 @@ GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t
         if (j < Prefetch) __builtin_prefetch(ahead[j] + s * ahead_step, 0, 2);
       }
     }
+    if constexpr (Page) __builtin_prefetch(page + s * page_step, 0, 2);
     GLLM_UNROLL
     for (int i = 0; i < MR; ++i) {
       const typename T::Operand av = T::broadcast(a + i * lda + s * T::step);

@@ -58,6 +58,8 @@ AttentionPlan::AttentionPlan(const Batch& batch, int64_t heads, int64_t kv_heads
     }
   }
   for (int64_t row = 0; row < num_decode_rows; ++row) {
+    const auto pages = block_tables.begin() + row * max_pages;
+    decode_pages.insert(decode_pages.end(), pages, pages + (kv_lens[row] + page_size - 1) / page_size);
     const int64_t segments = segments_of(kv_lens[row]);
     if (!split) chunk_starts.push_back(narrow(static_cast<int64_t>(tasks.size())));
     for (int64_t head = 0; head < kv_heads; ++head) {

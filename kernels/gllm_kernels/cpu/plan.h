@@ -23,6 +23,7 @@ struct AttentionPlan {
   std::vector<int32_t> query_starts, query_lens, kv_lens, block_tables;
   std::vector<AttentionTask> tasks;
   std::vector<int32_t> chunk_starts;  // and the end of the last chunk
+  std::vector<int32_t> decode_pages;  // in the order in which they are read
   std::vector<AttentionWrite> writes;
   std::vector<AttentionMerge> merges;
 };

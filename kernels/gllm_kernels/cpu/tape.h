@@ -1,5 +1,6 @@
 // A forward pass as a list of kernel calls, to be run again without the Python that stands between them.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,14 +28,33 @@ class Tape {
 
   // Tells the product before this one what it may read ahead at its end.
   void link(const std::shared_ptr<LinearArgs>& product, int64_t panel) {
-    if (last_ != nullptr) {
-      last_->then = product->weight;
-      last_->then_panel = (product->in + 1) / 2 * 2 * panel * static_cast<int64_t>(size_of(product->dtype));
+    if (!products_.empty()) {
+      LinearArgs& last = *products_.back();
+      last.then = product->weight;
+      last.then_panel = (product->in + 1) / 2 * 2 * panel * static_cast<int64_t>(size_of(product->dtype));
     }
-    last_ = product;
+    products_.push_back(product);
+  }
+
+  // Has the products since the attention before this one read its pages ahead.
+  void link(const AttentionArgs& attention) {
+    if (attentions_++ > 0) {
+      const int64_t elements = 2 * attention.page_size * attention.kv_heads * attention.head_dim;
+      auto ahead = std::make_unique<PagesAhead>();
+      ahead->pool = static_cast<const char*>(attention.pool);
+      ahead->page_bytes = elements * static_cast<int64_t>(size_of(attention.dtype));
+      for (size_t i = after_attention_; i < products_.size(); ++i) products_[i]->pages_ahead = ahead.get();
+      pages_ahead_.push_back(std::move(ahead));
+    }
+    after_attention_ = products_.size();
   }
 
   void replay(int64_t n, const AttentionPlan& plan) const {
+    for (const auto& ahead : pages_ahead_) {
+      const auto pages = static_cast<int64_t>(plan.decode_pages.size());
+      ahead->pages = plan.decode_pages.data();
+      ahead->left.store(std::min(pages, kMostAhead / ahead->page_bytes), std::memory_order_relaxed);
+    }
     for (const Call& call : calls_) call(n, &plan);
   }
 
@@ -46,9 +66,14 @@ class Tape {
   const int64_t rows;  // for which it was recorded: the most it serves
 
  private:
+  // What comes too early is pushed out again: half of a common last-level cache.
+  static constexpr int64_t kMostAhead = 16 << 20;
+
   double row_work_ = 0, plan_work_ = 0;
   std::vector<Call> calls_;
-  std::shared_ptr<LinearArgs> last_;
+  std::vector<std::shared_ptr<LinearArgs>> products_;
+  std::vector<std::unique_ptr<PagesAhead>> pages_ahead_;
+  size_t attentions_ = 0, after_attention_ = 0;
 };
 
 }  // namespace gllm
