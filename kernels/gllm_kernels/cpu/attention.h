@@ -1,34 +1,17 @@
 // Paged causal attention: writing keys and values to pages, and softmax(q k^T) v over tiles of keys.
 #pragma once
 #include "kernels.h"
+#include "kv_stream.h"
 #include "operand.h"
 #include "pool.h"
 
 namespace {
 
-using gllm::AttentionArgs;
 using gllm::AttentionMerge;
-using gllm::AttentionTask;
 using gllm::AttentionWrite;
-using gllm::kBlockTokens;
-using gllm::kSegmentTokens;
 using gllm::kTileTokens;
 
 constexpr int kTileBlocks = kTileTokens / kBlockTokens;
-
-// Where keys and values of one head of one page lie.
-template <class E>
-struct PageHead {
-  E *keys, *values;
-};
-
-template <class E>
-GLLM_INLINE PageHead<E> page_head(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
-  const int64_t page = args.block_tables[row * args.max_pages + position / args.page_size];
-  const int64_t size = args.page_size * args.head_dim;
-  E* keys = static_cast<E*>(args.pool) + (page * args.kv_heads + kv_head) * 2 * size;
-  return {keys, keys + size};
-}
 
 // Puts one token's key and value into a block of 16 in operand layout. A value at an even place also clears its
 // partner, so that a pair whose second token is yet to come multiplies a zero and not what an earlier owner left.
@@ -72,59 +55,6 @@ GLLM_INLINE void write_token(const AttentionArgs& args, int64_t row, int64_t kv_
     std::memcpy(page.values + slot * hd, value, static_cast<size_t>(hd) * sizeof(E));
   }
 }
-
-// The blocks of keys and values that a thread reads while it decodes, some blocks ahead of where it works: through the
-// tasks of its chunk, then of the chunk that it will most likely take next. Decode reads every key once, so memory is its
-// limit and has to be busy all the time.
-template <class E>
-class KvStream {
- public:
-  static constexpr int kAhead = 4;  // blocks
-
-  KvStream(const AttentionArgs& args, int64_t chunk) : args_(args), chunk_(chunk), task_(args.chunk_starts[chunk]) {
-    enter();
-    for (int i = 0; i < kAhead; ++i) skip();
-  }
-
-  // The next block, or false where there is none.
-  bool next(PageHead<E>& block) {
-    if (position_ >= end_) return false;
-    const AttentionTask& task = args_.tasks[task_];
-    const PageHead<E> page = page_head<E>(args_, task.row, task.kv_head, position_);
-    const int64_t offset = position_ % args_.page_size * args_.head_dim;
-    block = {page.keys + offset, page.values + offset};
-    skip();
-    return true;
-  }
-
- private:
-  void skip() {
-    position_ += kBlockTokens;
-    if (position_ < end_) return;
-    if (++task_ == args_.chunk_starts[chunk_ + 1]) {
-      chunk_ += args_.threads;
-      if (chunk_ >= args_.num_chunks) {
-        chunk_ = args_.num_chunks - 1;
-        task_ = args_.chunk_starts[chunk_ + 1] - 1;
-        return;
-      }
-      task_ = args_.chunk_starts[chunk_];
-    }
-    enter();
-  }
-
-  void enter() {
-    const AttentionTask& task = args_.tasks[task_];
-    const int64_t keys = args_.kv_lens[task.row], last = task.segment_end * int64_t{kSegmentTokens};
-    position_ = task.segment_begin * int64_t{kSegmentTokens};
-    end_ = last < keys ? last : keys;
-  }
-
-  const AttentionArgs& args_;
-  int64_t chunk_;
-  int32_t task_;
-  int64_t position_ = 0, end_ = 0;
-};
 
 // The state of a tile of query rows: running maximum (base 2), sum of weights, and weighted values [rows][head_dim].
 struct Softmax {
