@@ -147,10 +147,9 @@ struct Attend {
     if (args.page_size >= kBlockTokens) {
       for (int64_t b = 0; b * kBlockTokens < valid; ++b) {
         const int64_t position = begin + b * kBlockTokens;
-        const PageHead<E> page = page_head<E>(args, task.row, task.kv_head, position);
-        const int64_t offset = position % args.page_size * hd;
-        keys[b] = page.keys + offset;
-        values[b] = page.values + offset;
+        const PageHead<E> block = block_at<E>(args, task.row, task.kv_head, position);
+        keys[b] = block.keys;
+        values[b] = block.values;
       }
       return;
     }
@@ -167,14 +166,14 @@ struct Attend {
     }
   }
 
-  // While a tile is worked on, as many blocks of the stream are on their way. Without a stream `ahead` stays on the present
+  // While a tile is worked on, as many blocks of the stream are on their way. Without them `ahead` stays on the present
   // ones, which costs nothing.
-  void look_ahead(int64_t blocks, KvStream<E>* stream) {
+  void look_ahead(int64_t blocks, KvStream<E>& stream) {
     for (int64_t b = 0; b < blocks; ++b) {
-      PageHead<E> block{const_cast<E*>(keys[b]), const_cast<E*>(values[b])};
-      if (streaming) stream->next(block);
-      keys_ahead[b] = block.keys;
-      values_ahead[b] = block.values;
+      PageHead<E> block;
+      const bool found = streaming && stream.next(block);
+      keys_ahead[b] = found ? block.keys : keys[b];
+      values_ahead[b] = found ? block.values : values[b];
     }
   }
 
@@ -328,7 +327,7 @@ struct Attend {
     }
   }
 
-  void run_segment(int64_t begin, int64_t end, KvStream<E>* stream) {
+  void run_segment(int64_t begin, int64_t end, KvStream<E>& stream) {
     reset(segment);
     for (int64_t tile = begin; tile < end; tile += kTileTokens) {
       const int64_t valid = end - tile < kTileTokens ? end - tile : kTileTokens;
@@ -363,7 +362,7 @@ struct Attend {
     }
   }
 
-  void run(KvStream<E>* stream) {
+  void run(KvStream<E>& stream) {
     load_queries();
     const int64_t keys_end = last_limit();
     bool merging = false;
@@ -388,7 +387,7 @@ struct Attend {
 };
 
 template <class T>
-void attend(const AttentionArgs& args, const AttentionTask& task, KvStream<typename T::Elem>* stream) {
+void attend(const AttentionArgs& args, const AttentionTask& task, KvStream<typename T::Elem>& stream) {
   if (task.row < args.num_decode_rows) {
     // Only this row reads its newest token, and only in its last segment: written here, it is still in the cache.
     const int64_t segments = (args.kv_lens[task.row] + kSegmentTokens - 1) / kSegmentTokens;
@@ -401,7 +400,7 @@ template <class T>
 void attention_chunk(const AttentionArgs& args, int64_t chunk) {
   KvStream<typename T::Elem> stream(args, chunk);
   for (int32_t i = args.chunk_starts[chunk]; i < args.chunk_starts[chunk + 1]; ++i) {
-    attend<T>(args, args.tasks[i], &stream);
+    attend<T>(args, args.tasks[i], stream);
   }
 }
 

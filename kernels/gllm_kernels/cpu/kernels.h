@@ -41,8 +41,8 @@ struct LinearArgs {
   bool out_f32;  // f32 results also for bf16 inputs
   int64_t panels;
   int64_t threads;    // that take chunks in turn
-  // Chunks go through the panels of a block of rows, then of the next one. From `whole` on, where no more than one is left
-  // for each thread, they are cut into `parts` by their rows.
+  // Chunks go through the panels of a block of rows, then of the next one. From `whole` on they are cut into `parts` by
+  // their rows.
   int64_t row_block, whole, parts;
   // What is read next, or null: the weight of the product that follows, and how many bytes a panel of it has.
   const void* then;

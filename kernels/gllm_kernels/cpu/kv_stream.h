@@ -24,6 +24,14 @@ GLLM_INLINE PageHead<E> page_head(const AttentionArgs& args, int64_t row, int64_
   return {keys, keys + size};
 }
 
+// Where the block of keys and values that begins at `position` lies; pages hold whole blocks.
+template <class E>
+GLLM_INLINE PageHead<E> block_at(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
+  const PageHead<E> page = page_head<E>(args, row, kv_head, position);
+  const int64_t offset = position % args.page_size * args.head_dim;
+  return {page.keys + offset, page.values + offset};
+}
+
 // The blocks of keys and values that a thread reads while it decodes, some blocks ahead of where it works: through the
 // tasks of its chunk, then of the chunk that it will most likely take next. Decode reads every key once, so memory is its
 // limit and has to be busy all the time.
@@ -41,24 +49,19 @@ class KvStream {
   bool next(PageHead<E>& block) {
     if (position_ >= end_) return false;
     const AttentionTask& task = args_.tasks[task_];
-    const PageHead<E> page = page_head<E>(args_, task.row, task.kv_head, position_);
-    const int64_t offset = position_ % args_.page_size * args_.head_dim;
-    block = {page.keys + offset, page.values + offset};
+    block = block_at<E>(args_, task.row, task.kv_head, position_);
     skip();
     return true;
   }
 
  private:
   void skip() {
+    if (position_ >= end_) return;  // of the last chunk
     position_ += kBlockTokens;
     if (position_ < end_) return;
     if (++task_ == args_.chunk_starts[chunk_ + 1]) {
       chunk_ += args_.threads;
-      if (chunk_ >= args_.num_chunks) {
-        chunk_ = args_.num_chunks - 1;
-        task_ = args_.chunk_starts[chunk_ + 1] - 1;
-        return;
-      }
+      if (chunk_ >= args_.num_chunks) return;
       task_ = args_.chunk_starts[chunk_];
     }
     enter();

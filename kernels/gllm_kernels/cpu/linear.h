@@ -160,7 +160,7 @@ struct ReadAhead {
   }
 };
 
-// Products of few rows wait for memory themselves.
+// Products of few rows wait for memory themselves; those of four row tiles or more read one line of weights ahead a step.
 constexpr int64_t kPageRows = 24;
 
 GLLM_INLINE const char* page_ahead(const LinearArgs& args, int64_t rows) {

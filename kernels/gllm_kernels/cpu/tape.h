@@ -38,20 +38,17 @@ class Tape {
 
   // Has the products since the attention before this one read its pages ahead.
   void link(const AttentionArgs& attention) {
-    if (attentions_++ > 0) {
-      const int64_t elements = 2 * attention.page_size * attention.kv_heads * attention.head_dim;
-      auto ahead = std::make_unique<PagesAhead>();
-      ahead->pool = static_cast<const char*>(attention.pool);
-      ahead->page_bytes = elements * static_cast<int64_t>(size_of(attention.dtype));
-      for (size_t i = after_attention_; i < products_.size(); ++i) products_[i]->pages_ahead = ahead.get();
-      pages_ahead_.push_back(std::move(ahead));
-    }
-    after_attention_ = products_.size();
+    const int64_t elements = 2 * attention.page_size * attention.kv_heads * attention.head_dim;
+    auto ahead = std::make_unique<PagesAhead>();
+    ahead->pool = static_cast<const char*>(attention.pool);
+    ahead->page_bytes = elements * static_cast<int64_t>(size_of(attention.dtype));
+    for (; num_linked_ < products_.size(); ++num_linked_) products_[num_linked_]->pages_ahead = ahead.get();
+    pages_ahead_.push_back(std::move(ahead));
   }
 
   void replay(int64_t n, const AttentionPlan& plan) const {
+    const auto pages = static_cast<int64_t>(plan.decode_pages.size());
     for (const auto& ahead : pages_ahead_) {
-      const auto pages = static_cast<int64_t>(plan.decode_pages.size());
       ahead->pages = plan.decode_pages.data();
       ahead->left.store(std::min(pages, kMostAhead / ahead->page_bytes), std::memory_order_relaxed);
     }
@@ -73,7 +70,7 @@ class Tape {
   std::vector<Call> calls_;
   std::vector<std::shared_ptr<LinearArgs>> products_;
   std::vector<std::unique_ptr<PagesAhead>> pages_ahead_;
-  size_t attentions_ = 0, after_attention_ = 0;
+  size_t num_linked_ = 0;  // products that an attention follows
 };
 
 }  // namespace gllm

@@ -78,7 +78,7 @@ def test_a_row_of_a_product_does_not_depend_on_its_batch(ops: NativeOps, dtype: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_product_does_not_depend_on_the_number_of_threads(ops: NativeOps, dtype: torch.dtype) -> None:
-    # At 600 and 2048 inputs a block of rows is 341 or 96 of float32 or bfloat16, and the last block a short one.
+    # With 600 or 2048 inputs the rows make several blocks, the last one shorter.
     for size, rows in ((96, (1, 9, 27, 100)), (600, (700,)), (2048, (197,))):
         packed = ops.pack_linear(torch.randn(500, size).to(dtype))
         for n in rows:
