@@ -81,7 +81,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 
 
 def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[int, str]) -> None:
-    """kill -9 of the slave's worker, then of its supervisor, then SIGSTOP of both: streams pause and go on."""
+    """kill -9 of each node's worker and of the slave's supervisor, SIGSTOP of the same: streams pause and go on."""
     slave = nodes.slave()
     slave_again = slave
     master = nodes.master()
@@ -107,6 +107,14 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
                 nonlocal slave_again
                 slave_again = nodes.slave()
                 until(lambda: all(map(gone, pids)), 10)
+            case "neighbour dies":
+                # Nobody tells the slave's worker: it learns it from the connection between the two.
+                for process in (slave_again, master):
+                    process.kill("supervisor", signal.SIGSTOP)
+                master.kill("worker-0")
+                slave_again.wait_for_err("an exchange with another worker failed", 10)
+                for process in (slave_again, master):
+                    process.kill("supervisor", signal.SIGCONT)
             case "slave stops":
                 slave_again.kill("supervisor", signal.SIGSTOP)
                 master.wait_for_err("it was silent for")
@@ -117,10 +125,11 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
             assert stream.result() == expected[number]
             assert stream.usage["completion_tokens"] == LONG
 
-    for event in ("worker dies", "worker stops", "slave dies", "slave stops"):
+    for event in ("worker dies", "worker stops", "slave dies", "neighbour dies", "slave stops"):
         undisturbed_by(event)
     assert "worker-1 was killed by SIGKILL (out of memory?) on node 1 (127.0.0.2)" in master.err()
     assert "worker-1 was stopped by a signal, and killed on node 1" in master.err()
+    assert "worker-0 was killed by SIGKILL (out of memory?)" in master.err()
     assert "node 1 (127.0.0.2) was lost: " in master.err()
     slave_again.wait_for_err("joining anew", 10)
     master.process.send_signal(signal.SIGTERM)

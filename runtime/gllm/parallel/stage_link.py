@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from gllm.parallel.exchange import exchange
+
 _MOST_UNSENT = 8
 """Sends under way at once, more than micro-batches can be in flight between two stages."""
 
@@ -40,6 +42,7 @@ class DistributedReceiver:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    @exchange
     def receive(self, num_tokens: int) -> torch.Tensor:
         if self._stream is None:
             return self._receive(num_tokens)
@@ -65,6 +68,7 @@ class DistributedSender:
         self._target = target
         self._unsent: deque[tuple[Any, torch.Tensor]] = deque()
 
+    @exchange
     def send(self, hidden: torch.Tensor) -> None:
         while self._unsent and (len(self._unsent) >= _MOST_UNSENT or self._unsent[0][0].is_completed()):
             self._unsent.popleft()[0].wait()

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from gllm.parallel.exchange import exchange
+
 
 class TensorGroup(Protocol):
     """The tensor-parallel ranks of one stage. Every rank calls the same methods in the same order."""
@@ -59,20 +61,24 @@ class DistributedGroup:
         self._group = group
         self._first = ranks[0]
 
+    @exchange
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(x, group=self._group)
         return x
 
+    @exchange
     def all_gather(self, x: torch.Tensor) -> torch.Tensor:
         out = x.new_empty((self.size, *x.shape))
         dist.all_gather(list(out.unbind(0)), x, group=self._group)
         return out
 
+    @exchange
     def all_to_all(self, x: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
         out = x.new_empty((sum(received), *x.shape[1:]))
         dist.all_to_all_single(out, x, list(received), list(sent), group=self._group)
         return out
 
+    @exchange
     def broadcast(self, x: torch.Tensor) -> torch.Tensor:
         dist.broadcast(x, self._first, group=self._group)
         return x

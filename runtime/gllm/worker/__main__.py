@@ -27,6 +27,7 @@ def main() -> int:
     reporter.report("starting")
 
     from gllm.model_config_loader import load_model_config
+    from gllm.parallel.exchange import ExchangeFailed
     from gllm.parallel.world import leave_world
     from gllm.worker.build import WorkerBuilder
     from gllm.worker.loop import EngineLink, serve
@@ -56,7 +57,8 @@ def main() -> int:
     try:
         serve(link, num_pages, builder.runner)
     except Exception as error:
-        logger.exception("worker failed")
+        # Whoever waited for a worker that died has nothing to tell of its own code.
+        logger.error("worker failed: %s", error, exc_info=not isinstance(error, ExchangeFailed))
         link.send(WorkerFailed(rank, f"{type(error).__name__}: {error}"))
         return 1
     finally:
