@@ -30,8 +30,9 @@ class BuildKernels(build_ext):
             for isa, flags in X86_ISAS.items():
                 try:
                     ext.extra_objects += self.compiler.compile(
-                        [str(CPU / f"isa_{isa}.cpp")],
+                        [str(CPU / "simd" / f"{isa}.cpp")],
                         output_dir=self.build_temp,
+                        include_dirs=ext.include_dirs,
                         extra_postargs=[*FLAGS, *flags],
                         depends=ext.depends,
                     )
@@ -46,8 +47,9 @@ setup(
     ext_modules=[
         Extension(
             "gllm_kernels.cpu._native",
-            sources=[str(CPU / f"{name}.cpp") for name in ("module", "plan", "pool", "isa_scalar")],
-            depends=sorted(str(path) for path in CPU.glob("*.h")),
+            sources=sorted(map(str, [*CPU.glob("*.cpp"), *CPU.glob("bindings/*.cpp"), CPU / "simd/scalar.cpp"])),
+            depends=sorted(str(path) for path in CPU.glob("**/*.h")),
+            include_dirs=[str(CPU)],
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
             language="c++",

@@ -1,7 +1,7 @@
 // Norms, rotary embedding, activation and row reductions.
 #pragma once
 #include "kernels.h"
-#include "operand.h"
+#include "simd/operand.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
-#include "vec_scalar.h"
+#include "simd/vec_scalar.h"
 
 #define GLLM_ISA_NAME "scalar"
 #define GLLM_TABLE kernels_scalar
-#include "table.h"
+#include "simd/table.h"

@@ -1,5 +1,5 @@
-#include "vec_avx512.h"
+#include "simd/vec_avx512.h"
 
 #define GLLM_ISA_NAME "avx512"
 #define GLLM_TABLE kernels_avx512
-#include "table.h"
+#include "simd/table.h"

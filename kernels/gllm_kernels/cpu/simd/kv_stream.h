@@ -1,36 +1,12 @@
-// Where keys and values lie, and the order in which decodes read them.
+// The order in which decodes read keys and values.
 #pragma once
 #include "kernels.h"
-#include "operand.h"
+#include "simd/kv_cache.h"
 
 namespace {
 
-using gllm::AttentionArgs;
 using gllm::AttentionTask;
-using gllm::kBlockTokens;
 using gllm::kSegmentTokens;
-
-// Where keys and values of one head of one page lie.
-template <class E>
-struct PageHead {
-  E *keys, *values;
-};
-
-template <class E>
-GLLM_INLINE PageHead<E> page_head(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
-  const int64_t page = args.block_tables[row * args.max_pages + position / args.page_size];
-  const int64_t size = args.page_size * args.head_dim;
-  E* keys = static_cast<E*>(args.pool) + (page * args.kv_heads + kv_head) * 2 * size;
-  return {keys, keys + size};
-}
-
-// Where the block of keys and values that begins at `position` lies; pages hold whole blocks.
-template <class E>
-GLLM_INLINE PageHead<E> block_at(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
-  const PageHead<E> page = page_head<E>(args, row, kv_head, position);
-  const int64_t offset = position % args.page_size * args.head_dim;
-  return {page.keys + offset, page.values + offset};
-}
 
 // The blocks of keys and values that a thread reads while it decodes, some blocks ahead of where it works: through the
 // tasks of its chunk, then of the chunk that it will most likely take next. Decode reads every key once, so memory is its

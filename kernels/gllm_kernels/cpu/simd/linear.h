@@ -1,8 +1,8 @@
 // Matrix products with packed weights.
 #pragma once
-#include "elementwise.h"
+#include "simd/elementwise.h"
 #include "kernels.h"
-#include "operand.h"
+#include "simd/operand.h"
 
 namespace {
 

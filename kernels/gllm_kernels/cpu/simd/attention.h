@@ -1,78 +1,18 @@
-// Paged causal attention: writing keys and values to pages, and softmax(q k^T) v over tiles of keys.
+// Paged causal attention: softmax(q k^T) v over tiles of keys.
 #pragma once
 #include "kernels.h"
-#include "kv_stream.h"
-#include "operand.h"
 #include "pool.h"
+#include "simd/kv_cache.h"
+#include "simd/kv_stream.h"
+#include "simd/operand.h"
+#include "simd/softmax.h"
 
 namespace {
 
 using gllm::AttentionMerge;
-using gllm::AttentionWrite;
 using gllm::kTileTokens;
 
 constexpr int kTileBlocks = kTileTokens / kBlockTokens;
-
-// Puts one token's key and value into a block of 16 in operand layout. A value at an even place also clears its
-// partner, so that a pair whose second token is yet to come multiplies a zero and not what an earlier owner left.
-template <class T>
-GLLM_INLINE void put_in_block(typename T::Elem* keys, typename T::Elem* values, int64_t slot, int64_t head_dim,
-                              const typename T::Elem* key, const typename T::Elem* value) {
-  constexpr int64_t step = T::step;
-  for (int64_t d = 0; d < head_dim; d += step) {
-    std::memcpy(keys + (d / step * kBlockTokens + slot) * step, key + d, step * sizeof(*key));
-  }
-  typename T::Elem* group = values + slot / step * head_dim * step;
-  if constexpr (step == 1) {
-    std::memcpy(group, value, static_cast<size_t>(head_dim) * sizeof(*value));
-  } else {
-    // Whole pairs, which compilers turn into vectors.
-    using Pair = uint32_t __attribute__((may_alias));
-    Pair* __restrict pairs = reinterpret_cast<Pair*>(group);
-    if (slot % 2 == 0) {
-      for (int64_t d = 0; d < head_dim; ++d) pairs[d] = value[d];
-    } else {
-      for (int64_t d = 0; d < head_dim; ++d) pairs[d] = (pairs[d] & 0xffffu) | static_cast<uint32_t>(value[d]) << 16;
-    }
-  }
-}
-
-template <class T>
-GLLM_INLINE void write_token(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t token) {
-  using E = typename T::Elem;
-  const int64_t source = args.query_starts[row] + token;
-  const int64_t position = args.kv_lens[row] - args.query_lens[row] + token;
-  const int64_t hd = args.head_dim;
-  const E* key = static_cast<const E*>(args.k) + source * args.k_stride + kv_head * hd;
-  const E* value = static_cast<const E*>(args.v) + source * args.v_stride + kv_head * hd;
-  const PageHead<E> page = page_head<E>(args, row, kv_head, position);
-  const int64_t slot = position % args.page_size;
-  if (args.page_size >= kBlockTokens) {
-    const int64_t block = slot / kBlockTokens * kBlockTokens * hd;
-    put_in_block<T>(page.keys + block, page.values + block, slot % kBlockTokens, hd, key, value);
-  } else {
-    std::memcpy(page.keys + slot * hd, key, static_cast<size_t>(hd) * sizeof(E));
-    std::memcpy(page.values + slot * hd, value, static_cast<size_t>(hd) * sizeof(E));
-  }
-}
-
-// The state of a tile of query rows: running maximum (base 2), sum of weights, and weighted values [rows][head_dim].
-struct Softmax {
-  float *top, *sum, *out;
-};
-
-// total = the two softmaxes as one; an empty side leaves the other as it is.
-GLLM_INLINE void merge_row(float& top, float& sum, float* out, float top2, float sum2, const float* out2, int64_t hd) {
-  if (sum2 == 0.0f) return;
-  const float high = top > top2 ? top : top2;
-  const F a = sum == 0.0f ? Vec::set(0.0f) : exp2(Vec::set(top - high));
-  const F b = exp2(Vec::set(top2 - high));
-  top = high;
-  sum = Vec::max_of(Vec::fma(Vec::set(sum), a, Vec::mul(Vec::set(sum2), b)));
-  for (int64_t d = 0; d < hd; d += Vec::width) {
-    Vec::store(out + d, Vec::fma(Vec::load(out + d), a, Vec::mul(Vec::load(out2 + d), b)));
-  }
-}
 
 // One tile of query rows (tokens x the heads that share a kv head) of one sequence.
 template <class T>
@@ -406,19 +346,6 @@ void attention_chunk(const AttentionArgs& args, int64_t chunk) {
 
 void attention(const AttentionArgs* args, int64_t chunk) {
   args->dtype == gllm::DType::bf16 ? attention_chunk<Bf16>(*args, chunk) : attention_chunk<F32>(*args, chunk);
-}
-
-void attention_write(const AttentionArgs* args, int64_t index) {
-  const AttentionWrite& write = args->writes[index];
-  for (int64_t head = 0; head < args->kv_heads; ++head) {
-    for (int64_t token = write.token_begin; token < write.token_end; ++token) {
-      if (args->dtype == gllm::DType::bf16) {
-        write_token<Bf16>(*args, write.row, head, token);
-      } else {
-        write_token<F32>(*args, write.row, head, token);
-      }
-    }
-  }
 }
 
 template <class E>

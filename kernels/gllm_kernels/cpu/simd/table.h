@@ -1,8 +1,8 @@
 // Gathers the functions of one instruction set into its table; the including file names it GLLM_TABLE.
 #pragma once
-#include "attention.h"
-#include "elementwise.h"
-#include "linear.h"
+#include "simd/attention.h"
+#include "simd/elementwise.h"
+#include "simd/linear.h"
 
 namespace gllm {
 

@@ -1,0 +1,23 @@
+// The functions of the Python module that call kernels; _native.pyi tells their arguments.
+#pragma once
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+namespace gllm {
+
+using Args = PyObject* const*;
+
+PyObject* pack(PyObject*, Args args, Py_ssize_t count);
+PyObject* linear(PyObject*, Args args, Py_ssize_t count);
+PyObject* linear_gated(PyObject*, Args args, Py_ssize_t count);
+PyObject* rms_norm(PyObject*, Args args, Py_ssize_t count);
+PyObject* rope(PyObject*, Args args, Py_ssize_t count);
+PyObject* silu_and_mul(PyObject*, Args args, Py_ssize_t count);
+PyObject* argmax(PyObject*, Args args, Py_ssize_t count);
+PyObject* log_sum_exp(PyObject*, Args args, Py_ssize_t count);
+PyObject* attention_plan(PyObject*, Args args, Py_ssize_t count);
+PyObject* attention(PyObject*, Args args, Py_ssize_t count);
+PyObject* record(PyObject*, Args args, Py_ssize_t count);
+PyObject* replay(PyObject*, Args args, Py_ssize_t count);
+
+}  // namespace gllm
