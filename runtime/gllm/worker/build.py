@@ -23,7 +23,7 @@ from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.last_stage import LastStage
-from gllm.worker.replay import DecodeReplay
+from gllm.worker.replay import StepReplay
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarFactory
 from gllm.worker.sampling.sampler import Sampler
@@ -133,7 +133,7 @@ class WorkerBuilder:
                 device=self.platform.device,
             )
         runner = ModelRunner(
-            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._decodes(configure)
+            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._replay(configure)
         )
         _warm_up(runner, configure, config)
         return runner
@@ -152,15 +152,15 @@ class WorkerBuilder:
         state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
         return Sampler(state, self.platform.argmax)
 
-    def _decodes(self, configure: Configure) -> DecodeReplay | None:
-        """None where decode steps run eagerly, as all others do."""
+    def _replay(self, configure: Configure) -> StepReplay | None:
+        """None where every step runs eagerly."""
         config, dtype = self.config, self.platform.dtype
-        if not config.replay_decodes:
+        if not config.replay:
             return None
         if self.platform.backend == "native":
-            from gllm.worker.tape import record_decodes
+            from gllm.worker.tape import record_steps
 
-            return record_decodes(self.model, self.attention, config.max_num_seqs, dtype)
+            return record_steps(self.model, self.attention, config.max_prefill_tokens + config.max_num_seqs, dtype)
         # No graph can be captured where collectives go through the host, or it must know their sizes.
         waits = config.ep > 1 or (self.world.staged and config.tp > 1)
         if self.platform.backend != "flashinfer" or waits:

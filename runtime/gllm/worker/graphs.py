@@ -16,7 +16,7 @@ import torch
 
 from gllm.attention.base import AttentionBatch, GraphAttention
 from gllm.models.base import CausalLM
-from gllm.worker.replay import DecodeReplay
+from gllm.worker.replay import StepReplay
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -25,7 +25,7 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
     return [size for size in sizes if size < max_num_seqs] + ([max_num_seqs] if max_num_seqs <= 512 else [])
 
 
-class DecodeGraphs(DecodeReplay):
+class DecodeGraphs(StepReplay):
     """Captured forward passes; inputs and output live in static buffers that all sizes share."""
 
     def __init__(
@@ -62,17 +62,24 @@ class DecodeGraphs(DecodeReplay):
             forward()
         return graph
 
+    def fits(self, batch: AttentionBatch) -> bool:
+        """Decode rows only, and not too many."""
+        rows = len(batch.query_lens)
+        return batch.num_decode_rows == rows and 0 < rows <= self.max_rows
+
     def plan(self, batch: AttentionBatch) -> int:
         """Returns the padded size."""
         size = self.sizes[bisect.bisect_left(self.sizes, len(batch.query_lens))]
         self._attention.plan_graph(batch, size)
         return size
 
-    def replay(self, plan: int, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def replay(
+        self, plan: int, inputs: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
         self._inputs[: len(inputs)] = inputs
         self._positions[: len(positions)] = positions
         self._graphs[plan].replay()
-        return self._hidden[:plan]
+        return self._hidden[:plan] if wanted is None else self._hidden[wanted]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from gllm.models.base import CausalLM
 from gllm.parallel.world import World
 from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.last_stage import LastStage, StageOutput
-from gllm.worker.replay import DecodeReplay
+from gllm.worker.replay import StepReplay
 from gllm.worker.slots import SlotTable
 
 
@@ -89,7 +89,7 @@ class ModelRunner:
         world: World,
         last_stage: LastStage | None,
         device: torch.device,
-        decodes: DecodeReplay | None = None,
+        replay: StepReplay | None = None,
     ) -> None:
         self.model = model
         self.attention = attention
@@ -97,7 +97,7 @@ class ModelRunner:
         self.world = world
         self.last_stage = last_stage
         self.device = device
-        self.decodes = decodes
+        self.replay = replay
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
 
@@ -142,8 +142,8 @@ class ModelRunner:
 
     def _plan_attention(self, batch: StepBatch) -> Any:
         """What the host can prepare before the activations are there: a replay's plan, or the backend's."""
-        if self.decodes is not None and self.decodes.fits(batch.attention):
-            return self.decodes.plan(batch.attention)
+        if self.replay is not None and self.replay.fits(batch.attention):
+            return self.replay.plan(batch.attention)
         return self.attention.plan(batch.attention)
 
     def _forward(self, batch: StepBatch, received: torch.Tensor | None, plan: Any) -> torch.Tensor:
@@ -153,13 +153,13 @@ class ModelRunner:
         """
         positions = self._to_device(batch.positions)
         inputs = self._token_ids(batch) if received is None else received
-        if self.decodes is not None and self.decodes.fits(batch.attention):
-            states = self.decodes.replay(plan, inputs, positions)
-            # The replay's own buffer may be padded, and the next one overwrites it, maybe while it is being sent.
-            return states[: len(positions)].clone() if self.last_stage is None else states
         wanted = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):
             wanted = self._wanted(batch)
+        if self.replay is not None and self.replay.fits(batch.attention):
+            states = self.replay.replay(plan, inputs, positions, wanted)
+            # The replay's own buffer may be padded, and the next one overwrites it, maybe while it is being sent.
+            return states[: len(positions)].clone() if self.last_stage is None else states
         return self.model.forward(inputs, positions, self.attention, plan, wanted)
 
     def _token_ids(self, batch: StepBatch) -> torch.Tensor:

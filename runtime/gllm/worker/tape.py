@@ -1,4 +1,4 @@
-"""Decode steps on the CPU as a tape: the kernel calls of the layers, recorded once, replayed by one call into C++.
+"""Steps on the CPU as a tape: the kernel calls of the layers, recorded once, replayed by one call into C++.
 
 A step of a small model is hundreds of kernel calls of some microseconds each, and as long as that stands in Python
 between them (docs/performance.md).
@@ -17,51 +17,69 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gllm.attention.base import AttentionBackend, AttentionBatch
 from gllm.models.base import CausalLM
-from gllm.worker.replay import DecodeReplay
+from gllm.worker.replay import StepReplay
 from gllm_kernels.cpu import native
 
 logger = logging.getLogger("gllm.worker")
 
 
-class DecodeTape(DecodeReplay):
-    """The layers of a stage over static buffers; recorded for `max_rows` rows, it serves any smaller number."""
+class StepTape(StepReplay):
+    """The layers of a stage over static buffers; recorded for `max_tokens`, it serves any smaller number.
 
-    def __init__(self, model: CausalLM, attention: AttentionBackend, max_rows: int, dtype: torch.dtype) -> None:
+    The last layer has a tape of its own: with `wanted` it runs eagerly, since only a part of it has all tokens.
+    """
+
+    def __init__(self, model: CausalLM, attention: AttentionBackend, max_tokens: int, dtype: torch.dtype) -> None:
         """Raises RuntimeError if the layers do anything but call kernels."""
-        self._model, self._attention, self.max_rows = model, attention, max_rows
+        self._model, self._attention, self.max_tokens = model, attention, max_tokens
         assert native is not None
         self._native = native
-        self._positions = torch.zeros(max_rows, dtype=torch.int64)
-        self._hidden = torch.zeros(max_rows, model.config.hidden_size, dtype=dtype)
-        self._recording = _Recording()
+        self._positions = torch.zeros(max_tokens, dtype=torch.int64)
+        self._hidden = torch.zeros(max_tokens, model.config.hidden_size, dtype=dtype)
+        self._between: tuple[torch.Tensor, torch.Tensor | None] = (self._hidden, None)
         self._results = (self._hidden, self._hidden)
 
-        def forward() -> None:
-            self._results = model.run_layers(self._hidden, self._positions, attention, None)
+        def layers_but_last() -> None:
+            for layer in model.layers[:-1]:
+                self._between = layer(*self._between, self._positions, attention, None)
 
+        def last_layer() -> None:
+            self._results = model.layers[-1](*self._between, self._positions, attention, None)
+
+        self._recording = _Recording()
         with torch.inference_mode(), self._recording:
-            self._tape = native.record(forward, max_rows)
+            self._tapes = [self._native.record(part, max_tokens) for part in (layers_but_last, last_layer)]
+
+    def fits(self, batch: AttentionBatch) -> bool:
+        return 0 < int(batch.query_lens.sum()) <= self.max_tokens
 
     def plan(self, batch: AttentionBatch) -> Any:
         return self._attention.plan(batch)
 
-    def replay(self, plan: Any, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def replay(
+        self, plan: Any, inputs: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | None
+    ) -> torch.Tensor:
         n = len(positions)
         self._hidden[:n] = self._model.embed(inputs)
         self._positions[:n] = positions
-        self._native.replay(self._tape, n, plan)
-        x, residual = self._results
-        return self._model.finish(x[:n], residual[:n])
+        self._native.replay(self._tapes[0], n, plan)
+        if wanted is None:
+            self._native.replay(self._tapes[1], n, plan)
+            x, residual = self._results
+            return self._model.finish(x[:n], residual[:n])
+        between, stream = self._between
+        x, residual = self._model.layers[-1](
+            between[:n], None if stream is None else stream[:n], positions, self._attention, plan, wanted
+        )
+        return self._model.finish(x, residual)
 
 
-def record_decodes(
-    model: CausalLM, attention: AttentionBackend, max_rows: int, dtype: torch.dtype
-) -> DecodeTape | None:
+def record_steps(model: CausalLM, attention: AttentionBackend, max_tokens: int, dtype: torch.dtype) -> StepTape | None:
     """None for a model whose layers compute with torch too (experts, sums over ranks): its steps run eagerly."""
     try:
-        return DecodeTape(model, attention, max_rows, dtype)
+        return StepTape(model, attention, max_tokens, dtype)
     except RuntimeError as error:
-        logger.debug("decode steps run eagerly: %s", error)
+        logger.debug("steps run eagerly: %s", error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""Decode steps replayed from a tape have the bits of eager ones, and what cannot be recorded runs eagerly."""
+"""Steps replayed from a tape have the bits of eager ones, and what cannot be recorded runs eagerly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if cpu.available():
     from gllm.attention.native import NativeAttention
     from gllm.layers.ops.native_experts import NativeExperts
     from gllm.layers.ops.native_ops import NativeOps
-    from gllm.worker.tape import DecodeTape, _Recording, record_decodes
+    from gllm.worker.tape import StepTape, _Recording, record_steps
 
 MAX_ROWS = 60
 DTYPES = [torch.float32, torch.bfloat16]
@@ -49,7 +49,7 @@ class Stage:
             KVShape(len(layers), config.num_heads, config.num_kv_heads, config.head_dim, page_size, dtype, device)
         )
         pages = -(-config.max_position // page_size)
-        self.tables = np.arange((MAX_ROWS + 1) * pages, dtype=np.int32).reshape(MAX_ROWS + 1, pages)
+        self.tables = np.arange((MAX_ROWS + 2) * pages, dtype=np.int32).reshape(MAX_ROWS + 2, pages)
         self.attention.allocate(self.tables.size)
         self.attention._pool.view(dtype).normal_()
         self.rng = np.random.default_rng(0)
@@ -63,8 +63,23 @@ class Stage:
         kv_lens = self.rng.integers(1, self.model.config.max_position, n, dtype=np.int32)
         return AttentionBatch(n, np.ones(n, np.int32), kv_lens, self.tables[self.rng.permutation(MAX_ROWS)[:n]])
 
-    def eager(self, batch: AttentionBatch, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self.model.forward(inputs.clone(), positions, self.attention, self.attention.plan(batch))
+    def mixed(self, n: int) -> AttentionBatch:
+        """n decodes and two chunks of prompts, the second of which is far into its prompt."""
+        decodes = self.decodes(n)
+        tables = np.concatenate((decodes.block_tables, self.tables[-2:]))
+        chunks, ends = np.array([7, 5], np.int32), np.array([7, 25], np.int32)
+        return AttentionBatch(
+            n, np.concatenate((decodes.query_lens, chunks)), np.concatenate((decodes.kv_lens, ends)), tables
+        )
+
+    def eager(
+        self,
+        batch: AttentionBatch,
+        inputs: torch.Tensor,
+        positions: torch.Tensor,
+        wanted: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self.model.forward(inputs.clone(), positions, self.attention, self.attention.plan(batch), wanted)
 
     def prompt(self) -> None:
         """A step of more tokens than the tape has rows."""
@@ -73,38 +88,62 @@ class Stage:
         self.eager(batch, self.inputs(n), torch.arange(n))
 
 
+def positions_of(batch: AttentionBatch) -> torch.Tensor:
+    ends = zip(batch.kv_lens, batch.query_lens, strict=True)
+    return torch.from_numpy(np.concatenate([np.arange(end - size, end, dtype=np.int64) for end, size in ends]))
+
+
 def _check_every_size(stage: Stage) -> None:
-    tape = DecodeTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
+    tape = StepTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
     for n in [MAX_ROWS, *range(1, 21), 27, 50]:
         batch, inputs = stage.decodes(n), stage.inputs(n)
         assert tape.fits(batch)
-        positions = torch.from_numpy(batch.kv_lens.astype(np.int64) - 1)
+        positions = positions_of(batch)
         want = stage.eager(batch, inputs, positions)
         if n % 5 == 0:
             stage.prompt()
-        got = tape.replay(tape.plan(batch), inputs, positions)
+        got = tape.replay(tape.plan(batch), inputs, positions, None)
         assert torch.equal(got, want), n
     assert not tape.fits(stage.decodes(0))
+
+
+def _check_mixed(stage: Stage, last: bool) -> None:
+    tape = StepTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
+    for n in (0, 1, 6, 30, MAX_ROWS - 12):
+        batch, inputs = stage.mixed(n), stage.inputs(n + 12)
+        assert tape.fits(batch)
+        positions = positions_of(batch)
+        for wanted in (None, torch.arange(n), torch.tensor([*range(n), n + 11]), torch.zeros(1, dtype=torch.int64)):
+            if wanted is not None and (len(wanted) == 0 or not last):
+                continue
+            want = stage.eager(batch, inputs, positions, wanted)
+            got = tape.replay(tape.plan(batch), inputs, positions, wanted)
+            assert torch.equal(got, want), (n, wanted)
+    assert not tape.fits(stage.mixed(MAX_ROWS - 11))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", DENSE)
 @torch.inference_mode()
 def test_replay_has_the_bits_of_the_eager_pass(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    _check_every_size(Stage(write_hf(variant, tmp_path), range(3), dtype))
+    stage = Stage(write_hf(variant, tmp_path), range(3), dtype)
+    _check_every_size(stage)
+    _check_mixed(stage, last=True)
 
 
 @pytest.mark.parametrize("page_size", [1, 8, 64])
 @pytest.mark.parametrize("layers", [range(1), range(1, 2), range(1, 3)], ids=["first", "middle", "last"])
 @torch.inference_mode()
 def test_replay_of_a_stage(layers: range, page_size: int, tmp_path: Path) -> None:
-    _check_every_size(Stage(write_hf("qwen3", tmp_path), layers, torch.bfloat16, page_size))
+    stage = Stage(write_hf("qwen3", tmp_path), layers, torch.bfloat16, page_size)
+    _check_every_size(stage)
+    _check_mixed(stage, last=layers.stop == 3)
 
 
 @pytest.mark.parametrize("variant", ["mixtral", "qwen2-moe", "qwen3-moe"])
 def test_experts_are_not_recorded(variant: str, tmp_path: Path) -> None:
     stage = Stage(write_hf(variant, tmp_path), range(3), torch.float32)
-    assert record_decodes(stage.model, stage.attention, MAX_ROWS, torch.float32) is None
+    assert record_steps(stage.model, stage.attention, MAX_ROWS, torch.float32) is None
 
 
 @pytest.mark.parametrize("variant", ["llama", "mixtral"])
@@ -112,8 +151,8 @@ def test_tokens_and_logprobs_are_those_of_eager_steps(variant: str, tmp_path: Pa
     folder = write_hf(variant, tmp_path)
     answers: list[Any] = []
     for replay in (True, False):
-        engine = InProcessEngine(folder, device="cpu", max_prefill_tokens=24, max_num_seqs=4, replay_decodes=replay)
-        assert (engine.runner.decodes is not None) == (replay and variant == "llama")
+        engine = InProcessEngine(folder, device="cpu", max_prefill_tokens=24, max_num_seqs=4, replay=replay)
+        assert (engine.runner.replay is not None) == (replay and variant == "llama")
         prompts = random_prompts([1, 17, 33, 70, 5, 40])
         answers.append([(a.token_ids, a.logprobs) for a in engine.generate(prompts, greedy(12, logprobs=2))])
     assert answers[0] == answers[1]
@@ -159,17 +198,17 @@ def test_buffers_are_shared_only_after_their_last_view_is_gone() -> None:
 @torch.inference_mode()
 def test_a_tape_refuses_what_it_was_not_recorded_for(tmp_path: Path) -> None:
     stage = Stage(write_hf("llama", tmp_path), range(3), torch.float32)
-    tape = DecodeTape(stage.model, stage.attention, 4, torch.float32)
+    tape = StepTape(stage.model, stage.attention, 4, torch.float32)
     batch = stage.decodes(5)
     assert not tape.fits(batch)
     native = cpu.native
     assert native is not None
     with pytest.raises(ValueError, match="replay of 5 rows, of a tape of 4"):
-        native.replay(tape._tape, 5, tape.plan(batch))
+        native.replay(tape._tapes[0], 5, tape.plan(batch))
     with pytest.raises(ValueError, match="a plan of 2"):
-        native.replay(tape._tape, 3, tape.plan(stage.decodes(2)))
+        native.replay(tape._tapes[0], 3, tape.plan(stage.decodes(2)))
     with pytest.raises(ValueError, match="incorrect name"):
-        native.replay(tape._tape, 3, tape._tape)
+        native.replay(tape._tapes[0], 3, tape._tapes[0])
     ops = NativeOps()
     with pytest.raises(RuntimeError, match="a kernel takes 3 of the tape's 4 rows"):
         native.record(lambda: ops.rms_norm(torch.ones(3, 8), torch.ones(8), 1e-5), 4)
