@@ -83,29 +83,24 @@ class CausalLM(Layer, ABC):
         wanted: [w] int64, on the last stage the tokens whose states are asked for (None: all); then [w, hidden]. The
         others only leave their keys and values behind, so the last layer spares them all that follows its attention.
         """
-        x, residual = self.run_layers(self.embed(inputs), positions, attention, plan, wanted)
-        return self.finish(x, residual)
+        x, residual = self.layers_but_last(self.embed(inputs), positions, attention, plan)
+        return self.finish(*self.layers[-1](x, residual, positions, attention, plan, wanted))
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """The residual stream [n, hidden] that the layers begin with; inputs as in `forward`."""
         return inputs if self.embedding is None else self.embedding(inputs)
 
-    def run_layers(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        attention: AttentionBackend,
-        plan: Any,
-        wanted: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden: [n, hidden], overwritten. Returns what is still to be added to the residual stream, and that."""
+    def layers_but_last(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend, plan: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden: [n, hidden], overwritten. Returns what the last layer takes, which alone may need only some rows."""
         x, residual = hidden, None
         for layer in self.layers[:-1]:
             x, residual = layer(x, residual, positions, attention, plan)
-        return self.layers[-1](x, residual, positions, attention, plan, wanted)
+        return x, residual
 
     def finish(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """The result of `forward` from that of `run_layers`, which may be overwritten."""
+        """The result of `forward` from that of the last layer, which may be overwritten."""
         # Between stages one tensor travels, not two.
         return residual.add_(x) if self.norm is None else self.norm.add(x, residual)
 

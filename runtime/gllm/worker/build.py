@@ -88,10 +88,15 @@ class WorkerBuilder:
         sharers = ranks_per_device(device)
         return memory.kv_pages(self.config, self.shape.page_bytes, max_len, device, peak, sharers)
 
+    @property
+    def _max_tokens(self) -> int:
+        """The most that a step has: chunks of prompts, and a token of each decode."""
+        return self.config.max_prefill_tokens + self.config.max_num_seqs
+
     @torch.inference_mode()
     def _measure_peak(self) -> int:
         """Bytes a pass of max_prefill_tokens and max_num_seqs sampled rows takes at most beside weights and KV."""
-        tokens, page_size = self.config.max_prefill_tokens + self.config.max_num_seqs, self.config.page_size
+        tokens, page_size = self._max_tokens, self.config.page_size
         device = self.platform.device
         self.attention.allocate(1)
         torch.cuda.reset_peak_memory_stats(device)
@@ -160,7 +165,7 @@ class WorkerBuilder:
         if self.platform.backend == "native":
             from gllm.worker.tape import record_steps
 
-            return record_steps(self.model, self.attention, config.max_prefill_tokens + config.max_num_seqs, dtype)
+            return record_steps(self.model, self.attention, self._max_tokens, dtype)
         # No graph can be captured where collectives go through the host, or it must know their sizes.
         waits = config.ep > 1 or (self.world.staged and config.tp > 1)
         if self.platform.backend != "flashinfer" or waits:

@@ -107,7 +107,9 @@ class ModelRunner:
         if self.last_stage is not None:
             self.last_stage.apply(plan)
         batch = build_batch(plan, self.table)
-        attention_plan = self._plan_attention(batch) if plan.slots else None
+        # What the host can prepare before the activations are there: a replay's plan, or the backend's.
+        replay = self.replay if self.replay is not None and self.replay.fits(batch.attention) else None
+        attention_plan = (replay or self.attention).plan(batch.attention) if plan.slots else None
         received = None
         if self.world.before is not None and plan.slots:
             received = self.world.before.receive(len(batch.token_ids))
@@ -115,7 +117,7 @@ class ModelRunner:
         begun, done = self._events()
         output, tokens = None, None
         if plan.slots:
-            states = self._forward(batch, received, attention_plan)
+            states = self._forward(batch, received, attention_plan, replay)
             if self.last_stage is None:
                 assert self.world.after is not None
                 self.world.after.send(states)
@@ -140,13 +142,9 @@ class ModelRunner:
         begun.record()
         return begun, done
 
-    def _plan_attention(self, batch: StepBatch) -> Any:
-        """What the host can prepare before the activations are there: a replay's plan, or the backend's."""
-        if self.replay is not None and self.replay.fits(batch.attention):
-            return self.replay.plan(batch.attention)
-        return self.attention.plan(batch.attention)
-
-    def _forward(self, batch: StepBatch, received: torch.Tensor | None, plan: Any) -> torch.Tensor:
+    def _forward(
+        self, batch: StepBatch, received: torch.Tensor | None, plan: Any, replay: StepReplay | None
+    ) -> torch.Tensor:
         """This stage's states: [n, hidden]; on the last stage only [sampled rows, hidden] where that is all one needs.
 
         Without sampled rows that is one meaningless row, since kernels need not know empty batches.
@@ -156,8 +154,8 @@ class ModelRunner:
         wanted = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):
             wanted = self._wanted(batch)
-        if self.replay is not None and self.replay.fits(batch.attention):
-            states = self.replay.replay(plan, inputs, positions, wanted)
+        if replay is not None:
+            states = replay.replay(plan, inputs, positions, wanted)
             # The replay's own buffer may be padded, and the next one overwrites it, maybe while it is being sent.
             return states[: len(positions)].clone() if self.last_stage is None else states
         return self.model.forward(inputs, positions, self.attention, plan, wanted)

@@ -40,8 +40,7 @@ class StepTape(StepReplay):
         self._results = (self._hidden, self._hidden)
 
         def layers_but_last() -> None:
-            for layer in model.layers[:-1]:
-                self._between = layer(*self._between, self._positions, attention, None)
+            self._between = model.layers_but_last(self._hidden, self._positions, attention, None)
 
         def last_layer() -> None:
             self._results = model.layers[-1](*self._between, self._positions, attention, None)

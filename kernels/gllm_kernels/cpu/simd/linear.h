@@ -1,7 +1,7 @@
 // Matrix products with packed weights.
 #pragma once
-#include "simd/elementwise.h"
 #include "kernels.h"
+#include "simd/elementwise.h"
 #include "simd/operand.h"
 
 namespace {
