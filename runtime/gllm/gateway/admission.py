@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gllm.config import GatewayConfig
-from gllm.gateway.http.errors import ApiError, overloaded, unavailable
+from gllm.gateway.errors import ApiError, overloaded, unavailable
 from gllm.gateway.interfaces import Engine
 
 RETRY_AFTER_RANGE = (1, 60)

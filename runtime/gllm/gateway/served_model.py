@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gllm.gateway.http.errors import ApiError
+from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
 from gllm.model_config import ModelConfig
 

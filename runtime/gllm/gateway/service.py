@@ -12,7 +12,7 @@ import msgspec
 
 from gllm.engine_client.stream import EngineError
 from gllm.gateway.admission import Admission, Ticket
-from gllm.gateway.http.errors import ApiError, engine_dead, internal_error
+from gllm.gateway.errors import ApiError, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine
 from gllm.gateway.metrics import Metrics
 from gllm.gateway.served_model import ServedModel

@@ -15,7 +15,7 @@ from gateway_fakes import FakeEngine, RunningServer, wait_until
 
 from gllm.config import GatewayConfig
 from gllm.gateway.admission import Admission
-from gllm.gateway.http.errors import ApiError
+from gllm.gateway.errors import ApiError
 
 BODY = {"prompt": "a"}
 

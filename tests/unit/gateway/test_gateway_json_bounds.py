@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from gllm.gateway.http.errors import ApiError
+from gllm.gateway.errors import ApiError
 from gllm.gateway.request.json_bounds import MAX_FIELD_VALUES, MAX_TOKEN_VALUES, check_bounds
 
 JSON = {"Content-Type": "application/json"}

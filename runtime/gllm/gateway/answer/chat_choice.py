@@ -1,76 +1,94 @@
-"""From a choice's text to what OpenAI's chat shows: reasoning, content, tool calls, finish reason."""
+"""From a choice's text to what a chat shows: reasoning, content, tool calls, finish reason."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
 from gllm.gateway.interfaces import ReasoningParser, ToolCallDelta, ToolParser
 from gllm.gateway.service import Choice, Delta
+from gllm.messages import TokenLogprob
 
 
-class Shown(msgspec.Struct, gc=False):
-    """What one delta adds to one choice of a chat."""
+class ChatDelta(msgspec.Struct, gc=False):
+    """What one delta adds to one choice of a chat. In the order of the answer: reasoning, content, calls, the end."""
 
+    index: int
     reasoning: str = ""
     content: str = ""
-    tool_calls: list[dict[str, Any]] = []
+    tool_calls: list[ToolCallDelta] = []
+    """A call's first delta has `id` and `name`, the others pieces of its arguments."""
+    logprobs: list[TokenLogprob] | None = None
+    """One for each token of this delta's text, whatever part of the answer it belongs to."""
     finish_reason: str | None = None
+    """stop, length or tool_calls."""
+
+
+class MadeCall(msgspec.Struct):
+    """A tool call as far as it is written."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 class ChatChoice:
-    """Runs the parsers of one choice and keeps what a non-streamed answer needs."""
+    """Runs the parsers of one choice and keeps what they found."""
 
     def __init__(
         self, choice: Choice, reasoning: ReasoningParser | None, tools: ToolParser | None, parallel: bool
     ) -> None:
         self._choice = choice
-        self._reasoning = reasoning
+        self._parser = reasoning
         self._tools = tools
         self._parallel = parallel
         self._thinking = reasoning is not None
-        self._done = False
-        self.reasoning_tokens = 0
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
+        self.reasons = reasoning is not None
+        """Reasoning is told apart from content."""
         self.plain = reasoning is None and tools is None
         """Text is content: nothing to parse."""
-        self.role_sent = False
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: list[dict[str, Any]] = []
-        self.logprobs: list[dict[str, Any]] = []
+        self.reasoning_tokens = 0
+        self.calls: list[MadeCall] = []
         self.finish_reason: str | None = None
 
-    def apply(self, delta: Delta) -> Shown:
-        if self._done:
-            return Shown()
-        shown = Shown(content=delta.text) if self.plain else self._parse(delta)
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    def apply(self, delta: Delta) -> ChatDelta:
+        if self.finish_reason is not None:
+            return ChatDelta(delta.index, logprobs=delta.logprobs)
+        shown = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
+        shown.logprobs = delta.logprobs
         if shown.content:
-            self.content.append(shown.content)
+            self._content.append(shown.content)
         if shown.reasoning:
-            self.reasoning.append(shown.reasoning)
+            self._reasoning.append(shown.reasoning)
         if delta.finish_reason is not None and shown.finish_reason is None:
             shown.finish_reason = "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
-        if shown.finish_reason is not None:
-            self._done = True
-            self.finish_reason = shown.finish_reason
+        self.finish_reason = shown.finish_reason
         return shown
 
-    def _parse(self, delta: Delta) -> Shown:
+    def _parse(self, delta: Delta) -> ChatDelta:
         ended = delta.finish_reason is not None
         reasoning, text = "", delta.text
-        if self._reasoning is not None:
-            reasoning, text = self._reasoning.feed(text)
+        if self._parser is not None:
+            reasoning, text = self._parser.feed(text)
             if self._thinking:
                 # Tokens count as reasoning up to and with the one that ends it.
                 self.reasoning_tokens += delta.num_tokens
                 self._thinking = not text
-                if not (self._thinking or self.reasoning or reasoning):
+                if not (self._thinking or self._reasoning or reasoning):
                     self.reasoning_tokens = 0
             if ended:
-                last_reasoning, last_text = self._reasoning.finish()
+                last_reasoning, last_text = self._parser.finish()
                 reasoning, text = reasoning + last_reasoning, text + last_text
-        shown = Shown(reasoning=reasoning, content=text, tool_calls=[])
+        shown = ChatDelta(delta.index, reasoning=reasoning, content=text)
         if self._tools is None:
             return shown
         parsed = self._tools.feed(text)
@@ -80,42 +98,20 @@ class ChatChoice:
             last = self._tools.finish()
             shown.content += last.content
             calls += last.tool_calls
+        shown.tool_calls = []
         for call in calls:
             if call.index > 0 and not self._parallel:
                 shown.finish_reason = "tool_calls"
                 self._choice.cut = True
                 break
-            shown.tool_calls.append(self._record(call))
+            shown.tool_calls.append(call)
+            self._keep(call)
         return shown
 
-    def _record(self, call: ToolCallDelta) -> dict[str, Any]:
-        """Keep the call for a whole answer; give it in the shape of a streamed delta."""
+    def _keep(self, call: ToolCallDelta) -> None:
         while len(self.calls) <= call.index:
-            self.calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+            self.calls.append(MadeCall())
         kept = self.calls[call.index]
-        delta: dict[str, Any] = {"index": call.index}
-        function: dict[str, Any] = {}
-        if call.id is not None:
-            kept["id"] = delta["id"] = call.id
-            delta["type"] = "function"
-        if call.name is not None:
-            kept["function"]["name"] = function["name"] = call.name
-        kept["function"]["arguments"] += call.arguments
-        function["arguments"] = call.arguments
-        delta["function"] = function
-        return delta
-
-    def message(self) -> dict[str, Any]:
-        """The `message` of a non-streamed answer."""
-        content = "".join(self.content)
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": content if content or not self.calls else None,
-            "refusal": None,
-        }
-        if self._reasoning is not None:
-            reasoning = "".join(self.reasoning) or None
-            message["reasoning_content"] = message["reasoning"] = reasoning
-        if self.calls:
-            message["tool_calls"] = self.calls
-        return message
+        kept.id = call.id if call.id is not None else kept.id
+        kept.name = call.name if call.name is not None else kept.name
+        kept.arguments += call.arguments

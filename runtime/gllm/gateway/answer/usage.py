@@ -1,23 +1,42 @@
-"""The `usage` object."""
+"""How many tokens a generation took."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from gllm.gateway.service import Generation
 
 
-def usage(generation: Generation, reasoning_tokens: int | None = None) -> dict[str, Any]:
-    """A prompt counts once, however many choices it has. `reasoning_tokens` None: there is no reasoning parser."""
+class TokenCounts(msgspec.Struct):
+    prompt: int
+    """A prompt counts once, however many choices it has."""
+    cached: int
+    """Of `prompt`, those found in the prefix cache."""
+    completion: int
+    reasoning: int | None
+    """Of `completion`; None: there is no reasoning parser."""
+
+
+def count_tokens(generation: Generation, reasoning: int | None = None) -> TokenCounts:
     prompts = [choice for choice in generation.choices if choice.first_of_prompt]
-    prompt_tokens = sum(len(choice.prompt) for choice in prompts)
-    completion_tokens = sum(choice.completion_tokens for choice in generation.choices)
-    counts: dict[str, Any] = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in prompts)},
+    return TokenCounts(
+        prompt=sum(len(choice.prompt) for choice in prompts),
+        cached=sum(choice.cached_tokens for choice in prompts),
+        completion=sum(choice.completion_tokens for choice in generation.choices),
+        reasoning=reasoning,
+    )
+
+
+def usage(counts: TokenCounts) -> dict[str, Any]:
+    """The `usage` object of chat and text completions."""
+    shown: dict[str, Any] = {
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "prompt_tokens_details": {"cached_tokens": counts.cached},
     }
-    if reasoning_tokens is not None:
-        counts["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
-    return counts
+    if counts.reasoning is not None:
+        shown["completion_tokens_details"] = {"reasoning_tokens": counts.reasoning}
+    return shown

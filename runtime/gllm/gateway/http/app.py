@@ -8,8 +8,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
+from gllm.gateway.errors import ApiError, from_parameter_error, internal_error
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.http.errors import ApiError, from_http_status, from_parameter_error, internal_error
+from gllm.gateway.http.errors import error_response, from_http_status
 from gllm.gateway.http.middleware import ApiKey, Outermost
 from gllm.gateway.http.openapi import build_openapi
 from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
@@ -45,21 +46,21 @@ def create_app(gateway: Gateway) -> ASGIApp:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error.response()
+    return error_response(error)
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParameterError)
-    return from_parameter_error(error).response()
+    return error_response(from_parameter_error(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return from_http_status(error.status_code, request.scope["path"], request.method, error.headers).response()
+    return error_response(from_http_status(error.status_code, request.scope["path"], request.method, error.headers))
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    return internal_error().response()
+    return error_response(internal_error())
 
 
 class _Nothing(Response):

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gllm.gateway.http.errors import unauthorized
+from gllm.gateway.errors import unauthorized
+from gllm.gateway.http.errors import error_response
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class ApiKey:
             scheme, _, given = header(scope, b"authorization").partition(b" ")
             # compare_digest first: its time must not depend on what the scheme is.
             if not (hmac.compare_digest(given.strip(), self._key) and scheme.lower() == b"bearer"):
-                await unauthorized().response()(scope, receive, send)
+                await error_response(unauthorized())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

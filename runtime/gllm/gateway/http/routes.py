@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,8 +14,8 @@ from gllm import __version__
 from gllm.gateway.chat import chat
 from gllm.gateway.completions import complete
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.http.sse import Disconnect, EventStream
-from gllm.gateway.request.body import read_body
+from gllm.gateway.http.body import read_body
+from gllm.gateway.http.sse import while_connected
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.prompts import encode, render_chat
@@ -28,27 +29,13 @@ def generation_routes(gateway: Gateway) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         body = await read_body(request, ChatRequest, limit)
-        disconnect = Disconnect(request.receive)
-        response: Response | None = None
-        try:
-            response = await chat(body, gateway.generator, disconnect)
-            return response
-        finally:
-            if not isinstance(response, EventStream):
-                disconnect.close()
+        return await while_connected(request.receive, partial(chat, body, gateway.generator))
 
     @router.post("/v1/completions", tags=["completions"])
     async def completions(request: Request) -> Response:
         """Continue one or more texts."""
         body = await read_body(request, CompletionRequest, limit)
-        disconnect = Disconnect(request.receive)
-        response: Response | None = None
-        try:
-            response = await complete(body, gateway.generator, disconnect)
-            return response
-        finally:
-            if not isinstance(response, EventStream):
-                disconnect.close()
+        return await while_connected(request.receive, partial(complete, body, gateway.generator))
 
     return router
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -103,3 +103,16 @@ async def respond(
     finally:
         await close()
     return Response(body, media_type="application/json")
+
+
+async def while_connected(receive: Receive, serve: Callable[[Disconnect], Awaitable[Response]]) -> Response:
+    """What `serve` answers, to a client that is listened to until the response is complete."""
+    disconnect = Disconnect(receive)
+    response: Response | None = None
+    try:
+        response = await serve(disconnect)
+        return response
+    finally:
+        # A stream closes it itself, after its last byte.
+        if not isinstance(response, EventStream):
+            disconnect.close()

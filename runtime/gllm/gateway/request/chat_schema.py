@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -122,6 +122,8 @@ class NamedTool(Schema):
 
 
 class ChatRequest(GenerationRequest):
+    prompt_field: ClassVar[str] = "messages"
+
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
@@ -193,6 +195,10 @@ class ChatRequest(GenerationRequest):
     @property
     def has_strict_tools(self) -> bool:
         return any(tool.function.strict for tool in self.tools or ())
+
+    @property
+    def continues_text(self) -> bool:
+        return bool(self.continue_final_message)
 
     @property
     def num_logprobs(self) -> int | None:

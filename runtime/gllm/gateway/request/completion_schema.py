@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -12,6 +12,7 @@ from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
 MAX_PROMPTS = 128
 MAX_PROMPT_TOKENS = 1_000_000
+DEFAULT_MAX_TOKENS = 16
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
 
@@ -45,8 +46,11 @@ Prompt = Annotated[
 
 
 class CompletionRequest(GenerationRequest):
+    prompt_field: ClassVar[str] = "prompt"
+    default_max_tokens: ClassVar[int | None] = DEFAULT_MAX_TOKENS
+
     prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = DEFAULT_MAX_TOKENS
     """None: as many as fit the context."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
@@ -70,6 +74,27 @@ class CompletionRequest(GenerationRequest):
         if isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def continues_text(self) -> bool:
+        return True
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """With echo, the prompt's tokens are part of `logprobs`."""
+        return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
 
 class TokenizeRequest(Schema):

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from gllm.gateway.http.errors import ApiError, bad_request
+from gllm.gateway.errors import ApiError, bad_request
 
 MAX_FIELDS = 256
 """Top-level fields, known or not."""

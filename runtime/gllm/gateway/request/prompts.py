@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.http.errors import bad_request, context_too_long
+from gllm.gateway.errors import bad_request, context_too_long
 from gllm.gateway.request.chat_schema import ChatMessage, ChatRequest, Tool
+from gllm.gateway.request.completion_schema import CompletionRequest
+from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 
 
@@ -58,12 +60,21 @@ def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_le
     return ids
 
 
-class ChatPrompt(msgspec.Struct):
+class Prompt(msgspec.Struct):
     text: str
+    """Empty if it came as token ids and is not echoed."""
     token_ids: list[int]
 
 
-def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> ChatPrompt:
+def prompts_of(model: ServedModel, request: GenerationRequest, max_model_len: int) -> list[Prompt]:
+    """Every prompt of a request. Raises ApiError."""
+    if isinstance(request, ChatRequest):
+        return [_chat_prompt(model, request, max_model_len)]
+    assert isinstance(request, CompletionRequest)
+    return [_completion_prompt(model, request, prompt, max_model_len) for prompt in request.prompts]
+
+
+def _chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> Prompt:
     if request.uses_tools and model.tool_parser is None:
         raise bad_request(
             "tools",
@@ -79,11 +90,13 @@ def chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) ->
         continue_final_message=bool(request.continue_final_message),
         template_kwargs=request.chat_template_kwargs,
     )
-    return ChatPrompt(text, encode(model, text, bool(request.add_special_tokens), max_model_len, "messages"))
+    return Prompt(text, encode(model, text, bool(request.add_special_tokens), max_model_len, "messages"))
 
 
-def completion_prompt(model: ServedModel, prompt: str | list[int], add_special: bool, max_model_len: int) -> list[int]:
+def _completion_prompt(
+    model: ServedModel, request: CompletionRequest, prompt: str | list[int], max_model_len: int
+) -> Prompt:
     if isinstance(prompt, str):
-        return encode(model, prompt, add_special, max_model_len, "prompt")
+        return Prompt(prompt, encode(model, prompt, request.add_special_tokens is not False, max_model_len, "prompt"))
     model.check_token_ids(prompt, "prompt")
-    return prompt
+    return Prompt(model.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else "", prompt)

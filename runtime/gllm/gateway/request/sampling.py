@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.gateway.http.errors import context_too_long
+from gllm.gateway.errors import context_too_long
 from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import SamplingParams
 
 _PLAIN_FIELDS = [
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
-    "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "prompt_logprobs",
+    "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
 ]  # fmt: skip
 _DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
 
 
 def sampling_for(
-    request: GenerationRequest,
-    model: ServedModel,
-    *,
-    max_tokens: int,
-    logprobs: int | None,
-    grammar: str | None,
+    request: GenerationRequest, model: ServedModel, prompt_tokens: int, max_model_len: int, grammar: str | None
 ) -> SamplingParams:
-    """Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens)."""
+    """Raises ApiError if the context is too short.
+
+    Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
+    """
     values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in _DEFAULTED}
     for field in _PLAIN_FIELDS:
         value = getattr(request, field)
@@ -39,11 +37,18 @@ def sampling_for(
         bias = {int(token): value for token, value in request.logit_bias.items()}
         model.check_token_ids(list(bias), "logit_bias")
         values["logit_bias"] = bias
-    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, grammar=grammar, **values)
+    return SamplingParams(
+        max_tokens=_fit_max_tokens(request, prompt_tokens, max_model_len),
+        logprobs=request.num_logprobs,
+        prompt_logprobs=request.num_prompt_logprobs,
+        grammar=grammar,
+        **values,
+    )
 
 
-def fit_max_tokens(requested: int | None, prompt_tokens: int, max_model_len: int, param: str, fill: int | None) -> int:
-    """How many tokens to generate. Unset: `fill`, or whatever the context has room for if that is less (or None)."""
+def _fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
+    """How many tokens to generate. Unset: the default, or whatever the context has room for if that is less."""
+    requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
     room = max_model_len - prompt_tokens
     if requested is None:
         if room < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -118,6 +118,11 @@ class StructuredOutputs(Schema):
 class GenerationRequest(Schema):
     """What chat and text completions have in common."""
 
+    prompt_field: ClassVar[str]
+    """The field that an error about the prompt names."""
+    default_max_tokens: ClassVar[int | None] = None
+    """None: as many as the context has room for."""
+
     model: Label | None = None
     """None: the served model."""
 
@@ -197,6 +202,29 @@ class GenerationRequest(Schema):
     @property
     def choices_per_prompt(self) -> int:
         return self.n or 1
+
+    @property
+    def num_prompts(self) -> int:
+        return 1
+
+    @property
+    def continues_text(self) -> bool:
+        """The answer goes on from the prompt's text, so a leading space is part of it."""
+        raise NotImplementedError
+
+    @property
+    def output_limit(self) -> int | None:
+        """Most tokens of an answer, None if the request does not say."""
+        raise NotImplementedError
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to each token of the answer, None for no logprobs at all."""
+        raise NotImplementedError
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        return self.prompt_logprobs
 
     @property
     def wants_usage_chunk(self) -> bool:

@@ -8,10 +8,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from gllm.gateway.http.errors import ApiError, bad_request, body_too_large, from_validation
+from gllm.gateway.errors import ApiError, bad_request, body_too_large
 from gllm.gateway.http.sse import ClientGoneError
 from gllm.gateway.request.json_bounds import check_bounds
 from gllm.gateway.request.schema import Schema
+from gllm.gateway.request.validation import from_validation
 
 S = TypeVar("S", bound=Schema)
 

@@ -1,0 +1,80 @@
+"""Every error a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gllm.sampling_params import ParameterError
+
+INTERNAL_MESSAGE = "The server had an error while processing your request."
+
+
+class ApiError(Exception):
+    """An answer other than success: HTTP status, OpenAI's error object and optionally `Retry-After` (seconds)."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+        self.allow = allow
+
+    def body(self) -> bytes:
+        """The JSON object, as sent in a response body or in an SSE frame."""
+        return msgspec.json.encode(
+            {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        )
+
+
+def bad_request(param: str | None, message: str, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unauthorized() -> ApiError:
+    return ApiError(
+        401, "Incorrect or missing API key; send it as 'Authorization: Bearer KEY'.",
+        kind="authentication_error", code="invalid_api_key",
+    )  # fmt: skip
+
+
+def body_too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+def overloaded(reason: str, retry_after: int) -> ApiError:
+    return ApiError(429, reason, kind="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
+
+
+def unavailable(reason: str, code: str = "service_unavailable", retry_after: int = 1) -> ApiError:
+    return ApiError(503, reason, kind="server_error", code=code, retry_after=retry_after)
+
+
+def engine_dead(reason: str) -> ApiError:
+    """The engine went away under a request; it may be sent again once a new engine is up."""
+    return unavailable(f"The engine stopped while it worked on this request: {reason}", code="engine_dead")
+
+
+def internal_error() -> ApiError:
+    """Fixed text: nothing of the exception leaves the process."""
+    return ApiError(500, INTERNAL_MESSAGE, kind="server_error", code="internal_error")
+
+
+def context_too_long(message: str, param: str) -> ApiError:
+    return bad_request(param, message, "context_length_exceeded")
+
+
+def from_parameter_error(error: ParameterError) -> ApiError:
+    return bad_request(error.param, str(error), "invalid_value")

@@ -1,0 +1,55 @@
+"""From a checked request to an open generation: admitted, prepared off the event loop, submitted, first output seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gllm.gateway.request.grammars import needs_grammar, request_grammar
+from gllm.gateway.request.prompts import Prompt, prompts_of
+from gllm.gateway.request.sampling import sampling_for
+from gllm.gateway.request.schema import GenerationRequest
+from gllm.gateway.service import Generation, Generator
+
+
+async def open_generation(
+    request: GenerationRequest, generator: Generator, response_id: str
+) -> tuple[Generation, list[Prompt]]:
+    """The generation is the caller's to close.
+
+    Raises ApiError or ParameterError for everything known before the first token.
+    """
+    arrived = time.monotonic()
+    model = generator.model
+    model.check_name(request.model)
+    n = request.choices_per_prompt
+    ticket = generator.admission.admit(request.num_prompts * n)
+    try:
+        max_model_len = generator.max_model_len()
+        loop = asyncio.get_running_loop()
+        prompts = await loop.run_in_executor(model.threads, prompts_of, model, request, max_model_len)
+        grammar = None
+        if needs_grammar(request):
+            grammar = await loop.run_in_executor(model.grammar_threads, request_grammar, model, request)
+        generation = generator.submit(
+            ticket,
+            response_id,
+            [
+                (prompt.token_ids, sampling_for(request, model, len(prompt.token_ids), max_model_len, grammar))
+                for prompt in prompts
+            ],
+            n=n,
+            priority=request.priority or 0,
+            cache_salt=request.cache_salt or "",
+            continues_text=request.continues_text,
+            arrived=arrived,
+        )
+    except BaseException:
+        ticket.release()
+        raise
+    try:
+        await generation.start()
+    except BaseException:
+        await generation.close()
+        raise
+    return generation, prompts
