@@ -60,7 +60,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """What the checkpoint says; quantized GGUF counts as bfloat16."""
     eos_token_ids: tuple[int, ...] = ()
-    """From generation_config.json, else config.json, else the tokenizer."""
+    """Any of these ends a generation (`gllm.text.eos`)."""
     bos_token_id: int | None = None
     generation_defaults: dict[str, Any] = {}
     """Sampling defaults of generation_config.json: temperature, top_p, top_k, min_p, repetition_penalty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,25 @@ def test_eos_stop_tokens_and_lengths(folder: Path) -> None:
     [ended] = _engine(folder).generate([prompt], greedy(12, logit_bias={EOS_ID: 100.0}))
     assert ended.token_ids == [EOS_ID]
     assert ended.finish_reason == "stop"
+
+
+def test_an_eos_that_only_the_tokenizer_names_ends_the_answer(folder: Path, tmp_path: Path) -> None:
+    """What a ChatML fine-tune leaves behind: the configs name the base model's token, the tokenizer another."""
+    [prompt] = random_prompts([9], seed=8)
+    [free] = _engine(folder).generate([prompt], greedy(12, ignore_eos=True))
+    eos = free.token_ids[4]
+    tuned = shutil.copytree(folder, tmp_path / "tuned")
+    (tuned / "generation_config.json").unlink()
+    settings = json.loads((tuned / "tokenizer_config.json").read_text())
+    vocab = json.loads((tuned / "tokenizer.json").read_text())["model"]["vocab"]
+    spelling = next(text for text, token in vocab.items() if token == eos)
+    (tuned / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": spelling}))
+    [answer] = _engine(tuned).generate([prompt], greedy(12))
+    assert answer.token_ids == free.token_ids[: free.token_ids.index(eos) + 1]
+    assert answer.finish_reason == "stop"
+    [late] = _engine(tuned).generate([prompt], greedy(12, min_tokens=9))
+    assert len(late.token_ids) >= 9
+    assert eos not in late.token_ids[:9]
 
 
 def test_logprobs_are_those_of_transformers(folder: Path) -> None:

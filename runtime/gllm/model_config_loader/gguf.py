@@ -11,6 +11,7 @@ from gguf.constants import GGMLQuantizationType
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
 from gllm.model_config_loader.fields import MAX_LAYERS, MOST_EXPERTS, Fields, check_shape
+from gllm.text.eos import gguf_eos_ids
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -67,7 +68,7 @@ def load_gguf_config(path: Path) -> ModelConfig:
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         moe=moe,
         dtype=_dtype(embedding.type),
-        eos_token_ids=_eos(fields),
+        eos_token_ids=gguf_eos_ids(file.metadata),
         bos_token_id=next(iter(fields.token_ids("tokenizer.ggml.bos_token_id")), None),
         generation_defaults=_sampling_defaults(fields),
     )
@@ -137,9 +138,3 @@ def _sampling_defaults(fields: Fields) -> dict[str, float | int]:
         elif isinstance(value, int):
             defaults[ours] = value
     return defaults
-
-
-def _eos(fields: Fields) -> tuple[int, ...]:
-    """End of sequence and, where it differs, end of turn."""
-    ids = fields.token_ids("tokenizer.ggml.eos_token_id") + fields.token_ids("tokenizer.ggml.eot_token_id")
-    return tuple(dict.fromkeys(ids))

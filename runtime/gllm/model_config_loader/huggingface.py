@@ -14,6 +14,7 @@ from gllm.model_config_loader.families import FAMILIES, MODEL_TYPES, SUPPORTED_A
 from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 from gllm.model_config_loader.moe import load_moe
 from gllm.model_config_loader.rope import load_rope
+from gllm.text.eos import folder_eos_ids
 
 _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
     "float32": "float32",
@@ -42,7 +43,7 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
     model = msgspec.structs.replace(
         shape,
         dtype=_dtype(config),
-        eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
+        eos_token_ids=folder_eos_ids(folder),
         bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
         generation_defaults=_sampling_defaults(generation),
     )

@@ -7,7 +7,8 @@ from typing import Any
 from gllm.text.pretokenizers import ADDS_BOS, IGNORES_MERGES, NORMALIZES_NFC, byte_level_pretokenizer
 from gllm.text.token_bytes import SPIECE_SPACE
 
-_CONTROL, _USER_DEFINED = 3, 4
+CONTROL, _USER_DEFINED = 3, 4
+"""Values of `tokenizer.ggml.token_type`."""
 
 
 def tokenizer_json_from_gguf(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -114,9 +115,9 @@ def _added_tokens(metadata: dict[str, Any], tokens: list[str]) -> list[dict[str,
     types = metadata.get("tokenizer.ggml.token_type") or []
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
-        {"id": index, "content": tokens[index], **special, "special": kind == _CONTROL}
+        {"id": index, "content": tokens[index], **special, "special": kind == CONTROL}
         for index, kind in enumerate(types[: len(tokens)])
-        if kind in (_CONTROL, _USER_DEFINED) and tokens[index]
+        if kind in (CONTROL, _USER_DEFINED) and tokens[index]
     ]
 
 
@@ -150,7 +151,7 @@ def _post_processor(metadata: dict[str, Any], tokens: list[str]) -> dict[str, An
 
 
 def special_token_id(metadata: dict[str, Any], name: str) -> int | None:
-    """The id under `tokenizer.ggml.NAME_token_id` (bos, eos, eot, eom), None where absent or out of range."""
+    """The id under `tokenizer.ggml.NAME_token_id` (bos, eos, unknown, padding), None where absent or out of range."""
     token = metadata.get(f"tokenizer.ggml.{name}_token_id")
     size = len(metadata.get("tokenizer.ggml.tokens") or ())
     return token if isinstance(token, int) and 0 <= token < size else None

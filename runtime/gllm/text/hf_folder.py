@@ -52,14 +52,16 @@ def token_string(setting: Any) -> str | None:
     return setting if isinstance(setting, str) and setting else None
 
 
-def configured_eos_ids(folder: Path) -> list[int]:
-    """`eos_token_id` of generation_config.json, else of config.json (also inside text_config); may be empty."""
-    config = read_json_object(folder / "config.json")
-    for source in (read_json_object(folder / "generation_config.json"), config, config.get("text_config") or {}):
-        value = source.get("eos_token_id")
-        if value is not None:
-            return [token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)]
-    return []
+def listed_tokens(settings: dict[str, Any]) -> list[tuple[int, str, bool]]:
+    """(id, spelling, whether special) of the added tokens that tokenizer_config.json lists."""
+    listed = settings.get("added_tokens_decoder")
+    if not isinstance(listed, dict):
+        return []
+    return [
+        (int(token), entry["content"], bool(entry.get("special")))
+        for token, entry in listed.items()
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and token.isdecimal()
+    ]
 
 
 def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:

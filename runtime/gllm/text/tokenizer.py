@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from gllm.text import hf_folder
-from gllm.text.gguf_metadata import read_gguf_metadata
+from gllm.text.eos import folder_eos_ids, gguf_eos_ids
 from gllm.text.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
 from gllm.text.token_bytes import token_table
 
@@ -44,7 +44,7 @@ class Tokenizer:
         *,
         bos_token: str | None = None,
         eos_token: str | None = None,
-        eos_token_ids: Iterable[int] = (),
+        eos_token_ids: Iterable[int] | None = None,
         chat_templates: dict[str, str] | None = None,
     ) -> None:
         backend.no_truncation()
@@ -53,10 +53,10 @@ class Tokenizer:
         self.bos_token = bos_token
         self.eos_token = eos_token
         own_eos = backend.token_to_id(eos_token) if eos_token else None
-        self.eos_token_ids: tuple[int, ...] = tuple(
-            dict.fromkeys([*eos_token_ids, *([] if own_eos is None else [own_eos])])
-        )
-        """Any of these ends a generation: those of generation_config.json (or config.json), then `eos_token`."""
+        if eos_token_ids is None:
+            eos_token_ids = [] if own_eos is None else [own_eos]
+        self.eos_token_ids: tuple[int, ...] = tuple(eos_token_ids)
+        """Any of these ends a generation, as `gllm.text.eos` says; by default `eos_token`."""
         self.chat_templates = chat_templates or {}
         """Jinja sources by name; the main one is "default"."""
 
@@ -135,7 +135,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         backend,
         bos_token=bos,
         eos_token=eos,
-        eos_token_ids=hf_folder.configured_eos_ids(folder),
+        eos_token_ids=folder_eos_ids(folder),
         chat_templates=hf_folder.chat_templates(folder, settings),
     )
 
@@ -160,14 +160,16 @@ def _add_missing_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any])
 
 
 def _from_gguf(path: Path) -> Tokenizer:
-    metadata = read_gguf_metadata(path)
+    from gllm.checkpoint.gguf_file import GGUFFile  # NumPy and gguf, which a folder's tokenizer does without
+
+    metadata = GGUFFile(path).metadata
     content = tokenizer_json_from_gguf(metadata)
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{path} has a damaged vocabulary: {error}") from error
     tokens = metadata["tokenizer.ggml.tokens"]
-    ids = {name: special_token_id(metadata, name) for name in ("bos", "eos", "eot", "eom")}
+    ids = {name: special_token_id(metadata, name) for name in ("bos", "eos")}
     named = {
         key.rpartition(".")[2]: value
         for key, value in metadata.items()
@@ -179,6 +181,6 @@ def _from_gguf(path: Path) -> Tokenizer:
         backend,
         bos_token=None if ids["bos"] is None else tokens[ids["bos"]],
         eos_token=None if ids["eos"] is None else tokens[ids["eos"]],
-        eos_token_ids=[token for name in ("eos", "eot", "eom") if (token := ids[name]) is not None],
+        eos_token_ids=gguf_eos_ids(metadata),
         chat_templates=templates,
     )

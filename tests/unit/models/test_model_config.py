@@ -300,10 +300,10 @@ def test_layers_without_experts(keys: dict[str, Any], dense: set[int], tmp_path:
     assert not load(tmp_path, LLAMA).has_experts(0)
 
 
-def test_generation_config_gives_defaults_and_wins_for_eos(tmp_path: Path) -> None:
+def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
     generation = {
         "do_sample": True,
-        "eos_token_id": [128001, 128009],
+        "eos_token_id": [31999, 31990, 32000],
         "temperature": 0.6,
         "top_p": 0.9,
         "top_k": 20,
@@ -312,7 +312,8 @@ def test_generation_config_gives_defaults_and_wins_for_eos(tmp_path: Path) -> No
         "transformers_version": "4.40",
     }
     loaded = load(tmp_path, LLAMA, generation)
-    assert loaded.eos_token_ids == (128001, 128009)
+    # The model has no token 32000.
+    assert loaded.eos_token_ids == (31999, 31990, 2)
     assert loaded.generation_defaults == {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.05}
 
 

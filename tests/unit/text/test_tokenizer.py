@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gllm.text.gguf_metadata import read_gguf_metadata
 from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -172,18 +171,18 @@ def test_gguf_damage_is_a_value_error(tmp_path: Path, sentencepiece_path: Path) 
     for size in [*range(4, 60), 1000, len(whole) - 3]:
         cut = tmp_path / "cut.gguf"
         cut.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="damaged"):
-            read_gguf_metadata(cut)
+        with pytest.raises(ValueError, match="is not a readable GGUF file"):
+            load_tokenizer(cut)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\3\4....", "not a GGUF file"),
+        (b"PK\3\4....", "does not start with GGUF"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "keys"),
-        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 8, 2**60), "passes the end"),
-        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 4, 2**60), "passes the end"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "truncated"),
+        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 8, 2**60), "truncated"),
+        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 4, 2**60), "truncated"),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"a", 99), "unknown value type"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "no vocabulary"),
     ],
@@ -323,7 +322,7 @@ def test_eos_ids_are_merged(folder: Path) -> None:
     write(folder, "config.json", {"eos_token_id": 5})
     assert load_tokenizer(folder).eos_token_ids == (5, 2)
     write(folder, "generation_config.json", {"eos_token_id": [0, 2]})
-    assert load_tokenizer(folder).eos_token_ids == (0, 2)
+    assert load_tokenizer(folder).eos_token_ids == (0, 2, 5)
 
 
 def test_chat_templates_of_every_place(folder: Path) -> None:
