@@ -133,6 +133,12 @@ def test_keys_are_those_of_the_runtime() -> None:
     [
         ({"image": None}, "spec.image is not set"),
         ({"engine": {"extraArgs": ["--tp=4"]}}, "--tp, which other fields"),
+        ({"engine": {"extraArgs": ["--tensor-parallel-size", "4"]}}, "--tensor-parallel-size, which other fields"),
+        ({"engine": {"extraArgs": ["--tensor_parallel_size=4"]}}, "--tensor_parallel_size, which other fields"),
+        ({"engine": {"extraArgs": ["-tp=4"]}}, "-tp, which other fields"),
+        ({"engine": {"extraArgs": ["--enable-expert-parallel"]}}, "--enable-expert-parallel, which other fields"),
+        ({"engine": {"extraArgs": ["--watchdog-timeout=4"]}}, "--watchdog-timeout, which other fields"),
+        ({"engine": {"extraArgs": ["--model", "/other"]}}, "--model, which other fields"),
         ({"template": {"containers": []}}, "does not belong there"),
         ({"template": {"spec": {"containers": [{"args": []}]}}}, "needs a name"),
         ({"template": {"spec": {"containers": [{"name": "gllm", "env": [{"name": "NODE_RANK"}]}]}}}, "derives from"),

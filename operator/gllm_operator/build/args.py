@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from gllm.cli.familiar import MODEL
 from gllm_operator.build.model import model_files, served_name
 from gllm_operator.spec.quantity import parse_quantity
 from gllm_operator.spec.revision import PodSource
 
 RESERVED = frozenset(
     {
+        MODEL,
         "--host",
         "--port",
         "--served-model-name",

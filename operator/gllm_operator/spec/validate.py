@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gllm.cli.familiar import canonical
 from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
@@ -94,7 +95,9 @@ def _template(template: dict[str, Any], where: str) -> list[str]:
 
 
 def _arguments(extra: tuple[str, ...]) -> list[str]:
-    taken = sorted({argument.partition("=")[0] for argument in extra} & RESERVED)
+    """Flags that the operator sets itself, by whichever name."""
+    names = {argument.partition("=")[0] for argument in extra if argument.startswith("-")}
+    taken = sorted(name for name in names if canonical(name) in RESERVED)
     return [f"engine.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
 
 

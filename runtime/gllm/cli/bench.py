@@ -19,6 +19,7 @@ from gllm.bench.serve import find_model, run_requests
 from gllm.bench.traces import TRACES, make_requests, token_range_for
 from gllm.cli.loading import quiet_end
 from gllm.cli.options import ENGINE_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.parsing import Command, EngineCommand
 from gllm.offline.progress import ProgressLine
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
@@ -107,7 +108,7 @@ def finish(
         raise typer.Exit(1)
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=Command, epilog=_EPILOG)
 def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
@@ -193,7 +194,7 @@ def serve(
     )
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=EngineCommand, epilog=_EPILOG)
 @takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
 def throughput(
     model: ModelArgument = "",

@@ -10,6 +10,7 @@ import typer
 
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:
     from gllm.chat.session import Backend
@@ -94,10 +95,10 @@ def _refuse_engine_flags(flags: dict[str, Any]) -> None:
     """With --url there is no engine here whose settings they could be."""
     for flag in _FLAGS:
         if flags[flag.name] != flag.default:
-            name = flag.option.partition("/")[0]
+            name = flag.option.strip(" /").partition("/")[0]
             raise typer.BadParameter(f"{name} is a setting of the server; leave it out with --url", param_hint=name)
 
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("chat")(chat)
+    parent.command("chat", cls=EngineCommand)(chat)

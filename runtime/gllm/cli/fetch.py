@@ -13,6 +13,8 @@ from typing import Annotated, TypeVar
 import httpx
 import typer
 
+from gllm.cli.parsing import Command
+
 Result = TypeVar("Result")
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="hf://ORGANIZATION/NAME.")]
@@ -113,4 +115,4 @@ def _try(deed: Callable[[], Result], tell: Callable[[str], None]) -> Result:
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("fetch")(fetch)
+    parent.command("fetch", cls=Command)(fetch)

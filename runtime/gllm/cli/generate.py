@@ -13,6 +13,7 @@ import typer
 
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.parsing import EngineCommand
 from gllm.offline.batch import (
     BadLine,
     BatchRequest,
@@ -138,4 +139,4 @@ def _open_input(name: str, stack: contextlib.ExitStack) -> tuple[Iterable[bytes]
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("generate", epilog=_LINES.strip())(generate)
+    parent.command("generate", cls=EngineCommand, epilog=_LINES.strip())(generate)

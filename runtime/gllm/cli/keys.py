@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gllm.cli.parsing import Command
+
 OutputOption = Annotated[
     str, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="A new file, for its owner only.")
 ]
@@ -34,4 +36,4 @@ def keys(output: OutputOption = "") -> None:
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("keys")(keys)
+    parent.command("keys", cls=Command)(keys)

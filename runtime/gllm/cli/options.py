@@ -146,6 +146,8 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("dtype", "Model", "Of weights, activations and KV; auto is the checkpoint's own, where the device has it."),
     _engine("load_format", "Model", "dummy: random weights from config.json alone, to measure speed."),
     _engine("max_model_len", "Model", "Longest prompt + output in tokens.", least=0, shown_default="what fits"),
+    _engine("replay", "Model", "Launch every kernel, instead of recording a step once (CUDA graphs) and replaying it.",
+            spelling=" /--enforce-eager"),
     _engine("attention_backend", "Model", "The attention kernels; auto takes the fastest that runs here."),
     _engine("seed", "Model", "Of dummy weights.", least=0),
     _engine("max_num_seqs", "Memory", "Most requests that run at once.", least=1, most=65536),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gllm.cli.parsing import Command
+
 FileOption = Annotated[str, typer.Option("--filename", "-f", metavar="FILE", help="A manifest with LLMDeployments.")]
 NamespaceOption = Annotated[str, typer.Option("--namespace", "-n", help="Namespace where the manifest names none.")]
 ImageOption = Annotated[str, typer.Option("--default-image", help="Image where spec.image is not set.")]
@@ -34,4 +36,4 @@ def render(filename: FileOption, *, namespace: NamespaceOption = "default", defa
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("render")(render)
+    parent.command("render", cls=Command)(render)

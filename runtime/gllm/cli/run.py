@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gllm.cli.parsing import Command
+
 FileOption = Annotated[str, typer.Option("--filename", "-f", metavar="FILE", help="A manifest with an LLMDeployment.")]
 MountOption = Annotated[
     list[str],
@@ -39,4 +41,4 @@ def run(filename: FileOption, *, mount: MountOption = []) -> None:  # noqa: B006
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("run")(run)
+    parent.command("run", cls=Command)(run)

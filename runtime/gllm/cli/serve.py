@@ -8,6 +8,7 @@ import typer
 
 from gllm.cli.nodes import NODES_FLAGS, with_nodes
 from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:
     from gllm.config import Config
@@ -100,4 +101,4 @@ def _run(config: Config, restart: RestartPolicy, keys_file: str) -> int:
 
 def register(parent: typer.Typer) -> None:
     """Add the command to `gllm`."""
-    parent.command("serve")(serve)
+    parent.command("serve", cls=EngineCommand)(serve)

@@ -23,6 +23,7 @@ from gllm.cli.bench import (
 )
 from gllm.cli.loading import quiet_end
 from gllm.cli.options import ENGINE_FLAGS, takes_flags
+from gllm.cli.parsing import Command
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.timing.trace import TraceWriter
 from gllm.simulate import ablation, figures, fit
@@ -165,4 +166,4 @@ def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> N
 
 def register(parent: typer.Typer) -> None:
     """Add `simulate` to the `gllm` command."""
-    parent.command()(takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name in _FLAGS))(simulate))
+    parent.command(cls=Command)(takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name in _FLAGS))(simulate))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gllm.cli.main import app
 from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, ModelArgument, make_config, parse_bytes, takes_flags
+from gllm.cli.parsing import EngineCommand
 from gllm.config import Config, EngineConfig, GatewayConfig
 
 
@@ -25,7 +26,7 @@ def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:
         configs.append(make_config(model, flags))
 
     program = typer.Typer()
-    program.command()(command)
+    program.command(cls=EngineCommand)(command)
     result = CliRunner().invoke(program, arguments, env={"COLUMNS": "300", **(env or {})})
     assert result.exit_code == 0, result.output
     return configs[0]

@@ -1,0 +1,180 @@
+"""Flags of vLLM and SGLang: renamed, left out, or refused by name; and what an unknown flag is answered with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_command_line import parse
+
+from gllm.cli.familiar import FAMILIAR, canonical
+from gllm.cli.familiar_docs import with_tables
+from gllm.cli.parsing import translate
+from gllm.config import Config
+
+NOTHING_IS_MEANT = re.findall(r"\S+", """
+--log-format --prefill-tokens --ctx-size --n-gpu-layers --batch-size --temperature --top-p --verbose --cache --size
+--expert-tensor-parallel-size --ignore-patterns --allowed-media-domains --logits-processors --enable-sleep-mode
+--prefix-cache --show-hidden-metrics-for-version --scheduler-cls --kv-events-config --nodes
+""")  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "Tiny-1B"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 64, "head_dim": 16, '
+        '"intermediate_size": 64, "moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, '
+        '"num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 64, '
+        '"max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "norm_topk_prob": true}'
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("--tensor-parallel-size 2", "--tp 2"),
+        ("-tp 2", "--tp 2"),
+        ("-tp=2", "--tp 2"),
+        ("--tp-size=2", "--tp 2"),
+        ("--tensor_parallel_size 2", "--tp 2"),
+        ("--pipeline-parallel-size 2", "--pp 2"),
+        ("-pp 2", "--pp 2"),
+        ("--pp-size 2", "--pp 2"),
+        ("-tp 4 --enable-expert-parallel", "--tp 4 --ep 4"),
+        ("--enable-expert-parallel --tp 2", "--tp 2 --ep 2"),
+        ("--tp 4 --ep-size 2", "--tp 4 --ep 2"),
+        ("--max-num-batched-tokens 512", "--max-prefill-tokens 512"),
+        ("--chunked-prefill-size 512", "--max-prefill-tokens 512"),
+        ("--gpu-memory-utilization 0.5", "--gpu-memory-utilization 0.5"),
+        ("--mem-fraction-static 0.5", "--gpu-memory-utilization 0.5"),
+        ("--served-model-name x", "--served-model-name x"),
+        ("--enforce-eager", "--enforce-eager"),
+        ("--disable-cuda-graph", "--enforce-eager"),
+        ("--tool-call-parser llama3_json", "--tool-parser llama"),
+        ("--tool-call-parser hermes --enable-auto-tool-choice", "--tool-parser hermes"),
+        ("--block-size 32", "--page-size 32"),
+        ("--max_model_len=48", "--max-model-len 48"),
+        ("--context-length 48", "--max-model-len 48"),
+        ("--max-running-requests 5", "--max-num-seqs 5"),
+        ("--dtype half", "--dtype float16"),
+        ("--random-seed 3", "--seed 3"),
+        ("--enable-prefix-caching", "--prefix-caching"),
+        ("--no-enable-prefix-caching", "--no-prefix-caching"),
+        ("--disable-radix-cache", "--no-prefix-caching"),
+        ("--uvicorn-log-level info --log-level-http x", ""),
+        ("--disable-log-requests --disable-log-stats", ""),
+        ("--kv-cache-dtype auto --swap-space 0 --distributed-executor-backend mp -dp 1 --task generate", ""),
+        ("--load-format safetensors", "--load-format auto"),
+        ("--generation-config vllm", "--generation-config none"),
+        ("--compilation-config {} --max-seq-len-to-capture=4096", ""),
+        ("--watchdog-timeout 9", "--step-timeout 9"),
+    ],
+)
+def test_a_flag_of_vllm_or_sglang_does_what_it_does_there(model: str, given: str, ours: str) -> None:
+    given = given.replace("--uvicorn-log-level info ", "")  # Only a whole command has --log-level.
+    assert parse(model, *given.split()) == parse(model, *ours.split())
+
+
+def test_the_model_may_be_a_flag(model: str) -> None:
+    assert parse("--model", model, "--port", "9") == parse(model, "--port", "9")
+    assert parse(f"--model-path={model}") == parse(model)
+    assert translate(["--uvicorn-log-level", "trace"], {"--log-level": True}, familiar=True) == ["--log-level", "debug"]
+
+
+def test_one_address_is_a_host_and_a_port() -> None:
+    options = {"--master-addr": True, "--master-port": True}
+    given = ["--dist-init-addr", "[fd00::1]:5000"]
+    assert translate(given, options, familiar=True) == ["--master-addr", "[fd00::1]", "--master-port", "5000"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--trust-remote-code", "--trust-remote-code does not exist here: code from a model folder is never run"),
+        ("--quantization awq", "--quantization awq is not supported: what a checkpoint holds is read from it"),
+        ("-q fp8", "-q fp8 is not supported"),
+        ("--swap-space 4", "--swap-space 4 is not supported: nothing is swapped"),
+        ("--kv-cache-dtype fp8", "--kv-cache-dtype fp8 is not supported: the KV cache has the type of --dtype"),
+        ("--distributed-executor-backend ray", "nodes join with --launch-mode"),
+        ("--data-parallel-size 2", "start one server for each replica"),
+        ("--enable-lora", "--enable-lora does not exist here: LoRA adapters are not supported"),
+        ("--lora_modules a=b", "--lora-modules does not exist here"),
+        ("--speculative-config {}", "speculative decoding is not supported"),
+        ("--tokenizer other", "the tokenizer is read from the model's folder"),
+        ("--root-path /x", "let the proxy in front remove the prefix"),
+        ("--max-total-tokens 4096", "write --num-pages"),
+        ("--tensor-parallel-size", "'--tensor-parallel-size' requires an argument"),
+        ("--tool-call-parser mistral", "'--tool-parser'"),
+    ],
+)
+def test_a_flag_without_a_counterpart_is_refused_by_name(model: str, given: str, message: str) -> None:
+    with pytest.raises(AssertionError) as refusal:
+        parse(model, *given.split())
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--polcy", "--policy"),
+        ("--max-seqs", "--max-num-seqs"),
+        ("--tensor-paralel-size", "--tp"),
+        ("--tensor-parallel", "--tp"),
+        ("--gpu-memory-utilisation", "--gpu-memory-utilization"),
+        ("--model-len", "--max-model-len"),
+        ("--apikey", "--api-key"),
+        ("--tool-parsers", "--tool-parser"),
+        *[(flag, "") for flag in NOTHING_IS_MEANT],
+    ],
+)  # fmt: skip
+def test_the_suggestion_for_an_unknown_flag_is_the_right_one_or_none(model: str, given: str, meant: str) -> None:
+    with pytest.raises(AssertionError) as refusal:
+        parse(model, given, "1")
+    assert f"No such option: {given} " in str(refusal.value)
+    assert ("did you mean" in str(refusal.value)) == bool(meant)
+    assert f"(did you mean {meant}?)" in str(refusal.value) or not meant
+
+
+def test_what_follows_a_flag_is_its_value_whatever_it_looks_like(model: str) -> None:
+    assert parse(model, "--served-model-name", "--tp").gateway.served_model_name == "--tp"
+    assert translate(["--", "--tensor-parallel-size"], {}, familiar=True) == ["--", "--tensor-parallel-size"]
+
+
+def test_a_command_without_an_engine_keeps_its_own_flags() -> None:
+    options = {"--model": True, "--max-model-len": True}
+    given = ["--model", "x", "--max_model_len=5"]
+    assert translate(given, options, familiar=False) == ["--model", "x", "--max-model-len=5"]
+    with pytest.raises(ValueError, match=r"No such option: --tp-size$"):
+        translate(["--tp-size", "2"], {"--model": True}, familiar=False)
+
+
+def test_every_counterpart_exists() -> None:
+    from gllm.cli.nodes import NODES_FLAGS
+    from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS
+
+    known = {part for flag in ENGINE_FLAGS + GATEWAY_FLAGS + NODES_FLAGS for part in flag.option.strip(" /").split("/")}
+    known |= {"MODEL", "--log-level"}
+    assert {row.ours for row in FAMILIAR if row.ours} <= known
+    names = [name for row in FAMILIAR for name in row.names]
+    assert len(names) == len(set(names))
+    assert canonical("--tensor_parallel_size") == "--tp"
+    assert canonical("--swap-space") == "--swap-space"
+
+
+def test_the_default_config_is_not_changed_by_flags_that_mean_nothing_here(model: str) -> None:
+    nothing: list[str] = []
+    for row in FAMILIAR:
+        if row.ignored is not None:
+            for name in row.names:
+                nothing += [name, *({"*": "x"}.get(value, value) for value in row.ignored[:1])]
+    config: Config = parse(model, *nothing)
+    assert config == parse(model)
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "coming-from-vllm.md").read_text()
+    assert page == with_tables(page), "run: python -m gllm.cli.familiar_docs docs/coming-from-vllm.md"
