@@ -10,6 +10,7 @@ from gllm.config import Config
 from gllm.engine_client.client import EngineClient
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
+from gllm.gateway.http.connections import raise_descriptor_limit
 from gllm.gateway.http.lifecycle import Lifecycle, bind
 from gllm.gateway.loading import load_served_model
 from gllm.logs import setup_logging
@@ -39,6 +40,7 @@ async def serve(config: Config) -> int:
 
 def main() -> None:
     die_with_parent()
+    raise_descriptor_limit()
     config = Config.from_environment()
     setup_logging(config, "gateway")
     sys.exit(asyncio.run(serve(config)))
