@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 from gllm.config import Config
@@ -41,6 +42,8 @@ async def serve(config: Config) -> int:
 def main() -> None:
     die_with_parent()
     raise_descriptor_limit()
+    # Each text is tokenized in one thread of ours, whose priority we choose (text_threads.py).
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = Config.from_environment()
     setup_logging(config, "gateway")
     sys.exit(asyncio.run(serve(config)))

@@ -19,7 +19,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
-from gllm.text.tokenizer import TooManyTokensError, Tokenizer, load_tokenizer
+from gllm.text.tokenizer import Tokenizer, TooManyTokensError, load_tokenizer
 
 TEXTS = [
     "",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
@@ -51,7 +51,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
         body = await read_body(request, TokenizeRequest, limit)
         model.check_name(body.model)
 
-        def work() -> dict[str, Any]:
+        def work() -> bytes:
             most = model.config.max_position
             if body.messages is not None:
                 text = render_chat(
@@ -67,9 +67,9 @@ def text_routes(gateway: Gateway) -> APIRouter:
             answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": gateway.max_model_len}
             if body.return_token_strs:
                 answer["token_strs"] = [model.tokenizer.token_text(token) for token in ids]
-            return answer
+            return msgspec.json.encode(answer)
 
-        return JSONResponse(await asyncio.get_running_loop().run_in_executor(model.threads, work))
+        return Response(await model.threads.run(body.num_chars, work), media_type="application/json")
 
     @router.post("/detokenize", tags=["text"])
     async def detokenize(request: Request) -> Response:
@@ -77,8 +77,8 @@ def text_routes(gateway: Gateway) -> APIRouter:
         body = await read_body(request, DetokenizeRequest, limit)
         model.check_name(body.model)
         model.check_token_ids(body.tokens, "tokens")
-        loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(model.threads, model.tokenizer.decode, body.tokens, False)
+        # Decoding a token is about the work of encoding a character.
+        text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
         return JSONResponse({"prompt": text})
 
     return router

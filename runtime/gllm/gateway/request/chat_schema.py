@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -93,6 +94,14 @@ class ChatMessage(Schema):
         return message
 
 
+def num_chars(messages: Iterable[ChatMessage]) -> int:
+    """Characters of the messages' contents."""
+    return sum(
+        len(content) if isinstance(content, str) else sum(len(part.text) for part in content or ())
+        for content in (message.content for message in messages)
+    )
+
+
 class FunctionSpec(Schema):
     name: FunctionName
     description: Annotated[str, StringConstraints(max_length=16384)] | None = None
@@ -182,6 +191,10 @@ class ChatRequest(GenerationRequest):
             raise ParameterError(
                 self.guides[0], f"{self.guides[0]} leaves no room for tool calls; send tool_choice 'none' or no tools"
             )
+
+    @property
+    def num_chars(self) -> int:
+        return num_chars(self.messages)
 
     @property
     def uses_tools(self) -> bool:

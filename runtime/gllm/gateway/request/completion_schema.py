@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gllm.gateway.request.chat_schema import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool
+from gllm.gateway.request.chat_schema import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool, num_chars
 from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
@@ -80,6 +80,10 @@ class CompletionRequest(GenerationRequest):
         return len(self.prompts)
 
     @property
+    def num_chars(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts if isinstance(prompt, str))
+
+    @property
     def continues_text(self) -> bool:
         return True
 
@@ -118,6 +122,10 @@ class TokenizeRequest(Schema):
                 if getattr(self, field) is not None:
                     raise ParameterError(field, f"{field} goes with messages")
         return self
+
+    @property
+    def num_chars(self) -> int:
+        return len(self.prompt or "") + num_chars(self.messages or ())
 
 
 class DetokenizeRequest(Schema):
