@@ -47,7 +47,7 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         form = request.response_format.json_schema
         if form is None:
             return make.any_json_object()
-        return make.from_json_schema(form.json_schema, strict=bool(form.strict), param=param)
+        return make.from_json_schema(form.json_schema, param=param)
     if param == "structured_outputs":
         asked = request.structured_outputs
         assert asked is not None
@@ -59,12 +59,12 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         kind = param.removeprefix("guided_")
         value = getattr(request, param)
     if kind == "json":
-        return make.from_json_schema(_schema(param, value), strict=False, param=param)
+        return make.from_json_schema(_schema(param, value), param=param)
     if kind == "regex":
         return make.from_regex(value, param=param)
     if kind == "choice":
         return make.from_choices(value, param=param)
-    return make.from_lark(value, param=param)
+    return make.from_text(value, param=param)
 
 
 def _schema(param: str, value: dict[str, Any] | str) -> dict[str, Any]:
