@@ -43,6 +43,9 @@ class Engine(Protocol):
 
 
 class Tokenizer(Protocol):
+    bos_token: str | None
+    eos_token: str | None
+
     def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
@@ -65,6 +68,9 @@ class TextStream(Protocol):
 
 
 class Template(Protocol):
+    @property
+    def source(self) -> str: ...
+
     def render(
         self,
         messages: list[dict[str, Any]],

@@ -27,6 +27,10 @@ LONG_BODY = 1024 * 1024
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
     """The checked body. Raises ApiError: 400 (naming the field), 413, 415; ClientGoneError if the client leaves."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ApiError(415, f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
+                       code="unsupported_encoding")  # fmt: skip
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(415, "The request body must be JSON, with 'Content-Type: application/json'.",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import sys
 import termios
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gllm.gateway.errors import ApiError, unavailable
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RefusalLog
+from gllm.gateway.http.endings import EndingProtocol
+
+logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 30.0
@@ -19,7 +23,7 @@ STALL_TIMEOUT = 60.0
 """Seconds in which a client must read some of an answer that waits for it; then its connection is aborted."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(EndingProtocol):
     """httptools keeps an unfinished header in memory however long it grows; here the connection ends instead.
 
     The bound is checked after each read of the socket, so one read (at most 256 KiB) may go beyond it.
@@ -30,7 +34,6 @@ class BoundedProtocol(HttpToolsProtocol):
     refusals = RefusalLog()
 
     _head_bytes = 0
-    _in_head = True
     _ended_message = False
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
@@ -60,7 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ended_message = False
         super().data_received(data)
         # After the end of a message these bytes were (mostly) its own; the next head is counted from the next read.
-        if self._in_head and not self._ended_message and not self.transport.is_closing():
+        if self.in_head and not self._ended_message and not self.transport.is_closing():
             self._head_bytes += len(data)
             self._watch_head()
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -68,17 +71,19 @@ class BoundedProtocol(HttpToolsProtocol):
                                       code="headers_too_large"))  # fmt: skip
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._head_bytes = 0
         self._unwatch_head()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_head = True
         self._ended_message = True
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to warn of: the request is answered as if it had not asked for an upgrade."""
+
     def send_400_response(self, msg: str) -> None:
+        logger.debug("malformed request", extra={"client": self.client})
         self._refuse(ApiError(400, msg, code="invalid_http"))
 
     def _refuse(self, error: ApiError) -> None:
@@ -127,3 +132,11 @@ class BoundedProtocol(HttpToolsProtocol):
         queued = self.transport.get_extra_info("socket")
         kernel = fcntl.ioctl(queued.fileno(), termios.TIOCOUTQ, b"\0" * 4)
         return self.transport.get_write_buffer_size() + int.from_bytes(kernel, sys.byteorder)
+
+
+def _is_no_client_mistake(record: logging.LogRecord) -> bool:
+    """uvicorn warns of every malformed request. Anyone can send these without a key, and fill the log."""
+    return record.msg != "Invalid HTTP request received."
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_no_client_mistake)
