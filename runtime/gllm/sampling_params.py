@@ -7,7 +7,6 @@ import math
 import msgspec
 
 MAX_LOGPROBS = 20
-MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
@@ -75,7 +74,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 "min_tokens", f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})"
             )
         for field, size, most in (
-            ("stop", len(self.stop), MAX_STOP_STRINGS),
             ("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS),
             ("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS),
             ("grammar", len(self.grammar or ""), MAX_GRAMMAR_BYTES),

@@ -43,10 +43,7 @@ class Engine(Protocol):
 
 
 class Tokenizer(Protocol):
-    bos_token: str | None
-    eos_token: str | None
-
-    def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]: ...
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
@@ -68,12 +65,10 @@ class TextStream(Protocol):
 
 
 class Template(Protocol):
-    @property
-    def source(self) -> str: ...
-
     def render(
         self,
         messages: list[dict[str, Any]],
+        /,
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
@@ -117,15 +112,15 @@ class ReasoningParser(Protocol):
 class GrammarMaker(Protocol):
     """Builds llguidance grammars. All raise ParameterError(param); `check` also for what compiles too slowly."""
 
-    def from_json_schema(self, schema: dict[str, Any], *, compact: bool = False, param: str) -> str: ...
+    def from_json_schema(self, schema: dict[str, Any], *, strict: bool, param: str) -> str: ...
 
     def from_regex(self, regex: str, *, param: str) -> str: ...
 
-    def from_text(self, text: str, *, param: str) -> str: ...
+    def from_lark(self, text: str, *, param: str) -> str: ...
 
     def from_choices(self, choices: Sequence[str], *, param: str) -> str: ...
 
-    def any_json_object(self, *, compact: bool = False) -> str: ...
+    def any_json_object(self) -> str: ...
 
     def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None: ...
 

@@ -6,17 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import meta
-
 from gllm.config import Config
 from gllm.gateway.served_model import ServedModel
 from gllm.model_config_loader import load_model_config
 from gllm.text import grammar
-from gllm.text.chat_messages import parse_template
-from gllm.text.chat_template import TEMPLATE_KWARGS, ChatTemplate
+from gllm.text.chat_template import ChatTemplate
 from gllm.text.detokenizer import TextStream
 from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
-from gllm.text.template_environment import TemplateEnvironment
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
 from gllm.text.tool_parsers import ToolFormat, ToolParser, tool_format_for
 
@@ -30,7 +26,7 @@ class Grammars:
 
     from_json_schema = staticmethod(grammar.grammar_from_json_schema)
     from_regex = staticmethod(grammar.grammar_from_regex)
-    from_text = staticmethod(grammar.grammar_from_text)
+    from_lark = staticmethod(grammar.grammar_from_lark)
     from_choices = staticmethod(grammar.grammar_from_choices)
     any_json_object = staticmethod(grammar.any_json_object)
 
@@ -64,16 +60,8 @@ def load_served_model(config: Config) -> ServedModel:
         text_stream=partial(TextStream, tokenizer),
         grammars=Grammars(tokenizer, shape.vocab_size, tool_format),
         template=template if template.source else None,
-        template_variables=_variables(template.source) | _variables(template.tool_source),
         tool_parser=partial(ToolParser, tool_format) if tool_format is not None else None,
         reasoning_parser=reasoning if reasoning("") is not None else None,
         sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},
         longest_token=max((len(piece) for piece in tokenizer.token_pieces), default=1),
     )
-
-
-def _variables(source: str) -> frozenset[str]:
-    """The chat_template_kwargs that a template would notice."""
-    if not source:
-        return frozenset()
-    return TEMPLATE_KWARGS & meta.find_undeclared_variables(parse_template(TemplateEnvironment(), source))

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
-from gllm.gateway.text_threads import TextThreads
 from gllm.model_config import ModelConfig
 
 
@@ -29,8 +28,6 @@ class ServedModel:
     grammars: GrammarMaker
     template: Template | None = None
     """None: the model has no chat template."""
-    template_variables: frozenset[str] = frozenset()
-    """What the template reads; a chat_template_kwarg outside of it would be ignored, so it is refused."""
     tool_parser: Callable[[], ToolParser] | None = None
     reasoning_parser: Callable[[str], ReasoningParser | None] | None = None
     """From the rendered prompt, whose end may already open the thinking, or close it again (then None)."""
@@ -39,7 +36,10 @@ class ServedModel:
     longest_token: int = 1024
     """Characters that one token can stand for, at most."""
     created: int = field(default_factory=lambda: int(time.time()))
-    threads: TextThreads = field(default_factory=TextThreads)
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
+    )
+    """Templates and tokenisation run here: the event loop only moves tokens."""
     grammar_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
     )
@@ -47,12 +47,13 @@ class ServedModel:
 
     def close(self) -> None:
         """Drop what waits for a thread, and end the grammar checker's process."""
-        self.threads.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
         self.grammar_threads.shutdown(wait=False, cancel_futures=True)
         self.grammars.close()
 
     def check_name(self, requested: str | None) -> None:
-        if requested is not None and requested != self.name:
+        """Raises ApiError 404; no name, or an empty one, means the model there is."""
+        if requested and requested != self.name:
             raise ApiError(404, f"The model '{requested}' does not exist; this server has '{self.name}'.",
                            param="model", code="model_not_found")  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,27 @@ from gllm.text.template_environment import RaisedByTemplate, TemplateEnvironment
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
-TEMPLATE_KWARGS = frozenset(
+RESERVED_KWARGS = frozenset(
     {
-        "enable_thinking",
-        "thinking",
-        "thinking_budget",
-        "preserve_thinking",
-        "reasoning_effort",
-        "documents",
-        "date_string",
-        "builtin_tools",
-        "tools_in_user_message",
-        "model_identity",
+        "messages",
+        "tools",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "tokenize",
+        "bos_token",
+        "eos_token",
     }
 )
-"""What a request's `chat_template_kwargs` may set: switches of known templates, none that our own arguments use."""
+"""What a request's `chat_template_kwargs` may not set: our own arguments, and what belongs to the model."""
+
+
+def check_template_kwargs(names: Iterable[str]) -> None:
+    """Raises ParameterError for a reserved name. Names that no template reads are harmless."""
+    reserved = sorted(RESERVED_KWARGS.intersection(names))
+    if reserved:
+        raise ParameterError("chat_template_kwargs", f"chat_template_kwargs may not set {', '.join(reserved)}")
+
 
 # Unlikely in a message; its trailing space tells whether the template trims messages.
 _CONTINUE_MARK = "\ue000continue-from-here\ue000 "
@@ -66,6 +73,7 @@ class ChatTemplate:
     def render(
         self,
         messages: list[dict[str, Any]],
+        /,
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
@@ -75,14 +83,9 @@ class ChatTemplate:
         """The prompt, BOS included where the template writes it: encode with `add_special_tokens=False`.
 
         continue_final_message: end inside the last message, so that the model goes on with it.
-        template_kwargs: only names in TEMPLATE_KWARGS. Raises ParameterError.
+        template_kwargs: variables of the template; those that it does not read are ignored. Raises ParameterError.
         """
-        unknown = sorted(template_kwargs.keys() - TEMPLATE_KWARGS)
-        if unknown:
-            raise ParameterError(
-                "chat_template_kwargs",
-                f"chat_template_kwargs may not set {', '.join(unknown)}; allowed: {', '.join(sorted(TEMPLATE_KWARGS))}",
-            )
+        check_template_kwargs(template_kwargs)
         compiled = self._with_tools if tools else self._main
         if compiled is None:
             raise ParameterError(
@@ -98,7 +101,7 @@ class ChatTemplate:
                 )
             _mark_end(chat[-1])
         variables = {
-            **template_kwargs,
+            **{name: value for name, value in template_kwargs.items() if name not in self._environment.globals},
             "documents": template_kwargs.get("documents"),
             **self._special_tokens,
             "messages": chat,

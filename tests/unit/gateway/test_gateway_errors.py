@@ -81,9 +81,30 @@ def test_missing_field(http: httpx.Client) -> None:
 
 
 def test_deep_param(http: httpx.Client) -> None:
-    messages = [*MESSAGES, {"role": "user", "content": "a", "foo": 1}]
-    error = error_of(http.post(CHAT, json={"messages": messages}), 400, "unsupported_parameter")
-    assert error["param"] == "messages[1].foo"
+    messages = [*MESSAGES, {"role": "user", "content": [{"type": "text", "text": 5}]}]
+    error = error_of(http.post(CHAT, json={"messages": messages}), 400, "invalid_value")
+    assert error["param"] == "messages[1].content[0].text"
+
+
+def test_a_field_given_twice(http: httpx.Client) -> None:
+    content = '{"prompt": "a", "max_tokens": 1, "max_tokens": 2}'
+    answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+    assert error_of(answer, 400, "invalid_value")["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\ud83d!", r"\ude00", r"a\ude00\ud83d"])
+@pytest.mark.parametrize("content", ['{"prompt": "%s"}', '{"prompt": ["%s"]}', '{"prompt": "a", "%s": 1}'])
+def test_half_of_a_surrogate_pair(http: httpx.Client, content: str, half: str) -> None:
+    answer = http.post("/v1/completions", content=content % half, headers={"Content-Type": "application/json"})
+    assert "half of a surrogate pair" in error_of(answer, 400, "invalid_json")["message"]
+    whole = http.post("/v1/completions", json={"prompt": "\U0001f600"})
+    assert whole.status_code == 200
+
+
+def test_byte_order_mark(http: httpx.Client) -> None:
+    content = b'\xef\xbb\xbf{"prompt": "a"}'
+    answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
 
 
 def test_model_not_found(client: openai.OpenAI) -> None:

@@ -1,7 +1,8 @@
-"""Every field is implemented, a checked no-op, or refused by name; none is ignored."""
+"""What becomes of every field: implemented, a hint, or refused by name; null and harmless values ask for nothing."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,64 +12,141 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.completion_schema import CompletionRequest
-from gllm.gateway.request.fields import CHAT_IMPLEMENTED, COMPLETION_IMPLEMENTED, NO_OP, REFUSED
+from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.request.fields import HINTS, OPTION_OBJECTS, REFUSED
+from gllm.gateway.request.schema import Body
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"prompt": "Hi"}
+BODIES: list[tuple[type[Body], dict[str, Any]]] = [
+    (ChatRequest, CHAT),
+    (CompletionRequest, COMPLETION),
+    (TokenizeRequest, CHAT),
+    (DetokenizeRequest, {"tokens": [1]}),
+]
+PATHS: list[tuple[type[Body], str, dict[str, Any]]] = [
+    (ChatRequest, "/v1/chat/completions", CHAT),
+    (CompletionRequest, "/v1/completions", COMPLETION),
+]
+SENSIBLE: list[Any] = [None, False, True, 0, 1, "", "low", "a" * 2000, [], ["a"], {}, {"a": {"b": [1, None]}}]
 
 
-def test_the_table_covers_the_schemas() -> None:
-    assert set(ChatRequest.model_fields) <= CHAT_IMPLEMENTED | set(NO_OP)
-    assert set(CompletionRequest.model_fields) <= COMPLETION_IMPLEMENTED | set(NO_OP)
-    assert set(ChatRequest.model_fields) | set(CompletionRequest.model_fields) == (
-        CHAT_IMPLEMENTED | COMPLETION_IMPLEMENTED | set(NO_OP)
-    )
-    assert not set(REFUSED) & (set(ChatRequest.model_fields) | set(CompletionRequest.model_fields))
+def test_every_field_has_one_fate() -> None:
+    both = set(ChatRequest.model_fields) & set(CompletionRequest.model_fields)
+    assert not set(HINTS) & set(REFUSED)
+    assert not (set(HINTS) | set(REFUSED)) & both
+    assert set(ChatRequest.model_fields) | set(CompletionRequest.model_fields) >= OPTION_OBJECTS
 
 
-def test_the_table_covers_openais_client() -> None:
-    chat = set(chat_create_params.CompletionCreateParamsBase.__annotations__)
-    assert chat - CHAT_IMPLEMENTED - set(NO_OP) <= set(REFUSED)
-    completion = set(completion_create_params.CompletionCreateParamsBase.__annotations__)
-    assert completion - COMPLETION_IMPLEMENTED - set(NO_OP) <= set(REFUSED)
+def test_openais_client_knows_no_other_fields() -> None:
+    chat = set(chat_create_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert chat <= set(ChatRequest.model_fields) | set(HINTS) | set(REFUSED)
+    completion = set(completion_create_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert completion <= set(CompletionRequest.model_fields) | set(HINTS) | set(REFUSED)
+
+
+def test_the_docs_name_every_field() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    fields = {*ChatRequest.model_fields, *CompletionRequest.model_fields, *HINTS}
+    assert [field for field in sorted(fields) if f"`{field}`" not in text] == []
+
+
+@pytest.mark.parametrize(("schema", "body"), BODIES)
+def test_null_is_not_given(schema: type[Body], body: dict[str, Any]) -> None:
+    plain = schema.model_validate(body)
+    for field in {*schema.model_fields, *HINTS, *REFUSED, "foo"} - set(body):
+        assert schema.model_validate({**body, field: None}) == plain, field
+
+
+@pytest.mark.parametrize(("schema", "body"), BODIES)
+def test_harmless_values_of_refused_fields_are_not_given(schema: type[Body], body: dict[str, Any]) -> None:
+    plain = schema.model_validate(body)
+    for field in set(REFUSED) - set(schema.model_fields):
+        for value in REFUSED[field].harmless:
+            assert schema.model_validate({**body, field: value}) == plain, (field, value)
+
+
+@pytest.mark.parametrize(("schema", "body"), BODIES)
+def test_hints_may_have_any_value(schema: type[Body], body: dict[str, Any]) -> None:
+    plain = schema.model_validate(body)
+    for field in set(HINTS) - set(schema.model_fields):
+        for value in SENSIBLE:
+            assert schema.model_validate({**body, field: value}) == plain, (field, value)
+
+
+@pytest.mark.parametrize("field", sorted(OPTION_OBJECTS))
+def test_empty_options_are_not_given(field: str) -> None:
+    assert ChatRequest.model_validate({**CHAT, field: {}}) == ChatRequest.model_validate(CHAT)
 
 
 @pytest.mark.parametrize("field", sorted([*REFUSED, "foo", "Foo-Bar"]))
-@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)])
-def test_refused_by_name(http: httpx.Client, path: str, body: dict[str, Any], field: str) -> None:
-    answer = http.post(path, json={**body, field: 1})
+@pytest.mark.parametrize(("schema", "path", "body"), PATHS)
+def test_refused_by_name(http: httpx.Client, schema: type[Body], path: str, body: dict[str, Any], field: str) -> None:
+    if field in schema.model_fields:
+        pytest.skip("implemented here")
+    answer = http.post(path, json={**body, field: {"a": 1}})
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == field
     assert error["code"] == "unsupported_parameter"
     assert error["type"] == "invalid_request_error"
-    assert f"'{field}' is not supported" in error["message"]
+    assert error["message"].startswith(f"The parameter '{field}' is not supported")
+    assert (REFUSED[field].instead in error["message"]) if field in REFUSED else True
 
 
-NO_OP_VALUES: dict[str, tuple[list[Any], Any]] = {
-    "user": (["me"], 5),
-    "safety_identifier": (["me"], 5),
-    "prompt_cache_key": (["key"], 5),
-    "prompt_cache_retention": (["in_memory", "in-memory"], "24h"),
-    "metadata": ([{"a": "b"}], {"a": 1}),
-    "store": ([False], True),
-    "service_tier": (["auto", "default"], "priority"),
-    "modalities": ([["text"]], ["text", "audio"]),
-    "verbosity": (["medium"], "high"),
-    "spaces_between_special_tokens": ([True], False),
-    "use_beam_search": ([False], True),
-}
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("length_penalty", 1.5), ("include_reasoning", False), ("mirostat", 1), ("use_beam_search", 1), ("suffix", "a"),
+     ("length_penalty", True), ("modalities", ["text", "audio"]), ("typical_p", False), ("detokenize", False)],
+)  # fmt: skip
+def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: str, value: Any) -> None:
+    answer = http.post("/v1/chat/completions", json={**CHAT, field: value})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
 
-@pytest.mark.parametrize("field", sorted(NO_OP))
-def test_no_ops(http: httpx.Client, field: str) -> None:
-    allowed, refused = NO_OP_VALUES[field]
-    for value in [*allowed, None]:
-        assert http.post("/v1/chat/completions", json={**CHAT, field: value}).status_code == 200, value
-    answer = http.post("/v1/chat/completions", json={**CHAT, field: refused})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"].startswith(field)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream_options": {"include_usage": True}},
+        {"stream_options": {"include_usage": None, "continuous_usage_stats": None, "foo": None}},
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"top_logprobs": 0},
+        {"parallel_tool_calls": False},
+        {"tool_choice": "auto"},
+        {"tool_choice": "none", "tools": []},
+        {"tools": [], "tool_choice": None},
+        {"response_format": {"type": "text", "json_schema": None}},
+        {"structured_outputs": {"json": None, "json_object": False, "disable_additional_properties": False}},
+        {"logit_bias": {"5": None}},
+        {"max_tokens": 16.0, "seed": 7.0, "stop_token_ids": [3.0]},
+        {"model": ""},
+    ],
+)
+def test_accepted(http: httpx.Client, fields: dict[str, Any]) -> None:
+    answer = http.post("/v1/chat/completions", json={**CHAT, **fields})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "text"),
+    [
+        ({"stop": 5}, "stop", "Input should be a string or a list of strings"),
+        ({"stop": ["a", None]}, "stop[1]", "Input should be a valid string"),
+        ({"stop": ["a"] * 40 + ["b" * 2000]}, "stop[40]", "at most 1024 characters"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "less than or equal to 100"),
+        ({"logit_bias": {"7": 1, "007": 2}}, "logit_bias", "named twice"),
+        ({"guided_json": 5}, "guided_json", "a JSON schema"),
+        ({"tool_choice": 5}, "tool_choice", "'none', 'auto', 'required' or a function's name"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"stream_options": {"foo": 1}}, "stream_options.foo", "not supported"),
+        ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag", "not supported"),
+        ({"max_tokens": 16.5}, "max_tokens", "valid integer"),
+    ],
+)
+def test_errors_name_the_value(http: httpx.Client, fields: dict[str, Any], param: str, text: str) -> None:
+    error = http.post("/v1/chat/completions", json={**CHAT, **fields}).json()["error"]
+    assert error["param"] == param
+    assert text in error["message"]
 
 
 SAMPLING: dict[str, Any] = {
@@ -95,9 +173,7 @@ def test_sampling_fields_reach_the_engine(
     assert (stream.priority, stream.cache_salt) == (-2, "salt")
 
 
-def test_null_is_unset(http: httpx.Client, clean: RunningServer) -> None:
-    optional = {name: None for name in ChatRequest.model_fields if name != "messages"}
-    assert http.post("/v1/chat/completions", json={**CHAT, **optional}).status_code == 200
-    optional = {name: None for name in CompletionRequest.model_fields if name != "prompt"}
-    assert http.post("/v1/completions", json={**COMPLETION, **optional}).status_code == 200
-    assert clean.engine.submitted[1].sampling.max_tokens == 16
+def test_a_completion_without_max_tokens_has_openais(http: httpx.Client, clean: RunningServer) -> None:
+    for fields in ({}, {"max_tokens": None}):
+        assert http.post("/v1/completions", json={**COMPLETION, **fields}).status_code == 200
+    assert [stream.sampling.max_tokens for stream in clean.engine.submitted] == [16, 16]

@@ -189,15 +189,6 @@ def test_real_grammars(group: Group) -> None:
     assert refused.json()["error"]["param"] == "guided_regex"
 
 
-def test_template_kwargs_are_those_the_template_reads(group: Group) -> None:
-    messages = [{"role": "user", "content": "a"}]
-    body = {"messages": messages, "chat_template_kwargs": {"enable_thinking": True}}
-    assert httpx.post(f"{group.url}/v1/chat/completions", json=body).status_code == 200
-    body = {"messages": messages, "chat_template_kwargs": {"thinking_budget": 3}}
-    answer = httpx.post(f"{group.url}/v1/chat/completions", json=body)
-    assert answer.json()["error"]["param"] == "chat_template_kwargs.thinking_budget"
-
-
 def test_disconnect_reaches_the_engine(group: Group) -> None:
     group.answer = False
     group.aborted.clear()

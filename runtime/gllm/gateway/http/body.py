@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from gllm.gateway.errors import ApiError, bad_request, body_too_large
 from gllm.gateway.http.sse import ClientGoneError
-from gllm.gateway.request.json_bounds import check_bounds
+from gllm.gateway.request.json_bounds import check_bounds, invalid_json
 from gllm.gateway.request.schema import Schema
 from gllm.gateway.request.validation import from_validation
 
@@ -21,36 +22,26 @@ MAX_ERRORS = 1000
 BODY_TIMEOUT = 120.0
 """Seconds a body may take to arrive: what is held of it costs memory."""
 
-LONG_BODY = 1024 * 1024
-"""Bytes from which on a body is checked in a thread: it takes tens of milliseconds, in several calls into C."""
-
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
     """The checked body. Raises ApiError: 400 (naming the field), 413, 415; ClientGoneError if the client leaves."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise ApiError(415, f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
-                       code="unsupported_encoding")  # fmt: skip
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(415, "The request body must be JSON, with 'Content-Type: application/json'.",
                        code="unsupported_media_type")  # fmt: skip
-    raw = await _read(request, limit)
+    raw = (await _read(request, limit)).removeprefix(codecs.BOM_UTF8)
     if not raw:
         raise bad_request(None, "The request body is empty; send a JSON object.", "invalid_json")
-    if len(raw) < LONG_BODY:
-        return _parse(raw, schema)
-    return await asyncio.to_thread(_parse, raw, schema)
-
-
-def _parse(raw: bytes, schema: type[S]) -> S:
     check_bounds(raw)
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
         if error.error_count() > MAX_ERRORS:
             raise bad_request(None, f"The request body has {error.error_count()} errors.", "invalid_value") from None
-        raise from_validation(error.errors(include_url=False, include_input=False)) from None
+        errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise invalid_json(raw, errors[0]["msg"]) from None
+        raise from_validation(errors) from None
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gllm.gateway.request.chat_schema import MAX_MESSAGES, MAX_TOOLS, ChatMessage, Tool, num_chars
-from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, GenerationRequest, Label, Schema, TokenId
+from gllm.gateway.request.chat_schema import MAX_MESSAGES
+from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, Tool
+from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, Body, GenerationRequest, Label, TokenId
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
 MAX_PROMPTS = 128
@@ -80,10 +81,6 @@ class CompletionRequest(GenerationRequest):
         return len(self.prompts)
 
     @property
-    def num_chars(self) -> int:
-        return sum(len(prompt) for prompt in self.prompts if isinstance(prompt, str))
-
-    @property
     def continues_text(self) -> bool:
         return True
 
@@ -101,7 +98,7 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
 
-class TokenizeRequest(Schema):
+class TokenizeRequest(Body):
     """Either `prompt`, or `messages` as for a chat."""
 
     model: Label | None = None
@@ -118,16 +115,12 @@ class TokenizeRequest(Schema):
         if (self.prompt is None) == (self.messages is None):
             raise ParameterError("prompt", "give either prompt or messages")
         if self.prompt is not None:
-            for field in ("tools", "add_generation_prompt", "continue_final_message"):
-                if getattr(self, field) is not None:
+            for field in ("tools", "continue_final_message"):
+                if getattr(self, field):
                     raise ParameterError(field, f"{field} goes with messages")
         return self
 
-    @property
-    def num_chars(self) -> int:
-        return len(self.prompt or "") + num_chars(self.messages or ())
 
-
-class DetokenizeRequest(Schema):
+class DetokenizeRequest(Body):
     model: Label | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS, fail_fast=True)]

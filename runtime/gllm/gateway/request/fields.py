@@ -1,106 +1,134 @@
-"""What becomes of every request field we know of: implemented, accepted as a no-op, or refused by name.
+"""The request fields that do nothing: hints, and refused fields with the values that ask for nothing.
 
-`REFUSED` and `NO_OP` are the whole story of the fields that do nothing; a test walks the schemas and OpenAI's own
-client so that no field can be accepted without being in here or in `IMPLEMENTED_*`.
+What is implemented stands in the schemas. A field that is in neither is refused, too.
 """
 
 from __future__ import annotations
 
-SAMPLING_IMPLEMENTED = frozenset(
-    [
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "repetition_penalty",
-        "seed",
-        "stop",
-        "stop_token_ids",
-        "include_stop_str_in_output",
-        "min_tokens",
-        "ignore_eos",
-        "skip_special_tokens",
-        "logit_bias",
-        "logprobs",
-        "prompt_logprobs",
-        "n",
-        "stream",
-        "stream_options",
-        "priority",
-        "cache_salt",
-        "add_special_tokens",
-        "response_format",
-        "structured_outputs",
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "model",
-        "max_tokens",
-    ]
-)
+from collections.abc import Container
+from typing import Any, NamedTuple
 
-CHAT_IMPLEMENTED = SAMPLING_IMPLEMENTED | frozenset(
-    [
-        "messages",
-        "max_completion_tokens",
-        "top_logprobs",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "add_generation_prompt",
-        "continue_final_message",
-        "chat_template_kwargs",
-    ]
-)
-
-COMPLETION_IMPLEMENTED = SAMPLING_IMPLEMENTED | frozenset({"prompt", "echo", "best_of"})
-
-NO_OP: dict[str, str] = {
-    "user": "an identifier for the caller's own books; it has no effect on the answer",
-    "safety_identifier": "an identifier for the caller's own books; it has no effect on the answer",
-    "prompt_cache_key": "a routing hint; the prefix cache here needs none",
-    "prompt_cache_retention": "only 'in_memory' (or 'in-memory'), which is how the prefix cache works",
-    "metadata": "the caller's own labels; with store=false nothing reads them",
-    "store": "only false",
-    "service_tier": "only 'auto' and 'default'",
-    "modalities": "only ['text']",
-    "verbosity": "only 'medium', OpenAI's default",
-    "spaces_between_special_tokens": "only true",
-    "use_beam_search": "only false",
-}
-"""Fields that are checked, bounded and then have nothing to do, with the values they may have."""
-
-REFUSED: dict[str, str] = {
-    "audio": "this server answers with text only",
-    "function_call": "use 'tool_choice'",
-    "functions": "use 'tools'",
-    "moderation": "there is no moderation here",
-    "prediction": "predicted outputs are not implemented",
-    "prompt_cache_options": "the prefix cache has no per-request options but 'cache_salt'",
-    "reasoning_effort": "pass what the model's template knows in 'chat_template_kwargs', "
-    'for example {"enable_thinking": false}',
-    "web_search_options": "this server does not search the web",
-    "suffix": "text is generated at the end of the prompt only",
-    "chat_template": "the template comes from the model or from --chat-template, never from a request",
-    "documents": "put documents into the messages",
-    "mm_processor_kwargs": "this server reads text only",
-    "prompt_embeds": "tensors are not accepted",
-    "length_penalty": "beam search is not implemented",
-    "early_stopping": "beam search is not implemented",
-    "bad_words": "use 'logit_bias'",
-    "allowed_token_ids": "use 'logit_bias' or 'guided_choice'",
-    "logits_processors": "code is not accepted",
-    "truncate_prompt_tokens": "shorten the prompt instead",
-    "request_id": "send the header X-Request-Id, which is echoed",
+HINTS: dict[str, str] = {
+    "user": "names the caller, for the caller's own records",
+    "safety_identifier": "names the caller, for the caller's own records",
+    "metadata": "labels for the caller's own records",
+    "request_id": "names the request, for the caller's own records; the header X-Request-Id is echoed",
+    "rid": "names the request, for the caller's own records; the header X-Request-Id is echoed",
+    "store": "nothing is stored",
+    "service_tier": "there is one tier",
+    "verbosity": "no model served here has such a switch",
+    "prompt_cache_key": "the prefix cache needs no key",
+    "prompt_cache_retention": "the prefix cache keeps what fits",
+    "prompt_cache_options": "the prefix cache keeps what fits",
+    "cache_prompt": "--enable-prefix-caching decides; the answer is the same",
+    "id_slot": "there are no slots",
     "guided_decoding_backend": "the backend is llguidance",
-    "guided_whitespace_pattern": "write a guided_grammar",
-    "kv_transfer_params": "there is no KV transfer",
-    "thinking_token_budget": "pass what the model's template knows in 'chat_template_kwargs'",
-    "include_reasoning": "reasoning is returned when the server has a reasoning parser",
-    "return_token_ids": "use 'logprobs' or /tokenize",
-    "return_tokens_as_token_ids": "use /tokenize",
+    "spaces_between_special_tokens": "tokens are decoded to their own text, without spaces between them",
+    "reasoning_effort": "in a chat it goes to the chat template, if that reads it",
+    "chat_template_kwargs": "in a chat they go to the chat template, if that reads them",
+    "parallel_tool_calls": "without tools there are no calls",
 }
-"""Fields of OpenAI and of other servers that are refused, and what to do instead. Others are refused too."""
+"""Fields that may have any value since none changes a token, and why. A schema that implements one of them keeps it."""
+
+
+class Refused(NamedTuple):
+    instead: str
+    """Why the field is refused, and what to do."""
+    harmless: tuple[Any, ...] = (False, "", [], {})
+    """The values that ask for what happens anyway."""
+
+
+_BEAM_SEARCH = "beam search is not implemented"
+_TEXT_ONLY = "this server reads and writes text only"
+_NO_TRANSFER = "there is no KV transfer"
+_USE_CHAT = "it belongs to /v1/chat/completions"
+_USE_COMPLETIONS = "it belongs to /v1/completions"
+
+REFUSED: dict[str, Refused] = {
+    # OpenAI
+    "audio": Refused(_TEXT_ONLY),
+    "modalities": Refused(_TEXT_ONLY, ([], ["text"])),
+    "function_call": Refused("use 'tool_choice'", ("none", "auto", "", {})),
+    "functions": Refused("use 'tools'"),
+    "moderation": Refused("there is no moderation here"),
+    "prediction": Refused("predicted outputs are not implemented"),
+    "web_search_options": Refused("this server does not search the web", (False, [])),
+    "suffix": Refused("text is generated at the end of the prompt only"),
+    # vLLM
+    "use_beam_search": Refused(_BEAM_SEARCH),
+    "length_penalty": Refused(_BEAM_SEARCH, (1,)),
+    "early_stopping": Refused(_BEAM_SEARCH),
+    "chat_template": Refused("the template comes from the model or from --chat-template, never from a request"),
+    "documents": Refused("put documents into the messages"),
+    "mm_processor_kwargs": Refused(_TEXT_ONLY),
+    "media_io_kwargs": Refused(_TEXT_ONLY),
+    "prompt_embeds": Refused("tensors are not accepted"),
+    "logits_processors": Refused("code is not accepted"),
+    "guided_whitespace_pattern": Refused("write a guided_grammar"),
+    "structural_tag": Refused("use 'tools' or a guided_grammar"),
+    "kv_transfer_params": Refused(_NO_TRANSFER),
+    "vllm_xargs": Refused("there are no plug-ins to give arguments to"),
+    "thinking_token_budget": Refused("pass what the model's template knows in 'chat_template_kwargs'", (-1,)),
+    "include_reasoning": Refused("reasoning is returned when the server has a reasoning parser", (True,)),
+    "detokenize": Refused("answers are text; 'return_token_ids' adds their ids", (True,)),
+    # SGLang
+    "separate_reasoning": Refused("reasoning is separated when the server has a reasoning parser", (True,)),
+    "stream_reasoning": Refused("reasoning is streamed as it is generated", (True,)),
+    "no_stop_trim": Refused("use 'include_stop_str_in_output'"),
+    "lora_path": Refused("there are no adapters"),
+    "session_params": Refused("send the whole conversation"),
+    "return_hidden_states": Refused("hidden states are not returned"),
+    "return_routed_experts": Refused("the experts of a token are not returned"),
+    "custom_logit_processor": Refused("code is not accepted"),
+    "custom_params": Refused("there are no plug-ins to give arguments to"),
+    "bootstrap_host": Refused(_NO_TRANSFER),
+    "bootstrap_port": Refused(_NO_TRANSFER),
+    "bootstrap_room": Refused(_NO_TRANSFER),
+    # llama.cpp
+    "timings_per_token": Refused("timings are at /metrics"),
+    "return_progress": Refused("progress is not reported"),
+    "post_sampling_probs": Refused("use 'logprobs'"),
+    "mirostat": Refused("Mirostat is not implemented", (0,)),
+    "typical_p": Refused("use 'top_p' or 'min_p'", (1,)),
+    "dynatemp_range": Refused("use 'temperature'", (0,)),
+    "xtc_probability": Refused("XTC is not implemented", (0,)),
+    "dry_multiplier": Refused("DRY is not implemented; use 'repetition_penalty'", (0,)),
+    "top_n_sigma": Refused("use 'top_p' or 'min_p'", (-1, 0)),
+    "lora": Refused("there are no adapters"),
+    # OpenRouter
+    "reasoning": Refused("use 'reasoning_effort'"),
+    # Fields of one endpoint, at the other
+    "best_of": Refused(_USE_COMPLETIONS, (1,)),
+    "messages": Refused(_USE_CHAT),
+    "prompt": Refused(_USE_COMPLETIONS, ()),
+    "tools": Refused(_USE_CHAT),
+    "tool_choice": Refused(_USE_CHAT, ("none", "auto", "", {})),
+    "top_logprobs": Refused("use 'logprobs', which is a number here", (0,)),
+    "max_completion_tokens": Refused("use 'max_tokens'", ()),
+    "continue_final_message": Refused(_USE_CHAT),
+    "add_generation_prompt": Refused(_USE_CHAT, (False, True)),
+}
+"""Fields of OpenAI and of other servers that would change the answer. A schema that implements one of them keeps it."""
+
+
+OPTION_OBJECTS = frozenset({"response_format", "structured_outputs", "stream_options", "tool_choice"})
+"""Implemented fields that ask for nothing when they are {}."""
+
+
+def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[str, Any]:
+    """A request's fields without those that ask for nothing: null, hints, harmless values of refused fields."""
+
+    def asks(name: str, value: Any) -> bool:
+        if value is None:
+            return False
+        if name in implemented:
+            return not (value == {} and name in OPTION_OBJECTS)
+        return name not in HINTS and not _harmless(name, value)
+
+    return {name: value for name, value in body.items() if asks(name, value)}
+
+
+def _harmless(name: str, value: Any) -> bool:
+    """1 and 1.0 are the same here, 1 and true are not."""
+    harmless = REFUSED[name].harmless if name in REFUSED else ()
+    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in harmless)

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.request.chat_schema import ChatRequest, NamedTool
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.message_schema import NamedTool
 from gllm.gateway.request.prompts import tool_dicts
-from gllm.gateway.request.schema import GenerationRequest
+from gllm.gateway.request.schema import GUIDED_FIELDS, GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import ParameterError
 
@@ -47,24 +48,26 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         form = request.response_format.json_schema
         if form is None:
             return make.any_json_object()
-        return make.from_json_schema(form.json_schema, param=param)
+        return make.from_json_schema(form.json_schema, strict=bool(form.strict), param=param)
+    closed = False
     if param == "structured_outputs":
         asked = request.structured_outputs
         assert asked is not None
-        if asked.json_object:
+        (kind,) = asked.kinds
+        if kind == "json_object":
             return make.any_json_object()
-        kind = next((name for name in ("regex", "choice", "grammar") if getattr(asked, name) is not None), "json")
         value: Any = asked.json_ if kind == "json" else getattr(asked, kind)
+        closed = bool(asked.disable_additional_properties)
     else:
-        kind = param.removeprefix("guided_")
+        kind = GUIDED_FIELDS[param]
         value = getattr(request, param)
     if kind == "json":
-        return make.from_json_schema(_schema(param, value), param=param)
+        return make.from_json_schema(_schema(param, value), strict=closed, param=param)
     if kind == "regex":
         return make.from_regex(value, param=param)
     if kind == "choice":
         return make.from_choices(value, param=param)
-    return make.from_text(value, param=param)
+    return make.from_lark(value, param=param)
 
 
 def _schema(param: str, value: dict[str, Any] | str) -> dict[str, Any]:

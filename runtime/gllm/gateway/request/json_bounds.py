@@ -6,6 +6,9 @@ the event loop busy for a minute. Text is cheap, so what is bounded here is stru
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import msgspec
 
 from gllm.gateway.errors import ApiError, bad_request
@@ -20,19 +23,19 @@ TOKEN_FIELDS = frozenset({"prompt", "tokens"})
 MAX_QUOTES = 800_000
 """Two for each string, be it a key or a value."""
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STRING = re.compile(rb'"[^"]*"')
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
+r"""An escape like \ud83d without its other half. Looked for only in what is not valid JSON."""
 
 
 def check_bounds(raw: bytes) -> None:
-    """Raises ApiError 400 for what is not a JSON object, or has more structure than any request needs."""
+    """Raises ApiError 400 for what is not a JSON object, names a field twice, or has more structure than any request
+    needs."""
     if _exceeds(raw, MAX_TOKEN_VALUES + MAX_FIELD_VALUES):
         raise _too_much(None, "The request body")
-    try:
-        fields = _fields.decode(raw)
-    except msgspec.ValidationError as error:
-        raise bad_request(None, f"The request body must be a JSON object: {error}", "invalid_value") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise bad_request(None, f"The request body is not valid JSON: {str(error)[:200]}", "invalid_json") from None
+    fields = _split(raw)
     if len(fields) > MAX_FIELDS:
         raise _too_much(None, "The request body")
     for name, value in fields.items():
@@ -41,16 +44,40 @@ def check_bounds(raw: bytes) -> None:
             raise _too_much(name[:200], f"'{name[:200]}'")
 
 
+class _Name(str):
+    """A field's name: msgspec hands over each that it meets, also one that it met before."""
+
+
+def _split(raw: bytes) -> dict[_Name, msgspec.Raw]:
+    names: set[str] = set()
+
+    def name(_: type, value: Any) -> _Name:
+        if value in names:
+            raise bad_request(value[:200], f"The field '{value[:200]}' is given twice.", "invalid_value")
+        names.add(value)
+        return _Name(value)
+
+    try:
+        return msgspec.json.decode(raw, type=dict[_Name, msgspec.Raw], dec_hook=name)
+    except msgspec.ValidationError as error:
+        raise bad_request(None, f"The request body must be a JSON object: {error}", "invalid_value") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise invalid_json(raw, str(error)) from None
+
+
+def invalid_json(raw: bytes, reason: str) -> ApiError:
+    if _HALF_PAIR.search(raw):
+        reason = "a text has half of a surrogate pair; send both halves, or the character itself"
+    return bad_request(None, f"The request body is not valid JSON: {reason[:200]}", "invalid_json")
+
+
 def _exceeds(raw: bytes, limit: int) -> bool:
     """Whether there are more than `limit` values outside of strings, give or take the innermost ones."""
     if _count(raw) <= limit:
         return False
     # Most commas of a long text are inside its strings: only now is it worth taking them out.
     unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if unescaped.count(b'"') > MAX_QUOTES:
-        return True
-    # Every second piece is a string's inside. In pieces, so that other threads get the interpreter lock in between.
-    return sum(map(_count, unescaped.split(b'"')[::2])) > limit
+    return unescaped.count(b'"') > MAX_QUOTES or _count(_STRING.sub(b"", unescaped)) > limit
 
 
 def _count(raw: bytes) -> int:

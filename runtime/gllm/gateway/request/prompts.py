@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from gllm.gateway.errors import bad_request, context_too_long
-from gllm.gateway.request.chat_schema import ChatMessage, ChatRequest, Tool
+from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest
+from gllm.gateway.request.message_schema import ChatMessage, Tool, template_messages
 from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
-from gllm.text.tokenizer import TooManyTokensError
+from gllm.text.chat_template import check_template_kwargs
 
 
 def tool_dicts(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
@@ -26,24 +27,31 @@ def render_chat(
     add_generation_prompt: bool | None = None,
     continue_final_message: bool = False,
     template_kwargs: dict[str, Any] | None = None,
+    reasoning_effort: str | None = None,
 ) -> str:
+    """Raises ApiError and ParameterError."""
     if model.template is None:
         raise bad_request(
             "messages", "this model has no chat template; start the server with --chat-template, or use /v1/completions"
         )
-    for key in template_kwargs or ():
-        if key not in model.template_variables:
-            raise bad_request(f"chat_template_kwargs.{key[:64]}", f"the model's template does not use '{key[:64]}'",
-                              "unsupported_parameter")  # fmt: skip
+    check_template_kwargs(template_kwargs or ())
     if add_generation_prompt is None:
         add_generation_prompt = not continue_final_message
     return model.template.render(
-        [message.for_template() for message in messages],
+        template_messages(messages),
         tools=tool_dicts(tools),
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
-        **(template_kwargs or {}),
+        **{**_effort(reasoning_effort), **(template_kwargs or {})},
     )
+
+
+def _effort(reasoning_effort: str | None) -> dict[str, Any]:
+    """The template arguments that stand for an effort: a template reads one of them, or none."""
+    if reasoning_effort is None:
+        return {}
+    thinking = {"enable_thinking": False, "thinking": False} if reasoning_effort == "none" else {}
+    return {"reasoning_effort": reasoning_effort, **thinking}
 
 
 def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_len: int, param: str) -> list[int]:
@@ -53,11 +61,7 @@ def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_le
             f"The prompt has {len(text)} characters, which cannot fit the context of {max_model_len} tokens.", param
         )
     try:
-        ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens, max_tokens=max_model_len)
-    except TooManyTokensError as error:
-        raise context_too_long(
-            f"The prompt has {error.count} tokens; the context has {max_model_len}, and one is for the answer.", param
-        ) from None
+        ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
     except ValueError as error:
         raise bad_request(param, str(error), "invalid_value") from error
     if not ids:
@@ -94,6 +98,7 @@ def _chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=bool(request.continue_final_message),
         template_kwargs=request.chat_template_kwargs,
+        reasoning_effort=request.reasoning_effort,
     )
     return Prompt(text, encode(model, text, bool(request.add_special_tokens), max_model_len, "messages"))
 

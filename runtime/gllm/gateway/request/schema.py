@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from gllm.gateway.request.fields import without_no_ops
 from gllm.sampling_params import (
     MAX_GRAMMAR_BYTES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_N,
     MAX_STOP_STRING_CHARS,
-    MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
     ParameterError,
 )
@@ -20,9 +30,20 @@ from gllm.sampling_params import (
 MAX_INT = 2**31 - 1
 MAX_CHOICES = 128
 """Most engine requests that one HTTP request may make: prompts times n."""
-MAX_JSON_DEPTH = 32
+MAX_JSON_DEPTH = 128
 MAX_JSON_NODES = 10_000
-GUIDED_FIELDS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+GUIDED_FIELDS: dict[str, str] = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    # SGLang's and llama.cpp's names
+    "json_schema": "json",
+    "regex": "regex",
+    "ebnf": "grammar",
+    "grammar": "grammar",
+}
+"""Fields that each hold a constraint, and its kind."""
 
 Label = Annotated[str, StringConstraints(max_length=256)]
 Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
@@ -32,11 +53,38 @@ Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
 
 
-def _check_num_biases(value: Any) -> Any:
+def by_type(expected: str, tags: dict[type, str]) -> Discriminator:
+    """Chooses a union's member by the type of the value: pydantic would try all, and show the error of any.
+
+    Tags are spelled as `validation` expects the names of union members, which are no part of a field's path.
+    """
+    return Discriminator(
+        lambda value: next((tag for kind, tag in tags.items() if isinstance(value, kind)), None),
+        custom_error_type="wrong_type",
+        custom_error_message=f"Input should be {expected}",
+    )
+
+
+Stop = Annotated[
+    Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(fail_fast=True), Tag("list[str]")],
+    by_type("a string or a list of strings", {str: "(text)", list: "list[str]"}),
+]
+SchemaOrText = Annotated[
+    Annotated[Grammar, Tag("(text)")] | Annotated[dict[str, Any], Tag("(object)")],
+    by_type("a JSON schema", {str: "(text)", dict: "(object)"}),
+]
+"""A JSON schema, or the text of one."""
+
+
+def _check_biases(value: Any) -> Any:
     """Before each of them is looked at: a dict does not fail fast."""
-    if isinstance(value, dict) and len(value) > MAX_LOGIT_BIAS:
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_LOGIT_BIAS:
         raise ValueError(f"at most {MAX_LOGIT_BIAS} entries are allowed")
-    return value
+    if len({token.lstrip("0") for token in value}) < len(value):
+        raise ValueError("a token is named twice")
+    return {token: bias for token, bias in value.items() if bias is not None}
 
 
 def check_json(value: Any, what: str) -> Any:
@@ -66,15 +114,50 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        """null means not given. What stands inside free-form values (schemas, template arguments) stays."""
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class Tolerant(Schema):
+    """Ignores unknown keys: clients send back what other servers put into their answers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Body(Schema):
+    """A whole request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: _whole_numbers(value) for name, value in without_no_ops(data, cls.model_fields).items()}
+
+
+def _whole_numbers(value: Any) -> Any:
+    """16.0 as 16: clients whose language has one kind of number mean an integer where one is due."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return [_whole_numbers(item) for item in value]
+    return value
+
 
 class StreamOptions(Schema):
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: bool | None = None
+    """With include_usage: the counts so far are in every chunk."""
+    include_obfuscation: bool | None = None
+    """A hint: no chunk is padded."""
 
 
-class JsonSchemaFormat(Schema):
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    description: Annotated[str, StringConstraints(max_length=4096)] | None = None
+class JsonSchemaFormat(Tolerant):
+    name: str | None = None
+    description: str | None = None
     strict: bool | None = None
     """The output always matches the schema; true also closes objects that list their properties."""
     json_schema: dict[str, Any] = Field(alias="schema")
@@ -86,36 +169,53 @@ class JsonSchemaFormat(Schema):
         return value
 
 
-class ResponseFormat(Schema):
+class ResponseFormat(Tolerant):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    """With type `json_object` it is as good as with `json_schema`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_beside_type(cls, data: Any) -> Any:
+        """Together's and llama.cpp's form: {"type": "json_object", "schema": {...}}."""
+        if isinstance(data, dict) and data.get("schema") is not None and data.get("json_schema") is None:
+            return {**data, "json_schema": {"schema": data["schema"]}}
+        return data
 
     @model_validator(mode="after")
     def _complete(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("'json_schema' goes with type 'json_schema', and only with it")
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("type 'json_schema' needs 'json_schema'")
         return self
 
 
 class StructuredOutputs(Schema):
-    """vLLM's newer name for the guided_* fields; exactly one of them."""
+    """vLLM's newer name for the guided_* fields; one of them."""
 
-    json_: dict[str, Any] | Grammar | None = Field(default=None, alias="json")
+    json_: SchemaOrText | None = Field(default=None, alias="json")
     regex: Grammar | None = None
     choice: Choices | None = None
     grammar: Grammar | None = None
-    json_object: Literal[True] | None = None
+    json_object: bool | None = None
+    disable_additional_properties: bool | None = None
+    """true: objects that list their properties allow no others."""
 
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:
-        given = [v for v in (self.json_, self.regex, self.choice, self.grammar, self.json_object) if v is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of json, regex, choice, grammar and json_object")
+        if len(self.kinds) > 1:
+            raise ValueError(f"give only one of {', '.join(self.kinds)}")
         check_json(self.json_, "json")
         return self
 
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the constraints given; at most one in a checked request."""
+        values = {"json": self.json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar,
+                  "json_object": self.json_object or None}  # fmt: skip
+        return [kind for kind, value in values.items() if value is not None]
 
-class GenerationRequest(Schema):
+
+class GenerationRequest(Body):
     """What chat and text completions have in common."""
 
     prompt_field: ClassVar[str]
@@ -140,13 +240,12 @@ class GenerationRequest(Schema):
                 Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")],
                 Annotated[float, Field(ge=-100, le=100)],
             ],
-            Field(max_length=MAX_LOGIT_BIAS),
-            BeforeValidator(_check_num_biases),
+            BeforeValidator(_check_biases),
         ]
         | None
     ) = None
 
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS, fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
@@ -164,26 +263,23 @@ class GenerationRequest(Schema):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: dict[str, Any] | Grammar | None = None
+    guided_json: SchemaOrText | None = None
     guided_regex: Grammar | None = None
     guided_choice: Choices | None = None
     guided_grammar: Grammar | None = None
+    json_schema: SchemaOrText | None = None
+    regex: Grammar | None = None
+    ebnf: Grammar | None = None
+    grammar: Grammar | None = None
 
-    user: Label | None = None
-    safety_identifier: Label | None = None
-    spaces_between_special_tokens: Literal[True] | None = None
-    use_beam_search: Literal[False] | None = None
-
-    @field_validator("guided_json")
+    @field_validator("guided_json", "json_schema")
     @classmethod
-    def _bounded_guided_json(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
-        check_json(value, "guided_json")
+    def _bounded_schema(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
+        check_json(value, "the schema")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationRequest:
-        if self.stream_options is not None and not self.stream:
-            raise ParameterError("stream_options", "stream_options is only allowed when stream is true")
         if self.prompt_logprobs is not None and self.stream:
             raise ParameterError("prompt_logprobs", "prompt_logprobs cannot be streamed")
         guided = self.guides
@@ -195,6 +291,8 @@ class GenerationRequest(Schema):
     def guides(self) -> list[str]:
         """Names of the fields that ask for a grammar."""
         guided = [name for name in GUIDED_FIELDS if getattr(self, name) is not None]
+        if self.structured_outputs and self.structured_outputs.kinds:
+            guided.append("structured_outputs")
         if self.response_format and self.response_format.type != "text":
             guided.append("response_format")
         return guided
@@ -206,11 +304,6 @@ class GenerationRequest(Schema):
     @property
     def num_prompts(self) -> int:
         return 1
-
-    @property
-    def num_chars(self) -> int:
-        """Characters of text to tokenize, about."""
-        raise NotImplementedError
 
     @property
     def continues_text(self) -> bool:

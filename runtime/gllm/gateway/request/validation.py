@@ -21,8 +21,6 @@ def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
         same_field = [error for error in listed if error["loc"][:1] == listed[0]["loc"][:1]]
         first = max(same_field, key=lambda error: len(error["loc"]))
     kind = first["type"]
-    if kind in ("json_invalid", "json_type"):
-        return bad_request(None, f"The request body is not valid JSON: {first['msg'][:200]}", "invalid_json")
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ParameterError):
         return from_parameter_error(cause)
@@ -38,8 +36,8 @@ def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
     ]
     param = _render_path(path)
     if kind == "extra_forbidden":
-        why = REFUSED.get(param, "")
-        message = f"The parameter '{param}' is not supported" + (f": {why}." if why else ".")
+        why = f": {REFUSED[param].instead}" if param in REFUSED else ""
+        message = f"The parameter '{param}' is not supported{why}."
         return bad_request(param, message, "unsupported_parameter")
     if kind == "missing":
         return bad_request(param, f"The parameter '{param}' is missing.", "missing_required_parameter")

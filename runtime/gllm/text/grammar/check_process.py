@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import struct
 import sys
@@ -11,7 +10,7 @@ from typing import IO
 
 import msgspec
 
-MEMORY_BYTES = 1 << 29
+MEMORY_BYTES = 1 << 30
 """Address space a grammar may take beyond what the process has when ready."""
 _LENGTH = struct.Struct("<I")
 
@@ -46,8 +45,7 @@ def read_frame(stream: IO[bytes]) -> bytes:
 
 
 def main() -> None:
-    """Serves until the parent is gone, at a low priority: streams in progress come first."""
-    os.nice(10)
+    """Serves until the parent is gone."""
     try:
         _serve()
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

@@ -1,0 +1,170 @@
+"""Messages and tools of a chat, in every spelling that clients send. Keys that are not known here are ignored:
+clients send back what other servers put into their answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, Tag, field_validator, model_validator
+
+from gllm.gateway.request.schema import Label, Tolerant, by_type, check_json
+
+MAX_CONTENT_PARTS = 256
+MAX_TOOLS = 128
+MAX_TOOL_CALLS = 128
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+
+
+class TextPart(Tolerant):
+    """The only kind of content part there is here."""
+
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_only(cls, part: Any) -> Any:
+        if isinstance(part, str):
+            return {"text": part}
+        if not isinstance(part, dict):
+            return part
+        kind = part.get("type", "text")
+        if kind == "refusal":
+            return {"text": part.get("refusal")}
+        if kind not in TEXT_PARTS:
+            raise ValueError(f"this server reads text only, it cannot read a part of type '{str(kind)[:64]}'")
+        return part
+
+
+Content = Annotated[
+    Annotated[str, Tag("(text)")]
+    | Annotated[list[TextPart], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True), Tag("list[part]")],
+    by_type("a string or a list of parts", {str: "(text)", list: "list[part]"}),
+]
+
+
+class CalledFunction(Tolerant):
+    name: Label
+    arguments: Any = ""
+    """JSON text as the model wrote it, whole or not, or the object that such a text stands for."""
+
+
+class ToolCall(Tolerant):
+    id: Label | None = None
+    function: CalledFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _custom(cls, call: Any) -> Any:
+        """A call of one of OpenAI's custom tools, which take any text."""
+        custom = call.get("custom") if isinstance(call, dict) else None
+        if not isinstance(custom, dict):
+            return call
+        return {**call, "function": {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}}
+
+
+class ChatMessage(Tolerant):
+    role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    """Any that the model's template takes."""
+    content: Content | None = None
+    name: Label | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
+    tool_call_id: Label | None = None
+    function_call: CalledFunction | None = None
+    """OpenAI's older form of a tool call; its result has the role `function`."""
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_call(cls, message: Any) -> Any:
+        if isinstance(message, dict) and message.get("function_call") == {}:
+            return {key: value for key, value in message.items() if key != "function_call"}
+        return message
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> ChatMessage:
+        if self.content is None and self.role in ("system", "developer", "user"):
+            raise ValueError(f"a message of role '{self.role}' needs content")
+        return self
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it: text joined, `developer` as `system`, nothing that is unset but `content`."""
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self._text(),
+        }
+        if self.name is not None:
+            message["name"] = self.name
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            message["tool_calls"] = [_call_dict(call.id, call.function) for call in self.tool_calls]
+        for reasoning in (self.reasoning_content, self.reasoning):
+            if isinstance(reasoning, str):
+                message["reasoning_content"] = reasoning
+                break
+        return message
+
+    def _text(self) -> str | None:
+        text = "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
+        return self.refusal if not text and isinstance(self.refusal, str) else text
+
+
+def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages for the template. Calls and results of OpenAI's older form become tool calls and tool messages."""
+    shown = []
+    call_id = None
+    for position, message in enumerate(messages):
+        one = message.for_template()
+        if message.function_call is not None and not message.tool_calls:
+            call_id = f"call{position:05}"  # nine letters and digits: what Mistral's templates ask for
+            one["tool_calls"] = [_call_dict(call_id, message.function_call)]
+        elif message.role == "function":
+            one["role"] = "tool"
+            if call_id is not None:
+                one["tool_call_id"] = call_id
+        shown.append(one)
+    return shown
+
+
+def _call_dict(call_id: str | None, function: CalledFunction) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": function.name, "arguments": function.arguments}}
+    return call if call_id is None else {"id": call_id, **call}
+
+
+class FunctionSpec(Tolerant):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    """true: a call matches `parameters` even with tool_choice auto; forced calls always do."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        check_json(value, "parameters")
+        return value
+
+
+class Tool(Tolerant):
+    type: Literal["function"] = "function"
+    function: FunctionSpec
+
+
+class NamedFunction(Tolerant):
+    name: FunctionName
+
+
+class NamedTool(Tolerant):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("(word)")] | Annotated[NamedTool, Tag("(tool)")],
+    by_type("'none', 'auto', 'required' or a function's name", {str: "(word)", dict: "(tool)", NamedTool: "(tool)"}),
+]
