@@ -297,7 +297,9 @@ class LLM:
         """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
         from gllm.text.answer import AnswerText
         from gllm.text.detokenizer import TextStream
+        from gllm.text.stops import StopStrings
 
+        stops = StopStrings(sampling.stop)
         completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
         collecting = []
         for answer in completion.outputs:
@@ -308,11 +310,12 @@ class LLM:
             )
             stream = TextStream(
                 self.tokenizer,
-                stop=sampling.stop,
+                stop=stops,
                 include_stop=sampling.include_stop_str_in_output,
+                min_tokens=sampling.min_tokens,
                 skip_special_tokens=sampling.skip_special_tokens,
             )
-            text = AnswerText(stream, keep_stop_token=sampling.include_stop_str_in_output)
+            text = AnswerText(stream, sampling, self.model_config.eos_token_ids)
             collecting.append(collect(outputs, text, completion, answer, on_text))
         if len(collecting) == 1:
             await collecting[0]

@@ -11,11 +11,18 @@ from typing import Any, Protocol
 from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
 from gllm.model_config import ModelConfig
+from gllm.text.stops import StopStrings
 
 
 class TextStreamFactory(Protocol):
     def __call__(
-        self, *, stop: Sequence[str], include_stop: bool, skip_special_tokens: bool, keep_leading_space: bool
+        self,
+        *,
+        stop: StopStrings,
+        include_stop: bool,
+        min_tokens: int,
+        skip_special_tokens: bool,
+        keep_leading_space: bool,
     ) -> TextStream: ...
 
 

@@ -19,6 +19,7 @@ from gllm.gateway.served_model import ServedModel
 from gllm.messages import RequestOutput, TokenLogprob
 from gllm.sampling_params import SamplingParams
 from gllm.text.answer import AnswerText
+from gllm.text.stops import StopStrings
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,10 @@ class Delta(msgspec.Struct, gc=False):
 
     index: int
     text: str
-    num_tokens: int
+    token_ids: list[int]
+    """With the EOS or stop token, which is not part of the text."""
     logprobs: list[TokenLogprob] | None = None
-    """One for each token that belongs to the text (not the one that stopped it)."""
+    """One for each of `token_ids`."""
     finish_reason: str | None = None
     """stop or length."""
 
@@ -47,6 +49,7 @@ class Choice:
         outputs: AsyncIterator[RequestOutput],
         model: ServedModel,
         *,
+        stops: StopStrings,
         first_of_prompt: bool,
         keep_leading_space: bool,
     ) -> None:
@@ -61,6 +64,8 @@ class Choice:
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+        self.matched_stop: str | int | None = None
         self.preemptions = 0
         self.queue_time = 0.0
         self.prefill_time = 0.0
@@ -69,12 +74,13 @@ class Choice:
         self.cut = False
         """Set by the reader: it needs nothing more of this choice."""
         stream = model.text_stream(
-            stop=sampling.stop,
+            stop=stops,
             include_stop=sampling.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
             skip_special_tokens=sampling.skip_special_tokens,
             keep_leading_space=keep_leading_space,
         )
-        self._text = AnswerText(stream, keep_stop_token=sampling.include_stop_str_in_output)
+        self._text = AnswerText(stream, sampling, model.config.eos_token_ids)
 
     def apply(self, output: RequestOutput) -> Delta:
         """Raises ApiError when the engine gave the request up."""
@@ -87,10 +93,12 @@ class Choice:
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         piece = self._text.take(output)
-        self.completion_tokens += piece.num_tokens
+        num_tokens = len(piece.token_ids)
+        self.completion_tokens += num_tokens
         self.finish_reason = piece.finish_reason
-        logprobs = output.logprobs[: piece.num_shown] if output.logprobs else None
-        return Delta(self.index, piece.text, piece.num_tokens, logprobs, piece.finish_reason)
+        self.stop_reason, self.matched_stop = piece.stop_reason, piece.matched_stop
+        logprobs = output.logprobs[:num_tokens] if output.logprobs else None
+        return Delta(self.index, piece.text, piece.token_ids, logprobs, piece.finish_reason)
 
     async def close(self) -> None:
         """Ends the engine's work on it, if any is left."""
@@ -183,7 +191,7 @@ class Generation:
 
     def _account(self, choice: Choice, output: RequestOutput, delta: Delta) -> None:
         now = time.monotonic()
-        if delta.num_tokens:
+        if delta.token_ids:
             if not choice.first_token_at:
                 choice.first_token_at = now
                 choice.queue_time = output.queue_time
@@ -194,7 +202,7 @@ class Generation:
             else:
                 self._metrics.inter_token(now - choice.last_token_at)
             choice.last_token_at = now
-        self._metrics.tokens(delta.num_tokens, self._engine.stats)
+        self._metrics.tokens(len(delta.token_ids), self._engine.stats)
         if delta.finish_reason is not None:
             self._end(choice)
 
@@ -253,6 +261,7 @@ class Generator:
         self.max_model_len()
         self.admission.admit_tokens(ticket, sum(len(ids) for ids, _ in prompts))
         choices: list[Choice] = []
+        stops = StopStrings(prompts[0][1].stop)  # all prompts of a request have the same
         try:
             for ids, sampling in prompts:
                 for i in range(n):
@@ -260,8 +269,8 @@ class Generator:
                     request_id = f"{response_id}-{index}"
                     own = sampling.for_choice(i)
                     outputs = self.engine.generate(request_id, ids, own, priority=priority, cache_salt=cache_salt)
-                    choices.append(Choice(index, request_id, ids, own, outputs, self.model, first_of_prompt=i == 0,
-                                          keep_leading_space=continues_text))  # fmt: skip
+                    choices.append(Choice(index, request_id, ids, own, outputs, self.model, stops=stops,
+                                          first_of_prompt=i == 0, keep_leading_space=continues_text))  # fmt: skip
         except EngineError as error:
             raise engine_dead(str(error)) from error
         self.metrics.submitted(n, prompts)

@@ -19,6 +19,8 @@ class CompletionOutput:
     """Everything generated, with the EOS or stop token that ended it."""
     finish_reason: str | None = None
     """stop, length, or error (then see `error`)."""
+    stop_reason: str | int | None = None
+    """The stop string, or the one of `SamplingParams.stop_token_ids`, that ended it; None for EOS and length."""
     logprobs: list[TokenLogprob] | None = None
     """One for each of `token_ids`, if `SamplingParams.logprobs` asked for them."""
     error: str | None = None
@@ -72,9 +74,10 @@ async def collect(
                 return
             piece = text.take(output)
             answer.finish_reason = piece.finish_reason
-            answer.token_ids += output.token_ids[: piece.num_tokens]
+            answer.stop_reason = piece.stop_reason
+            answer.token_ids += piece.token_ids
             if output.logprobs is not None:
-                answer.logprobs = (answer.logprobs or []) + output.logprobs[: piece.num_tokens]
+                answer.logprobs = (answer.logprobs or []) + output.logprobs[: len(piece.token_ids)]
             if piece.text:
                 answer.text += piece.text
                 on_text(piece.text)

@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gllm.text.stops import StopScanner, StopStrings
+
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
@@ -17,9 +19,9 @@ class TextStream:
     cut at the first stop string.
 
     The first stop string is the one whose last character comes first (of several, the longest); the result does
-    not depend on how the ids were divided into `feed` calls. Work per token is constant: bytes of tokens go
-    through an incremental decoder, stop strings through one Knuth-Morris-Pratt automaton each.
+    not depend on how the ids were divided into `feed` calls. Work per token does not grow with the text.
 
+    min_tokens: a stop string that ends within the first `min_tokens` tokens does not count.
     keep_leading_space: the text continues a prompt, so the space by which SentencePiece marks a first word stays.
     """
 
@@ -27,8 +29,9 @@ class TextStream:
         self,
         tokenizer: Tokenizer,
         *,
-        stop: Sequence[str] = (),
+        stop: StopStrings | None = None,
         include_stop: bool = False,
+        min_tokens: int = 0,
         skip_special_tokens: bool = True,
         keep_leading_space: bool = False,
     ) -> None:
@@ -40,7 +43,8 @@ class TextStream:
         self._hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self._strip_pending = tokenizer.strip_leading_space and not keep_leading_space
         self._decode = _UTF8(errors="replace").decode
-        self._stops = _StopScanner(stop, include_stop) if stop else None
+        self._stops = StopScanner(stop, include_stop) if stop else None
+        self._min_tokens = min_tokens
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Text that these ids make safe to show."""
@@ -58,7 +62,7 @@ class TextStream:
             self.num_tokens += 1
             text = self._decode(self._bytes_of(token))
             if text:
-                shown.append(self._stops.feed(text))
+                shown.append(self._stops.feed(text, ignore=self.num_tokens <= self._min_tokens))
                 self.stop_reason = self._stops.matched
         return "".join(shown)
 
@@ -69,7 +73,7 @@ class TextStream:
         text = self._decode(b"", True)
         if self._stops is None:
             return text
-        shown = self._stops.feed(text)
+        shown = self._stops.feed(text, ignore=self.num_tokens <= self._min_tokens)
         self.stop_reason = self._stops.matched
         return shown + self._stops.take_held()
 
@@ -81,65 +85,3 @@ class TextStream:
             self._strip_pending = False
             return piece.removeprefix(b" ")
         return piece
-
-
-class _StopScanner:
-    """Finds the first of several stop strings in a text that comes in pieces."""
-
-    def __init__(self, stop: Sequence[str], include_stop: bool) -> None:
-        self.matched: str | None = None
-        self._include = include_stop
-        self._stops = [(text, _failure_function(text)) for text in stop]
-        self._states = [0] * len(stop)
-        """Length of each stop string's longest prefix that ends the text so far."""
-        self._first = frozenset(text[0] for text in stop)
-        self._held = ""
-
-    def feed(self, text: str) -> str:
-        """The text that cannot be part of a stop string any more."""
-        if not self._held and self._first.isdisjoint(text):
-            return text
-        for end, char in enumerate(text, start=1):
-            longest = self._advance(char)
-            if longest is not None:
-                self.matched = longest
-                found = self._take(text[:end])
-                return found if self._include else found[: -len(longest)]
-        text = self._take(text)
-        safe = len(text) - max(self._states)
-        self._held = text[safe:]
-        return text[:safe]
-
-    def take_held(self) -> str:
-        return self._take("")
-
-    def _take(self, text: str) -> str:
-        text, self._held = self._held + text, ""
-        return text
-
-    def _advance(self, char: str) -> str | None:
-        """Moves every automaton by one character; the longest stop string that it completes, if any."""
-        longest: str | None = None
-        for index, (stop, failure) in enumerate(self._stops):
-            state = self._states[index]
-            while state and stop[state] != char:
-                state = failure[state - 1]
-            if stop[state] == char:
-                state += 1
-                if state == len(stop) and (longest is None or len(stop) > len(longest)):
-                    longest = stop
-            self._states[index] = state % len(stop)
-        return longest
-
-
-def _failure_function(pattern: str) -> list[int]:
-    """For each prefix of `pattern`, the length of its longest proper prefix that is also its suffix."""
-    table = [0] * len(pattern)
-    length = 0
-    for index in range(1, len(pattern)):
-        while length and pattern[index] != pattern[length]:
-            length = table[length - 1]
-        if pattern[index] == pattern[length]:
-            length += 1
-        table[index] = length
-    return table

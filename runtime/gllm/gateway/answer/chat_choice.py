@@ -81,7 +81,7 @@ class ChatChoice:
             reasoning, text = self._parser.feed(text)
             if self._thinking:
                 # Tokens count as reasoning up to and with the one that ends it.
-                self.reasoning_tokens += delta.num_tokens
+                self.reasoning_tokens += len(delta.token_ids)
                 self._thinking = not text
                 if not (self._thinking or self._reasoning or reasoning):
                     self.reasoning_tokens = 0

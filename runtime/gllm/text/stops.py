@@ -1,0 +1,91 @@
+"""Stop strings: the first of many, found in a text that comes in pieces."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import lru_cache
+
+_CACHED_STATES = 4096
+
+
+class StopStrings:
+    """A set of stop strings as an automaton; immutable, so that all answers of a request share one.
+
+    A state is the longest end of the text that begins some stop string. The strings are kept sorted, and prefixes
+    are looked up by bisection. Building takes one sort. A character takes two lookups on average: each lookup that
+    fails shortens the state, which grows by one a character.
+    """
+
+    def __init__(self, strings: Iterable[str] = ()) -> None:
+        self._set = frozenset(strings)
+        self._sorted = sorted(self._set)
+        self._lengths = sorted({len(text) for text in self._set}, reverse=True)
+        self._last = frozenset(text[-1] for text in self._set)
+        self.first = frozenset(text[0] for text in self._set)
+        """First characters of all."""
+        self._longest_end = lru_cache(_CACHED_STATES)(self._find_longest_end)
+
+    def __bool__(self) -> bool:
+        return bool(self._sorted)
+
+    def advance(self, state: str, char: str) -> str:
+        """The state after one more character."""
+        if not state and char not in self.first:
+            return ""
+        state += char
+        while state and not self._is_prefix(state):
+            state = state[1:]
+        return state
+
+    def completed(self, state: str) -> str | None:
+        """The longest stop string that ends here; every one that does is an end of the state."""
+        if not state or state[-1] not in self._last:
+            return None
+        return self._longest_end(state)
+
+    def _is_prefix(self, text: str) -> bool:
+        place = bisect_left(self._sorted, text)
+        return place < len(self._sorted) and self._sorted[place].startswith(text)
+
+    def _find_longest_end(self, state: str) -> str | None:
+        for length in self._lengths:
+            if length <= len(state) and state[-length:] in self._set:
+                return state[-length:]
+        return None
+
+
+class StopScanner:
+    """Finds the first stop string in one text, and holds back what may become one."""
+
+    def __init__(self, stops: StopStrings, include: bool) -> None:
+        """include: the stop string is part of the text."""
+        self.matched: str | None = None
+        self._stops = stops
+        self._include = include
+        self._held = ""
+        """The automaton's state: text that may become a stop string."""
+
+    def feed(self, text: str, *, ignore: bool = False) -> str:
+        """The text that cannot be part of a stop string any more. ignore: a stop string that ends in `text` does not
+        count; one that begins in it and ends later does."""
+        stops = self._stops
+        if not self._held and stops.first.isdisjoint(text):
+            return text
+        state = self._held
+        for end, char in enumerate(text, start=1):
+            state = stops.advance(state, char)
+            if not ignore and (matched := stops.completed(state)) is not None:
+                self.matched = matched
+                found = self._take(text[:end])
+                return found if self._include else found[: -len(matched)]
+        text = self._take(text)
+        self._held = state
+        return text[: len(text) - len(state)]
+
+    def take_held(self) -> str:
+        return self._take("")
+
+    def _take(self, text: str) -> str:
+        text, self._held = self._held + text, ""
+        return text
