@@ -7,7 +7,8 @@ import math
 import msgspec
 
 MAX_LOGPROBS = 20
-MAX_STOP_STRING_CHARS = 1024
+MAX_STOP_CHARS = 16 * 2**20
+"""Of all stop strings together; there may be any number of them."""
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_N = 128
@@ -24,7 +25,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     max_tokens: int | None = 16
     """Most tokens to generate; None: up to the model's context length."""
     min_tokens: int = 0
-    """EOS and stop tokens are masked until this many tokens are out."""
+    """EOS and stop tokens are masked until this many tokens are out, and stop strings that end before do not count."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -80,9 +81,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         ):
             if size > most:
                 raise ParameterError(field, f"{field} has {size} entries; at most {most} are allowed")
-        for text in self.stop:
-            if not 0 < len(text) <= MAX_STOP_STRING_CHARS:
-                raise ParameterError("stop", f"each stop string must have 1 to {MAX_STOP_STRING_CHARS} characters")
+        if not all(self.stop):
+            raise ParameterError("stop", "a stop string must not be empty")
+        if sum(map(len, self.stop)) > MAX_STOP_CHARS:
+            raise ParameterError("stop", f"all stop strings together must not exceed {MAX_STOP_CHARS} characters")
         for token, bias in self.logit_bias.items():
             if token < 0 or not -100.0 <= bias <= 100.0:
                 raise ParameterError("logit_bias", "logit_bias maps token ids to values from -100 to 100")

@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.engine_client.replay import Replay, with_seed
+from gllm.engine_client.replay import Replay, for_engine
 from gllm.engine_client.stream import EngineError, OutputStream
 from gllm.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, Outputs, Submit
 from gllm.sampling_params import SamplingParams
@@ -109,7 +109,7 @@ class EngineClient:
             raise EngineError("the engine is not ready")
         if request_id in self._live:
             raise ValueError(f"request_id {request_id!r} is already live")
-        replay = Replay(Submit(request_id, token_ids, with_seed(sampling), priority, cache_salt))
+        replay = Replay(Submit(request_id, token_ids, for_engine(sampling), priority, cache_salt))
         stream = self._live[request_id] = OutputStream(request_id, replay, self._leave)
         if self.hello is not None:
             self._submit(stream)

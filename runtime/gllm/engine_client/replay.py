@@ -16,11 +16,13 @@ SUSPICIOUS_LOSSES = 2
 """From here on a request may be what ends the engines: it is tried apart from others like it."""
 
 
-def with_seed(sampling: SamplingParams) -> SamplingParams:
-    """Draw a seed where none was asked for. The client does, so that a later engine goes on with the same draws."""
-    if sampling.seed is not None:
-        return sampling
-    return msgspec.structs.replace(sampling, seed=random.getrandbits(64) - 2**63)
+def for_engine(sampling: SamplingParams) -> SamplingParams:
+    """Without what acts on text, which may be large, and with a seed where none was asked for.
+
+    The client draws it, so that a later engine goes on with the same draws.
+    """
+    seed = sampling.seed if sampling.seed is not None else random.getrandbits(64) - 2**63
+    return msgspec.structs.replace(sampling, seed=seed, stop=())
 
 
 class Replay:

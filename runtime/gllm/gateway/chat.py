@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gllm.gateway.answer.chat_choice import ChatChoice, ChatDelta
 from gllm.gateway.answer.chunks import Chunks, error_frame
-from gllm.gateway.answer.logprobs import chat_logprobs, prompt_logprobs
+from gllm.gateway.answer.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from gllm.gateway.answer.usage import usage
 from gllm.gateway.chat_turn import ChatTurn, open_turn
 from gllm.gateway.errors import ApiError
@@ -32,25 +32,31 @@ class _Answer:
 
     def __init__(self, turn: ChatTurn) -> None:
         self._turn = turn
+        self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         turn = self._turn
-        wants_usage = turn.request.wants_usage_chunk
+        request = turn.request
+        wants_usage = request.wants_usage_chunk
         chunks = Chunks("chat.completion.chunk", turn.id, turn.created, turn.model.name, wants_usage)
         begun = [False] * len(turn.choices)
+        top = self._prompt_ids()
         try:
             async for delta in turn.deltas():
                 index = delta.index
                 if not begun[index]:
                     begun[index] = True
-                    yield chunks.delta(index, {"role": "assistant", "content": ""})
-                if turn.choices[index].plain and delta.logprobs is None:
+                    yield chunks.delta(index, {"role": "assistant", "content": ""}, top=top)
+                    top = {}
+                    if request.echoed_text:
+                        yield chunks.content(index, request.echoed_text)
+                plain = turn.choices[index].plain and delta.logprobs is None and not request.return_token_ids
+                if plain and delta.finish_reason is None:
                     if delta.content:
                         yield chunks.content(index, delta.content)
-                elif (frame := self._rich(chunks, delta)) is not None:
-                    yield frame
-                if delta.finish_reason is not None:
-                    yield chunks.delta(index, {}, finish=delta.finish_reason)
+                else:
+                    for frame in self._rich(chunks, delta):
+                        yield frame
         except ApiError as error:
             yield error_frame(error.body())
             return
@@ -58,8 +64,11 @@ class _Answer:
             yield chunks.usage(usage(turn.counts()))
         yield DONE
 
-    def _rich(self, chunks: Chunks, delta: ChatDelta) -> bytes | None:
-        """A chunk with logprobs, reasoning or tool calls in it; None if there is nothing to say."""
+    def _rich(self, chunks: Chunks, delta: ChatDelta) -> Iterator[bytes]:
+        """A chunk with the delta's text, calls, logprobs and token ids, then one with its finish reason.
+
+        What a token adds beside text goes into the last chunk if there is no text.
+        """
         fields: dict[str, Any] = {}
         if delta.reasoning:
             fields["reasoning_content"] = fields["reasoning"] = delta.reasoning
@@ -67,19 +76,35 @@ class _Answer:
             fields["content"] = delta.content
         if delta.tool_calls:
             fields["tool_calls"] = [_call_chunk(call) for call in delta.tool_calls]
-        logprobs = None
+        logprobs: dict[str, Any] | None = None
         if delta.logprobs:
-            logprobs = {"content": chat_logprobs(delta.logprobs, self._turn.model.tokenizer), "refusal": None}
-            fields.setdefault("content", "")
-        return chunks.delta(delta.index, fields, logprobs) if fields else None
+            entries = chat_logprobs(delta.logprobs, self._turn.model.tokenizer, self._names)
+            logprobs = {"content": entries, "refusal": None}
+        ids: dict[str, Any] = {}
+        if delta.token_ids and self._turn.request.return_token_ids:
+            ids["token_ids"] = delta.token_ids
+        ends = delta.finish_reason is not None
+        if fields or (not ends and (logprobs or ids)):
+            if logprobs:
+                fields.setdefault("content", "")
+            yield chunks.delta(delta.index, fields, logprobs, more=ids)
+            logprobs, ids = None, {}
+        if ends:
+            stopped_by = self._turn.choices[delta.index].stopped_by
+            yield chunks.delta(delta.index, {}, logprobs, delta.finish_reason, stopped_by | ids)
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {"prompt_token_ids": self._turn.prompt.token_ids} if self._turn.request.return_token_ids else {}
 
     async def whole(self) -> bytes:
         turn = self._turn
         request, tokenizer = turn.request, turn.model.tokenizer
         logprobs: list[list[dict[str, Any]]] = [[] for _ in turn.choices]
+        token_ids: list[list[int]] = [[] for _ in turn.choices]
         async for delta in turn.deltas():
+            token_ids[delta.index] += delta.token_ids
             if delta.logprobs:
-                logprobs[delta.index] += chat_logprobs(delta.logprobs, tokenizer)
+                logprobs[delta.index] += chat_logprobs(delta.logprobs, tokenizer, self._names)
         body: dict[str, Any] = {
             "id": turn.id,
             "object": "chat.completion",
@@ -88,13 +113,17 @@ class _Answer:
             "choices": [
                 {
                     "index": index,
-                    "message": _message(choice),
+                    "message": _message(choice, request.echoed_text),
                     "logprobs": {"content": logprobs[index], "refusal": None} if request.logprobs else None,
                     "finish_reason": choice.finish_reason,
+                    **choice.stopped_by,
+                    "token_ids": token_ids[index] if request.return_token_ids else None,
                 }
                 for index, choice in enumerate(turn.choices)
             ],
             "usage": usage(turn.counts()),
+            "prompt_token_ids": None,
+            **self._prompt_ids(),
         }
         scored = turn.generation.choices[0].prompt_logprobs
         if request.prompt_logprobs is not None and scored is not None:
@@ -102,9 +131,9 @@ class _Answer:
         return msgspec.json.encode(body)
 
 
-def _message(choice: ChatChoice) -> dict[str, Any]:
+def _message(choice: ChatChoice, echoed: str) -> dict[str, Any]:
     """The `message` of a non-streamed answer."""
-    content = choice.content
+    content = echoed + choice.content
     message: dict[str, Any] = {
         "role": "assistant",
         "content": content if content or not choice.calls else None,

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from gllm.gateway.answer.chunks import Chunks, error_frame
-from gllm.gateway.answer.logprobs import CompletionLogprobs, joined, prompt_logprobs
+from gllm.gateway.answer.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from gllm.gateway.answer.usage import count_tokens, usage
 from gllm.gateway.errors import ApiError
 from gllm.gateway.http.sse import DONE, Disconnect, respond
@@ -20,7 +20,6 @@ from gllm.gateway.request.completion_schema import CompletionRequest
 from gllm.gateway.request.prompts import Prompt
 from gllm.gateway.served_model import ServedModel
 from gllm.gateway.service import Delta, Generation, Generator
-from gllm.messages import TokenLogprob
 
 
 async def complete(request: CompletionRequest, generator: Generator, disconnect: Disconnect) -> Response:
@@ -47,37 +46,45 @@ class _Answer:
         self._generation = generation
         self._id = response_id
         self._created = int(time.time())
-        self._logprobs = [CompletionLogprobs(model.tokenizer) for _ in generation.choices]
-        # Taken (and emptied) by a choice's first delta.
-        self._echo: list[str | None] = [None] * len(generation.choices)
-        if request.echo:
-            n = request.choices_per_prompt
-            self._echo = [prompts[index // n].text for index in range(len(generation.choices))]
+        names = TokenNames(model.tokenizer, as_ids=bool(request.return_tokens_as_token_ids))
+        skip_special = request.skip_special_tokens is not False
+        self._logprobs = [
+            CompletionLogprobs(model.tokenizer, names, skip_special_tokens=skip_special) for _ in generation.choices
+        ]
+        self._begun = [False] * len(generation.choices)
+        self._prompts = prompts
 
-    def _show(self, delta: Delta) -> tuple[str, dict[str, Any] | None]:
-        """Text and logprobs of a delta, with the echoed prompt before the first."""
-        index = delta.index
-        text = delta.text
-        entries: list[TokenLogprob | None] = list(delta.logprobs or ())
-        echoed = self._echo[index]
-        first_token = None
-        if echoed is not None:
-            self._echo[index] = None
+    def _show(self, delta: Delta) -> tuple[str, dict[str, Any] | None, bool]:
+        """Text and logprobs of a delta, with the echoed prompt before the first; and whether it is the first."""
+        index, text = delta.index, delta.text
+        scorer = self._logprobs[index]
+        first = not self._begun[index]
+        self._begun[index] = True
+        parts: list[dict[str, Any]] = []
+        scored = self._request.logprobs is not None
+        if first and self._request.echo:
             choice = self._generation.choices[index]
+            echoed = self._prompts[index // self._request.choices_per_prompt].text
             text = echoed + text
-            entries = [*(choice.prompt_logprobs or ()), *entries]
-            first_token = choice.prompt[0]
-        if self._request.logprobs is None or not entries:
-            return text, None
-        return text, self._logprobs[index].render(entries, first_token)
+            if scored and choice.prompt_logprobs is not None:
+                parts.append(scorer.prompt(echoed, choice.prompt, choice.prompt_logprobs))
+        if scored and delta.logprobs:
+            parts.append(scorer.answer(delta.logprobs))
+        return text, joined(parts) if parts else None, first
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         chunks = Chunks("text_completion", self._id, self._created, self._model.name, self._request.wants_usage_chunk)
         try:
             async for delta in self._generation.deltas():
-                text, logprobs = self._show(delta)
-                if text or logprobs is not None or delta.finish_reason is not None:
-                    yield chunks.text(delta.index, text, logprobs, delta.finish_reason)
+                text, logprobs, first = self._show(delta)
+                choice = self._generation.choices[delta.index]
+                more: dict[str, Any] = {}
+                if self._request.return_token_ids:
+                    more = {"prompt_token_ids": choice.prompt if first else None, "token_ids": delta.token_ids}
+                if delta.finish_reason is not None:
+                    more |= choice.stopped_by
+                if text or logprobs is not None or more:
+                    yield chunks.text(delta.index, text, logprobs, delta.finish_reason, more)
         except ApiError as error:
             yield error_frame(error.body())
             return
@@ -89,9 +96,11 @@ class _Answer:
         count = len(self._generation.choices)
         texts: list[list[str]] = [[] for _ in range(count)]
         parts: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        token_ids: list[list[int]] = [[] for _ in range(count)]
         async for delta in self._generation.deltas():
-            text, logprobs = self._show(delta)
+            text, logprobs, _ = self._show(delta)
             texts[delta.index].append(text)
+            token_ids[delta.index] += delta.token_ids
             if logprobs is not None:
                 parts[delta.index].append(logprobs)
         body = {
@@ -99,18 +108,24 @@ class _Answer:
             "object": "text_completion",
             "created": self._created,
             "model": self._model.name,
-            "choices": [self._choice(index, "".join(texts[index]), parts[index]) for index in range(count)],
+            "choices": [
+                self._choice(index, "".join(texts[index]), parts[index], token_ids[index]) for index in range(count)
+            ],
             "usage": usage(count_tokens(self._generation)),
         }
         return msgspec.json.encode(body)
 
-    def _choice(self, index: int, text: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    def _choice(self, index: int, text: str, parts: list[dict[str, Any]], token_ids: list[int]) -> dict[str, Any]:
+        with_ids = self._request.return_token_ids
         choice = self._generation.choices[index]
         shown: dict[str, Any] = {
             "index": index,
             "text": text,
             "logprobs": joined(parts) if self._request.logprobs is not None else None,
             "finish_reason": choice.finish_reason,
+            **choice.stopped_by,
+            "prompt_token_ids": choice.prompt if with_ids else None,
+            "token_ids": token_ids if with_ids else None,
         }
         if self._request.prompt_logprobs is not None and choice.prompt_logprobs is not None:
             shown["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, self._model.tokenizer)

@@ -43,6 +43,8 @@ class Engine(Protocol):
 
 
 class Tokenizer(Protocol):
+    special_token_ids: frozenset[int]
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...

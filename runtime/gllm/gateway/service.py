@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -99,6 +100,11 @@ class Choice:
         self.stop_reason, self.matched_stop = piece.stop_reason, piece.matched_stop
         logprobs = output.logprobs[:num_tokens] if output.logprobs else None
         return Delta(self.index, piece.text, piece.token_ids, logprobs, piece.finish_reason)
+
+    @property
+    def stopped_by(self) -> dict[str, Any]:
+        """vLLM's and SGLang's fields for what stopped it."""
+        return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
 
     async def close(self) -> None:
         """Ends the engine's work on it, if any is left."""

@@ -7,7 +7,7 @@ import pytest
 
 from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.sequence import Sequence
-from gllm.engine_client.replay import with_seed
+from gllm.engine_client.replay import for_engine
 from gllm.messages import Submit
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
@@ -31,7 +31,7 @@ MODEL = ModelConfig(
 
 
 def made(sampling: SamplingParams, *, salt: str = "", generated: list[int] | None = None) -> Sequence:
-    submit = Submit("a", [1, 2, 3, *(generated or ())], with_seed(sampling), 4, salt, len(generated or ()))
+    submit = Submit("a", [1, 2, 3, *(generated or ())], for_engine(sampling), 4, salt, len(generated or ()))
     assert refusal(submit, vocab_size=MODEL.vocab_size, max_model_len=128) is None
     return make_sequence(submit, MODEL, max_model_len=128, client=b"gateway", now=5.0)
 
@@ -42,11 +42,17 @@ def test_eos_joins_the_stop_tokens_unless_ignored() -> None:
 
 
 def test_the_client_draws_a_seed_only_where_none_was_given() -> None:
-    assert with_seed(SamplingParams(seed=-3)).seed == -3
-    seeds = {with_seed(SamplingParams()).seed for _ in range(20)}
+    assert for_engine(SamplingParams(seed=-3)).seed == -3
+    seeds = {for_engine(SamplingParams()).seed for _ in range(20)}
     assert len(seeds) == 20
     assert None not in seeds
     assert "seed" in (refusal(Submit("a", [1], SamplingParams()), vocab_size=9, max_model_len=9) or "")
+
+
+def test_the_engine_does_not_get_stop_strings() -> None:
+    assert for_engine(SamplingParams(seed=1, stop=("a" * 1_000_000,), min_tokens=2)) == SamplingParams(
+        seed=1, min_tokens=2
+    )
 
 
 def test_what_an_earlier_engine_generated_is_no_prompt() -> None:

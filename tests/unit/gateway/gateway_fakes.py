@@ -94,7 +94,7 @@ class FakeStream(AsyncIterator[RequestOutput]):
         ids = self.tokens[self.position : min(self.position + count, limit)]
         first = self.position == 0
         self.position += len(ids)
-        stop = EOS if ids and ids[-1] == EOS and not self.sampling.ignore_eos else None
+        stop = ids[-1] if ids and ids[-1] in engine.stop_at and not self.sampling.ignore_eos else None
         reason = "stop" if stop is not None else None
         if reason is None and (self.position >= limit or self.position >= len(self.tokens)):
             reason = "length"
@@ -152,6 +152,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.tokens_per_output = 1
         self.cached_tokens = 0
+        self.stop_at = {EOS}
         self.fail_at: int | None = None
         self.hold_at: int | None = None
         """Requests stand still once they have made this many tokens, until `resume`."""

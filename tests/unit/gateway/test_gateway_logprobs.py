@@ -24,7 +24,9 @@ def test_chat(client: openai.OpenAI) -> None:
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
-    assert [entry.token for entry in logprobs.content] == ["a", "b"], "the token that stops is not part of the text"
+    assert [entry.token for entry in logprobs.content] == ["a", "b", "<eos>"]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
     first = logprobs.content[0]
     assert (first.logprob, first.bytes) == (-0.5, [97])
     assert [(top.token, top.logprob) for top in first.top_logprobs] == [("a", -0.5), ("z", LOWEST)]
@@ -37,7 +39,8 @@ def test_chat_without(client: openai.OpenAI) -> None:
 def test_chat_stream(client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(model="tiny", messages=MESSAGES, logprobs=True, stream=True))
     entries = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content or ()]
-    assert [entry.token for entry in entries] == ["a", "b"]
+    assert [entry.token for entry in entries] == ["a", "b", "<eos>"]
+    assert chunks[-1].choices[0].logprobs is not None, "the last chunk has that of EOS"
     assert all(entry.top_logprobs == [] for entry in entries)
 
 
@@ -50,10 +53,10 @@ def test_top_logprobs_needs_logprobs(http: httpx.Client) -> None:
 def test_completion(client: openai.OpenAI) -> None:
     logprobs = client.completions.create(model="tiny", prompt="xy", logprobs=2).choices[0].logprobs
     assert logprobs is not None
-    assert logprobs.tokens == ["a", "b"]
-    assert logprobs.token_logprobs == [-0.5, -0.5]
-    assert logprobs.top_logprobs == [{"a": -0.5, "z": LOWEST}, {"b": -0.5, "z": LOWEST}]
-    assert logprobs.text_offset == [0, 1]
+    assert logprobs.tokens == ["a", "b", "<eos>"]
+    assert logprobs.token_logprobs == [-0.5, -0.5, -0.5]
+    assert logprobs.top_logprobs == [{token: -0.5, "z": LOWEST} for token in ("a", "b", "<eos>")]
+    assert logprobs.text_offset == [0, 1, 2]
 
 
 @pytest.mark.parametrize("prompt", ["xyz", [120, 121, 122]])
@@ -61,11 +64,11 @@ def test_echo(client: openai.OpenAI, prompt: Any) -> None:
     choice = client.completions.create(model="tiny", prompt=prompt, echo=True, logprobs=1).choices[0]
     assert choice.text == "xyzab"
     assert choice.logprobs is not None
-    assert choice.logprobs.tokens == ["x", "y", "z", "a", "b"]
-    assert choice.logprobs.token_logprobs == [None, -0.5, -0.5, -0.5, -0.5]
+    assert choice.logprobs.tokens == ["x", "y", "z", "a", "b", "<eos>"]
+    assert choice.logprobs.token_logprobs == [None, -0.5, -0.5, -0.5, -0.5, -0.5]
     assert choice.logprobs.top_logprobs is not None
     assert choice.logprobs.top_logprobs[0] is None
-    assert choice.logprobs.text_offset == [0, 1, 2, 3, 4]
+    assert choice.logprobs.text_offset == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -14,6 +14,7 @@ from gateway_fakes import EOS, RunningServer, wait_until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 CHAT = {"messages": MESSAGES, "stream": True}
+BY_EOS = {"finish_reason": "stop", "stop_reason": None, "matched_stop": EOS}
 
 
 def frames(answer: httpx.Response) -> list[Any]:
@@ -34,14 +35,14 @@ def test_chat_shapes(http: httpx.Client, clean: RunningServer) -> None:
     assert head["id"].startswith("chatcmpl-")
     assert (head["object"], head["model"]) == ("chat.completion.chunk", "tiny")
 
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
+    def chunk(delta: dict[str, Any], **end: Any) -> dict[str, Any]:
+        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **end}]}
 
     assert got[:-1] == [
         chunk({"role": "assistant", "content": ""}),
         chunk({"content": "H"}),
         chunk({"content": "i"}),
-        chunk({}, "stop"),
+        chunk({}, **BY_EOS),
     ]
 
 
@@ -52,7 +53,7 @@ def test_completion_shapes(http: httpx.Client, clean: RunningServer) -> None:
     assert [chunk["choices"] for chunk in got[:-1]] == [
         [{"index": 0, "text": "H", "logprobs": None, "finish_reason": None}],
         [{"index": 0, "text": "i", "logprobs": None, "finish_reason": None}],
-        [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}],
+        [{"index": 0, "text": "", "logprobs": None, **BY_EOS}],
     ]
     assert all("usage" not in chunk for chunk in got[:-1])
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gllm.text.detokenizer import TextStream
+from gllm.text.stops import StopStrings
 from gllm.text.tokenizer import Tokenizer
 
 
@@ -53,7 +54,39 @@ def test_stop_strings_equal_naive_search(smollm: Tokenizer, data: st.DataObject)
     include = data.draw(st.booleans())
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
     ids = smollm.encode(text)
-    assert stream(smollm, chunked(ids, sizes), stop=stops, include_stop=include) == naive_stop(text, stops, include)
+    assert stream(smollm, chunked(ids, sizes), stop=StopStrings(stops), include_stop=include) == naive_stop(
+        text, stops, include
+    )
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_stop_strings_that_end_within_min_tokens_do_not_count(smollm: Tokenizer, data: st.DataObject) -> None:
+    text = data.draw(st.text(alphabet="ab", max_size=60))
+    stops = data.draw(st.lists(st.text(alphabet="ab", min_size=1, max_size=9), min_size=1, max_size=30))
+    ids = [token for char in text for token in smollm.encode(char)]
+    least = data.draw(st.integers(0, 60))
+    ends = [
+        (end, -len(stop), stop)
+        for end in range(least + 1, len(text) + 1)
+        for stop in stops
+        if text[:end].endswith(stop)
+    ]
+    end, _, stop = min(ends, default=(len(text), 0, None))
+    expected = text[: end - len(stop or "")]
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    assert stream(smollm, chunked(ids, sizes), stop=StopStrings(stops), min_tokens=least) == (expected, stop)
+
+
+def test_many_long_stop_strings_cost_little() -> None:
+    """Strings that overlap themselves and each other: the worst for a search that starts again at each character."""
+    stops = StopStrings(["a" * length + "b" for length in range(1, 1000)] + ["a" * 5000])
+    state = ""
+    for _ in range(4999):
+        state = stops.advance(state, "a")
+        assert stops.completed(state) is None
+    assert stops.completed(stops.advance(state, "b")) == "a" * 999 + "b"
+    assert stops.completed(stops.advance(state, "a")) == "a" * 5000
 
 
 @settings(max_examples=100)
@@ -61,7 +94,7 @@ def test_stop_strings_equal_naive_search(smollm: Tokenizer, data: st.DataObject)
 def test_never_shows_what_may_become_a_stop_string(smollm: Tokenizer, data: st.DataObject) -> None:
     text = data.draw(st.text(alphabet="ab", max_size=40))
     stop = data.draw(st.text(alphabet="ab", min_size=1, max_size=6))
-    texts = TextStream(smollm, stop=[stop])
+    texts = TextStream(smollm, stop=StopStrings([stop]))
     expected, _ = naive_stop(text, [stop], include=False)
     shown = ""
     for token in smollm.encode(text):
@@ -70,7 +103,7 @@ def test_never_shows_what_may_become_a_stop_string(smollm: Tokenizer, data: st.D
 
 
 def test_holds_back_no_more_than_needed(smollm: Tokenizer) -> None:
-    texts = TextStream(smollm, stop=["STOP"])
+    texts = TextStream(smollm, stop=StopStrings(["STOP"]))
     ids = [token for char in "xxSTxSTO" for token in smollm.encode(char)]
     assert [texts.feed([token]) for token in ids] == ["x", "x", "", "", "STx", "", "", ""]
     assert texts.finish() == "STO"
@@ -79,7 +112,7 @@ def test_holds_back_no_more_than_needed(smollm: Tokenizer) -> None:
 
 def test_counts_tokens_up_to_the_stop_string(smollm: Tokenizer) -> None:
     ids = [token for char in "abcdef" for token in smollm.encode(char)]
-    texts = TextStream(smollm, stop=["cd"])
+    texts = TextStream(smollm, stop=StopStrings(["cd"]))
     assert texts.feed(ids) == "ab"
     assert texts.num_tokens == 4
     assert texts.feed(ids) == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from gllm.gateway.interfaces import ReasoningParser, ToolCallDelta, ToolParser
@@ -17,8 +19,10 @@ class ChatDelta(msgspec.Struct, gc=False):
     content: str = ""
     tool_calls: list[ToolCallDelta] = []
     """A call's first delta has `id` and `name`, the others pieces of its arguments."""
+    token_ids: list[int] = []
+    """Of this delta, whatever part of the answer they belong to; with the EOS or stop token."""
     logprobs: list[TokenLogprob] | None = None
-    """One for each token of this delta's text, whatever part of the answer it belongs to."""
+    """One for each of `token_ids`."""
     finish_reason: str | None = None
     """stop, length or tool_calls."""
 
@@ -53,6 +57,10 @@ class ChatChoice:
         self.finish_reason: str | None = None
 
     @property
+    def stopped_by(self) -> dict[str, Any]:
+        return self._choice.stopped_by
+
+    @property
     def reasoning(self) -> str:
         return "".join(self._reasoning)
 
@@ -62,9 +70,9 @@ class ChatChoice:
 
     def apply(self, delta: Delta) -> ChatDelta:
         if self.finish_reason is not None:
-            return ChatDelta(delta.index, logprobs=delta.logprobs)
+            return ChatDelta(delta.index, token_ids=delta.token_ids, logprobs=delta.logprobs)
         shown = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
-        shown.logprobs = delta.logprobs
+        shown.token_ids, shown.logprobs = delta.token_ids, delta.logprobs
         if shown.content:
             self._content.append(shown.content)
         if shown.reasoning:

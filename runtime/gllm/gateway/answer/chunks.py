@@ -30,25 +30,42 @@ class Chunks:
         return b"".join((head, _json(text), self._delta_tail))
 
     def delta(
-        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
+        finish: str | None = None,
+        more: dict[str, Any] | None = None,
+        top: dict[str, Any] | None = None,
     ) -> bytes:
-        """Any chat chunk."""
-        return self._choice({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish})
+        """Any chat chunk. more: further fields of the choice; top: of the chunk."""
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return self._choice(choice | more if more else choice, top)
 
-    def text(self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None) -> bytes:
-        """A text-completion chunk."""
-        if logprobs is None and finish is None:
+    def text(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        finish: str | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> bytes:
+        """A text-completion chunk. more: further fields of the choice."""
+        if logprobs is None and finish is None and not more:
             head = self._text_head.get(index)
             if head is None:
                 head = self._text_head[index] = self._head + b'{"index":%d,"text":' % index
             return b"".join((head, _json(text), self._text_tail))
-        return self._choice({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return self._choice(choice | more if more else choice)
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         """The last chunk of include_usage: no choices."""
         return self._head + b'],"usage":' + _json(usage) + b"}\n\n"
 
-    def _choice(self, choice: dict[str, Any]) -> bytes:
+    def _choice(self, choice: dict[str, Any], top: dict[str, Any] | None = None) -> bytes:
+        if top:
+            return b"".join((self._head, _json(choice), b"],", _json(top)[1:-1], self._close[1:]))
         return b"".join((self._head, _json(choice), self._close))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from gllm.gateway.answer.offsets import TextOffsets
 from gllm.gateway.interfaces import Tokenizer
 from gllm.messages import TokenLogprob
 
@@ -15,15 +17,22 @@ def _finite(value: float) -> float:
     return value if value > LOWEST else LOWEST
 
 
-def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+class TokenNames:
+    """How logprobs spell a token: by its text or, with `return_tokens_as_token_ids`, by its id."""
+
+    def __init__(self, tokenizer: Tokenizer, *, as_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._as_ids = as_ids
+
+    def __call__(self, token: int) -> str:
+        return f"token_id:{token}" if self._as_ids else self._tokenizer.token_text(token)
+
+
+def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer, names: TokenNames) -> list[dict[str, Any]]:
     """`choices[].logprobs.content` of a chat: token, logprob, bytes and alternatives."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        return {
-            "token": tokenizer.token_text(token),
-            "logprob": _finite(logprob),
-            "bytes": list(tokenizer.token_bytes(token)),
-        }
+        return {"token": names(token), "logprob": _finite(logprob), "bytes": list(tokenizer.token_bytes(token))}
 
     return [
         {**one(entry.token_id, entry.logprob), "top_logprobs": [one(token, value) for token, value in entry.top]}
@@ -34,37 +43,39 @@ def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer) -> list[dic
 class CompletionLogprobs:
     """`choices[].logprobs` of a text completion; keeps the offset from chunk to chunk."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._offset = 0
+    def __init__(self, tokenizer: Tokenizer, names: TokenNames, *, skip_special_tokens: bool) -> None:
+        self._names = names
+        self._offsets = TextOffsets(tokenizer, skip_special_tokens=skip_special_tokens)
 
-    def render(self, entries: list[TokenLogprob | None], first_token: int | None = None) -> dict[str, Any]:
-        """`entries` has None where there is no logprob: a prompt's first token, which is then `first_token`."""
-        tokens: list[str] = []
-        values: list[float | None] = []
+    def prompt(self, text: str, token_ids: list[int], entries: list[TokenLogprob | None]) -> dict[str, Any]:
+        """Of an echoed prompt, whose first token has no entry."""
+        offsets = self._offsets.prompt(text, token_ids)
+        return self._render(token_ids, entries, offsets)
+
+    def answer(self, entries: list[TokenLogprob]) -> dict[str, Any]:
+        token_ids = [entry.token_id for entry in entries]
+        return self._render(token_ids, entries, [self._offsets.add(token) for token in token_ids])
+
+    def _render(
+        self, token_ids: list[int], entries: Sequence[TokenLogprob | None], offsets: list[int]
+    ) -> dict[str, Any]:
+        tokens = [self._names(token) for token in token_ids]
+        values = [None if entry is None else _finite(entry.logprob) for entry in entries]
         tops: list[dict[str, float] | None] = []
-        offsets: list[int] = []
-        for entry in entries:
+        for name, entry in zip(tokens, entries, strict=True):
             if entry is None:
-                text = self._tokenizer.token_text(first_token) if first_token is not None else ""
-                values.append(None)
                 tops.append(None)
-            else:
-                text = self._tokenizer.token_text(entry.token_id)
-                values.append(_finite(entry.logprob))
-                top: dict[str, float] = {}
-                for token, value in entry.top:
-                    top.setdefault(self._tokenizer.token_text(token), _finite(value))
-                top.setdefault(text, _finite(entry.logprob))
-                tops.append(top)
-            tokens.append(text)
-            offsets.append(self._offset)
-            self._offset += len(text)
+                continue
+            top: dict[str, float] = {}
+            for token, value in entry.top:
+                top.setdefault(self._names(token), _finite(value))
+            top.setdefault(name, _finite(entry.logprob))
+            tops.append(top)
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several chunks of `CompletionLogprobs.render` as one."""
+    """Several chunks of `CompletionLogprobs` as one."""
     keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     return {key: [value for part in parts for value in part[key]] for key in keys}
 

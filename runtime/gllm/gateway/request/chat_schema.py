@@ -29,6 +29,7 @@ class ChatRequest(GenerationRequest):
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    echo: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_TEMPLATE_KWARGS)] | None = None
     reasoning_effort: Label | None = None
 
@@ -82,6 +83,15 @@ class ChatRequest(GenerationRequest):
     @property
     def continues_text(self) -> bool:
         return bool(self.continue_final_message)
+
+    @property
+    def echoed_text(self) -> str:
+        """What `echo` puts before the answer: the final message, unless the answer is a message of its own."""
+        last = self.messages[-1]
+        if not self.echo or (last.role != "assistant" and self.add_generation_prompt is not False):
+            return ""
+        content = last.for_template()["content"]
+        return content if isinstance(content, str) else ""
 
     @property
     def num_logprobs(self) -> int | None:

@@ -22,7 +22,6 @@ from gllm.sampling_params import (
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_N,
-    MAX_STOP_STRING_CHARS,
     MAX_STOP_TOKEN_IDS,
     ParameterError,
 )
@@ -47,7 +46,7 @@ GUIDED_FIELDS: dict[str, str] = {
 
 Label = Annotated[str, StringConstraints(max_length=256)]
 Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
+StopString = Annotated[str, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
@@ -254,6 +253,8 @@ class GenerationRequest(Body):
 
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
