@@ -179,6 +179,8 @@ class NewSequence(msgspec.Struct, array_like=True):
     pages: list[int]
     sampling: SamplingParams
     """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`."""
+    rope_start: int = 0
+    """Row of the rope table that is its position 0: not 0 where long sequences have frequencies of their own."""
 
 
 class StepPlan(Message):

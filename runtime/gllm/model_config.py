@@ -9,15 +9,29 @@ import msgspec
 
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     theta: float = 10000.0
-    kind: Literal["default", "linear", "llama3", "factors"] = "default"
+    kind: Literal["default", "linear", "llama3", "factors", "dynamic", "yarn", "longrope"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """Kind yarn: whether the bounds between kept and slowed frequencies are whole dimensions."""
+    attention_factor: float = 1.0
+    """Kinds yarn and longrope: multiplies cosines and sines."""
     original_max_position: int = 8192
     frequency_factors: tuple[float, ...] = ()
-    """Kind factors (GGUF's rope_freqs tensor): head_dim / 2 divisors of the inverse frequencies."""
+    """rotary_dim / 2 divisors of the inverse frequencies. Kind factors: GGUF's rope_freqs tensor. Kind longrope: those
+    of sequences up to `original_max_position`."""
+    long_factors: tuple[float, ...] = ()
+    """Kind longrope: the divisors of longer sequences."""
     partial_factor: float = 1.0
     """The part of a head that is turned, from its first dimension on."""
+
+    @property
+    def switches_at(self) -> int | None:
+        """Sequences of more positions than this use other frequencies; None: all use the same."""
+        return self.original_max_position if self.kind in ("dynamic", "longrope") else None
 
 
 class MoEConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +63,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     """Width of the logits; the tokenizer may know fewer tokens."""
     max_position: int
+    """The longest context that may be asked for, in tokens."""
     rms_norm_eps: float
     rope: RopeConfig
     tie_word_embeddings: bool
@@ -62,8 +77,22 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...] = ()
     """Any of these ends a generation (`gllm.text.eos`)."""
     bos_token_id: int | None = None
+    default_context: int = 0
+    """The context that is served unless another is asked for; 0: `max_position`."""
+    context_note: str = ""
+    """Why the context is shorter than the config's own number of positions; empty: it is not."""
     generation_defaults: dict[str, Any] = {}
     """Sampling defaults of generation_config.json: temperature, top_p, top_k, min_p, repetition_penalty."""
+
+    def context(self, asked: int = 0) -> int:
+        """The context in tokens that --max-model-len `asked` (0: none) stands for. ValueError if it is too long."""
+        if asked > self.max_position:
+            reason = f" ({self.context_note})" if self.context_note else ""
+            raise ValueError(
+                f"max_model_len {asked} is more than the model's {self.max_position} positions{reason}: "
+                f"set it to {self.max_position} or less"
+            )
+        return asked or self.default_context or self.max_position
 
     @property
     def rotary_dim(self) -> int:

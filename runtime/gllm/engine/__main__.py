@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 
@@ -11,6 +12,8 @@ from gllm.engine.loop import EngineLoop
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
+
+logger = logging.getLogger("gllm.engine")
 
 
 def main() -> int:
@@ -25,9 +28,12 @@ def main() -> int:
 
     try:
         model = load_model_config(config.engine.model)
+        model.context(config.engine.max_model_len)
     except ValueError as error:
         reporter.report("failed", str(error))
         return 1
+    if model.context_note:
+        logger.warning("the context is %d tokens: %s", model.context(config.engine.max_model_len), model.context_note)
     loop = EngineLoop(config, model, report=reporter.report)
     calm_collector()
     signal.signal(signal.SIGTERM, lambda signum, frame: loop.stop())

@@ -11,14 +11,15 @@ from collections.abc import Sequence as Seq
 from hashlib import sha256
 
 _ROOT = b"gllm prefix cache root\0"
+_LONG_ROPE_ROOT = b"gllm prefix cache root of long rope\0"
 
 
-def root_digest(salt: str) -> bytes:
-    """Start of a chain. Requests with different salts never share a page.
+def root_digest(salt: str, *, long_rope: bool = False) -> bytes:
+    """Start of a chain. Requests with different salts, or with other rope frequencies, never share a page.
 
     The prefix keeps a crafted salt from imitating a page's digest.
     """
-    return sha256(_ROOT + salt.encode()).digest()
+    return sha256((_LONG_ROPE_ROOT if long_rope else _ROOT) + salt.encode()).digest()
 
 
 def extend_digests(digests: list[bytes], root: bytes, token_ids: Seq[int], page_size: int) -> None:

@@ -47,7 +47,7 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
         eos = (token for token in model.eos_token_ids if token < model.vocab_size)  # configs name tokens that are not
         stop_token_ids = tuple(dict.fromkeys((*eos, *stop_token_ids)))
     wire = msgspec.structs.replace(sampling, stop_token_ids=stop_token_ids)
-    return Sequence(
+    seq = Sequence(
         submit.request_id,
         submit.token_ids,
         wire,
@@ -58,6 +58,13 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
         client=client,
         arrival_time=now,
     )
+    switch = model.rope.switches_at
+    # The last token is only sampled, never computed. The choice holds for the whole sequence: cached keys would not
+    # fit frequencies that change on the way.
+    if switch is not None and max(seq.num_prompt, seq.max_length - 1) > switch:
+        seq.rope_start = switch
+        seq.root = root_digest(submit.cache_salt, long_rope=True)
+    return seq
 
 
 def last_output(seq: Sequence) -> RequestOutput | None:

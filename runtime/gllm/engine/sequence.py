@@ -56,6 +56,7 @@ class Sequence:
         "register_at",
         "request_id",
         "root",
+        "rope_start",
         "sampling",
         "slot",
         "status",
@@ -109,6 +110,8 @@ class Sequence:
         self.last_step = 0
         """The last step with a row of it."""
 
+        self.rope_start = 0
+        """Row of the rope table that is its position 0."""
         self.root = root
         self.digests: list[bytes] = []
         """Of the leading full pages of `tokens`."""
@@ -156,4 +159,5 @@ class Sequence:
             num_computed_tokens=num_computed,
             pages=pages,
             sampling=sampling,
+            rope_start=self.rope_start,
         )

@@ -23,15 +23,11 @@ def pool_size(config: EngineConfig, capacities: Iterable[int]) -> int:
 
 def context_length(config: EngineConfig, model: ModelConfig, num_pages: int) -> int:
     """Longest prompt + output in tokens that model and pool allow; ValueError if the user asked for more."""
-    if config.max_model_len > model.max_position:
-        raise ValueError(
-            f"max_model_len {config.max_model_len} is more than the model's {model.max_position} positions: "
-            f"set it to {model.max_position} or less"
-        )
+    context = model.context(config.max_model_len)
     room = num_pages * config.page_size
     if config.max_model_len > room:
         raise ValueError(
             f"max_model_len {config.max_model_len} does not fit the KV pool of {room} tokens "
             f"({num_pages} pages of {config.page_size}): set it to {room} or less, or give the pool more memory"
         )
-    return config.max_model_len or min(model.max_position, room)
+    return min(context, room)

@@ -23,7 +23,7 @@ class Gateway:
         self.config = config
         self.model = model
         self.engine = engine
-        self.metrics = Metrics(model.name, config.engine.max_model_len or model.config.max_position, engine)
+        self.metrics = Metrics(model.name, config.engine.max_model_len or model.config.context(), engine)
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
         self.generator = Generator(model, engine, self.admission, self.metrics)
         self.down_reason = "starting"

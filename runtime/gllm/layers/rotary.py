@@ -10,41 +10,70 @@ from gllm.model_config import RopeConfig
 
 
 class Rotary:
-    """One table of angles that all layers share; `allocate` fills it when the weights are loaded."""
+    """One table of angles that all layers share; `allocate` fills it."""
 
-    def __init__(self, config: RopeConfig, dim: int, max_position: int) -> None:
+    def __init__(self, config: RopeConfig, dim: int) -> None:
         """dim: how many dimensions of a head are turned, the first ones."""
         self.config = config
         self.dim = dim
-        self.max_position = max_position
         self.cos_sin = torch.empty(0)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.max_position * self.dim * torch.float32.itemsize
+    def rows(self, context: int) -> int:
+        """Rows of the table for sequences of up to `context` positions."""
+        switch = self.config.switches_at
+        return context if switch is None or context <= switch else switch + context
 
-    def allocate(self, device: torch.device) -> None:
-        """cos_sin: [max_position, dim] float32, dim / 2 cosines, then as many sines."""
+    def num_bytes(self, context: int) -> int:
+        return self.rows(context) * self.dim * torch.float32.itemsize
+
+    def allocate(self, context: int, device: torch.device) -> None:
+        """cos_sin: [rows(context), dim] float32, dim / 2 cosines, then as many sines.
+
+        Where long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short sequences come first,
+        then those of long ones, again from position 0 on.
+        """
+        self.cos_sin = torch.empty(self.rows(context), self.dim, dtype=torch.float32, device=device)
+        switch = self.config.switches_at
+        short = len(self.cos_sin) - context
+        if switch is not None and short:
+            self._fill(self.cos_sin[:short], inverse_frequencies(self.config, self.dim))
+        self._fill(self.cos_sin[short:], inverse_frequencies(self.config, self.dim, context))
+
+    def _fill(self, rows: torch.Tensor, frequencies: torch.Tensor) -> None:
         half = self.dim // 2
-        frequencies = inverse_frequencies(self.config, self.dim).to(device)
-        angles = torch.arange(self.max_position, device=device).float()[:, None] * frequencies
-        self.cos_sin = torch.empty(self.max_position, self.dim, dtype=torch.float32, device=device)
-        torch.cos(angles, out=self.cos_sin[:, :half])
-        torch.sin(angles, out=self.cos_sin[:, half:])
+        positions = torch.arange(len(rows), device=rows.device).float()
+        angles = positions[:, None] * frequencies.to(rows.device)
+        torch.cos(angles, out=rows[:, :half])
+        torch.sin(angles, out=rows[:, half:])
+        if self.config.attention_factor != 1.0:
+            rows *= self.config.attention_factor
 
 
-def inverse_frequencies(config: RopeConfig, dim: int) -> torch.Tensor:
-    """[dim / 2] float32, radians per position.
+def inverse_frequencies(config: RopeConfig, dim: int, context: int = 0) -> torch.Tensor:
+    """[dim / 2] float32, radians per position, for sequences of up to `context` positions.
 
     The order of operations is that of `transformers.modeling_rope_utils`, so that float32 results are identical.
     """
-    frequencies = 1.0 / (config.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
-    if config.kind == "linear":
-        return frequencies / config.factor
-    if config.kind == "llama3":
-        return _llama3(frequencies, config)
-    if config.kind == "factors":
-        return frequencies / torch.tensor(config.frequency_factors, dtype=torch.float32)
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
+    powers: torch.Tensor = config.theta**exponents
+    is_long = config.switches_at is not None and context > config.switches_at
+    match config.kind:
+        case "longrope":
+            factors = config.long_factors if is_long else config.frequency_factors
+            return 1.0 / (torch.tensor(factors, dtype=torch.float32) * powers)
+        case "yarn":
+            return _yarn(config, dim, powers)
+        case "dynamic" if is_long:
+            stretch = config.factor * context / config.original_max_position - (config.factor - 1)
+            powers = (config.theta * stretch ** (dim / (dim - 2))) ** exponents
+    frequencies = 1.0 / powers
+    match config.kind:
+        case "linear":
+            return frequencies / config.factor
+        case "llama3":
+            return _llama3(frequencies, config)
+        case "factors":
+            return frequencies / torch.tensor(config.frequency_factors, dtype=torch.float32)
     return frequencies
 
 
@@ -56,3 +85,24 @@ def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
     smooth = (context / waves - low) / (high - low)
     between = ~(waves < context / high) & ~(waves > context / low)
     return torch.where(between, (1 - smooth) * scaled / config.factor + smooth * scaled, scaled)
+
+
+def _yarn(config: RopeConfig, dim: int, powers: torch.Tensor) -> torch.Tensor:
+    """https://arxiv.org/abs/2309.00071: dimensions that turn more than `beta_fast` times within the original context
+    are kept, those that turn less than `beta_slow` times slowed down by `factor`, those between interpolated.
+
+    powers: [dim / 2], what the plain frequencies are the inverse of.
+    """
+
+    def dimension(turns: float) -> float:
+        return dim * math.log(config.original_max_position / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+    low, high = dimension(config.beta_fast), dimension(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    kept = 1 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    scaled: torch.Tensor = 1.0 / (config.factor * powers) * (1 - kept) + 1.0 / powers * kept
+    return scaled

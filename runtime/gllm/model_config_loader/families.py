@@ -28,6 +28,8 @@ class Family:
     window: int | None = None
     """Sliding window where the key is missing; only for families whose key alone decides."""
     window_key_decides: bool = False
+    windows_after_max_window_layers: bool = False
+    """Whether only layers from number max_window_layers on have a window."""
     num_experts: int = 0
     """Default number of experts; 0: the family has none."""
     experts_per_token: int = 0
@@ -60,7 +62,7 @@ FAMILIES = {
         experts_per_token=2,
         always_renormalizes=True,
     ),
-    "Qwen2ForCausalLM": Family("qwen2", qkv_bias_key="", qkv_bias=True),
+    "Qwen2ForCausalLM": Family("qwen2", qkv_bias_key="", qkv_bias=True, windows_after_max_window_layers=True),
     "Qwen2MoeForCausalLM": Family(
         "qwen2_moe",
         qkv_bias_key="qkv_bias",
@@ -69,7 +71,7 @@ FAMILIES = {
         experts_per_token=4,
         shared_intermediate_size=5632,
     ),
-    "Qwen3ForCausalLM": Family("qwen3", head_dim=128, out_bias=True),
+    "Qwen3ForCausalLM": Family("qwen3", head_dim=128, out_bias=True, windows_after_max_window_layers=True),
     "Qwen3MoeForCausalLM": Family("qwen3_moe", out_bias=True, num_experts=128, experts_per_token=8),
     "GlmForCausalLM": _GLM,
     "Glm4ForCausalLM": replace(_GLM, model_type="glm4"),

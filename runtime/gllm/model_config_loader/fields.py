@@ -36,9 +36,16 @@ class Fields:
         value = self.get(key, default)
         if value is None:
             raise self.error(key, "is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
+        if not _is_positive(value):
             raise self.error(key, f"must be a positive number, not {value!r}")
         return float(value)
+
+    def positive_floats(self, key: str, count: int) -> tuple[float, ...]:
+        """A list of `count` positive numbers."""
+        values = self.get(key)
+        if not isinstance(values, list) or len(values) != count or not all(map(_is_positive, values)):
+            raise self.error(key, f"must be a list of {count} positive numbers, not {values!r:.80}")
+        return tuple(float(value) for value in values)
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.get(key, default)
@@ -56,6 +63,10 @@ class Fields:
 
     def error(self, key: str, problem: str) -> ValueError:
         return ValueError(f"{self.where}: {key} {problem}")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
 
 
 def check_shape(config: ModelConfig, where: str) -> ModelConfig:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
-from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
+from gllm.model_config import ModelConfig, MoEConfig
+from gllm.model_config_loader.context import limited_context
 from gllm.model_config_loader.fields import MAX_LAYERS, MOST_EXPERTS, Fields, check_shape
+from gllm.model_config_loader.gguf_rope import load_gguf_rope
 from gllm.text.eos import gguf_eos_ids
 
 _ARCHITECTURES = {
@@ -49,6 +50,7 @@ def load_gguf_config(path: Path) -> ModelConfig:
     if fields.get(f"{name}.rope.dimension_count", head_dim) != head_dim:
         raise fields.error(f"{name}.rope.dimension_count", f"differs from the head's {head_dim} dimensions")
     moe = _moe(file, fields, name)
+    rope = load_gguf_rope(file, fields, name, head_dim)
     config = ModelConfig(
         # Mixtral's files call themselves llama.
         architecture="MixtralForCausalLM" if moe is not None and name == "llama" else _ARCHITECTURES[name],
@@ -59,20 +61,30 @@ def load_gguf_config(path: Path) -> ModelConfig:
         num_kv_heads=fields.positive_int(f"{name}.attention.head_count_kv", num_heads),
         head_dim=head_dim,
         vocab_size=embedding.shape[0],
-        max_position=fields.positive_int(f"{name}.context_length"),
         rms_norm_eps=fields.positive_float(f"{name}.attention.layer_norm_rms_epsilon"),
-        rope=_rope(file, fields, name, head_dim),
+        rope=rope,
         tie_word_embeddings="output.weight" not in file.tensors,
         attention_bias="blk.0.attn_q.bias" in file.tensors,
         attention_out_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         moe=moe,
+        **limited_context(
+            rope,
+            fields.positive_int(f"{name}.context_length"),
+            f"{name}.attention.sliding_window",
+            _window(fields, name),
+        ),
         dtype=_dtype(embedding.type),
         eos_token_ids=gguf_eos_ids(file.metadata),
         bos_token_id=next(iter(fields.token_ids("tokenizer.ggml.bos_token_id")), None),
         generation_defaults=_sampling_defaults(fields),
     )
     return check_shape(config, str(path))
+
+
+def _window(fields: Fields, name: str) -> int | None:
+    key = f"{name}.attention.sliding_window"
+    return fields.positive_int(key) if fields.get(key, 0) else None
 
 
 def _moe(file: GGUFFile, fields: Fields, name: str) -> MoEConfig | None:
@@ -95,31 +107,6 @@ def _moe(file: GGUFFile, fields: Fields, name: str) -> MoEConfig | None:
         renormalize=name != "qwen2moe",
         shared_intermediate_size=0 if shared is None else shared.shape[0],
     )
-
-
-def _rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:
-    """llama.cpp's converter writes Llama 3's scaling as a tensor of frequency divisors."""
-    theta = fields.positive_float(f"{name}.rope.freq_base", 10000.0)
-    kind = fields.get(f"{name}.rope.scaling.type", "none")
-    tensor = file.tensors.get("rope_freqs.weight")
-    if kind not in ("none", "linear"):
-        raise fields.error(f"{name}.rope.scaling.type", f"{kind!r} is not supported; supported are none, linear")
-    if tensor is not None:
-        if kind != "none" or tensor.shape != (head_dim // 2,) or tensor.type != GGMLQuantizationType.F32:
-            raise ValueError(
-                f"{file.path}: rope_freqs.weight must hold {head_dim // 2} F32 values and no other scaling"
-            )
-        factors = tuple(file.raw(tensor).view(np.float32).reshape(-1).tolist())
-        if not all(factor > 0 for factor in factors):
-            raise ValueError(f"{file.path}: rope_freqs.weight must be positive")
-        return RopeConfig(theta=theta, kind="factors", frequency_factors=factors)
-    # rope.scale_linear is the key of files made before 2024.
-    factor = fields.positive_float(
-        f"{name}.rope.scaling.factor", fields.positive_float(f"{name}.rope.scale_linear", 1.0)
-    )
-    if factor != 1.0 and (kind == "linear" or fields.get(f"{name}.rope.scaling.type") is None):
-        return RopeConfig(theta=theta, kind="linear", factor=factor)
-    return RopeConfig(theta=theta)
 
 
 def _dtype(kind: GGMLQuantizationType) -> Literal["float32", "bfloat16", "float16"]:

@@ -10,6 +10,7 @@ import msgspec
 
 from gllm.model_config import ModelConfig
 from gllm.model_config_loader.chatglm import load_chatglm_shape
+from gllm.model_config_loader.context import load_context
 from gllm.model_config_loader.families import FAMILIES, MODEL_TYPES, SUPPORTED_ARCHITECTURES, Family
 from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 from gllm.model_config_loader.moe import load_moe
@@ -55,10 +56,11 @@ def _shape(config: Fields, architecture: str, family: Family) -> ModelConfig:
     if config.get("hidden_act", "silu") != "silu":
         raise config.error("hidden_act", f"{config.get('hidden_act')!r} is not supported (silu is)")
     max_position = config.positive_int("max_position_embeddings", family.max_position)
-    _refuse_sliding_window(config, family, max_position)
     num_heads = config.positive_int("num_attention_heads")
     hidden_size = config.positive_int("hidden_size")
     num_layers = config.positive_int("num_hidden_layers", most=MAX_LAYERS)
+    head_dim = _head_dim(config, family, hidden_size, num_heads)
+    rope = load_rope(config, family, max_position, head_dim)
     bias = config.boolean(family.qkv_bias_key, family.qkv_bias) if family.qkv_bias_key else family.qkv_bias
     return ModelConfig(
         architecture=architecture,
@@ -67,17 +69,17 @@ def _shape(config: Fields, architecture: str, family: Family) -> ModelConfig:
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=config.positive_int("num_key_value_heads", family.num_kv_heads or num_heads),
-        head_dim=_head_dim(config, family, hidden_size, num_heads),
+        head_dim=head_dim,
         vocab_size=config.positive_int("vocab_size"),
-        max_position=max_position,
         rms_norm_eps=config.positive_float("rms_norm_eps", family.rms_norm_eps),
-        rope=load_rope(config, family, max_position),
+        rope=rope,
         # False is the default of all these families.
         tie_word_embeddings=config.boolean("tie_word_embeddings", False),
         attention_bias=bias,
         attention_out_bias=bias and family.out_bias,
         mlp_bias=family.mlp_bias and config.boolean("mlp_bias", False),
         moe=load_moe(config, family, num_layers),
+        **load_context(config, family, rope, max_position, num_layers),
     )
 
 
@@ -106,19 +108,6 @@ def _head_dim(config: Fields, family: Family, hidden_size: int, num_heads: int) 
     if config.get("head_dim") is None and hidden_size % num_heads:
         raise config.error("hidden_size", f"({hidden_size}) is no multiple of num_attention_heads ({num_heads})")
     return config.positive_int("head_dim", hidden_size // num_heads)
-
-
-def _refuse_sliding_window(config: Fields, family: Family, max_position: int) -> None:
-    """A window that covers every position is no window."""
-    if family.window_key_decides:
-        # An explicit null means no window, a missing key means the default.
-        window = config.values.get("sliding_window", family.window)
-        used = window is not None and window < max_position
-    else:
-        used = config.boolean("use_sliding_window", False)
-    layer_types = config.get("layer_types", [])
-    if used or (isinstance(layer_types, list) and "sliding_attention" in layer_types):
-        raise config.error("sliding_window", "is not supported: every layer must attend to the whole context")
 
 
 def _dtype(config: Fields) -> Literal["float32", "bfloat16", "float16"]:

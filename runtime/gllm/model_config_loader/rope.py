@@ -2,41 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
 
 from gllm.model_config import RopeConfig
 from gllm.model_config_loader.families import Family
 from gllm.model_config_loader.fields import Fields
 
+_KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+_ALIASES = {"su": "longrope"}
+"""Older names that some files still use."""
 
-def load_rope(config: Fields, family: Family, max_position: int) -> RopeConfig:
-    """Resolve `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (`rope_type`, older `type`)."""
-    key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+
+def load_rope(config: Fields, family: Family, max_position: int, head_dim: int) -> RopeConfig:
+    """Resolve `rope_scaling` (`rope_type`, older `type`) with `rope_theta`, or `rope_parameters` (transformers 5).
+
+    Keys that transformers does not know, such as yarn's `attn_factor`, have no effect here either.
+    """
+    # As in transformers, the older key wins where a file has both.
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     values = config.get(key, {})
     if not isinstance(values, dict):
         raise config.error(key, f"must be an object, not {values!r}")
     if any(isinstance(value, dict) for value in values.values()):
         raise config.error(key, "differs between layers, which is not supported")
     scaling = Fields(values, f"{config.where}: {key}")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    kind = _ALIASES.get(kind, kind) if isinstance(kind, str) else kind
+    if kind not in _KINDS:
+        raise scaling.error("rope_type", f"{kind!r} is not supported; supported are {', '.join(_KINDS)}")
     theta = scaling.positive_float("rope_theta", config.positive_float("rope_theta", family.rope_theta))
     part = _partial_factor(config, scaling, family)
-    kind = _rope_kind(scaling, scaling.get("rope_type", scaling.get("type", "default")))
-    if kind == "linear":
-        return RopeConfig(theta=theta, kind=kind, factor=scaling.positive_float("factor"), partial_factor=part)
-    if kind == "llama3":
-        rope = RopeConfig(
-            theta=theta,
-            kind=kind,
-            partial_factor=part,
-            factor=scaling.positive_float("factor"),
-            low_freq_factor=scaling.positive_float("low_freq_factor"),
-            high_freq_factor=scaling.positive_float("high_freq_factor"),
-            original_max_position=_original_max_position(config, scaling, max_position),
+    plain = RopeConfig(theta=theta, partial_factor=part)
+    match kind:
+        case "linear":
+            return RopeConfig(theta=theta, partial_factor=part, kind=kind, factor=scaling.positive_float("factor"))
+        case "dynamic":
+            return RopeConfig(
+                theta=theta,
+                partial_factor=part,
+                kind=kind,
+                factor=scaling.positive_float("factor"),
+                original_max_position=max_position,
+            )
+        case "llama3":
+            return _llama3(scaling, plain, _original_max_position(config, scaling, max_position))
+        case "yarn":
+            return _yarn(scaling, plain, _original_max_position(config, scaling, max_position), max_position)
+        case "longrope":
+            original = _original_max_position(config, scaling, max_position)
+            return _longrope(scaling, plain, original, max_position, int(head_dim * part) // 2)
+    return plain
+
+
+def scaled_positions(rope: RopeConfig, max_position: int) -> int:
+    """The context that a scaling makes of the config's own number of positions, by vLLM's rule."""
+    match rope.kind:
+        case "linear" | "dynamic":
+            return int(max_position * max(1.0, rope.factor))
+        case "yarn":
+            return int(rope.original_max_position * max(1.0, rope.factor))
+    return max_position
+
+
+def yarn_attention_factor(factor: float, weight: float = 1.0) -> float:
+    """What the paper (https://arxiv.org/abs/2309.00071) recommends; `weight` is called mscale."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def longrope_attention_factor(factor: float, original_max_position: int) -> float:
+    """As in https://arxiv.org/abs/2402.13753."""
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
+
+
+def _llama3(scaling: Fields, plain: RopeConfig, original: int) -> RopeConfig:
+    rope = RopeConfig(
+        theta=plain.theta,
+        partial_factor=plain.partial_factor,
+        kind="llama3",
+        factor=scaling.positive_float("factor"),
+        low_freq_factor=scaling.positive_float("low_freq_factor"),
+        high_freq_factor=scaling.positive_float("high_freq_factor"),
+        original_max_position=original,
+    )
+    if rope.high_freq_factor <= rope.low_freq_factor:
+        raise scaling.error("high_freq_factor", "must be above low_freq_factor")
+    return rope
+
+
+def _yarn(scaling: Fields, plain: RopeConfig, original: int, max_position: int) -> RopeConfig:
+    factor = scaling.positive_float("factor", max_position / original)
+    mscale, all_dims = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    attention = yarn_attention_factor(factor)
+    if mscale and all_dims:
+        attention = yarn_attention_factor(factor, scaling.positive_float("mscale")) / yarn_attention_factor(
+            factor, scaling.positive_float("mscale_all_dim")
         )
-        if rope.high_freq_factor <= rope.low_freq_factor:
-            raise scaling.error("high_freq_factor", "must be above low_freq_factor")
-        return rope
-    return RopeConfig(theta=theta, partial_factor=part)
+    return RopeConfig(
+        theta=plain.theta,
+        partial_factor=plain.partial_factor,
+        kind="yarn",
+        factor=factor,
+        original_max_position=original,
+        attention_factor=scaling.positive_float("attention_factor", attention),
+        # As in transformers, 0 means the default.
+        beta_fast=scaling.positive_float("beta_fast", 32.0) if scaling.get("beta_fast") else 32.0,
+        beta_slow=scaling.positive_float("beta_slow", 1.0) if scaling.get("beta_slow") else 1.0,
+        truncate=scaling.boolean("truncate", True),
+    )
+
+
+def _longrope(scaling: Fields, plain: RopeConfig, original: int, max_position: int, pairs: int) -> RopeConfig:
+    factor = scaling.positive_float("factor", max_position / original)
+    return RopeConfig(
+        theta=plain.theta,
+        partial_factor=plain.partial_factor,
+        kind="longrope",
+        factor=factor,
+        original_max_position=original,
+        attention_factor=scaling.positive_float("attention_factor", longrope_attention_factor(factor, original)),
+        frequency_factors=scaling.positive_floats("short_factor", pairs),
+        long_factors=scaling.positive_floats("long_factor", pairs),
+    )
 
 
 def _partial_factor(config: Fields, scaling: Fields, family: Family) -> float:
@@ -54,11 +140,3 @@ def _original_max_position(config: Fields, scaling: Fields, max_position: int) -
     """Like transformers, the config's own key wins over the one beside the other rope settings."""
     key = "original_max_position_embeddings"
     return config.positive_int(key, scaling.positive_int(key, max_position))
-
-
-def _rope_kind(fields: Fields, kind: Any) -> Literal["default", "linear", "llama3"]:
-    """Check the name of a rope scaling."""
-    if kind in ("default", "linear", "llama3"):
-        checked: Literal["default", "linear", "llama3"] = kind
-        return checked
-    raise fields.error("rope_type", f"{kind!r} is not supported; supported are default, linear, llama3")

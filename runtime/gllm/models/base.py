@@ -40,8 +40,8 @@ class CausalLM(Layer, ABC):
         layers = range(config.num_layers) if layers is None else layers
         self.config = config
         self.weight_bytes = 0
-        """Bytes of weights and rope tables on the device, as packed by `ops`; 0 until loaded."""
-        self.rotary = Rotary(config.rope, config.rotary_dim, config.max_position)
+        """Bytes of weights on the device, as packed by `ops`; 0 until loaded."""
+        self.rotary = Rotary(config.rope, config.rotary_dim)
         self.embedding: Embedding | None = None
         if layers.start == 0:
             self.embedding = Embedding(context, self.names.embedding, config.vocab_size, config.hidden_size)

@@ -36,12 +36,13 @@ def load_model(
     load_format: str = "auto",
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    max_model_len: int | None = None,
 ) -> CausalLM:
     """Build this rank's part of the model and fill its weights one tensor at a time, reading only what it holds.
 
     `layers` are those of its stage (None: all). Peak memory is the final weights and one tensor. `load_format` is auto
     (read the checkpoint) or dummy (small random weights from `seed`, for benchmarks). `progress` gets the fraction
-    done, ending with 1.0.
+    done, ending with 1.0. `max_model_len` is the context that the rope table is for (None: the model's own).
     Raises ValueError naming the tensor if the checkpoint lacks it or has it in another shape, before allocating.
     """
     model = model_class(config)(config, context, layers)
@@ -53,6 +54,7 @@ def load_model(
         source = open_checkpoint(path)
         _check(_declared(config), source, path)
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
+    model.rotary.allocate(max_model_len or config.context(), device)
     return model
 
 
@@ -69,12 +71,12 @@ def _declared(config: ModelConfig) -> CausalLM:
 def estimate_weight_bytes(
     config: ModelConfig, dtype: torch.dtype, context: LayerContext | None = None, layers: range | None = None
 ) -> int:
-    """Bytes of a rank's weights and rope tables (without context and layers: the whole model's).
+    """Bytes of a rank's weights (without context and layers: the whole model's).
 
     Before `Ops.pack_linear`, without allocating anything.
     """
     model = model_class(config)(config, context or LayerContext(TorchOps()), layers)
-    return model.rotary.num_bytes + sum(parameter.num_bytes(dtype) for parameter in model.parameters())
+    return sum(parameter.num_bytes(dtype) for parameter in model.parameters())
 
 
 def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
@@ -125,8 +127,6 @@ def _fill(
             model.weight_bytes += _num_bytes(parameter.data, weight)
         done += parameter.num_bytes(dtype)
         report(done / total)
-    model.rotary.allocate(device)
-    model.weight_bytes += model.rotary.num_bytes
 
 
 def _experts(

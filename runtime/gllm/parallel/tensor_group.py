@@ -52,6 +52,14 @@ class Alone:
 ALONE = Alone()
 
 
+class Planned(Alone):
+    """A rank of a group that has not met: enough to tell what the rank will hold."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self.size = size
+        self.rank = rank
+
+
 class DistributedGroup:
     """Over torch.distributed: NCCL between GPUs, gloo between CPUs."""
 

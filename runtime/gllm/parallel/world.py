@@ -57,6 +57,13 @@ def ranks_per_device(device: torch.device) -> int:
     return -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // torch.cuda.device_count())
 
 
+def ranks_beside(rank: int, device: torch.device) -> list[int]:
+    """The ranks that share this one's memory, itself among them: those of its GPU, or on a CPU those of its node."""
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    step = torch.cuda.device_count() if device.type == "cuda" else 1
+    return [rank - local_rank + local for local in range(local_rank % step, count, step)]
+
+
 def join_world(place: Place, *, hidden_size: int, dtype: torch.dtype, device: torch.device) -> World:
     """Meet the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables); returns when all are there.
 

@@ -23,7 +23,7 @@ class StepBatch:
     token_ids: Int64
     """[n] 0 where the token is still on the device."""
     positions: Int64
-    """[n]"""
+    """[n] rows of the rope table."""
     device_tokens: Int64
     """[d] indices into the n tokens that must be taken from the last tokens sampled for `device_slots`."""
     device_slots: Int64
@@ -45,7 +45,7 @@ def build_batch(plan: StepPlan, table: SlotTable) -> StepBatch:
     firsts = ends - query_lens
     num_tokens = int(ends[-1]) if len(ends) else 0
 
-    positions = np.arange(num_tokens, dtype=np.int64) + np.repeat(starts - firsts, query_lens)
+    positions = np.arange(num_tokens, dtype=np.int64) + np.repeat(starts - firsts + table.rope_start[slots], query_lens)
     token_ids = np.zeros(num_tokens, np.int64)
     sampled = starts >= table.num_known[slots]
     for row in np.flatnonzero(~sampled):

@@ -17,7 +17,8 @@ from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.loader import estimate_weight_bytes, load_model
 from gllm.parallel.layout import Place, check_shape, kv_head_slice, split_layers
-from gllm.parallel.world import World, join_world, ranks_per_device
+from gllm.parallel.tensor_group import Planned
+from gllm.parallel.world import World, join_world, ranks_beside, ranks_per_device
 from gllm.sampling_params import SamplingParams
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
@@ -50,13 +51,15 @@ class WorkerBuilder:
         platform = self.platform
         if platform.device.type == "cuda":
             torch.cuda.set_device(platform.device)
-        layers = split_layers(model_config, config.pp, config.assigned_layers)[self.place.stage]
+        stages = split_layers(model_config, config.pp, config.assigned_layers)
+        layers = stages[self.place.stage]
+        self.shape = self._shape(layers)
+        # No rank loads anything before all have joined: what is free now is for all of them.
+        memory.check_fits(config, self._needs(stages), platform.device)
         self.world: World = join_world(
             self.place, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
         )
         context = LayerContext(platform.ops, self.world.group, config.ep, platform.experts)
-        weight_bytes = estimate_weight_bytes(model_config, platform.dtype, context, layers)
-        memory.check_weights_fit(weight_bytes, platform.device)
         self.model: CausalLM = load_model(
             config.model,
             model_config,
@@ -67,26 +70,47 @@ class WorkerBuilder:
             load_format=config.load_format,
             seed=config.seed,
             progress=progress,
-        )
-        kv_heads = kv_head_slice(model_config.num_kv_heads, config.tp, self.place.tp_rank)
-        self.shape = KVShape(
-            num_layers=len(layers),
-            num_heads=model_config.num_heads // config.tp,
-            num_kv_heads=kv_heads.stop - kv_heads.start,
-            head_dim=model_config.head_dim,
-            page_size=config.page_size,
-            dtype=platform.dtype,
-            device=platform.device,
+            # Enough to measure with; `runner` knows the context that is served.
+            max_model_len=1,
         )
         self.attention: AttentionBackend = platform.make_attention(self.shape)
 
+    def _shape(self, layers: range) -> KVShape:
+        """Of the pool of a rank with these layers."""
+        kv_heads = kv_head_slice(self.model_config.num_kv_heads, self.config.tp, self.place.tp_rank)
+        return KVShape(
+            num_layers=len(layers),
+            num_heads=self.model_config.num_heads // self.config.tp,
+            num_kv_heads=kv_heads.stop - kv_heads.start,
+            head_dim=self.model_config.head_dim,
+            page_size=self.config.page_size,
+            dtype=self.platform.dtype,
+            device=self.platform.device,
+        )
+
+    def _needs(self, stages: list[range]) -> list[memory.Needs]:
+        """Of every rank that shares this one's memory."""
+        config, platform = self.config, self.platform
+        context = LayerContext(platform.ops, Planned(config.tp, self.place.tp_rank), config.ep, platform.experts)
+        # The ranks of a stage hold equally much.
+        beside = ranks_beside(self.place.rank, platform.device)
+        of_stage = {
+            stage: memory.Needs(
+                estimate_weight_bytes(self.model_config, platform.dtype, context, stages[stage]),
+                self._shape(stages[stage]).page_bytes,
+            )
+            for stage in {rank // config.tp for rank in beside}
+        }
+        return [of_stage[rank // config.tp] for rank in beside]
+
     def capacity(self) -> int:
         """KV pages that fit the memory budget, after measuring what the largest forward pass takes."""
-        max_len = self.config.max_model_len or self.model_config.max_position
+        context = self.model_config.context(self.config.max_model_len)
         device = self.platform.device
         peak = self._measure_peak() if device.type == "cuda" else 0
-        sharers = ranks_per_device(device)
-        return memory.kv_pages(self.config, self.shape.page_bytes, max_len, device, peak, sharers)
+        peak += self.model.rotary.num_bytes(context)
+        sharers = ranks_per_device(device) if device.type == "cuda" else len(ranks_beside(self.place.rank, device))
+        return memory.kv_pages(self.config, self.shape.page_bytes, context, device, peak, sharers)
 
     @property
     def _max_tokens(self) -> int:
@@ -125,6 +149,7 @@ class WorkerBuilder:
     def runner(self, configure: Configure) -> ModelRunner:
         """Allocate the KV pool, build the runner and run a first step, so that ready means ready."""
         self.attention.allocate(configure.num_pages)
+        self.model.rotary.allocate(configure.max_model_len, self.platform.device)
         config = self.config
         table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)
         last_stage = None

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from gllm.config import EngineConfig
+from gllm.worker.host_memory import free_host_bytes
 
 DEFAULT_CPU_KV_BYTES = 512 * 1024**2
 GIB = 1024**3
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one rank will hold, in bytes."""
+
+    weights: int
+    page: int
+    """One KV page over all layers of the rank."""
+
+
 def available_bytes(device: torch.device) -> int:
     """Free memory of the device; on CPU also bounded by the cgroup's limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, limit - used)
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
-        pass
-    return free
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
 
-def check_weights_fit(weight_bytes: int, device: torch.device) -> None:
-    """Raises ValueError before anything is allocated."""
+def check_fits(config: EngineConfig, ranks: Sequence[Needs], device: torch.device) -> None:
+    """Raises ValueError, before anything is allocated, if the weights or the KV cache that was asked for do not fit.
+
+    ranks: those that share the device's memory.
+    """
     free = available_bytes(device)
-    if weight_bytes > free:
+    weights = sum(rank.weights for rank in ranks)
+    several = f" of {len(ranks)} ranks" if len(ranks) > 1 else ""
+    if weights > free:
         raise ValueError(
-            f"the model's weights need {weight_bytes / GIB:.1f} GiB but only {free / GIB:.1f} GiB of "
+            f"the model's weights{several} need {weights / GIB:.1f} GiB but only {free / GIB:.1f} GiB of "
             f"{device.type} memory is free; use a smaller --dtype, a smaller model or a larger machine"
+        )
+    if config.num_pages:
+        flag, asked = f"--num-pages {config.num_pages}", sum(config.num_pages * rank.page for rank in ranks)
+    else:
+        flag, asked = "--kv-cache-memory", config.kv_cache_memory * len(ranks)
+    if asked > free - weights:
+        raise ValueError(
+            f"{flag}: {asked / GIB:.1f} GiB asked for{several}, {(free - weights) / GIB:.1f} GiB available: of the "
+            f"{free / GIB:.1f} GiB of free {device.type} memory the weights take {weights / GIB:.1f}; ask for less"
         )
 
 
@@ -62,7 +74,7 @@ def kv_pages(
     else:
         one_sequence = -(-max_model_len // config.page_size) * page_bytes
         wanted = max(one_sequence, min(DEFAULT_CPU_KV_BYTES, one_sequence * config.max_num_seqs))
-        budget = min(wanted, (available_bytes(device) - peak_bytes) // 2)
+        budget = min(wanted, (available_bytes(device) - peak_bytes) // (2 * sharers))
     pages = budget // page_bytes
     if pages < 2:
         raise ValueError(

@@ -29,6 +29,8 @@ class SlotTable:
         self.num_prompt: Int32 = np.zeros(max_num_seqs, np.int32)
         self.num_computed: Int32 = np.zeros(max_num_seqs, np.int32)
         """Tokens whose KV is written, counting steps that are still running."""
+        self.rope_start: Int32 = np.zeros(max_num_seqs, np.int32)
+        """See `NewSequence`."""
         self._tokens: list[Int64 | None] = [None] * max_num_seqs
 
     def apply(self, plan: StepPlan) -> None:
@@ -47,6 +49,7 @@ class SlotTable:
         self.num_prompt[slot] = sequence.num_prompt_tokens
         self.num_computed[slot] = sequence.num_computed_tokens
         self.num_pages[slot] = 0
+        self.rope_start[slot] = sequence.rope_start
         self._append_pages(slot, sequence.pages)
 
     def _append_pages(self, slot: int, pages: list[int]) -> None:

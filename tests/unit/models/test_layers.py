@@ -24,6 +24,31 @@ ROPES = [
         RopeConfig(theta=5e5, kind="llama3", factor=8.0),
         {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, **LLAMA3},
     ),
+    (
+        RopeConfig(theta=1e6, kind="yarn", factor=4.0, original_max_position=2250, attention_factor=1.138629436111989),
+        {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 2250},
+    ),
+    (
+        RopeConfig(
+            kind="yarn",
+            factor=2.5,
+            original_max_position=512,
+            attention_factor=0.8,
+            beta_fast=16.0,
+            beta_slow=2.0,
+            truncate=False,
+        ),
+        {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 2.5,
+            "original_max_position_embeddings": 512,
+            "attention_factor": 0.8,
+            "beta_fast": 16,
+            "beta_slow": 2,
+            "truncate": False,
+        },
+    ),
 ]
 
 
@@ -34,10 +59,10 @@ def test_rope_is_that_of_transformers_bit_for_bit(rope: RopeConfig, parameters: 
     )
     theirs = LlamaRotaryEmbedding(config)
     assert torch.equal(inverse_frequencies(rope, 128), theirs.inv_freq)
-    rotary = Rotary(rope, 128, 9000)
-    rotary.allocate(CPU)
+    rotary = Rotary(rope, 128)
+    rotary.allocate(9000, CPU)
     assert rotary.cos_sin.shape == (9000, 128)
-    assert rotary.cos_sin.nbytes == rotary.num_bytes
+    assert rotary.cos_sin.nbytes == rotary.num_bytes(9000)
     positions = torch.tensor([0, 1, 77, 8999])
     q, k = torch.randn(4, 4, 128), torch.randn(4, 2, 128)
     cos, sin = theirs(q, positions[None])

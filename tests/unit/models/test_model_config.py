@@ -336,9 +336,16 @@ def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
         (LLAMA | {"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
         (LLAMA | {"torch_dtype": "float8_e4m3fn"}, "torch_dtype 'float8_e4m3fn' is not supported"),
         (LLAMA | {"eos_token_id": "</s>"}, "eos_token_id must be a token id"),
-        (LLAMA | {"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_type 'yarn' is not supported"),
-        (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4}}, "rope_type 'dynamic' is not supported"),
-        (LLAMA | {"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "ntk", "factor": 4}}, "rope_type 'ntk' is not supported; supported are"),
+        (LLAMA | {"rope_scaling": {"type": ["yarn"]}}, "rope_type .* is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "dynamic"}}, "rope_scaling: factor is missing"),
+        (LLAMA | {"rope_scaling": {"type": "yarn", "factor": "4"}}, "rope_scaling: factor must be a positive number"),
+        (LLAMA | {"rope_scaling": {"type": "yarn", "truncate": 1}}, "truncate must be true or false"),
+        (LLAMA | {"rope_parameters": {"rope_type": "longrope"}}, "short_factor must be a list of 64 positive numbers"),
+        (
+            LLAMA | {"rope_scaling": {"type": "su", "short_factor": [1.0] * 64, "long_factor": [1.0] * 63}},
+            "long_factor must be a list of 64 positive numbers",
+        ),
         (LLAMA | {"rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
         (LLAMA | {"rope_scaling": [1]}, "rope_scaling must be an object"),
         (LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differs between layers"),
@@ -350,7 +357,7 @@ def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
         (LLAMA | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is not supported"),
         (GLM | {"partial_rotary_factor": 0.01}, "partial_rotary_factor .* must turn an even number"),
         (GLM | {"partial_rotary_factor": 1.5}, "partial_rotary_factor .* must turn an even number"),
-        (MIXTRAL | {"sliding_window": 2048}, "sliding_window is not supported"),
+        (MIXTRAL | {"sliding_window": "2048"}, "sliding_window must be an integer"),
         (MIXTRAL | {"num_experts_per_tok": 9}, r"num_experts_per_tok \(9\) is above num_local_experts \(8\)"),
         (QWEN3_MOE | {"num_experts": 10**6}, "num_experts must be an integer from 1 to 4096"),
         (QWEN3_MOE | {"moe_intermediate_size": None}, "moe_intermediate_size is missing"),
@@ -364,14 +371,6 @@ def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
         (CHATGLM3 | {"vision_config": {"depth": 1}}, "vision_config is set"),
         (CHATGLM3 | {"kv_channels": "x"}, "kv_channels must be an integer"),
         (CHATGLM3 | {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}, "rope_ratio of ChatGLM2"),
-        (QWEN2 | {"use_sliding_window": True}, "sliding_window is not supported"),
-        (QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window is not supported"),
-        (MISTRAL | {"max_position_embeddings": 32768, "sliding_window": 4096}, "sliding_window is not supported"),
-        (
-            {key: value for key, value in MISTRAL.items() if key != "sliding_window"}
-            | {"max_position_embeddings": 8192},
-            "sliding_window is not supported",
-        ),
     ],
 )
 def test_refusals_are_one_line_that_names_the_key(config: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -490,9 +489,10 @@ def test_gguf_optional_keys(tmp_path: Path) -> None:
         ("llama", {"llama__block_count": None}, "llama.block_count is missing"),
         ("llama", {"llama__attention__head_count": [2, 4]}, "head_count must be an integer"),
         ("llama", {"llama__rope__dimension_count": 8}, "rope.dimension_count differs from the head's 16"),
-        ("llama", {"llama__rope__scaling__type": "yarn"}, "scaling.type 'yarn' is not supported"),
+        ("llama", {"llama__rope__scaling__type": "ntk"}, "scaling.type 'ntk' is not supported"),
+        ("llama", {"llama__rope__scaling__type": "longrope"}, "no tensor rope_factors_short.weight"),
         ("llama", {"rope_freqs__weight": np.ones(3, np.float32)}, "rope_freqs.weight must hold 8 F32 values"),
-        ("llama", {"rope_freqs__weight": np.zeros(8, np.float32)}, "rope_freqs.weight must be positive"),
+        ("llama", {"rope_freqs__weight": np.zeros(8, np.float32)}, "rope_freqs.weight must hold positive numbers"),
     ],
 )
 def test_gguf_refusals(architecture: str, fields: dict[str, Any], message: str, tmp_path: Path) -> None:

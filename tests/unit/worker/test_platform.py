@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from fixtures.inprocess import InProcessEngine
 from fixtures.tiny_models import write_hf
 from gllm.config import EngineConfig
 from gllm.model_config import ModelConfig
@@ -15,6 +16,7 @@ from gllm.model_config_loader import load_model_config
 from gllm.worker import devices, memory
 from gllm.worker.build import WorkerBuilder
 from gllm.worker.graphs import graph_sizes
+from gllm.worker.host_memory import free_host_bytes
 
 CPU = torch.device("cpu")
 
@@ -64,6 +66,68 @@ def test_weights_that_do_not_fit_are_refused_before_loading(tmp_path: Path, monk
     config = EngineConfig(model=str(folder), device="cpu", threads=1)
     with pytest.raises(ValueError, match=r"weights need .* GiB but only .* is free"):
         WorkerBuilder(config, load_model_config(folder), lambda done: None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks", "message"),
+    [
+        ({"kv_cache_memory": 100 << 30}, 1, "--kv-cache-memory: 100.0 GiB asked for, 15.0 GiB available"),
+        ({"kv_cache_memory": 6 << 30}, 2, "--kv-cache-memory: 12.0 GiB asked for of 2 ranks, 10.0 GiB available"),
+        ({"num_pages": 20000}, 1, "--num-pages 20000: 19.5 GiB asked for, 15.0 GiB available"),
+        ({"num_pages": 20000, "kv_cache_memory": 1 << 20}, 1, "--num-pages 20000: 19.5 GiB asked for"),
+        ({}, 5, "weights of 5 ranks need 25.0 GiB but only 20.0 GiB"),
+    ],
+)
+def test_a_kv_cache_that_does_not_exist_is_refused_in_one_line(
+    settings: dict[str, int], ranks: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 20 << 30)
+    needs = [memory.Needs(weights=5 << 30, page=1 << 20)] * ranks
+    with pytest.raises(ValueError, match=message) as caught:
+        memory.check_fits(EngineConfig(model="x", **settings), needs, CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kv_cache_memory": 15 << 30}, {"num_pages": 15 * 1024}])
+def test_a_kv_cache_that_fits_is_taken(settings: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 20 << 30)
+    memory.check_fits(EngineConfig(model="x", **settings), [memory.Needs(weights=5 << 30, page=1 << 20)], CPU)
+
+
+def test_ranks_of_a_node_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two stages asks for less than there is, both together for more."""
+    for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 3 << 30)
+    monkeypatch.setattr("gllm.worker.build.join_world", lambda *_, **__: pytest.fail("joined"))
+    folder = write_hf("llama", tmp_path)
+    config = EngineConfig(model=str(folder), device="cpu", threads=1, pp=2, kv_cache_memory=2 << 30)
+    with pytest.raises(ValueError, match=r"4\.0 GiB asked for of 2 ranks, 3\.0 GiB available"):
+        WorkerBuilder(config, load_model_config(folder), rank=1)
+
+
+def test_the_rope_table_is_as_long_as_the_served_context(tmp_path: Path) -> None:
+    folder = write_hf("mistral", tmp_path, max_position_embeddings=1_024_000)
+    engine = InProcessEngine(folder, dtype="float32", max_model_len=100)
+    assert len(engine.runner.model.rotary.cos_sin) == 100
+    # Without a limit it is the pool's size that counts: 20 pages of 16 tokens.
+    engine = InProcessEngine(folder, dtype="float32", num_pages=20)
+    assert len(engine.runner.model.rotary.cos_sin) == 320
+
+
+def test_free_memory_is_bounded_by_the_cgroups_around(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
+    group = tmp_path / "cgroup"
+    group.mkdir()
+    assert free_host_bytes(meminfo, group) == 8000000 * 1024
+    (group / "memory.max").write_text("max\n")
+    assert free_host_bytes(meminfo, group) == 8000000 * 1024
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("700000\n")
+    # Cached files make room when memory is asked for.
+    (group / "memory.stat").write_text("anon 400000\ninactive_file 200000\nactive_file 50000\n")
+    assert free_host_bytes(meminfo, group) == 550000
 
 
 def test_kv_pages_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

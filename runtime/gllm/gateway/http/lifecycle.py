@@ -139,7 +139,9 @@ class Lifecycle:
         if self._connecting is not None:
             self._connecting.cancel()
         self._gateway.engine_lost(message.reason, message.recovery_seconds)
-        logger.error("engine down", extra={"reason": message.reason, "live": self._gateway.admission.live})
+        # Where nothing was served and nothing follows, the supervisor's own line says it all.
+        level = logging.ERROR if message.recovery_seconds or self._gateway.admission.live else logging.INFO
+        logger.log(level, "engine down", extra={"reason": message.reason, "live": self._gateway.admission.live})
 
     def _on_signal(self) -> None:
         self._signals += 1

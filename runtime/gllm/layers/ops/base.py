@@ -41,7 +41,7 @@ class Ops(Protocol):
     def rope(self, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
         """Rotate q [n, heads, head_dim] and k [n, kv_heads, head_dim] in place (NeoX halves).
 
-        positions: [n] int64; cos_sin: [max_position, rotary_dim] float32, cosines then sines, rotary_dim / 2 each.
+        positions: [n] int64; cos_sin: [rows, rotary_dim] float32, cosines then sines, rotary_dim / 2 each.
         Dimensions past rotary_dim stay as they are.
         """
 
