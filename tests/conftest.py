@@ -5,9 +5,13 @@ ignores Ctrl-C on purpose. Tests that send SIGINT need the default. An example m
 machine does not keep.
 """
 
+import os
 import signal
 
 import hypothesis
+
+# A model that is not there is not looked for on the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

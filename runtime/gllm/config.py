@@ -14,6 +14,15 @@ PolicyName = Literal["token_throttling", "balanced", "chunked_prefill", "decode_
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 
+class ModelSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a model that is named as on a Hugging Face hub comes from."""
+
+    revision: str = ""
+    """Branch, tag or commit; empty: main."""
+    download_dir: str = ""
+    """The cache; empty: Hugging Face's own."""
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything the engine and the workers must agree on."""
 

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from gllm.config import Config
+from gllm.config import Config, ModelSource
 from gllm.messages import Status
 from gllm.model_config_loader import load_model_config
 from gllm.offline.completion import Completion, CompletionOutput, collect
@@ -41,7 +41,10 @@ class LLM:
     """A model ready to generate. Start-up takes seconds; keep one and reuse it, and `close` it (or use `with`).
 
     Args:
-        model: a Hugging Face folder or a GGUF file.
+        model: a Hugging Face folder, a GGUF file, or a name on the hub ("Qwen/Qwen3-0.6B", "org/name:Q4_K_M"), which is
+            downloaded unless the Hugging Face cache has it.
+        revision: branch, tag or commit of a model on the hub; "": main.
+        download_dir: the cache for models of the hub; "": Hugging Face's own.
         chat_template: path of a Jinja file that replaces the model's own.
         generation_config: "auto" takes sampling defaults from the model's generation_config.json, "none" OpenAI's.
         on_status: called from another thread with each report of a starting process.
@@ -59,13 +62,16 @@ class LLM:
         self,
         model: str,
         *,
+        revision: str = "",
+        download_dir: str = "",
         chat_template: str = "",
         generation_config: str = "auto",
         log_level: str = "warning",
         on_status: Callable[[Status], None] = lambda status: None,
         **engine_options: Any,
     ) -> None:
-        config = make_config(model, engine_options, chat_template, generation_config, log_level)
+        source = ModelSource(revision=revision, download_dir=download_dir)
+        config = make_config(model, source, engine_options, chat_template, generation_config, log_level)
         self._start(config, on_status, real_group, real_client)
 
     @classmethod

@@ -13,6 +13,7 @@ RESERVED = frozenset(
         "--host",
         "--port",
         "--served-model-name",
+        "--revision",
         "--device",
         "--drain-timeout",
         "--pp",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from gllm_operator.keys import make_keys
 from gllm_operator.local.kubelet import run_group
@@ -31,15 +31,15 @@ def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
     return asyncio.run(run_group(specs, table.show))
 
 
-def prepare(deployment: dict[str, object], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:
+def prepare(deployment: dict[str, Any], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:
     """The processes, with the model where it is on this machine."""
     objects = objects_of(deployment, keys=make_keys())
-    pods = [one["spec"]["template"]["spec"] for one in objects if one["kind"] == "StatefulSet"]
-    if any("initContainers" in pod for pod in pods):
-        raise ValueError("the manifest downloads its model (hf://): `gllm fetch` it, and name the folder by file://")
     mounts = host_paths(objects) | dict(mounts)
     specs = processes_of(objects, mounts)
     wanted = specs[0].arguments[1]
+    source = deployment["spec"]["model"]
+    if source["source"].startswith("hf://") and not Path(wanted).exists():
+        return processes_of(objects, mounts | {wanted: _downloaded(source, out)})
     if Path(wanted).exists():
         return specs
     stand_in = _default_model(wanted)
@@ -47,6 +47,17 @@ def prepare(deployment: dict[str, object], mounts: Mapping[str, str], out: TextI
         raise ValueError(f"there is no {wanted} on this machine: say where the model is with --mount {wanted}=PATH")
     print(f"there is no {wanted} here: the SmolLM2 that is installed stands in (--mount {wanted}=PATH)", file=out)
     return processes_of(objects, mounts | {wanted: stand_in})
+
+
+def _downloaded(model: Mapping[str, str], out: TextIO) -> str:
+    """Where the Hugging Face cache of this machine has the model of an hf:// source. Raises ValueError."""
+    from gllm.hub.download import find_on_hub
+    from gllm.hub.name import parse_hub_name
+
+    name = parse_hub_name(model["source"], model.get("revision", ""))
+    if name is None:
+        raise ValueError(f"model.source {model['source']} is not hf://ORGANIZATION/NAME")
+    return str(find_on_hub(name, tell=lambda line: print(line, file=out, flush=True)))
 
 
 def _default_model(wanted: str) -> str | None:

@@ -18,7 +18,7 @@ from gllm.bench.client import Endpoint, RequestRecord
 from gllm.bench.serve import find_model, run_requests
 from gllm.bench.traces import TRACES, make_requests, token_range_for
 from gllm.cli.loading import quiet_end
-from gllm.cli.options import ENGINE_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
 from gllm.cli.parsing import Command, EngineCommand
 from gllm.offline.progress import ProgressLine
 
@@ -195,7 +195,7 @@ def serve(
 
 
 @app.command(cls=EngineCommand, epilog=_EPILOG)
-@takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
+@takes_flags(*SOURCE_FLAGS, *(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
 def throughput(
     model: ModelArgument = "",
     *,

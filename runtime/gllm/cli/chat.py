@@ -9,13 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.cli.loading import offline_llm, quiet_end
-from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.options import (
+    ENGINE_FLAGS,
+    GATEWAY_FLAGS,
+    SOURCE_FLAGS,
+    LogLevelOption,
+    ModelArgument,
+    make_config,
+    takes_flags,
+)
 from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:
     from gllm.chat.session import Backend
 
-_FLAGS = ENGINE_FLAGS + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
+_FLAGS = (
+    SOURCE_FLAGS
+    + ENGINE_FLAGS
+    + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
+)
 
 
 @takes_flags(*_FLAGS)

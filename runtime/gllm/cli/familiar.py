@@ -170,6 +170,8 @@ FAMILIAR: tuple[Familiar, ...] = (
     _renamed("--log-level", "--uvicorn-log-level", "--log-level", critical="error", trace="debug"),
     _renamed("--log-requests", "--enable-log-requests", "--log-requests"),
     _renamed("--step-timeout", "", "--watchdog-timeout"),
+    _renamed("--revision", "--revision", "--revision"),
+    _renamed("--download-dir", "--download-dir", "--download-dir"),
     _ignored("--disable-log-requests --no-enable-log-requests --disable-log-stats --disable-uvicorn-access-log", "",
              "the default; numbers are at /metrics"),
     _ignored("--max-log-len", "--log-requests-level --log-level-http", "contents of requests are never logged", *ANY),

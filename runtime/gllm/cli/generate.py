@@ -12,7 +12,15 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.cli.loading import offline_llm, quiet_end
-from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.options import (
+    ENGINE_FLAGS,
+    GATEWAY_FLAGS,
+    SOURCE_FLAGS,
+    LogLevelOption,
+    ModelArgument,
+    make_config,
+    takes_flags,
+)
 from gllm.cli.parsing import EngineCommand
 from gllm.offline.batch import (
     BadLine,
@@ -30,7 +38,11 @@ if TYPE_CHECKING:
     from gllm.llm import LLM
 from gllm.offline.prompts import Prompt
 
-_FLAGS = ENGINE_FLAGS + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
+_FLAGS = (
+    SOURCE_FLAGS
+    + ENGINE_FLAGS
+    + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
+)
 
 _LINES = """
 Input lines, one JSON object each:

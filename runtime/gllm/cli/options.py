@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 import typer
 
-from gllm.config import Config, EngineConfig, GatewayConfig, NodesConfig
+from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource, NodesConfig
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="A Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. "
+        help="A Hugging Face folder (config.json, safetensors, tokenizer.json), a GGUF file, or a name on the hub "
+        "such as Qwen/Qwen3-0.6B or org/name:Q4_K_M, which is downloaded unless the Hugging Face cache has it. "
         "Default: the SmolLM2-135M-Instruct that `make serve` installs.",
     ),
 ]
@@ -77,9 +78,9 @@ def _below_one(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """One setting of `EngineConfig`, `GatewayConfig` or `NodesConfig` on the command line."""
+    """One setting of `ModelSource`, `EngineConfig`, `GatewayConfig` or `NodesConfig` on the command line."""
 
-    owner: type[EngineConfig] | type[GatewayConfig] | type[NodesConfig]
+    owner: type[ModelSource] | type[EngineConfig] | type[GatewayConfig] | type[NodesConfig]
     name: str
     """The setting's field."""
     panel: str
@@ -133,6 +134,10 @@ class Flag:
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _source(name: str, help: str, **more: Any) -> Flag:
+    return Flag(owner=ModelSource, name=name, panel="Model", help=help, **more)
+
+
 def _engine(name: str, panel: str, help: str, **more: Any) -> Flag:
     return Flag(owner=EngineConfig, name=name, panel=panel, help=help, **more)
 
@@ -140,6 +145,12 @@ def _engine(name: str, panel: str, help: str, **more: Any) -> Flag:
 def _gateway(name: str, panel: str, help: str, **more: Any) -> Flag:
     return Flag(owner=GatewayConfig, name=name, panel=panel, help=help, **more)
 
+
+SOURCE_FLAGS: tuple[Flag, ...] = (
+    _source("revision", "Branch, tag or commit of a model on the hub.", shown_default="main"),
+    _source("download_dir", "Folder of the cache for models of the hub.", metavar="FOLDER",
+            shown_default="Hugging Face's own: HF_HUB_CACHE, HF_HOME"),
+)  # fmt: skip
 
 ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("device", "Model", "Where to compute; auto takes a GPU if there is one."),
@@ -233,11 +244,12 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
 
     Raises typer.BadParameter, which names the argument or flag and the fix.
     """
-    values: dict[type, dict[str, Any]] = {EngineConfig: {}, GatewayConfig: {}}
-    for flag in ENGINE_FLAGS + GATEWAY_FLAGS:
+    values: dict[type, dict[str, Any]] = {ModelSource: {}, EngineConfig: {}, GatewayConfig: {}}
+    for flag in SOURCE_FLAGS + ENGINE_FLAGS + GATEWAY_FLAGS:
         if flag.name in flags:
             values[flag.owner][flag.name] = flags[flag.name]
-    path, name = find_model(model)
+    weights = values[EngineConfig].get("load_format") != "dummy"
+    path, name = find_model(model, ModelSource(**values[ModelSource]), weights=weights)
     values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name
     engine = EngineConfig(model=str(path), **values[EngineConfig])
     _check_together(engine)
@@ -245,31 +257,17 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
     return Config(engine=engine, gateway=GatewayConfig(**values[GatewayConfig]), log_level=log_level)
 
 
-def find_model(model: str) -> tuple[Path, str]:
+def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path, str]:
     """(path, name to serve it under) of a MODEL argument; typer.BadParameter tells what was looked for."""
     from gllm.checkpoint.default_model import DEFAULT_MODEL_NAME, default_model_path
+    from gllm.hub.locate import locate
 
-    if not model:
-        try:
+    try:
+        if not model:
             return default_model_path(), DEFAULT_MODEL_NAME
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="MODEL") from None
-    path = Path(model).expanduser()
-    if not path.exists():
-        hint = "; nothing is downloaded: fetch the model first, then name its folder" if _is_hub_name(model) else ""
-        raise typer.BadParameter(
-            f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}{hint}",
-            param_hint="MODEL",
-        )
-    if path.is_dir() and not (path / "config.json").is_file():
-        found = sorted(path.glob("*.gguf"))
-        hint = f"; name the file, such as {found[0]}" if found else ""
-        raise typer.BadParameter(f"the folder {model!r} has no config.json{hint}", param_hint="MODEL")
-    return path.absolute(), path.resolve().name
-
-
-def _is_hub_name(model: str) -> bool:
-    return re.fullmatch(r"[\w-]+/[\w.-]+", model) is not None
+        return locate(model, source, weights=weights, tell=lambda line: typer.echo(f"gllm: {line}", err=True))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="MODEL") from None
 
 
 def _check_together(engine: EngineConfig) -> None:

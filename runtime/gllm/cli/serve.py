@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gllm.cli.nodes import NODES_FLAGS, with_nodes
-from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.options import (
+    ENGINE_FLAGS,
+    GATEWAY_FLAGS,
+    SOURCE_FLAGS,
+    LogLevelOption,
+    ModelArgument,
+    make_config,
+    takes_flags,
+)
 from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:
@@ -46,7 +54,7 @@ KeysOption = Annotated[
 ]
 
 
-@takes_flags(*ENGINE_FLAGS, *GATEWAY_FLAGS, *NODES_FLAGS)
+@takes_flags(*SOURCE_FLAGS, *ENGINE_FLAGS, *GATEWAY_FLAGS, *NODES_FLAGS)
 def serve(
     model: ModelArgument = "",
     *,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from typing import Any
 
 import msgspec
 
-from gllm.config import Config, EngineConfig, GatewayConfig
+from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource
+from gllm.hub.locate import locate
+
+_log = logging.getLogger(__name__)
 
 
 def make_config(
-    model: str, engine_options: dict[str, Any], chat_template: str, generation_config: str, log_level: str
+    model: str,
+    source: ModelSource,
+    engine_options: dict[str, Any],
+    chat_template: str,
+    generation_config: str,
+    log_level: str,
 ) -> Config:
     """Check names and types of all options at once, and say what to write instead."""
     known = EngineConfig.__struct_fields__
@@ -25,8 +34,11 @@ def make_config(
         gateway = msgspec.convert(
             {"chat_template": chat_template, "generation_config": generation_config}, GatewayConfig
         )
-        return msgspec.convert(
+        config = msgspec.convert(
             {"engine": engine, "gateway": gateway, "log_level": log_level}, Config, from_attributes=True
         )
     except msgspec.ValidationError as error:
         raise ValueError(f"wrong option: {error}") from None
+    # Last: it may take long.
+    path, _ = locate(str(model), source, weights=engine.load_format != "dummy", tell=_log.info)
+    return msgspec.structs.replace(config, engine=msgspec.structs.replace(engine, model=str(path)))

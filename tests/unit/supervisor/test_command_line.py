@@ -12,7 +12,15 @@ import typer
 from typer.testing import CliRunner
 
 from gllm.cli.main import app
-from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, ModelArgument, make_config, parse_bytes, takes_flags
+from gllm.cli.options import (
+    ENGINE_FLAGS,
+    GATEWAY_FLAGS,
+    SOURCE_FLAGS,
+    ModelArgument,
+    make_config,
+    parse_bytes,
+    takes_flags,
+)
 from gllm.cli.parsing import EngineCommand
 from gllm.config import Config, EngineConfig, GatewayConfig
 
@@ -21,7 +29,7 @@ def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:
     """The Config that `serve` would make of these arguments; AssertionError with the output if they are refused."""
     configs: list[Config] = []
 
-    @takes_flags(*ENGINE_FLAGS, *GATEWAY_FLAGS)
+    @takes_flags(*SOURCE_FLAGS, *ENGINE_FLAGS, *GATEWAY_FLAGS)
     def command(model: ModelArgument = "", *, flags: dict[str, Any]) -> None:
         configs.append(make_config(model, flags))
 
@@ -83,9 +91,15 @@ def test_a_wrong_flag_is_named_with_the_fix(model: str, arguments: list[str], me
 
 def test_a_model_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"looked for a folder with config\.json or a GGUF file"):
+        parse("./Qwen3-8B")
+    with pytest.raises(AssertionError, match="Qwen/Qwen3-8B is not in the cache"):
         parse("Qwen/Qwen3-8B")
-    (tmp_path / "weights.gguf").touch()
-    with pytest.raises(AssertionError, match=r"has no config\.json; name the file, such as .*weights\.gguf"):
+    with pytest.raises(AssertionError, match=r"has no config\.json"):
+        parse(str(tmp_path))
+    (tmp_path / "b.gguf").touch()
+    assert parse(str(tmp_path)).engine.model == str(tmp_path / "b.gguf")
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(AssertionError, match=r"has several GGUF files: name one, such as .*a\.gguf"):
         parse(str(tmp_path))
 
 

@@ -154,10 +154,10 @@ def test_a_command_without_an_engine_keeps_its_own_flags() -> None:
 
 def test_every_counterpart_exists() -> None:
     from gllm.cli.nodes import NODES_FLAGS
-    from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS
+    from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS
 
-    known = {part for flag in ENGINE_FLAGS + GATEWAY_FLAGS + NODES_FLAGS for part in flag.option.strip(" /").split("/")}
-    known |= {"MODEL", "--log-level"}
+    flags = SOURCE_FLAGS + ENGINE_FLAGS + GATEWAY_FLAGS + NODES_FLAGS
+    known = {"MODEL", "--log-level"} | {part for flag in flags for part in flag.option.strip(" /").split("/")}
     assert {row.ours for row in FAMILIAR if row.ours} <= known
     names = [name for row in FAMILIAR for name in row.names]
     assert len(names) == len(set(names))

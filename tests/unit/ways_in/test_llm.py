@@ -198,5 +198,5 @@ def test_wrong_options_say_what_to_write() -> None:
         LLM("m", dtype="fp8")
     with pytest.raises(ValueError, match="generation_config"):
         LLM("m", generation_config="vllm")
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="looked for a folder"):
         LLM("/no/such/model")

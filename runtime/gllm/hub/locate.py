@@ -1,0 +1,44 @@
+"""From what a user calls a model to its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gllm.config import ModelSource
+from gllm.hub.download import Tell, find_on_hub
+from gllm.hub.files import CONFIG, needed_files
+from gllm.hub.name import parse_hub_name
+
+
+def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tuple[Path, str]:
+    """(folder or GGUF file, name to serve it under) of a path or a hub name; a path that exists wins.
+
+    weights: False if random ones will do.
+    Raises ValueError, in one line.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        if source.revision:
+            raise ValueError(f"--revision {source.revision} belongs to a model of the hub; {model} is a path here")
+        return _model_in(path).absolute(), path.resolve().name
+    name = parse_hub_name(model, source.revision)
+    if name is None:
+        raise ValueError(
+            f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}"
+        )
+    return find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell), model.removeprefix("hf://")
+
+
+def _model_in(path: Path) -> Path:
+    """The path itself, or the GGUF file of a folder that holds nothing else to serve."""
+    if not path.is_dir() or (path / CONFIG).is_file():
+        return path
+    names = [found.name for found in path.iterdir() if found.suffix == ".gguf"]
+    if not names:
+        raise ValueError(f"the folder {str(path)!r} has no {CONFIG}")
+    try:
+        return path / needed_files(names, "", lambda name: b"").model
+    except ValueError:
+        raise ValueError(
+            f"the folder {str(path)!r} has several GGUF files: name one, such as {path / min(names)}"
+        ) from None
