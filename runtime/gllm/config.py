@@ -94,6 +94,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Empty: the model path's last part."""
     api_key: str = ""
     """Empty: no authentication."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use the server, beside those on localhost; `*`: every one."""
     chat_template: str = ""
     """Path of a Jinja file that replaces the model's own template."""
     tool_parser: Literal["auto", "hermes", "llama", "none"] = "auto"

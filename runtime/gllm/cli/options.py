@@ -52,6 +52,21 @@ def parse_layers(text: str | tuple[int, ...]) -> tuple[int, ...]:
         raise typer.BadParameter(f"{text!r} is no list of numbers; write for example 16,16,17,15") from None
 
 
+def parse_origins(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`https://a.example,https://b.example`, the same as a JSON list (vLLM's way), or `*`."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        parts = msgspec.json.decode(text, type=list[str]) if text.startswith("[") else text.split(",")
+    except msgspec.MsgspecError:
+        raise typer.BadParameter(f"{text!r} is no JSON list of origins") from None
+    origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip())
+    for origin in origins:
+        if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin) is None:
+            raise typer.BadParameter(f"{origin!r} is no origin; write for example https://example.com, or *")
+    return origins
+
+
 def _page_size(value: int) -> int:
     if value < 1 or value > 1024 or value & (value - 1):
         raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")
@@ -204,6 +219,8 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("served_model_name", "HTTP", "The model's name in requests.", shown_default="last part of MODEL"),
     _gateway("api_key", "HTTP", "Requests must bear this key, all but /health and /ready.",
              envvar="GLLM_API_KEY", shown_default="no key"),
+    _gateway("allowed_origins", "HTTP", "Web pages that may use the server, such as https://example.com; * is all.",
+             parse=parse_origins, metavar="ORIGIN,...", shown_default="pages on localhost"),
     _gateway("max_queued_requests", "HTTP", "Requests that may wait; more are refused with 429.", least=0),
     _gateway("max_queued_tokens", "HTTP", "Prompt tokens that may wait; more are refused with 429.",
              least=0, shown_default="no bound"),

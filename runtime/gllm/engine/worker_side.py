@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -32,6 +33,9 @@ from gllm.model_config import ModelConfig
 from gllm.transport import decoder, encode, worker_identity
 
 logger = logging.getLogger("gllm.engine")
+
+_WRONG_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
+"""Errors of open() that the user mends on the command line."""
 
 
 class Workers:
@@ -140,7 +144,11 @@ class Workers:
         self._on_ready(scheduler, hello)
 
     def _open_trace(self) -> TraceWriter | None:
-        """An engine that replaces a dead one writes a file of its own, beside the first one's."""
+        """An engine that replaces a dead one writes a file of its own, beside the first one's.
+
+        Raises ValueError for a path that is wrong from the start. What stops a server that has served, or comes and
+        goes, such as a full disk, costs only the trace.
+        """
         path = self._config.engine.trace
         if not path:
             return None
@@ -149,7 +157,10 @@ class Workers:
         try:
             return TraceWriter(path, self._config.engine.pp)
         except OSError as error:
-            raise ValueError(f"--trace {path}: {error.strerror}") from None
+            if not self._config.epoch and error.errno in _WRONG_PATH:
+                raise ValueError(f"--trace {path}: {error.strerror}") from None
+            logger.warning("no trace", extra={"path": path, "reason": error.strerror})
+            return None
 
     def send_plans(self) -> None:
         """Send every micro-batch that may be built now to every rank."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 from gllm.config import Config
 from gllm.engine_client.client import EngineClient
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
+from gllm.gateway.http.connections import raise_descriptor_limit
 from gllm.gateway.http.lifecycle import Lifecycle, bind
 from gllm.gateway.loading import load_served_model
 from gllm.logs import setup_logging
@@ -39,6 +41,9 @@ async def serve(config: Config) -> int:
 
 def main() -> None:
     die_with_parent()
+    raise_descriptor_limit()
+    # Each text is tokenized in one thread of ours, whose priority we choose (text_threads.py).
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = Config.from_environment()
     setup_logging(config, "gateway")
     sys.exit(asyncio.run(serve(config)))

@@ -45,7 +45,7 @@ def bad_request(param: str | None, message: str, code: str | None = None) -> Api
 
 def unauthorized() -> ApiError:
     return ApiError(
-        401, "Incorrect or missing API key; send it as 'Authorization: Bearer KEY'.",
+        401, "Incorrect or missing API key; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
         kind="authentication_error", code="invalid_api_key",
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ class Grammars:
 
     from_json_schema = staticmethod(grammar.grammar_from_json_schema)
     from_regex = staticmethod(grammar.grammar_from_regex)
-    from_lark = staticmethod(grammar.grammar_from_lark)
+    from_text = staticmethod(grammar.grammar_from_text)
     from_choices = staticmethod(grammar.grammar_from_choices)
     any_json_object = staticmethod(grammar.any_json_object)
 

@@ -27,7 +27,7 @@ async def open_generation(
     try:
         max_model_len = generator.max_model_len()
         loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(model.threads, prompts_of, model, request, max_model_len)
+        prompts = await model.threads.run(request.num_chars, lambda: prompts_of(model, request, max_model_len))
         grammar = None
         if needs_grammar(request):
             grammar = await loop.run_in_executor(model.grammar_threads, request_grammar, model, request)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
+from gllm.gateway.text_threads import TextThreads
 from gllm.model_config import ModelConfig
 from gllm.text.stops import StopStrings
 
@@ -43,10 +44,7 @@ class ServedModel:
     longest_token: int = 1024
     """Characters that one token can stand for, at most."""
     created: int = field(default_factory=lambda: int(time.time()))
-    threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="text")
-    )
-    """Templates and tokenisation run here: the event loop only moves tokens."""
+    threads: TextThreads = field(default_factory=TextThreads)
     grammar_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
     )
@@ -54,7 +52,7 @@ class ServedModel:
 
     def close(self) -> None:
         """Drop what waits for a thread, and end the grammar checker's process."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
         self.grammar_threads.shutdown(wait=False, cancel_futures=True)
         self.grammars.close()
 

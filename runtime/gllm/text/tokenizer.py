@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ def load_tokenizer(model_path: Path | str) -> Tokenizer:
     if path.is_file():
         return _from_gguf(path)
     raise ValueError(f"model: {path} does not exist; give a Hugging Face folder or a GGUF file")
+
+
+class TooManyTokensError(ValueError):
+    """A text has more tokens than the caller takes; `count` of them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"the text has {count} tokens")
+        self.count = count
 
 
 class Tokenizer:
@@ -74,18 +82,19 @@ class Tokenizer:
         self.strip_leading_space = table.strip_leading_space
         self.special_token_ids: frozenset[int] = frozenset(token for token, entry in added.items() if entry.special)
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids; `add_special_tokens` adds BOS (EOS) where the model wants it. ValueError for lone surrogates."""
-        _check_encodable(text)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+    def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]:
+        """Token ids; `add_special_tokens` adds BOS (EOS) where the model wants it.
 
-    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """`encode` of many texts on several threads."""
-        for text in texts:
-            _check_encodable(text)
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+        Raises TooManyTokensError beyond `max_tokens`, ValueError for lone surrogates.
+        """
+        _check_encodable(text)
+        # The library releases the interpreter lock for batches only, and a long text takes seconds.
+        encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        if max_tokens is not None and len(encoding) > max_tokens:
+            # Before the list is built, which holds the lock again.
+            raise TooManyTokensError(len(encoding))
+        ids: list[int] = encoding.ids
+        return ids
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of the ids; bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""

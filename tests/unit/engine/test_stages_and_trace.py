@@ -153,3 +153,18 @@ def test_a_trace_that_was_cut_off_is_read(tmp_path: Path) -> None:
     path.write_text("[\n{}\n")
     with pytest.raises(ValueError, match="line 2"):
         read_slices(path)
+
+
+def test_a_full_disk_ends_the_trace_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    writer = TraceWriter("/dev/full", 1)
+    for step in range(2000):  # more than the file's buffer
+        writer.stage(StageReport(epoch=0, stage=0, step=step, started=step, elapsed=0.5), None)
+    writer.close()
+    warnings = [record for record in caplog.records if record.name == "gllm.engine"]
+    assert [record.message for record in warnings] == ["the trace ends"]
+
+
+def test_a_trace_that_fails_only_when_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    writer = TraceWriter("/dev/full", 1)
+    writer.close()
+    assert [record.message for record in caplog.records] == ["the trace ends"]

@@ -212,20 +212,20 @@ class FakeEngine:
 class FakeGrammars:
     """Names what was asked for; refuses text that says `bad`."""
 
-    def from_json_schema(self, schema: dict[str, Any], *, strict: bool, param: str) -> str:
-        return f"json:{sorted(schema)}{'!' if strict else ''}"
+    def from_json_schema(self, schema: dict[str, Any], *, compact: bool = False, param: str) -> str:
+        return f"json:{sorted(schema)}{'!' if compact else ''}"
 
     def from_regex(self, regex: str, *, param: str) -> str:
         return f"regex:{regex}"
 
-    def from_lark(self, text: str, *, param: str) -> str:
-        return f"lark:{text}"
+    def from_text(self, text: str, *, param: str) -> str:
+        return f"text:{text}"
 
     def from_choices(self, choices: Sequence[str], *, param: str) -> str:
         return f"choices:{','.join(choices)}"
 
-    def any_json_object(self) -> str:
-        return "object"
+    def any_json_object(self, *, compact: bool = False) -> str:
+        return "object!" if compact else "object"
 
     def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None:
         return f"tools:{len(tools)}:{choice if isinstance(choice, str) else choice['function']['name']}:{parallel}"

@@ -11,6 +11,7 @@ from gateway_fakes import RunningServer, make_server
 
 OPEN = ["/health", "/ready"]
 GUARDED = ["/v1/models", "/metrics", "/version", "/openapi.json", "/tokenize", "/nothing",
+           "/", "/ping", "/load", "/tokenizer_info", "/models",
            "//health", "/health/", "/Health", "/v1/chat/completions?x=/health", "/%2fhealth"]  # fmt: skip
 
 
@@ -35,7 +36,8 @@ def test_open(outsider: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize(
     "headers",
     [{}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"},
-     {"Authorization": "Basic s3cret"}, {"Authorization": "Bearer s3cret2"}, {"Host": "x/health?"}],
+     {"Authorization": "Basic s3cret"}, {"Authorization": "Bearer s3cret2"}, {"Host": "x/health?"},
+     {"X-Api-Key": ""}, {"X-Api-Key": "wrong"}, {"X-Api-Key": "Bearer s3cret"}, {"Api-Key": "s3cret"}],
 )  # fmt: skip
 def test_guarded(outsider: httpx.Client, path: str, headers: dict[str, str]) -> None:
     answer = outsider.get(path, headers=headers)
@@ -43,6 +45,15 @@ def test_guarded(outsider: httpx.Client, path: str, headers: dict[str, str]) -> 
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_key_of_either_header(outsider: httpx.Client) -> None:
+    for headers in (
+        {"X-Api-Key": "s3cret"},
+        {"X-Api-Key": "s3cret", "Authorization": "Bearer wrong"},
+        {"X-Api-Key": "none", "Authorization": "Bearer s3cret"},
+    ):
+        assert outsider.get("/v1/models", headers=headers).status_code == 200
 
 
 def test_openai_client(locked: RunningServer) -> None:

@@ -37,7 +37,7 @@ def test_openapi(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}",
-        "/health", "/ready", "/metrics", "/version",
+        "/health", "/ready", "/metrics", "/version", "/", "/ping", "/load", "/tokenizer_info",
     }  # fmt: skip
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/ChatRequest"

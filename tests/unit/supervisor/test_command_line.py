@@ -19,6 +19,7 @@ from gllm.cli.options import (
     ModelArgument,
     make_config,
     parse_bytes,
+    parse_origins,
     takes_flags,
 )
 from gllm.cli.parsing import EngineCommand
@@ -106,6 +107,24 @@ def test_a_model_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(("text", "amount"), [("123", 123), ("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29)])
 def test_amounts_of_memory(text: str, amount: int) -> None:
     assert parse_bytes(text) == amount
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://A.example/, http://[::1]", ("https://a.example", "http://[::1]")),
+        ('["https://a.example", "app://obsidian.md"]', ("https://a.example", "app://obsidian.md")),
+    ],
+)
+def test_origins(text: str, origins: tuple[str, ...]) -> None:
+    assert parse_origins(text) == origins
+
+
+@pytest.mark.parametrize("text", ["example.com", "https://a.example/page", "https://", "[1]", "[", "https://u@a"])
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse_origins(text)
 
 
 def test_help_lists_every_subcommand_and_a_typo_gets_a_hint() -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -21,9 +24,11 @@ from gllm.text.grammar import (
     grammar_from_json_schema,
     grammar_from_lark,
     grammar_from_regex,
+    grammar_from_text,
     new_matcher,
 )
 from gllm.text.grammar import check as check_module
+from gllm.text.grammar.json_schema import ENFORCED_FORMATS
 from gllm.text.tokenizer import Tokenizer
 from gllm.text.tool_parsers import HERMES, LLAMA, ToolFormat, ToolParser
 
@@ -109,21 +114,121 @@ def accepts(tokenizer: Tokenizer, ll_tokenizer: Any, grammar: str, text: str) ->
 
 def test_white_space_is_bounded(smollm: Tokenizer, ll_tokenizer: Any) -> None:
     grammar = any_json_object()
-    assert accepts(smollm, ll_tokenizer, grammar, '{\n        "a": 1\n}')
-    assert not accepts(smollm, ll_tokenizer, grammar, "{" + "\n" * 40 + "}")
+    assert accepts(smollm, ll_tokenizer, grammar, '{\n    "a": 1\n}')
+    assert not accepts(smollm, ll_tokenizer, grammar, "{" + "\n" * 9 + "}")
+    compact = grammar_from_json_schema({"type": "array"}, compact=True)
+    assert accepts(smollm, ll_tokenizer, compact, "[1,[2,3]]")
+    assert not accepts(smollm, ll_tokenizer, compact, "[1, 2]")
 
 
-def test_strict_closes_objects(smollm: Tokenizer, ll_tokenizer: Any) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "integer"}}}}}
-    extra = '{"a": {"b": 1, "c": 2}}'
-    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema), extra)
-    assert not accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema, strict=True), extra)
-    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema, strict=True), '{"a": {"b": 1}}')
-    merged = {"allOf": [{"type": "object", "properties": {"a": {}}}, {"properties": {"b": {}}}]}
-    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(merged, strict=True), '{"a": 1, "b": 2}')
-    named = {"type": "object", "properties": {"properties": {"type": "integer"}}}
-    assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(named, strict=True), '{"properties": 1}')
-    assert not accepts(smollm, ll_tokenizer, grammar_from_json_schema(named, strict=True), '{"other": 1}')
+def needs(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]}
+
+
+NODE = {
+    "type": "object",
+    "properties": {"value": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+    "required": ["value", "next"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        # Objects that list properties have no others; no key comes twice.
+        (needs("a"), ['{"a": 1}'], ['{"a": 1, "b": 2}', '{"a": 1, "a": 2}']),
+        (needs("a") | {"additionalProperties": True}, ['{"a": 1}', '{"a": 1, "b": 2}'], ['{"a": 1, "a": 2}']),
+        (needs("a") | {"additionalProperties": {"type": "null"}}, ['{"a": 1, "b": null}'], ['{"a": 1, "b": 2}']),
+        (needs("a") | {"patternProperties": {"^x": {"type": "integer"}}}, ['{"a": 1, "x1": 2}'], []),
+        (needs("a") | {"unevaluatedProperties": False}, ['{"a": 1}'], ['{"a": 1, "b": 2}']),
+        ({"type": "object", "properties": {}}, ["{}"], ['{"a": 1}']),
+        ({"type": "object", "properties": {"b": {}}, "required": ["a"]}, ['{"b": 1, "a": 2}'], ['{"b": 1}']),
+        ({"type": "object", "properties": {"o": needs("a")}}, ['{"o": {"a": 1}}', "{}"], ['{"o": {"a": 1, "b": 2}}']),
+        ({"properties": {"properties": {"type": "integer"}}}, ['{"properties": 1}'], ['{"other": 1}']),
+        # Optional properties may be left out, in the order of the schema.
+        (
+            {"type": "object", "properties": {name: {"type": "integer"} for name in "abc"}},
+            ["{}", '{"a": 1}', '{"a": 1, "c": 2}', '{"b": 1, "c": 2}'],
+            ['{"b": 1, "b": 2}', '{"c": 1, "a": 2}'],
+        ),
+        # Composed objects have the properties of all their parts.
+        ({"allOf": [needs("a"), needs("b")]}, ['{"a": 1, "b": 2}'], ['{"a": 1}', '{"a": 1, "b": 2, "c": 3}']),
+        (
+            {"$defs": {"base": needs("a")}, "allOf": [{"$ref": "#/$defs/base"}, needs("b")]},
+            ['{"a": 1, "b": 2}'],
+            ['{"a": 1, "b": 2, "c": 3}'],
+        ),
+        ({"$defs": {"base": needs("a")}, "$ref": "#/$defs/base"}, ['{"a": 1}'], ['{"a": 1, "b": 2}']),
+        (
+            {
+                "$defs": {"base": needs("a")},
+                "allOf": [{"$ref": "#/$defs/base"}],
+                "description": "as pydantic 1 says it",
+            },
+            ['{"a": 1}'],
+            ['{"a": 1, "b": 2}'],
+        ),
+        (
+            needs("t") | {"anyOf": [needs("a"), needs("b")]},
+            ['{"t": 1, "a": 2}', '{"t": 1, "b": 2}'],
+            ['{"t": 1}', '{"t": 1, "a": 2, "z": 3}'],
+        ),
+        ({"anyOf": [needs("a"), needs("b")]}, ['{"a": 1}', '{"b": 1}'], ['{"a": 1, "b": 2}']),
+        (
+            {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+            ['{"value": 1, "next": {"value": 2, "next": null}}'],
+            ['{"value": 1, "next": {"value": 2, "next": null, "x": 1}}'],
+        ),
+        # Names of properties.
+        ({"type": "object", "propertyNames": {"type": "string"}}, ['{"a": 1}'], ["[]"]),
+        (
+            {"type": "object", "propertyNames": {"enum": ["a"]}, "additionalProperties": {"type": "integer"}},
+            ['{"a": 1}', "{}"],
+            ['{"b": 1}', '{"a": ""}'],
+        ),
+        (
+            {"$defs": {"n": {"const": "a"}}, "type": "object", "propertyNames": {"$ref": "#/$defs/n"}},
+            ['{"a": 1}'],
+            ['{"b": 1}'],
+        ),
+        ({"type": "object", "propertyNames": {"pattern": "^a+$"}}, ['{"aa": 1}'], ['{"b": 1}']),
+        ({"type": "object", "propertyNames": {"minLength": 2, "maxLength": 3}}, ['{"ab": 1}'], ['{"a": 1}']),
+        # Annotations.
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ['["a", "b"]'], ["[1]"]),
+        ({"type": "string", "format": "password", "minLength": 2}, ['"ab"'], ['"a"']),
+        ({"enum": [{"format": "x", "uniqueItems": True}]}, ['{"format": "x", "uniqueItems": true}'], ["{}"]),
+        ({"type": "object", "properties": {"a": {"not": {}}, "b": {}}}, ['{"b": 1}'], ['{"a": 1}']),
+    ],
+)
+def test_what_a_schema_allows(
+    smollm: Tokenizer, ll_tokenizer: Any, schema: dict[str, Any], good: list[str], bad: list[str]
+) -> None:
+    grammar = grammar_from_json_schema(schema)
+    assert [text for text in good if not accepts(smollm, ll_tokenizer, grammar, text)] == []
+    assert [text for text in bad if accepts(smollm, ll_tokenizer, grammar, text)] == []
+
+
+def test_a_rewritten_schema_leaves_the_callers_as_it_was() -> None:
+    schema = {"$defs": {"base": needs("a")}, "allOf": [{"$ref": "#/$defs/base"}, needs("b")]}
+    before = json.dumps(schema)
+    grammar_from_json_schema(schema)
+    assert json.dumps(schema) == before
+
+
+@pytest.mark.parametrize("known", sorted(ENFORCED_FORMATS))
+def test_known_formats_are_enforced(smollm: Tokenizer, ll_tokenizer: Any, known: str) -> None:
+    grammar = grammar_from_json_schema({"type": "string", "format": known})
+    assert not accepts(smollm, ll_tokenizer, grammar, '"no such thing, surely!"')
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*("password", "binary", "byte", "path", "file-path", "directory-path", "json-string", "base64", "url"),
+     *("uri-reference", "regex", "uuid4", "int64", "", "x" * 300)],
+)  # fmt: skip
+def test_other_formats_are_annotations(smollm: Tokenizer, ll_tokenizer: Any, name: str) -> None:
+    for schema in ({"type": "string", "format": name}, {"format": name}):
+        assert accepts(smollm, ll_tokenizer, grammar_from_json_schema(schema), '"anything"')
 
 
 def test_a_client_cannot_loosen_the_options() -> None:
@@ -268,7 +373,7 @@ def test_schemas_refused_at_once(schema: Any, message: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "x" * (MAX_GRAMMAR_BYTES + 1)])
 def test_texts_refused_at_once(text: str) -> None:
-    for make in (grammar_from_regex, grammar_from_lark):
+    for make in (grammar_from_regex, grammar_from_lark, grammar_from_text):
         with pytest.raises(ParameterError):
             make(text)
     with pytest.raises(ParameterError, match="choice"):
@@ -282,6 +387,11 @@ WRONG = [
     (grammar_from_lark("start: " + "(" * 9000 + '"a"' + ")" * 9000), "nested"),
     (grammar_from_json_schema({"type": "string", "not": {"const": "a"}}), "not"),
     (grammar_from_json_schema({"type": "nonsense"}), "nonsense"),
+    (grammar_from_json_schema({"$ref": "#"}), "refers only to itself"),
+    (grammar_from_lark("start: start"), "refers only to itself"),
+    (grammar_from_text("root ::= root"), "refers only to itself"),
+    (grammar_from_regex(r"[^\s\S]"), "accepts no text"),
+    (grammar_from_json_schema({"type": "number", "maximum": 1e308}), "too large; use at most"),
     ("x" * (MAX_GRAMMAR_BYTES + 1), "bytes"),
     ("{}", ""),
     ("", ""),
@@ -328,6 +438,43 @@ def test_a_slow_grammar_is_cut_off_and_the_next_one_served(
         checker.check(slow, param="response_format")
     monkeypatch.undo()
     checker.check(grammar_from_regex("[0-9]+"))
+
+
+def test_the_child_runs_nothing_from_the_current_folder_and_sees_no_secret(
+    smollm: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("resource", "struct", "msgspec", "json", "gllm"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLLM_API_KEY", "secret")
+    monkeypatch.setenv("GLLM_CONFIG", "secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep + os.environ.get("PYTHONPATH", ""))
+    checker = GrammarChecker(smollm, WIDTH)
+    try:
+        checker.check(grammar_from_regex("a+"))
+        child = checker._child
+        assert child is not None
+        assert "secret" not in Path(f"/proc/{child.pid}/environ").read_text()
+    finally:
+        checker.close()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_killed_child_leaves_no_zombie(smollm: Tokenizer) -> None:
+    checker = GrammarChecker(smollm, WIDTH)
+    try:
+        checker.check(grammar_from_regex("a+"))
+        child = checker._child
+        assert child is not None
+        child.kill()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{child.pid}").exists():
+            assert time.monotonic() < deadline, "it was not waited for"
+            time.sleep(0.01)
+        checker.check(grammar_from_regex("b+"))
+    finally:
+        checker.close()
 
 
 def test_verdicts_are_remembered(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

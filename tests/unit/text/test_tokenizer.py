@@ -6,6 +6,8 @@ import random
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
-from gllm.text.tokenizer import Tokenizer, load_tokenizer
+from gllm.text.tokenizer import Tokenizer, TooManyTokensError, load_tokenizer
 
 TEXTS = [
     "",
@@ -90,14 +92,28 @@ def test_token_bytes_are_the_text(smollm: Tokenizer) -> None:
     assert smollm.token_text(smollm.encode(" the")[0]) == " the"
 
 
-def test_batch_equals_single(smollm: Tokenizer) -> None:
-    assert smollm.encode_batch(TEXTS) == [smollm.encode(text) for text in TEXTS]
+def test_too_many_tokens_are_counted(smollm: Tokenizer) -> None:
+    count = len(smollm.encode(TEXTS[0]))
+    assert len(smollm.encode(TEXTS[0], max_tokens=count)) == count
+    with pytest.raises(TooManyTokensError) as error:
+        smollm.encode(TEXTS[0], max_tokens=count - 1)
+    assert error.value.count == count
+
+
+def test_encoding_lets_other_threads_run(smollm: Tokenizer) -> None:
+    """The interpreter lock is free: this thread goes on while another one encodes for a good part of a second."""
+    encoding = threading.Thread(target=smollm.encode, args=("1" * 400_000,))
+    turns = 0
+    encoding.start()
+    while encoding.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 20
 
 
 def test_lone_surrogates_are_refused(smollm: Tokenizer) -> None:
-    for call in (lambda: smollm.encode("a\ud800"), lambda: smollm.encode_batch(["x", "a\ud800"])):
-        with pytest.raises(ValueError, match="surrogate pair at character 1"):
-            call()
+    with pytest.raises(ValueError, match="surrogate pair at character 1"):
+        smollm.encode("a\ud800")
 
 
 # --- SentencePiece ---------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class ByteTokenizer:
     strip_leading_space = False
     vocab_size = 257
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]:
         return list(text.encode())
 
     def token_text(self, token: int) -> str:

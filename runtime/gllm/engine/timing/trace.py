@@ -6,6 +6,8 @@ One track a stage with a slice for each step it computed, and counter tracks. Th
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,6 +17,8 @@ import msgspec
 from gllm.engine.timing.time_model import Work
 from gllm.messages import EngineStats, StageReport
 
+logger = logging.getLogger("gllm.engine")
+
 MAX_EVENTS = 2_000_000
 """About 400 MB; what comes later is not written."""
 _STAGES, _ENGINE = 1, 2
@@ -23,14 +27,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 class TraceWriter:
-    """`stage` for each report, `counters` as often as wanted, `close` at the end. Raises OSError if it cannot write."""
+    """`stage` for each report, `counters` as often as wanted, `close` at the end.
+
+    Raises OSError if the file cannot be opened. A write that fails later (a full disk) ends the trace with a warning:
+    the trace is there to watch the server and must not stop it.
+    """
 
     def __init__(self, path: str | Path, pp: int, *, max_events: int = MAX_EVENTS) -> None:
         self._left = max_events
         self._ends = [0.0] * pp
         """When each stage's last slice ended, microseconds."""
         self._file: TextIOWrapper | None = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 (until close)
-        self._file.write("[\n")
+        self._path = path
+        self._write("[\n")
         self._first = True
         self._metadata("process_name", _STAGES, 0, "stages")
         self._metadata("process_name", _ENGINE, 0, "engine")
@@ -79,9 +88,12 @@ class TraceWriter:
 
     def close(self) -> None:
         """Make the file complete JSON; further events are dropped."""
+        self._write("\n]\n")
         if self._file is not None:
-            self._file.write("\n]\n")
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                self._give_up(error)
             self._file = None
 
     def _metadata(self, name: str, pid: int, tid: int, value: str) -> None:
@@ -91,8 +103,22 @@ class TraceWriter:
         if self._file is None or self._left <= 0:
             return
         self._left -= 1
-        self._file.write(("" if self._first else ",\n") + _encode(event).decode())
+        self._write(("" if self._first else ",\n") + _encode(event).decode())
         self._first = False
+
+    def _write(self, text: str) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(text)
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        logger.warning("the trace ends", extra={"path": str(self._path), "reason": error.strerror})
+        if self._file is not None:
+            with suppress(OSError):  # closing flushes, which fails again
+                self._file.close()
+            self._file = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,20 @@ from starlette.types import ASGIApp
 from gllm import __version__
 from gllm.gateway.errors import ApiError, from_parameter_error, internal_error
 from gllm.gateway.gateway import Gateway
-from gllm.gateway.http.errors import error_response, from_http_status
+from gllm.gateway.http.cors import Cors
+from gllm.gateway.http.errors import error_response, from_http_status, not_offered
 from gllm.gateway.http.middleware import ApiKey, Outermost
 from gllm.gateway.http.openapi import build_openapi
+from gllm.gateway.http.paths import Paths, canonical, why_not_offered
 from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
+from gllm.gateway.http.server_routes import server_routes
 from gllm.gateway.http.sse import ClientGoneError
 from gllm.sampling_params import ParameterError
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (generation_routes, text_routes, info_routes):
+    for routes in (generation_routes, text_routes, info_routes, server_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)
@@ -32,15 +35,17 @@ def create_app(gateway: Gateway) -> ASGIApp:
     known = frozenset(document["paths"]) | {"/openapi.json"}
 
     def route_of(path: str) -> str:
+        path = canonical(path)
         if path.startswith("/v1/models/"):
             return "/v1/models/{model_id}"
         return path if path in known else "unknown"
 
+    settings = gateway.config.gateway
     return Outermost(
-        ApiKey(app, gateway.config.gateway.api_key),
+        Cors(ApiKey(Paths(app), settings.api_key), settings.allowed_origins),
         count=gateway.metrics.http,
         route_of=route_of,
-        log_requests=gateway.config.gateway.log_requests,
+        log_requests=settings.log_requests,
     )
 
 
@@ -56,7 +61,10 @@ async def _parameter_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(from_http_status(error.status_code, request.scope["path"], request.method, error.headers))
+    path = request.scope["path"]
+    if error.status_code == 404 and (lack := why_not_offered(path)):
+        return error_response(not_offered(lack))
+    return error_response(from_http_status(error.status_code, path, request.method, error.headers))
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -20,12 +20,17 @@ def error_response(error: ApiError) -> Response:
     return Response(error.body(), error.status, headers=headers, media_type="application/json")
 
 
+def not_offered(lack: str) -> ApiError:
+    """For a route of another server's API."""
+    return ApiError(404, f"This server generates text: {lack}.", code="unknown_url")
+
+
 def from_http_status(status: int, path: str, method: str, headers: Mapping[str, str] | None) -> ApiError:
     """For answers the router makes itself: unknown path, wrong method."""
     if status == 404:
         return ApiError(404, f"Unknown path: {method} {path[:200]}", code="unknown_url")
     if status == 405:
-        allow = (headers or {}).get("Allow", "")
+        allow = (headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
         return ApiError(405, f"{method} is not allowed on {path[:200]}; use {allow}.", code="method_not_allowed",
                         allow=allow)  # fmt: skip
     if status >= 500:

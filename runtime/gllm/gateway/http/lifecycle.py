@@ -11,10 +11,12 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+import zmq
 from starlette.types import ASGIApp
 
 from gllm.engine_client.stream import EngineError
 from gllm.gateway.gateway import Gateway
+from gllm.gateway.http.connections import RefusalLog, connection_limit
 from gllm.gateway.http.protocol import BoundedProtocol
 from gllm.messages import Drain, EngineDown, EngineUp, Loading
 from gllm.supervisor.link import SupervisorLink
@@ -23,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
+BACKLOG = 2048
+"""Connections that wait in the kernel to be accepted."""
+ACCEPT_BATCH = 128
+"""Accepted in a row before any of them is counted; asyncio takes it for the backlog as well."""
+RETRY_INTERVAL = 1.0
+"""Seconds between attempts to connect to an engine when the process lacks something, such as a file descriptor."""
 SHUTTING_DOWN = "the server is shutting down"
 FLUSH_TIMEOUT = 5
 """Seconds for the last bytes of answers to leave once the work is done."""
@@ -48,10 +56,14 @@ class Server(uvicorn.Server):
     """uvicorn without its own signal handlers: SIGTERM drains here."""
 
     def __init__(self, app: ASGIApp) -> None:
+        limit = connection_limit()
+        self.refusals = RefusalLog()
+        bounds = {"max_connections": limit, "refusals": self.refusals}
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=type("Protocol", (BoundedProtocol,), bounds),
+                backlog=min(ACCEPT_BATCH, limit),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -81,10 +93,11 @@ class Lifecycle:
     async def run(self, listener: socket.socket) -> None:
         """Serve until drained."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._server.refusals.handle)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._link.report("starting")
-        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving(listener))]
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -96,9 +109,10 @@ class Lifecycle:
             await self._gateway.engine.close()
             self._gateway.model.close()
 
-    async def _wait_serving(self) -> None:
+    async def _wait_serving(self, listener: socket.socket) -> None:
         while not self._server.started:
             await asyncio.sleep(0.01)
+        listener.listen(BACKLOG)
         self._serving.set()
 
     async def _listen(self) -> None:
@@ -124,13 +138,21 @@ class Lifecycle:
         self._connecting = asyncio.create_task(self._connect_to(epoch))
 
     async def _connect_to(self, epoch: int) -> None:
+        """Until the engine answers, or a later message of the supervisor takes over."""
         self._gateway.down_reason = "waiting for the engine to load the model"
-        try:
-            hello = await self._gateway.engine.connect(epoch)
-        except (EngineError, TimeoutError) as error:
-            self._gateway.down_reason = str(error) or "the engine did not answer"
-            logger.error("no engine", extra={"epoch": epoch, "reason": self._gateway.down_reason})
-            return
+        while True:
+            try:
+                hello = await self._gateway.engine.connect(epoch)
+                break
+            except (EngineError, TimeoutError) as error:
+                self._gateway.down_reason = str(error) or "the engine did not answer"
+                logger.error("no engine", extra={"epoch": epoch, "reason": self._gateway.down_reason})
+                return
+            except (OSError, zmq.ZMQError) as error:
+                # The process lacks something that may come back, such as file descriptors.
+                self._gateway.down_reason = f"cannot connect to the engine: {error}"
+                logger.error("no engine yet", extra={"epoch": epoch, "reason": str(error)})
+                await asyncio.sleep(RETRY_INTERVAL)
         await self._serving.wait()
         await self._link.report("ready")
         logger.info("engine connected", extra={"epoch": hello.epoch, "max_model_len": hello.max_model_len})

@@ -1,6 +1,7 @@
 """What surrounds every route, as plain ASGI: request id, API key, HTTP counters.
 
-The order is Outermost(ApiKey(app)); nothing here wraps `receive`, so a disconnect reaches the routes at once.
+The order is Outermost(Cors(ApiKey(Paths(app)))); nothing here wraps `receive`, so a disconnect reaches the routes at
+once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 class ApiKey:
-    """401 unless the request carries the key. Decided on the scope's path, never on a URL rebuilt from headers."""
+    """401 unless the request carries the key, as OpenAI's clients send it (Authorization) or Anthropic's (x-api-key).
+
+    Decided on the scope's path, never on a URL rebuilt from headers."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -38,9 +41,11 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._key and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            scheme, _, given = header(scope, b"authorization").partition(b" ")
-            # compare_digest first: its time must not depend on what the scheme is.
-            if not (hmac.compare_digest(given.strip(), self._key) and scheme.lower() == b"bearer"):
+            scheme, _, bearer = header(scope, b"authorization").partition(b" ")
+            # compare_digest first, and both: their time must not depend on what the scheme is.
+            is_bearer = hmac.compare_digest(bearer.strip(), self._key) and scheme.lower() == b"bearer"
+            is_key = hmac.compare_digest(header(scope, b"x-api-key").strip(), self._key)
+            if not (is_bearer or is_key):
                 await error_response(unauthorized())(scope, receive, send)
                 return
         await self._app(scope, receive, send)

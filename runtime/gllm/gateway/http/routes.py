@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
@@ -51,7 +52,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
         body = await read_body(request, TokenizeRequest, limit)
         model.check_name(body.model)
 
-        def work() -> dict[str, Any]:
+        def work() -> bytes:
             most = model.config.max_position
             if body.messages is not None:
                 text = render_chat(
@@ -67,9 +68,9 @@ def text_routes(gateway: Gateway) -> APIRouter:
             answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": gateway.max_model_len}
             if body.return_token_strs:
                 answer["token_strs"] = [model.tokenizer.token_text(token) for token in ids]
-            return answer
+            return msgspec.json.encode(answer)
 
-        return JSONResponse(await asyncio.get_running_loop().run_in_executor(model.threads, work))
+        return Response(await model.threads.run(body.num_chars, work), media_type="application/json")
 
     @router.post("/detokenize", tags=["text"])
     async def detokenize(request: Request) -> Response:
@@ -77,8 +78,8 @@ def text_routes(gateway: Gateway) -> APIRouter:
         body = await read_body(request, DetokenizeRequest, limit)
         model.check_name(body.model)
         model.check_token_ids(body.tokens, "tokens")
-        loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(model.threads, model.tokenizer.decode, body.tokens, False)
+        # Decoding a token is about the work of encoding a character.
+        text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
         return JSONResponse({"prompt": text})
 
     return router
@@ -86,6 +87,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
 
 def info_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter()
+    created_at = datetime.fromtimestamp(gateway.model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def card() -> dict[str, Any]:
         return {
@@ -94,12 +96,17 @@ def info_routes(gateway: Gateway) -> APIRouter:
             "created": gateway.model.created,
             "owned_by": "gllm",
             "max_model_len": gateway.max_model_len,
+            # Anthropic's names for the same:
+            "type": "model",
+            "display_name": gateway.model.name,
+            "created_at": created_at,
         }
 
     @router.get("/v1/models", tags=["models"])
     async def models() -> Response:
         """The one model that is served."""
-        return JSONResponse({"object": "list", "data": [card()]})
+        name = gateway.model.name
+        return JSONResponse({"object": "list", "data": [card()], "has_more": False, "first_id": name, "last_id": name})
 
     @router.get("/v1/models/{model_id:path}", tags=["models"])
     async def model(model_id: str) -> Response:
@@ -110,13 +117,13 @@ def info_routes(gateway: Gateway) -> APIRouter:
     @router.get("/health", tags=["operations"])
     async def health() -> Response:
         """200 while the engine is connected and makes progress; needs no API key."""
-        return _state(gateway.unhealthy())
+        return state_response(gateway.unhealthy())
 
     @router.get("/ready", tags=["operations"])
     async def ready(recovering: bool = False) -> Response:
         """200 while an engine serves; with `recovering=true` also while one is being replaced and new requests wait for
         it. Until then `loaded` tells the share of the weights that is loaded, 0 to 1. Needs no API key."""
-        return _state(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
+        return state_response(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
 
     @router.get("/metrics", tags=["operations"])
     async def metrics() -> Response:
@@ -131,7 +138,8 @@ def info_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _state(problem: str | None, loaded: float | None = None) -> Response:
+def state_response(problem: str | None, loaded: float | None = None) -> Response:
+    """200, or 503 with the reason."""
     more = {} if loaded is None else {"loaded": round(loaded, 3)}
     if problem is None:
         return JSONResponse({"status": "ok"} | more)

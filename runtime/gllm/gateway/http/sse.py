@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
+EVENT_STREAM = "gllm.event_stream"
+"""Set in the scope's state while the answer is a stream of events."""
 
 
 class ClientGoneError(Exception):
@@ -69,6 +71,7 @@ class EventStream(Response):
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})[EVENT_STREAM] = True
         try:
             await self._disconnect.run(self._pump(send))
         except ClientGoneError:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, NamedTool, Tool, ToolChoice
+from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, NamedTool, Tool, ToolChoice, num_chars
 from gllm.gateway.request.schema import MAX_INT, GenerationRequest, Label, check_json
 from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 
@@ -66,6 +66,10 @@ class ChatRequest(GenerationRequest):
             raise ParameterError(
                 self.guides[0], f"{self.guides[0]} leaves no room for tool calls; send tool_choice 'none' or no tools"
             )
+
+    @property
+    def num_chars(self) -> int:
+        return num_chars(self.messages)
 
     @property
     def uses_tools(self) -> bool:

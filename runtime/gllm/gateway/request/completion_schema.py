@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
-from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, Tool
+from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, Tool, num_chars
 from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, Body, GenerationRequest, Label, TokenId
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
@@ -81,6 +81,10 @@ class CompletionRequest(GenerationRequest):
         return len(self.prompts)
 
     @property
+    def num_chars(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts if isinstance(prompt, str))
+
+    @property
     def continues_text(self) -> bool:
         return True
 
@@ -119,6 +123,10 @@ class TokenizeRequest(Body):
                 if getattr(self, field):
                     raise ParameterError(field, f"{field} goes with messages")
         return self
+
+    @property
+    def num_chars(self) -> int:
+        return len(self.prompt or "") + num_chars(self.messages or ())
 
 
 class DetokenizeRequest(Body):

@@ -48,8 +48,7 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         form = request.response_format.json_schema
         if form is None:
             return make.any_json_object()
-        return make.from_json_schema(form.json_schema, strict=bool(form.strict), param=param)
-    closed = False
+        return make.from_json_schema(form.json_schema, param=param)
     if param == "structured_outputs":
         asked = request.structured_outputs
         assert asked is not None
@@ -57,17 +56,16 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         if kind == "json_object":
             return make.any_json_object()
         value: Any = asked.json_ if kind == "json" else getattr(asked, kind)
-        closed = bool(asked.disable_additional_properties)
     else:
         kind = GUIDED_FIELDS[param]
         value = getattr(request, param)
     if kind == "json":
-        return make.from_json_schema(_schema(param, value), strict=closed, param=param)
+        return make.from_json_schema(_schema(param, value), param=param)
     if kind == "regex":
         return make.from_regex(value, param=param)
     if kind == "choice":
         return make.from_choices(value, param=param)
-    return make.from_lark(value, param=param)
+    return make.from_text(value, param=param)
 
 
 def _schema(param: str, value: dict[str, Any] | str) -> dict[str, Any]:

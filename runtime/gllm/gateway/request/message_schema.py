@@ -3,6 +3,7 @@ clients send back what other servers put into their answers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, Tag, field_validator, model_validator
@@ -112,6 +113,14 @@ class ChatMessage(Tolerant):
     def _text(self) -> str | None:
         text = "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
         return self.refusal if not text and isinstance(self.refusal, str) else text
+
+
+def num_chars(messages: Iterable[ChatMessage]) -> int:
+    """Characters of the messages' contents."""
+    return sum(
+        len(content) if isinstance(content, str) else sum(len(part.text) for part in content or ())
+        for content in (message.content for message in messages)
+    )
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:

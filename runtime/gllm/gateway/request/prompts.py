@@ -13,6 +13,7 @@ from gllm.gateway.request.message_schema import ChatMessage, Tool, template_mess
 from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.text.chat_template import check_template_kwargs
+from gllm.text.tokenizer import TooManyTokensError
 
 
 def tool_dicts(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
@@ -61,7 +62,11 @@ def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_le
             f"The prompt has {len(text)} characters, which cannot fit the context of {max_model_len} tokens.", param
         )
     try:
-        ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens, max_tokens=max_model_len)
+    except TooManyTokensError as error:
+        raise context_too_long(
+            f"The prompt has {error.count} tokens; the context has {max_model_len}, and one is for the answer.", param
+        ) from None
     except ValueError as error:
         raise bad_request(param, str(error), "invalid_value") from error
     if not ids:

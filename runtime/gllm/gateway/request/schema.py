@@ -307,6 +307,11 @@ class GenerationRequest(Body):
         return 1
 
     @property
+    def num_chars(self) -> int:
+        """Characters of text to tokenize, about."""
+        raise NotImplementedError
+
+    @property
     def continues_text(self) -> bool:
         """The answer goes on from the prompt's text, so a leading space is part of it."""
         raise NotImplementedError

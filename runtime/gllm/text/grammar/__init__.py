@@ -11,6 +11,7 @@ from gllm.text.grammar.build import (
     grammar_from_json_schema,
     grammar_from_lark,
     grammar_from_regex,
+    grammar_from_text,
 )
 from gllm.text.grammar.check import GrammarChecker
 from gllm.text.grammar.matcher import build_ll_tokenizer, check_grammar, new_matcher
@@ -26,5 +27,6 @@ __all__ = [
     "grammar_from_json_schema",
     "grammar_from_lark",
     "grammar_from_regex",
+    "grammar_from_text",
     "new_matcher",
 ]

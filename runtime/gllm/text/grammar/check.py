@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 5.0
 START_SECONDS = 60.0
 MAX_REMEMBERED = 256
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
+"""What the child gets of the environment: no secret, nothing that it does not need."""
 
 
 class GrammarChecker:
@@ -69,10 +72,14 @@ class GrammarChecker:
 
     def _start(self) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-c", f"from {check_process.__name__} import main; main()"],
+            # -P: the folder where the user happens to be must not shadow modules.
+            [sys.executable, "-P", "-c", f"from {check_process.__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=_environment(),
         )
+        # Whatever ends the child, it does not stay a zombie until the next grammar.
+        threading.Thread(target=self._child.wait, name="grammar-checker-reaper", daemon=True).start()
         if self._exchange(msgspec.msgpack.encode(self._setup), START_SECONDS) is None:
             self._kill()
             raise RuntimeError("the process that checks grammars did not start")
@@ -105,3 +112,10 @@ class GrammarChecker:
                 except BrokenPipeError:
                     continue  # what was buffered for the dead child is of no use
         child.wait()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    # An empty entry would be the current folder.
+    kept["PYTHONPATH"] = os.pathsep.join(entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry)
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import struct
 import sys
@@ -10,7 +11,7 @@ from typing import IO
 
 import msgspec
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 1 << 29
 """Address space a grammar may take beyond what the process has when ready."""
 _LENGTH = struct.Struct("<I")
 
@@ -45,7 +46,8 @@ def read_frame(stream: IO[bytes]) -> bytes:
 
 
 def main() -> None:
-    """Serves until the parent is gone."""
+    """Serves until the parent is gone, at a low priority: streams in progress come first."""
+    os.nice(10)
     try:
         _serve()
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

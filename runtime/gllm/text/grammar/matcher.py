@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
+from gllm.text.grammar.errors import explain
 
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
-
-MAX_ERROR_CHARS = 300
 
 
 def build_ll_tokenizer(tokenizer: Tokenizer, logits_width: int) -> LLTokenizer:
@@ -55,10 +54,4 @@ def check_grammar(grammar: str, ll_tokenizer: LLTokenizer, *, param: str = "gram
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise ParameterError(param, f"{param}: {first_lines(matcher.get_error())}")
-
-
-def first_lines(error: str) -> str:
-    """llguidance's message without the dumps of its state that may follow."""
-    text = error.partition("<state>")[0].partition("<backtrace>")[0].strip()
-    return text if len(text) <= MAX_ERROR_CHARS else text[:MAX_ERROR_CHARS] + "..."
+        raise ParameterError(param, f"{param}: {explain(matcher.get_error())}")

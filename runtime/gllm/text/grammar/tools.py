@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from gllm.sampling_params import ParameterError
-from gllm.text.grammar.build import checked_schema, grammar_from_lark, lark_string
+from gllm.text.grammar.build import JSON_OPTIONS, grammar_from_lark, lark_string
+from gllm.text.grammar.json_schema import checked_schema
 from gllm.text.tool_parsers import ToolFormat, ToolParser
 
 MAX_CALLS = 16
@@ -88,12 +89,11 @@ def _lark(functions: list[dict[str, Any]], choice: str | dict[str, Any], form: T
 
 def _arguments_schema(function: dict[str, Any], only_strict: bool) -> dict[str, Any]:
     """What the arguments must be. Without `parameters` a function takes none, says OpenAI."""
-    strict = bool(function.get("strict"))
     parameters = function.get("parameters")
-    if only_strict and not strict:
+    if only_strict and not function.get("strict"):
         parameters = {"type": "object"}
     elif parameters is None:
         parameters = {"type": "object", "properties": {}, "additionalProperties": False}
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         raise ParameterError("tools", f"the parameters of {function['name']!r} must be a schema of type object")
-    return checked_schema({"type": "object", **parameters}, strict=strict, param="tools")
+    return checked_schema({"type": "object", **parameters}, param="tools") | {"x-guidance": JSON_OPTIONS}

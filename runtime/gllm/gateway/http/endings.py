@@ -1,0 +1,84 @@
+"""uvicorn's HTTP protocol with other ways to end: a client that ends its stream but waits for its answer, and one that
+goes on with a body after its answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gllm.gateway.http.sse import EVENT_STREAM
+
+PROBE_DELAYS = (0.5, 0.6)
+"""Seconds after a client's end of stream at which it is sent something that is no part of the answer: `100 Continue`
+before it, an empty comment in a stream of events."""
+MAX_DROPPED_BYTES = 32 * 1024 * 1024
+DROP_TIMEOUT = 10.0
+"""How much of a body, and for how many seconds, is taken in and dropped after the request has been answered. Closing at
+once would make a client that still sends lose the answer; reading on for ever would serve one that never ends."""
+
+
+class EndingProtocol(HttpToolsProtocol):
+    in_head = True
+    """Between messages, or in the head of one: no body is under way."""
+    _ended_stream = False
+    _dropped_bytes = 0
+    _drop_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_dropping()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._drop_timer is not None:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > MAX_DROPPED_BYTES:
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.in_head = True
+        self._stop_dropping()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing() or not self.cycle.response_complete:
+            return
+        if self._ended_stream:
+            self.transport.close()
+        elif not self.in_head:
+            self._dropped_bytes = 0
+            self._drop_timer = self.loop.call_later(DROP_TIMEOUT, self.transport.close)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio declares it
+        """Whether to keep the connection: a client may end its stream after its request and still wait for the answer.
+
+        One that has left altogether looks the same until something is sent to it: the first probe makes its machine
+        say so, the second finds the connection broken, and the request is aborted. A client of HTTP/1.0 is not probed,
+        as it would take the probe for the answer.
+        """
+        if not self.in_head or self.cycle is None or self.cycle.response_complete:
+            return False
+        self._ended_stream = True
+        if self.scope["http_version"] == "1.1":
+            for delay in PROBE_DELAYS:
+                self.loop.call_later(delay, self._probe, self.cycle)
+        return True
+
+    def _probe(self, cycle: RequestResponseCycle) -> None:
+        if self.transport.is_closing() or cycle.response_complete:
+            return
+        if not cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif cycle.scope["state"].get(EVENT_STREAM):
+            self.transport.write(b"3\r\n:\n\n\r\n")
+
+    def _stop_dropping(self) -> None:
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+            self._drop_timer = None

@@ -1,0 +1,65 @@
+"""Spellings of a request that mean the same, and the routes of other servers that this one does not offer."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gllm.gateway.errors import bad_request
+from gllm.gateway.http.errors import error_response
+
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/models", "/responses", "/messages")
+"""A client whose base URL lacks `/v1` asks for these."""
+
+_NOT_OFFERED = {
+    "embeddings": "it makes no embeddings",
+    "pooling": "it makes no embeddings",
+    "rerank": "it ranks no documents",
+    "score": "it scores no pairs of texts; the log probabilities of a text are in /v1/completions with echo",
+    "classify": "it classifies no texts",
+    "moderations": "it moderates no texts",
+    "audio": "it reads and writes no audio",
+    "realtime": "it reads and writes no audio",
+    "images": "it makes no images",
+    "videos": "it makes no videos",
+    "files": "it stores no files; `gllm generate` runs a batch offline",
+    "uploads": "it stores no files; `gllm generate` runs a batch offline",
+    "batches": "it takes no batches; `gllm generate` runs one offline",
+    "fine_tuning": "it trains no models",
+    "assistants": "it keeps no assistants; use /v1/responses or /v1/chat/completions",
+    "threads": "it keeps no threads; use /v1/responses or /v1/chat/completions",
+    "vector_stores": "it stores no files",
+}
+
+
+def canonical(path: str) -> str:
+    """The path without trailing slashes, and with the `/v1` that its client forgot."""
+    path = path.rstrip("/") or "/"
+    is_short = any(path == short or path.startswith(short + "/") for short in _WITHOUT_V1)
+    return "/v1" + path if is_short else path
+
+
+def why_not_offered(path: str) -> str:
+    """For a path of another server's API: what this server lacks. Empty for any other."""
+    parts = path.strip("/").split("/")
+    if parts[0] in ("v1", "v2"):
+        parts = parts[1:]
+    return _NOT_OFFERED.get(parts[0], "") if parts else ""
+
+
+class Paths:
+    """Routes see canonical paths, and GET for HEAD: the server sends no body for HEAD, whatever the route says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            hosts = sum(name == b"host" for name, _ in scope["headers"])
+            if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+                error = bad_request(None, "An HTTP/1.1 request has exactly one Host header.", "invalid_http")
+                await error_response(error)(scope, receive, send)
+                return
+            # A new scope: uvicorn looks at the method of its own to leave out the body.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            scope = {**scope, "path": canonical(scope["path"]), "method": method}
+        await self._app(scope, receive, send)

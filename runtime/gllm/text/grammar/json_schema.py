@@ -1,0 +1,226 @@
+"""A client's JSON schema as llguidance takes it: bounded, its objects closed, annotations dropped.
+
+What llguidance cannot enforce stays in the schema and is refused by name when it is compiled, except `uniqueItems`
+and string formats without a known syntax, which are annotations here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import unquote
+
+from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
+
+MAX_SCHEMA_DEPTH = 100
+"""llguidance's own JSON reader stops at 128 levels, of which our envelope needs a few."""
+
+ENFORCED_FORMATS = frozenset(
+    {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
+)
+"""String formats that llguidance has a grammar for. All others are annotations, as JSON Schema allows."""
+
+_NAMED_SUBSCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_SUBSCHEMAS = frozenset(
+    {"items", "prefixItems", "additionalItems", "additionalProperties", "unevaluatedProperties", "contains", "not"}
+    | {"if", "then", "else"}
+)
+_BRANCHES = ("allOf", "anyOf", "oneOf")
+_SPEAK_OF_OTHERS = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
+"""Keywords by which a schema says itself which unlisted properties an object may have."""
+_OPEN_DEFINITION = "gllm:open-"
+
+
+def checked_schema(schema: Any, *, param: str) -> dict[str, Any]:
+    """The schema as llguidance takes it. `schema` is an object, or true for any value.
+
+    An object that lists properties has no others, unless the schema says so (`additionalProperties` and the like);
+    one composed of parts (allOf, or properties beside anyOf or $ref) has those of all its parts. Raises
+    ParameterError(param) for what is no schema, too large or too deep, or refers to another document.
+    """
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise ParameterError(param, f"{param}: the JSON schema must be an object")
+    _check_depth_and_references(schema, param)
+    try:
+        size = len(json.dumps(schema, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(param, f"{param}: the schema is not plain JSON: {error}") from None
+    if size > MAX_GRAMMAR_BYTES:
+        raise ParameterError(param, f"{param}: the schema has {size} bytes; at most {MAX_GRAMMAR_BYTES} are allowed")
+    return _Rewriter(schema).rewritten()
+
+
+def _check_depth_and_references(schema: dict[str, Any], param: str) -> None:
+    """Iterative, so that depth itself cannot hurt."""
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                reference = node.get("$ref")
+                if isinstance(reference, str) and not reference.startswith("#"):
+                    raise ParameterError(param, f"{param}: $ref may only point into the schema itself (#/...)")
+                below += node.values()
+            else:
+                below += node
+        level = [node for node in below if isinstance(node, (dict, list))]
+        if not level:
+            return
+    raise ParameterError(param, f"{param}: the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+
+
+class _Rewriter:
+    """Rewrites one schema. Pointers into it stay valid, since every subschema keeps its place."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._open: dict[str, str] = {}
+        """Pointer -> name of the definition that is its target, left open."""
+        self._definitions: dict[str, Any] = {}
+
+    def rewritten(self) -> dict[str, Any]:
+        schema = self._schema(self._root, closed=True)
+        if not isinstance(schema, dict):
+            schema = {"enum": []}  # false: no value at all
+        if self._definitions:
+            schema["$defs"] = {**schema.get("$defs", {}), **self._definitions}
+        return schema
+
+    def _schema(self, schema: Any, *, closed: bool) -> Any:
+        """closed: an object that only lists its properties has no others. Parts of a composition stay open."""
+        if isinstance(schema, list):  # `items` of older drafts
+            return [self._schema(item, closed=closed) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        if schema.get("not") in ({}, True):
+            return False
+        composed = self._is_composed(schema)
+        parts_closed = closed and not composed
+        result: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key in _NAMED_SUBSCHEMAS and isinstance(value, dict):
+                result[key] = {name: self._schema(subschema, closed=True) for name, subschema in value.items()}
+            elif key in _SUBSCHEMAS:
+                result[key] = self._schema(value, closed=True)
+            elif key in _BRANCHES and isinstance(value, list):
+                result[key] = [self._schema(part, closed=parts_closed) for part in value]
+            elif key == "$ref" and not parts_closed:
+                result[key] = self._open_reference(value)
+            elif not _is_annotation(key, value):
+                result[key] = value
+        self._bound_names(result)
+        if "unevaluatedProperties" in result and not composed and "additionalProperties" not in result:
+            result["additionalProperties"] = result.pop("unevaluatedProperties")
+        if closed:
+            self._close(schema, result, composed)
+        return result
+
+    def _is_composed(self, schema: dict[str, Any]) -> bool:
+        """Whether an object's properties come from several places."""
+        members = schema.get("allOf")
+        alone = (
+            isinstance(members, list)
+            and len(members) == 1
+            and not {"properties", "$ref", "anyOf", "oneOf"} & set(schema)
+        )
+        if isinstance(members, list) and not alone:
+            return True
+        return "properties" in schema and any(key in schema for key in ("$ref", "anyOf", "oneOf"))
+
+    def _close(self, schema: dict[str, Any], result: dict[str, Any], composed: bool) -> None:
+        if not composed and not isinstance(schema.get("properties"), dict):
+            return
+        names = self._property_names(schema, set())
+        if names and composed:
+            own = result.get("properties", {})
+            result["properties"] = {name: own.get(name, True) for name in names}
+            result["additionalProperties"] = False
+        elif names is not None and not composed:
+            required = schema.get("required")
+            for name in required if isinstance(required, list) else ():
+                if isinstance(name, str):
+                    result["properties"].setdefault(name, True)
+            result["additionalProperties"] = False
+
+    def _property_names(self, schema: Any, seen: set[str]) -> dict[str, None] | None:
+        """The properties that a schema and its parts list, in order; None if one speaks of others itself."""
+        names: dict[str, None] = {}
+        if not isinstance(schema, dict):
+            return names
+        if any(key in schema for key in _SPEAK_OF_OTHERS):
+            return None
+        parts = [part for key in _BRANCHES if isinstance(schema.get(key), list) for part in schema[key]]
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in seen:
+            seen.add(reference)
+            parts.insert(0, self._target(reference))
+        listed = schema.get("properties")
+        if isinstance(listed, dict):
+            names.update(dict.fromkeys(listed))
+        for part in parts:
+            found = self._property_names(part, seen)
+            if found is None:
+                return None
+            names.update(found)
+        return names
+
+    def _open_reference(self, reference: Any) -> Any:
+        """A reference to the same target, left open."""
+        target = self._target(reference) if isinstance(reference, str) else None
+        if target is None:
+            return reference
+        if reference not in self._open:
+            name = self._open[reference] = f"{_OPEN_DEFINITION}{len(self._open)}"
+            self._definitions[name] = self._schema(target, closed=False)
+        return f"#/$defs/{self._open[reference]}"
+
+    def _target(self, reference: str) -> Any:
+        """What a pointer into the schema (#/...) points at; None if nothing is there."""
+        node: Any = self._root
+        for step in reference.removeprefix("#").split("/")[1:]:
+            step = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(node, dict):
+                node = node.get(step)
+            elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+                node = node[int(step)]
+            else:
+                return None
+        return node if reference == "#" or reference.startswith("#/") else None
+
+    def _bound_names(self, schema: dict[str, Any]) -> None:
+        """`propertyNames` in keywords that llguidance knows; where that cannot be, it stays and is refused."""
+        names = schema.get("propertyNames")
+        if isinstance(names, dict) and isinstance(names.get("$ref"), str):
+            names = self._target(names["$ref"])
+        if names is True or (isinstance(names, dict) and not _says(names)):
+            del schema["propertyNames"]
+            return
+        if not isinstance(names, dict) or "properties" in schema or "patternProperties" in schema:
+            return
+        value = schema.get("additionalProperties", True)
+        listed = names.get("enum", [names["const"]] if "const" in names else None)
+        says = _says(names)
+        if says <= {"enum", "const"} and isinstance(listed, list):
+            schema["properties"] = {name: value for name in listed if isinstance(name, str)}
+        elif says == {"pattern"}:
+            schema["patternProperties"] = {names["pattern"]: value}
+        elif says <= {"minLength", "maxLength"}:
+            most = names.get("maxLength", "")
+            schema["patternProperties"] = {f"^[\\s\\S]{{{names.get('minLength', 0)},{most}}}$": value}
+        else:
+            return
+        del schema["propertyNames"]
+        schema["additionalProperties"] = False
+
+
+def _is_annotation(key: str, value: Any) -> bool:
+    if key == "format":
+        return isinstance(value, str) and value not in ENFORCED_FORMATS
+    return key == "uniqueItems" and isinstance(value, bool)
+
+
+def _says(names: dict[str, Any]) -> set[str]:
+    """The keywords of a schema of names that restrict a string."""
+    return set(names) - {"type", "title", "description", "default", "examples", "$comment"}
