@@ -46,6 +46,11 @@ class ChatTurn:
         async for delta in self.generation.deltas():
             yield self.choices[delta.index].apply(delta)
 
+    async def drain(self) -> None:
+        """Until every choice is complete. Raises ApiError."""
+        async for _ in self.deltas():
+            pass
+
     def counts(self) -> TokenCounts:
         """The tokens so far."""
         reasoning = None

@@ -37,6 +37,8 @@ def test_openapi(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}",
+        "/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel", "/v1/responses/{response_id}/input_items",
         "/health", "/ready", "/metrics", "/version", "/", "/ping", "/load", "/tokenizer_info",
     }  # fmt: skip
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]

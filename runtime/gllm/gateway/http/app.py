@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -18,12 +20,13 @@ from gllm.gateway.http.paths import Paths, canonical, why_not_offered
 from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
 from gllm.gateway.http.server_routes import server_routes
 from gllm.gateway.http.sse import ClientGoneError
+from gllm.gateway.responses.routes import responses_routes
 from gllm.sampling_params import ParameterError
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (generation_routes, text_routes, info_routes, server_routes):
+    for routes in (generation_routes, responses_routes, text_routes, info_routes, server_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)
@@ -33,12 +36,16 @@ def create_app(gateway: Gateway) -> ASGIApp:
     document = build_openapi(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     known = frozenset(document["paths"]) | {"/openapi.json"}
+    # The longest first: /v1/responses/{id} would also take /v1/responses/{id}/input_items.
+    templates = [
+        (path, re.compile(re.sub(r"{\w+}", ".+", path))) for path in sorted(known, key=len, reverse=True) if "{" in path
+    ]
 
     def route_of(path: str) -> str:
         path = canonical(path)
-        if path.startswith("/v1/models/"):
-            return "/v1/models/{model_id}"
-        return path if path in known else "unknown"
+        if path in known:
+            return path
+        return next((template for template, pattern in templates if pattern.fullmatch(path)), "unknown")
 
     settings = gateway.config.gateway
     return Outermost(

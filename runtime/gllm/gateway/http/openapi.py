@@ -11,10 +11,14 @@ from pydantic.json_schema import models_json_schema
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.schema import Schema
+from gllm.gateway.responses.schema import CompactRequest, ResponsesRequest
 
 BODIES: dict[str, type[Schema]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/responses/input_tokens": ResponsesRequest,
+    "/v1/responses/compact": CompactRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

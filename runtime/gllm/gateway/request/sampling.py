@@ -38,7 +38,7 @@ def sampling_for(
         model.check_token_ids(list(bias), "logit_bias")
         values["logit_bias"] = bias
     return SamplingParams(
-        max_tokens=_fit_max_tokens(request, prompt_tokens, max_model_len),
+        max_tokens=fit_max_tokens(request, prompt_tokens, max_model_len),
         logprobs=request.num_logprobs,
         prompt_logprobs=request.num_prompt_logprobs,
         grammar=grammar,
@@ -46,7 +46,7 @@ def sampling_for(
     )
 
 
-def _fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
+def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
     """How many tokens to generate. Unset: the default, or whatever the context has room for if that is less."""
     requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
     room = max_model_len - prompt_tokens

@@ -1,0 +1,85 @@
+"""Responses that are kept for `previous_response_id`, for item references and to be read again. Memory only."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+
+from gllm.gateway.errors import ApiError
+from gllm.gateway.responses.items import Item
+
+MAX_RESPONSES = 4096
+MAX_BYTES = 128 * 1024 * 1024
+_encode = msgspec.json.Encoder().encode
+
+
+class StoredResponse:
+    """JSON only: it takes a fraction of what the objects take."""
+
+    def __init__(self, body: bytes, history: tuple[bytes, ...], own_input: Sequence[Item], output: Sequence[Item]):
+        self.body = body
+        self.input = (*history, *(_encode(item) for item in own_input))
+        """All items that the model was given, those of earlier responses first."""
+        self.conversation = (*self.input, *(_encode(item) for item in output))
+        self.own = {item["id"]: index for index, item in enumerate((*own_input, *output), len(history))}
+        """Where in `conversation` the items are that came with this response."""
+        # What is shared with earlier responses counts for each of them, so that the bound holds in any case.
+        self.size = len(body) + sum(len(item) for item in self.conversation)
+
+
+class ResponseStore:
+    """Keeps the responses used last, within a number and a number of bytes."""
+
+    def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_responses = max_responses
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, response_id: str, stored: StoredResponse) -> None:
+        self._kept[response_id] = stored
+        self._bytes += stored.size
+        while len(self._kept) > self._max_responses or self._bytes > self._max_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].size
+
+    def get(self, response_id: str) -> StoredResponse:
+        """Raises ApiError 404."""
+        stored = self._kept.get(response_id)
+        if stored is None:
+            raise ApiError(404, f"Response with id '{response_id[:64]}' not found.", param="response_id",
+                           code="response_not_found")  # fmt: skip
+        self._kept.move_to_end(response_id)
+        return stored
+
+    def delete(self, response_id: str) -> None:
+        """Raises ApiError 404. Later responses of the conversation keep what they were given."""
+        self._bytes -= self.get(response_id).size
+        del self._kept[response_id]
+
+    def history(self, previous_response_id: str | None) -> tuple[bytes, ...]:
+        """The conversation up to and with that response. Raises ApiError 404."""
+        if previous_response_id is None:
+            return ()
+        try:
+            return self.get(previous_response_id).conversation
+        except ApiError:
+            raise ApiError(
+                404, f"Previous response with id '{previous_response_id[:64]}' not found.",
+                param="previous_response_id", code="previous_response_not_found",
+            ) from None  # fmt: skip
+
+    def item(self, item_id: str) -> Item:
+        """The item that came with a kept response. Raises ApiError 404."""
+        for stored in reversed(self._kept.values()):
+            index = stored.own.get(item_id)
+            if index is not None:
+                found: Item = msgspec.json.decode(stored.conversation[index])
+                return found
+        raise ApiError(404, f"Item with id '{item_id[:64]}' not found; items are kept with stored responses only.",
+                       param="input", code="item_not_found")  # fmt: skip
+
+
+def read_items(encoded: Sequence[bytes]) -> list[Item]:
+    return [msgspec.json.decode(item) for item in encoded]

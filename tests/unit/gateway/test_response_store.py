@@ -1,0 +1,42 @@
+"""The bounds of what is kept of responses."""
+
+from __future__ import annotations
+
+import pytest
+
+from gllm.gateway.errors import ApiError
+from gllm.gateway.responses.store import ResponseStore, StoredResponse, read_items
+
+
+def stored(size: int, history: tuple[bytes, ...] = (), name: str = "m") -> StoredResponse:
+    return StoredResponse(b"", history, [{"id": name, "text": "x" * (size - len(f'{{"id":"{name}","text":""}}'))}], [])
+
+
+def test_number_and_use() -> None:
+    store = ResponseStore(max_responses=2)
+    for name in ("a", "b"):
+        store.add(name, stored(100))
+    store.get("a")
+    store.add("c", stored(100))
+    assert store.get("a").size == 100
+    with pytest.raises(ApiError):
+        store.get("b")
+
+
+def test_bytes() -> None:
+    store = ResponseStore(max_bytes=250)
+    store.add("a", stored(100))
+    # The conversation so far counts again.
+    store.add("b", stored(100, store.history("a")))
+    with pytest.raises(ApiError):
+        store.history("a")
+    assert len(read_items(store.history("b"))) == 2
+    store.add("large", stored(300))
+    for name in ("b", "large"):
+        with pytest.raises(ApiError):
+            store.get(name)
+    # What is gone is not counted any more.
+    store.add("c", stored(250))
+    store.delete("c")
+    store.add("d", stored(250))
+    assert store.item("m")["id"] == "m"
