@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from gllm.gateway.answer.chat_choice import ChatChoice, ChatDelta
-from gllm.gateway.answer.chunks import Chunks, error_frame
+from gllm.gateway.answer.chunks import SYSTEM_FINGERPRINT, Chunks, error_frame
 from gllm.gateway.answer.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from gllm.gateway.answer.usage import usage
 from gllm.gateway.chat_turn import ChatTurn, open_turn
@@ -41,6 +41,9 @@ class _Answer:
         chunks = Chunks("chat.completion.chunk", turn.id, turn.created, turn.model.name, wants_usage)
         begun = [False] * len(turn.choices)
         top = self._prompt_ids()
+        if request.wants_continuous_usage:
+            # The first chunk of an answer has no token in it yet.
+            chunks.counts = usage(msgspec.structs.replace(turn.counts(), completion=0))
         try:
             async for delta in turn.deltas():
                 index = delta.index
@@ -50,6 +53,8 @@ class _Answer:
                     top = {}
                     if request.echoed_text:
                         yield chunks.content(index, request.echoed_text)
+                if request.wants_continuous_usage:
+                    chunks.counts = usage(turn.counts())
                 plain = turn.choices[index].plain and delta.logprobs is None and not request.return_token_ids
                 if plain and delta.finish_reason is None:
                     if delta.content:
@@ -67,7 +72,8 @@ class _Answer:
     def _rich(self, chunks: Chunks, delta: ChatDelta) -> Iterator[bytes]:
         """A chunk with the delta's text, calls, logprobs and token ids, then one with its finish reason.
 
-        What a token adds beside text goes into the last chunk if there is no text.
+        What a token adds beside text goes into the last chunk if there is no text. Where each chunk has the usage so
+        far, each tells of tokens of its own: the last text and the finish reason share one.
         """
         fields: dict[str, Any] = {}
         if delta.reasoning:
@@ -84,14 +90,15 @@ class _Answer:
         if delta.token_ids and self._turn.request.return_token_ids:
             ids["token_ids"] = delta.token_ids
         ends = delta.finish_reason is not None
-        if fields or (not ends and (logprobs or ids)):
+        shares = ends and chunks.counts is not None
+        if (fields and not shares) or (not ends and (logprobs or ids)):
             if logprobs:
                 fields.setdefault("content", "")
             yield chunks.delta(delta.index, fields, logprobs, more=ids)
             logprobs, ids = None, {}
         if ends:
             stopped_by = self._turn.choices[delta.index].stopped_by
-            yield chunks.delta(delta.index, {}, logprobs, delta.finish_reason, stopped_by | ids)
+            yield chunks.delta(delta.index, fields if shares else {}, logprobs, delta.finish_reason, stopped_by | ids)
 
     def _prompt_ids(self) -> dict[str, Any]:
         return {"prompt_token_ids": self._turn.prompt.token_ids} if self._turn.request.return_token_ids else {}
@@ -110,6 +117,7 @@ class _Answer:
             "object": "chat.completion",
             "created": turn.created,
             "model": turn.model.name,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
             "choices": [
                 {
                     "index": index,
@@ -122,6 +130,7 @@ class _Answer:
                 for index, choice in enumerate(turn.choices)
             ],
             "usage": usage(turn.counts()),
+            "prompt_logprobs": None,
             "prompt_token_ids": None,
             **self._prompt_ids(),
         }

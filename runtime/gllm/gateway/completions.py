@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from gllm.gateway.answer.chunks import Chunks, error_frame
+from gllm.gateway.answer.chunks import SYSTEM_FINGERPRINT, Chunks, error_frame
 from gllm.gateway.answer.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
 from gllm.gateway.answer.usage import count_tokens, usage
 from gllm.gateway.errors import ApiError
@@ -83,6 +83,8 @@ class _Answer:
                     more = {"prompt_token_ids": choice.prompt if first else None, "token_ids": delta.token_ids}
                 if delta.finish_reason is not None:
                     more |= choice.stopped_by
+                if self._request.wants_continuous_usage:
+                    chunks.counts = usage(count_tokens(self._generation))
                 if text or logprobs is not None or more:
                     yield chunks.text(delta.index, text, logprobs, delta.finish_reason, more)
         except ApiError as error:
@@ -108,6 +110,7 @@ class _Answer:
             "object": "text_completion",
             "created": self._created,
             "model": self._model.name,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
             "choices": [
                 self._choice(index, "".join(texts[index]), parts[index], token_ids[index]) for index in range(count)
             ],
@@ -123,6 +126,7 @@ class _Answer:
             "text": text,
             "logprobs": joined(parts) if self._request.logprobs is not None else None,
             "finish_reason": choice.finish_reason,
+            "prompt_logprobs": None,
             **choice.stopped_by,
             "prompt_token_ids": choice.prompt if with_ids else None,
             "token_ids": token_ids if with_ids else None,

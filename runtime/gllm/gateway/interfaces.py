@@ -55,6 +55,8 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int) -> bytes: ...
 
+    def spelling(self, token_id: int) -> str: ...
+
 
 class TextStream(Protocol):
     """Incremental detokeniser of one choice, which also looks for stop strings."""

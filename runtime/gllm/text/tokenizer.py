@@ -112,6 +112,11 @@ class Tokenizer:
         """`token_bytes` as text, for logprobs; part of a character shows as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
+    def spelling(self, token_id: int) -> str:
+        """A token as the vocabulary spells it, for example "Ġis"; empty for an id beyond the vocabulary."""
+        found: str | None = self._backend.id_to_token(token_id)
+        return found or ""
+
     def token_id(self, token: str) -> int | None:
         """Id of a token by its spelling in the vocabulary, for example of a special token."""
         found: int | None = self._backend.token_to_id(token)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import httpx
 import openai
 from gateway_fakes import EOS, RunningServer
@@ -9,15 +11,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gllm import __version__
 from gllm.gateway.metrics import length_buckets
+from gllm.gateway.request.fields import HINTS
 from gllm.messages import EngineStats, StageStats, TokenHistogram
 
 LABELS = {"model_name": "tiny", "engine": "0"}
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.object, model.owned_by) == ("tiny", "model", "gllm")
     assert client.models.retrieve("tiny").id == "tiny"
+    card = http.get("/v1/models/tiny").json()
+    assert (card["root"], card["parent"], card["max_model_len"]) == ("tiny", None, 512)
+    assert (card["type"], card["display_name"]) == ("model", "tiny")
+    assert datetime.fromisoformat(card["created_at"]).timestamp() == card["created"]
+    (permission,) = card["permission"]
+    assert (permission["object"], permission["allow_sampling"]) == ("model_permission", True)
+    listed = http.get("/v1/models").json()
+    assert listed == {
+        "object": "list", "data": [card], "has_more": False, "first_id": "tiny", "last_id": "tiny"
+    }  # fmt: skip
 
 
 def test_version(http: httpx.Client) -> None:
@@ -25,12 +38,27 @@ def test_version(http: httpx.Client) -> None:
 
 
 def test_tokenize(http: httpx.Client) -> None:
-    answer = http.post("/tokenize", json={"prompt": "ab<eos>", "return_token_strs": True}).json()
-    assert answer == {"tokens": [97, 98, EOS], "count": 3, "max_model_len": 512, "token_strs": ["a", "b", "<eos>"]}
+    answer = http.post("/tokenize", json={"prompt": "a b<eos>", "return_token_strs": True}).json()
+    assert answer == {
+        "tokens": [97, 32, 98, EOS], "count": 4, "max_model_len": 512, "token_strs": ["a", "\u0120", "b", "<eos>"],
+    }  # fmt: skip
     chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "\u00e9"}]}).json()
     assert bytes(chat["tokens"]).decode() == "<user>\u00e9\n<assistant>"
+    assert chat["token_strs"] is None
     text = http.post("/detokenize", json={"tokens": chat["tokens"]}).json()
-    assert text == {"prompt": "<user>\u00e9\n<assistant>"}
+    assert text == {"prompt": "<user>\u00e9\n<assistant>", "content": "<user>\u00e9\n<assistant>"}
+
+
+def test_tokenize_takes_template_arguments(http: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"enable_thinking": True, "x": 1}}
+    answer = http.post("/tokenize", json=body).json()
+    assert bytes(answer["tokens"]).decode() == "<user>a\n(think)<assistant>"
+
+
+def test_tokenize_in_llama_cpps_form(http: httpx.Client) -> None:
+    assert http.post("/tokenize", json={"content": "ab"}).json()["tokens"] == [97, 98]
+    pieces = http.post("/tokenize", json={"content": "a\u00e9", "add_special": True, "with_pieces": True}).json()
+    assert pieces["tokens"] == [{"id": 97, "piece": "a"}, {"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}]
 
 
 def test_openapi(http: httpx.Client) -> None:
@@ -43,7 +71,10 @@ def test_openapi(http: httpx.Client) -> None:
     }  # fmt: skip
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/ChatRequest"
-    assert document["components"]["schemas"]["ChatRequest"]["additionalProperties"] is False
+    schema = document["components"]["schemas"]["ChatRequest"]
+    assert schema["additionalProperties"] is False
+    assert set(HINTS) <= set(schema["properties"])
+    assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
 
 
 def samples(http: httpx.Client) -> dict[str, float]:

@@ -31,7 +31,7 @@ def test_chat_shapes(http: httpx.Client, clean: RunningServer) -> None:
     clean.engine.reply = lambda *_: [*b"Hi", EOS]
     got = frames(http.post("/v1/chat/completions", json=CHAT))
     assert got[-1] == "[DONE]"
-    head = {key: got[0][key] for key in ("id", "object", "created", "model")}
+    head = {key: got[0][key] for key in ("id", "object", "created", "model", "system_fingerprint")}
     assert head["id"].startswith("chatcmpl-")
     assert (head["object"], head["model"]) == ("chat.completion.chunk", "tiny")
 
@@ -202,3 +202,45 @@ def test_async_client_in_parallel(clean: RunningServer) -> None:
     clean.engine.reply = lambda prompt, _: [*prompt[6:8], EOS]
     assert [text.strip() for text in asyncio.run(ask())] == [str(i) for i in range(40)]
     wait_until(lambda: clean.gateway.admission.live == 0)
+
+
+TEXT = {"prompt": "Hi", "stream": True}
+COUNTED = {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)])
+@pytest.mark.parametrize("max_tokens", [3, 100])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("logprobs", [{}, {"logprobs": 1}])
+def test_continuous_usage(
+    http: httpx.Client, path: str, body: dict[str, Any], max_tokens: int, n: int, logprobs: dict[str, Any]
+) -> None:
+    fields = {"max_tokens": max_tokens, "n": n, "stream_options": COUNTED}
+    if logprobs:
+        fields["logprobs"] = 1 if path == "/v1/completions" else True
+    *chunks, last, done = frames(http.post(path, json={**body, **fields}))
+    assert (done, last["choices"]) == ("[DONE]", [])
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"]
+    for chunk in [*chunks, last]:
+        assert chunk["usage"]["total_tokens"] == chunk["usage"]["prompt_tokens"] + chunk["usage"]["completion_tokens"]
+    if n == 1:
+        with_tokens = [chunk for chunk in chunks if "role" not in chunk["choices"][0].get("delta", {})]
+        assert [chunk["usage"]["completion_tokens"] for chunk in with_tokens] == list(range(1, len(with_tokens) + 1))
+        assert chunks[-1]["choices"][0]["finish_reason"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "in_chunks", "at_end"),
+    [
+        ({"continuous_usage_stats": True}, True, True),
+        ({"continuous_usage_stats": True, "include_usage": False}, False, False),
+        ({"continuous_usage_stats": False, "include_usage": True}, False, True),
+        ({"continuous_usage_stats": None}, False, False),
+    ],
+)
+def test_when_usage_is_continuous(http: httpx.Client, options: dict[str, Any], in_chunks: bool, at_end: bool) -> None:
+    *chunks, last, _ = frames(http.post("/v1/chat/completions", json={**CHAT, "stream_options": options}))
+    assert all((chunk.get("usage") is not None) == in_chunks for chunk in chunks)
+    assert (last["choices"] == []) == at_end

@@ -6,6 +6,11 @@ from typing import Any
 
 import msgspec
 
+from gllm import __version__
+
+SYSTEM_FINGERPRINT = f"gllm-{__version__}"
+"""OpenAI's `system_fingerprint`: what the answer was made with."""
+
 _json = msgspec.json.Encoder().encode
 
 
@@ -13,10 +18,15 @@ class Chunks:
     """Frames of one stream: `data: {...}` with OpenAI's fields in OpenAI's order."""
 
     def __init__(self, kind: str, response_id: str, created: int, model: str, include_usage: bool) -> None:
-        head = _json({"id": response_id, "object": kind, "created": created, "model": model})
+        head = _json(
+            {"id": response_id, "object": kind, "created": created, "model": model,
+             "system_fingerprint": SYSTEM_FINGERPRINT}
+        )  # fmt: skip
         self._head = b"data: " + head[:-1] + b',"choices":['
         # With include_usage every chunk but the last says "usage": null.
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self.counts: dict[str, Any] | None = None
+        """The usage so far, for every chunk to show; None if it is not asked for."""
         self._delta_head: dict[int, bytes] = {}
         self._text_head: dict[int, bytes] = {}
         self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._close
@@ -24,6 +34,8 @@ class Chunks:
 
     def content(self, index: int, text: str) -> bytes:
         """A chat chunk with nothing but text: the one that is sent for almost every token."""
+        if self.counts is not None:
+            return self.delta(index, {"content": text})
         head = self._delta_head.get(index)
         if head is None:
             head = self._delta_head[index] = self._head + b'{"index":%d,"delta":{"content":' % index
@@ -51,7 +63,7 @@ class Chunks:
         more: dict[str, Any] | None = None,
     ) -> bytes:
         """A text-completion chunk. more: further fields of the choice."""
-        if logprobs is None and finish is None and not more:
+        if logprobs is None and finish is None and not more and self.counts is None:
             head = self._text_head.get(index)
             if head is None:
                 head = self._text_head[index] = self._head + b'{"index":%d,"text":' % index
@@ -64,9 +76,10 @@ class Chunks:
         return self._head + b'],"usage":' + _json(usage) + b"}\n\n"
 
     def _choice(self, choice: dict[str, Any], top: dict[str, Any] | None = None) -> bytes:
+        close = self._close if self.counts is None else b'],"usage":' + _json(self.counts) + b"}\n\n"
         if top:
-            return b"".join((self._head, _json(choice), b"],", _json(top)[1:-1], self._close[1:]))
-        return b"".join((self._head, _json(choice), self._close))
+            return b"".join((self._head, _json(choice), b"],", _json(top)[1:-1], close[1:]))
+        return b"".join((self._head, _json(choice), close))
 
 
 def error_frame(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.request.fields import HINTS
 from gllm.gateway.request.schema import Schema
 from gllm.gateway.responses.schema import CompactRequest, ResponsesRequest
 
@@ -49,6 +50,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.clear()
     schemas.update(definitions["$defs"])
+    for schema in BODIES.values():
+        hints = {name: {"description": f"A hint: {why}."} for name, why in HINTS.items()}
+        schemas[schema.__name__]["properties"] = {**hints, **schemas[schema.__name__]["properties"]}
     schemas["Error"] = _ERROR
     for path, operations in document["paths"].items():
         for operation in operations.values():

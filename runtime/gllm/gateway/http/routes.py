@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gllm import __version__
 from gllm.gateway.chat import chat
 from gllm.gateway.completions import complete
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.body import read_body
+from gllm.gateway.http.model_card import model_card, model_list
 from gllm.gateway.http.sse import while_connected
+from gllm.gateway.interfaces import Tokenizer
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.prompts import encode, render_chat
@@ -61,14 +62,17 @@ def text_routes(gateway: Gateway) -> APIRouter:
                     tools=body.tools,
                     add_generation_prompt=body.add_generation_prompt,
                     continue_final_message=bool(body.continue_final_message),
+                    template_kwargs=body.chat_template_kwargs,
+                    reasoning_effort=body.reasoning_effort,
                 )
-                ids = encode(model, text, bool(body.add_special_tokens), most, "messages")
             else:
-                ids = encode(model, body.prompt or "", body.add_special_tokens is not False, most, "prompt")
-            answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": gateway.max_model_len}
-            if body.return_token_strs:
-                answer["token_strs"] = [model.tokenizer.token_text(token) for token in ids]
-            return msgspec.json.encode(answer)
+                text = body.prompt or body.content or ""
+            ids = encode(model, text, body.adds_special_tokens, most, "prompt" if body.messages is None else "messages")
+            strings = [model.tokenizer.spelling(token) for token in ids] if body.return_token_strs else None
+            tokens = [_piece(model.tokenizer, token) for token in ids] if body.with_pieces else ids
+            return msgspec.json.encode(
+                {"tokens": tokens, "count": len(ids), "max_model_len": gateway.max_model_len, "token_strs": strings}
+            )
 
         return Response(await model.threads.run(body.num_chars, work), media_type="application/json")
 
@@ -80,39 +84,33 @@ def text_routes(gateway: Gateway) -> APIRouter:
         model.check_token_ids(body.tokens, "tokens")
         # Decoding a token is about the work of encoding a character.
         text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
-        return JSONResponse({"prompt": text})
+        return JSONResponse({"prompt": text, "content": text})  # vLLM's name and llama.cpp's
 
     return router
 
 
+def _piece(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
+    """llama.cpp's view of a token: its text, or its bytes if they are part of a character."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return {"id": token, "piece": data.decode()}
+    except UnicodeDecodeError:
+        return {"id": token, "piece": list(data)}
+
+
 def info_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter()
-    created_at = datetime.fromtimestamp(gateway.model.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def card() -> dict[str, Any]:
-        return {
-            "id": gateway.model.name,
-            "object": "model",
-            "created": gateway.model.created,
-            "owned_by": "gllm",
-            "max_model_len": gateway.max_model_len,
-            # Anthropic's names for the same:
-            "type": "model",
-            "display_name": gateway.model.name,
-            "created_at": created_at,
-        }
 
     @router.get("/v1/models", tags=["models"])
     async def models() -> Response:
         """The one model that is served."""
-        name = gateway.model.name
-        return JSONResponse({"object": "list", "data": [card()], "has_more": False, "first_id": name, "last_id": name})
+        return JSONResponse(model_list(gateway))
 
     @router.get("/v1/models/{model_id:path}", tags=["models"])
     async def model(model_id: str) -> Response:
         """The model, by name."""
         gateway.model.check_name(model_id)
-        return JSONResponse(card())
+        return JSONResponse(model_card(gateway))
 
     @router.get("/health", tags=["operations"])
     async def health() -> Response:
@@ -125,7 +123,7 @@ def info_routes(gateway: Gateway) -> APIRouter:
         it. Until then `loaded` tells the share of the weights that is loaded, 0 to 1. Needs no API key."""
         return state_response(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
 
-    @router.get("/metrics", tags=["operations"])
+    @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
         return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)

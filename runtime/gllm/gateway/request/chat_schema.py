@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, NamedTool, Tool, ToolChoice, num_chars
-from gllm.gateway.request.schema import MAX_INT, GenerationRequest, Label, check_json
+from gllm.gateway.request.message_schema import (
+    MAX_TOOLS,
+    ChatMessage,
+    NamedTool,
+    TemplateKwargs,
+    Tool,
+    ToolChoice,
+    num_chars,
+)
+from gllm.gateway.request.schema import MAX_INT, GenerationRequest, Label
 from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 
 MAX_MESSAGES = 4096
-MAX_TEMPLATE_KWARGS = 32
 
 
 class ChatRequest(GenerationRequest):
@@ -30,14 +37,8 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     echo: bool | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_TEMPLATE_KWARGS)] | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     reasoning_effort: Label | None = None
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _bounded_template_kwargs(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        check_json(value, "chat_template_kwargs")
-        return value
 
     @model_validator(mode="after")
     def _chat_consistent(self) -> ChatRequest:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
-from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, Tool, num_chars
+from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, TemplateKwargs, Tool, num_chars
 from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, Body, GenerationRequest, Label, TokenId
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
@@ -103,22 +103,28 @@ class CompletionRequest(GenerationRequest):
 
 
 class TokenizeRequest(Body):
-    """Either `prompt`, or `messages` as for a chat."""
+    """`prompt`, or `messages` as for a chat; or llama.cpp's form, whose text is called `content`."""
 
     model: Label | None = None
     prompt: str | None = None
+    content: str | None = None
     add_special_tokens: bool | None = None
+    add_special: bool | None = None
+    with_pieces: bool | None = None
+    """llama.cpp's names, which go with `content`."""
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    reasoning_effort: Label | None = None
     return_token_strs: bool | None = None
 
     @model_validator(mode="after")
     def _one(self) -> TokenizeRequest:
-        if (self.prompt is None) == (self.messages is None):
+        if [self.prompt, self.content, self.messages].count(None) != 2:
             raise ParameterError("prompt", "give either prompt or messages")
-        if self.prompt is not None:
+        if self.messages is None:
             for field in ("tools", "continue_final_message"):
                 if getattr(self, field):
                     raise ParameterError(field, f"{field} goes with messages")
@@ -126,7 +132,13 @@ class TokenizeRequest(Body):
 
     @property
     def num_chars(self) -> int:
-        return len(self.prompt or "") + num_chars(self.messages or ())
+        return len(self.prompt or self.content or "") + num_chars(self.messages or ())
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """A plain prompt has them by default, as for /v1/completions; a rendered chat has its own."""
+        asked = self.add_special_tokens if self.add_special_tokens is not None else self.add_special
+        return self.prompt is not None if asked is None else asked
 
 
 class DetokenizeRequest(Body):

@@ -6,15 +6,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, Tag, field_validator, model_validator
 
 from gllm.gateway.request.schema import Label, Tolerant, by_type, check_json
 
 MAX_CONTENT_PARTS = 256
 MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128
+MAX_TEMPLATE_KWARGS = 32
 
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+TemplateKwargs = Annotated[
+    dict[str, Any],
+    Field(max_length=MAX_TEMPLATE_KWARGS),
+    AfterValidator(lambda value: check_json(value, "chat_template_kwargs")),
+]
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 

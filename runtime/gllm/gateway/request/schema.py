@@ -149,9 +149,17 @@ def _whole_numbers(value: Any) -> Any:
 class StreamOptions(Schema):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    """With include_usage: the counts so far are in every chunk."""
     include_obfuscation: bool | None = None
     """A hint: no chunk is padded."""
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Every chunk has the counts so far; `"include_usage": false` forbids it, as in vLLM."""
+        return bool(self.continuous_usage_stats) and self.include_usage is not False
+
+    @property
+    def usage_at_end(self) -> bool:
+        return bool(self.include_usage) or self.usage_in_chunks
 
 
 class JsonSchemaFormat(Tolerant):
@@ -332,4 +340,8 @@ class GenerationRequest(Body):
 
     @property
     def wants_usage_chunk(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+        return bool(self.stream_options and self.stream_options.usage_at_end)
+
+    @property
+    def wants_continuous_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.usage_in_chunks)
