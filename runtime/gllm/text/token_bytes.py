@@ -30,28 +30,27 @@ def byte_level_alphabet() -> dict[str, int]:
 def token_table(tokens: list[str | None], added: dict[int, str], decoder: dict[str, Any] | None) -> TokenTable:
     """Bytes of all tokens for the `decoder` section of a tokenizer.json.
 
-    `tokens[id]` is the vocabulary's spelling (None for a hole); `added` are the added tokens, which mean
-    themselves. Raises ValueError for decoders other than byte-level BPE and SentencePiece.
+    `tokens[id]` is the vocabulary's spelling (None for a hole); `added` are the added tokens. These mean themselves in
+    byte-level BPE; SentencePiece's space and bytes mean the same in them as in other tokens, as in transformers.
+    Raises ValueError for decoders other than byte-level BPE and SentencePiece.
     """
     steps = _flatten(decoder)
     kinds = {step["type"] for step in steps}
     if kinds == {"ByteLevel"}:
         pieces = _byte_level_pieces(tokens)
-        strip = False
-    elif kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
-        pieces = _sentencepiece_pieces(tokens)
+        for token, text in added.items():
+            pieces[token] = text.encode()
+        return TokenTable(pieces, False)
+    if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
         strip = any(
             step["type"] == "Strip" or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
             for step in steps
         )
-    else:
-        raise ValueError(
-            f"tokenizer.json has the decoder {sorted(kinds) or None}; "
-            "only byte-level BPE and SentencePiece tokenizers are supported"
-        )
-    for token, text in added.items():
-        pieces[token] = text.encode()
-    return TokenTable(pieces, strip)
+        return TokenTable(_sentencepiece_pieces(tokens, steps), strip)
+    raise ValueError(
+        f"tokenizer.json has the decoder {sorted(kinds) or None}; "
+        "only byte-level BPE and SentencePiece tokenizers are supported"
+    )
 
 
 def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -76,8 +75,26 @@ def _byte_level_pieces(tokens: list[str | None]) -> list[bytes]:
     return pieces
 
 
-def _sentencepiece_pieces(tokens: list[str | None]) -> list[bytes]:
-    byte_tokens = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
-    return [
-        byte_tokens.get(token or "") or (token or "").replace(SPIECE_SPACE, " ").encode("utf-8") for token in tokens
-    ]
+def _sentencepiece_pieces(tokens: list[str | None], steps: list[dict[str, Any]]) -> list[bytes]:
+    """What the steps that work on single tokens make of each."""
+    replacements = [_replacement(step) for step in steps if step["type"] in ("Replace", "Metaspace")]
+    has_bytes = any(step["type"] == "ByteFallback" for step in steps)
+    byte_tokens = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)} if has_bytes else {}
+    pieces = []
+    for token in tokens:
+        text = token or ""
+        for old, new in replacements:
+            text = text.replace(old, new)
+        pieces.append(byte_tokens.get(text) or text.encode())
+    return pieces
+
+
+def _replacement(step: dict[str, Any]) -> tuple[str, str]:
+    if step["type"] == "Metaspace":
+        return step.get("replacement", SPIECE_SPACE), " "
+    pattern = step["pattern"].get("String")
+    if not pattern:
+        raise ValueError(
+            f"tokenizer.json has a decoder that replaces {step['pattern']}; only plain strings are supported"
+        )
+    return pattern, step["content"]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from gllm.text.detokenizer import TextStream
 from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
 from gllm.text.tokenizer import Tokenizer, TooManyTokensError, load_tokenizer
 
@@ -177,6 +178,26 @@ def test_sentencepiece_decoders_equal_the_library(sentencepiece: Tokenizer, deco
         ids = rng.choices([1, 2, *pieces], k=rng.randrange(6))
         for skip in (True, False):
             assert loaded.decode(ids, skip) == backend.decode(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.parametrize("space", ["\u2581\u2581\u2581\u2581", "\u2581", "\u2581def", "<0x0A>"])
+@pytest.mark.parametrize("special", [False, True])
+def test_added_tokens_with_sentencepiece_spellings_decode_as_in_the_library(
+    sentencepiece: Tokenizer, space: str, special: bool
+) -> None:
+    """User-defined symbols of SentencePiece become added tokens: Gemma's white space, for example."""
+    backend = tokenizers.Tokenizer.from_str(sentencepiece.to_json())
+    backend.add_tokens([tokenizers.AddedToken(space, normalized=False, special=special)])
+    loaded = Tokenizer(backend)
+    token = backend.token_to_id(space)
+    hello = backend.encode("hello", add_special_tokens=False).ids
+    for ids in ([*hello, token, *hello], [token, *hello], [*hello, token, token]):
+        for skip in (True, False):
+            expected = backend.decode(ids, skip_special_tokens=skip)
+            assert loaded.decode(ids, skip) == expected
+            stream = TextStream(loaded, skip_special_tokens=skip)
+            assert "".join([stream.feed([token]) for token in ids]) + stream.finish() == expected
+    assert "\u2581" not in loaded.decode([*hello, token], False)
 
 
 # --- GGUF files ------------------------------------------------------------------------------------
