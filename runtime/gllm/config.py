@@ -98,6 +98,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Origins of web pages that may use the server, beside those on localhost; `*`: every one."""
     chat_template: str = ""
     """Path of a Jinja file that replaces the model's own template."""
+    allow_special_tokens: bool = False
+    """Whether a special token that is spelled in a chat message is that token; otherwise it is text."""
     tool_parser: Literal["auto", "hermes", "llama", "none"] = "auto"
     reasoning_parser: Literal["auto", "qwen3", "none"] = "auto"
     generation_config: Literal["auto", "none"] = "auto"

@@ -46,6 +46,7 @@ class LLM:
         revision: branch, tag or commit of a model on the hub; "": main.
         download_dir: the cache for models of the hub; "": Hugging Face's own.
         chat_template: path of a Jinja file that replaces the model's own.
+        allow_special_tokens: special tokens spelled in a conversation's messages count; otherwise they are text.
         generation_config: "auto" takes sampling defaults from the model's generation_config.json, "none" OpenAI's.
         on_status: called from another thread with each report of a starting process.
         engine_options: fields of `gllm.config.EngineConfig`, for example dtype, device, max_model_len, max_num_seqs.
@@ -65,13 +66,19 @@ class LLM:
         revision: str = "",
         download_dir: str = "",
         chat_template: str = "",
+        allow_special_tokens: bool = False,
         generation_config: str = "auto",
         log_level: str = "warning",
         on_status: Callable[[Status], None] = lambda status: None,
         **engine_options: Any,
     ) -> None:
         source = ModelSource(revision=revision, download_dir=download_dir)
-        config = make_config(model, source, engine_options, chat_template, generation_config, log_level)
+        gateway_options = {
+            "chat_template": chat_template,
+            "allow_special_tokens": allow_special_tokens,
+            "generation_config": generation_config,
+        }
+        config = make_config(model, source, engine_options, gateway_options, log_level)
         self._start(config, on_status, real_group, real_client)
 
     @classmethod
@@ -218,7 +225,10 @@ class LLM:
     def chat_template(self) -> ChatTemplate:
         from gllm.text.chat_template import ChatTemplate
 
-        return ChatTemplate.of_model(self.tokenizer, self.config.gateway.chat_template)
+        settings = self.config.gateway
+        return ChatTemplate.of_model(
+            self.tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
+        )
 
     # --- the end -------------------------------------------------------------------------------------------
 

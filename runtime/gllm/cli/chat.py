@@ -11,7 +11,7 @@ import typer
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import (
     ENGINE_FLAGS,
-    GATEWAY_FLAGS,
+    PROMPT_FLAGS,
     SOURCE_FLAGS,
     LogLevelOption,
     ModelArgument,
@@ -23,11 +23,7 @@ from gllm.cli.parsing import EngineCommand
 if TYPE_CHECKING:
     from gllm.chat.session import Backend
 
-_FLAGS = (
-    SOURCE_FLAGS
-    + ENGINE_FLAGS
-    + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
-)
+_FLAGS = SOURCE_FLAGS + ENGINE_FLAGS + PROMPT_FLAGS
 
 
 @takes_flags(*_FLAGS)

@@ -14,7 +14,7 @@ import typer
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import (
     ENGINE_FLAGS,
-    GATEWAY_FLAGS,
+    PROMPT_FLAGS,
     SOURCE_FLAGS,
     LogLevelOption,
     ModelArgument,
@@ -38,11 +38,7 @@ if TYPE_CHECKING:
     from gllm.llm import LLM
 from gllm.offline.prompts import Prompt
 
-_FLAGS = (
-    SOURCE_FLAGS
-    + ENGINE_FLAGS
-    + tuple(flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "generation_config"))
-)
+_FLAGS = SOURCE_FLAGS + ENGINE_FLAGS + PROMPT_FLAGS
 
 _LINES = """
 Input lines, one JSON object each:

@@ -211,6 +211,11 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
 
 GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("chat_template", "Model", "A Jinja file that replaces the model's own chat template.", check=_file),
+    _gateway(
+        "allow_special_tokens",
+        "Model",
+        "A special token that is spelled in a chat message is that token; without this flag it is text.",
+    ),
     _gateway("tool_parser", "Model", "Format of the model's tool calls; auto reads it off the chat template."),
     _gateway("reasoning_parser", "Model", "How to split reasoning from the answer; auto knows by the model."),
     _gateway("generation_config", "Model", "auto: sampling defaults come from the model's generation_config.json."),
@@ -227,6 +232,11 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("drain_timeout", "Process", "Seconds that running requests get to finish after SIGTERM.", least=0),
     _gateway("log_requests", "Process", "Log a line for every request, without its content."),
 )  # fmt: skip
+
+PROMPT_FLAGS = tuple(
+    flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "allow_special_tokens", "generation_config")
+)
+"""Those that `LLM` heeds too."""
 
 
 def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -47,7 +47,9 @@ def load_served_model(config: Config) -> ServedModel:
     path = Path(config.engine.model)
     shape = load_model_config(path)
     tokenizer = load_tokenizer(path)
-    template = ChatTemplate.of_model(tokenizer, settings.chat_template)
+    template = ChatTemplate.of_model(
+        tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
+    )
     tool_format = tool_format_for(settings.tool_parser, template.tool_source)
 
     def reasoning(prompt: str) -> ReasoningParser | None:

@@ -18,8 +18,7 @@ def make_config(
     model: str,
     source: ModelSource,
     engine_options: dict[str, Any],
-    chat_template: str,
-    generation_config: str,
+    gateway_options: dict[str, Any],
     log_level: str,
 ) -> Config:
     """Check names and types of all options at once, and say what to write instead."""
@@ -31,9 +30,7 @@ def make_config(
             raise TypeError(f"LLM has no option {name!r}: {hint}")
     try:
         engine = msgspec.convert({"model": str(model), **engine_options}, EngineConfig)
-        gateway = msgspec.convert(
-            {"chat_template": chat_template, "generation_config": generation_config}, GatewayConfig
-        )
+        gateway = msgspec.convert(gateway_options, GatewayConfig)
         config = msgspec.convert(
             {"engine": engine, "gateway": gateway, "log_level": log_level}, Config, from_attributes=True
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gllm.sampling_params import ParameterError
 from gllm.text.chat_messages import content_format, normalise_messages, parse_template
+from gllm.text.literal_text import RenderedPrompt, unmark
 from gllm.text.template_environment import RaisedByTemplate, TemplateEnvironment
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ class ChatTemplate:
 
     source: the Jinja text; empty if the model has none, then `render` raises.
     tool_source: used instead when a request has tools.
+    allow_special_tokens: special tokens that are spelled in messages count; otherwise they are text.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer, *, tool_source: str = "") -> None:
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, *, tool_source: str = "", allow_special_tokens: bool = False
+    ) -> None:
         self.source = source
         self.tool_source = tool_source or source
         self._environment = TemplateEnvironment()
@@ -56,19 +60,28 @@ class ChatTemplate:
             for name, token in (("bos_token", tokenizer.bos_token), ("eos_token", tokenizer.eos_token))
             if token is not None
         }
+        self._spellings = None if allow_special_tokens else tokenizer.special_spellings
         self._main = self._compile(self.source)
         self._with_tools = self._main if self.tool_source == source else self._compile(self.tool_source)
 
     @classmethod
-    def of_model(cls, tokenizer: Tokenizer, override: Path | str = "") -> ChatTemplate:
+    def of_model(
+        cls, tokenizer: Tokenizer, override: Path | str = "", *, allow_special_tokens: bool = False
+    ) -> ChatTemplate:
         """The model's template, or the one in the file `override` (`--chat-template`); ValueError if unreadable."""
         if override:
             try:
-                return cls(Path(override).read_text(encoding="utf-8"), tokenizer)
+                source = Path(override).read_text(encoding="utf-8")
             except OSError as error:
                 raise ValueError(f"chat_template: cannot read {override}: {error.strerror}") from error
+            return cls(source, tokenizer, allow_special_tokens=allow_special_tokens)
         templates = tokenizer.chat_templates
-        return cls(templates.get("default", ""), tokenizer, tool_source=templates.get("tool_use", ""))
+        return cls(
+            templates.get("default", ""),
+            tokenizer,
+            tool_source=templates.get("tool_use", ""),
+            allow_special_tokens=allow_special_tokens,
+        )
 
     def render(
         self,
@@ -79,7 +92,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         **template_kwargs: Any,
-    ) -> str:
+    ) -> RenderedPrompt:
         """The prompt, BOS included where the template writes it: encode with `add_special_tokens=False`.
 
         continue_final_message: end inside the last message, so that the model goes on with it.
@@ -93,28 +106,30 @@ class ChatTemplate:
                 "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE",
             )
         template, wanted = compiled
-        chat = normalise_messages(messages, wanted)
+        given = {name: value for name, value in template_kwargs.items() if name not in self._environment.globals}
+        given |= {"messages": normalise_messages(messages, wanted), "tools": tools or None}
+        if self._spellings is not None:
+            given = self._spellings.mark(given)
         if continue_final_message:
             if add_generation_prompt:
                 raise ParameterError(
                     "continue_final_message", "continue_final_message needs add_generation_prompt set to false"
                 )
-            _mark_end(chat[-1])
+            _mark_end(given["messages"][-1])
         variables = {
-            **{name: value for name, value in template_kwargs.items() if name not in self._environment.globals},
-            "documents": template_kwargs.get("documents"),
+            "documents": None,
+            **given,
             **self._special_tokens,
-            "messages": chat,
-            "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
         }
         try:
             text = self._environment.render_bounded(template, variables)
         except RaisedByTemplate as error:
-            raise ParameterError("messages", str(error)) from error
+            raise ParameterError("messages", unmark(str(error))) from error
         except Exception as error:  # a template is a program fed with a client's data: it may raise anything
-            raise ParameterError("messages", f"the chat template cannot render these messages: {error}") from error
-        return _cut_at_mark(text) if continue_final_message else text
+            reason = unmark(str(error))
+            raise ParameterError("messages", f"the chat template cannot render these messages: {reason}") from error
+        return unmark(_cut_at_mark(text) if continue_final_message else text)
 
     def _compile(self, source: str) -> tuple[Any, Any] | None:
         if not source:

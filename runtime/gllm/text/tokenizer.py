@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ import tokenizers
 from gllm.text import hf_folder
 from gllm.text.eos import folder_eos_ids, gguf_eos_ids
 from gllm.text.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
+from gllm.text.literal_text import LiteralEncoder, RenderedPrompt, SpecialSpellings, spell_specials
 from gllm.text.token_bytes import token_table
+
+_CONTROL_LIKE = re.compile("<[|\uff5c].*[|\uff5c]>")
+"""How models spell tokens that structure a prompt. Trainers and DeepSeek forget to call some of these special."""
 
 
 def load_tokenizer(model_path: Path | str) -> Tokenizer:
@@ -42,8 +48,9 @@ class Tokenizer:
     Whether BOS or EOS are added is what tokenizer.json's post-processor says; like transformers 5, `add_bos_token`
     in tokenizer_config.json does not override it. For a GGUF file its own `add_bos_token` counts.
 
-    `encode` turns special tokens spelled in the text into their ids, as Hugging Face does. A rendered chat
-    template already has its BOS: encode it with `add_special_tokens=False`.
+    `encode` turns special tokens spelled in the text into their ids, as Hugging Face does, but for those that a
+    `RenderedPrompt` says are text. A rendered chat template already has its BOS: encode it with
+    `add_special_tokens=False`.
     """
 
     def __init__(
@@ -81,6 +88,10 @@ class Tokenizer:
         """`token_pieces[id]`: what the token adds to the text."""
         self.strip_leading_space = table.strip_leading_space
         self.special_token_ids: frozenset[int] = frozenset(token for token, entry in added.items() if entry.special)
+        guarded = [entry.content for entry in added.values() if entry.special or _CONTROL_LIKE.fullmatch(entry.content)]
+        self.special_spellings = SpecialSpellings(guarded)
+        """Of tokens that structure a prompt: special ones, and added ones that are spelled like these."""
+        self._literal = cache(lambda: LiteralEncoder(backend, guarded))
 
     def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]:
         """Token ids; `add_special_tokens` adds BOS (EOS) where the model wants it.
@@ -88,13 +99,19 @@ class Tokenizer:
         Raises TooManyTokensError beyond `max_tokens`, ValueError for lone surrogates.
         """
         _check_encodable(text)
+        literal = None
+        if isinstance(text, RenderedPrompt) and text.literal_at:
+            spelled = spell_specials(text, self.special_spellings)
+            if spelled is not None:
+                text, literal = spelled, self._literal()
+        backend = self._backend if literal is None else literal.backend
         # The library releases the interpreter lock for batches only, and a long text takes seconds.
-        encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
+        encoding = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         if max_tokens is not None and len(encoding) > max_tokens:
             # Before the list is built, which holds the lock again.
             raise TooManyTokensError(len(encoding))
         ids: list[int] = encoding.ids
-        return ids
+        return ids if literal is None else literal.model_ids(ids)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of the ids; bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
