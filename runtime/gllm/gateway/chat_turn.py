@@ -29,13 +29,13 @@ class ChatTurn:
         self.prompt = prompt
         self.id = response_id
         self.created = int(time.time())
-        # A grammar that governs the answer from its first token leaves no room to think.
+        # A grammar that constrains the answer from its first token leaves no room to think.
         thinks = None if request.guides or request.forces_tool else model.reasoning_parser
         self.choices = [
             ChatChoice(
                 choice,
                 thinks(prompt.text) if thinks else None,
-                model.tool_parser() if model.tool_parser and request.uses_tools else None,
+                model.parser_of_calls(forced=request.forces_tool) if request.uses_tools else None,
                 request.parallel_tool_calls is not False,
             )
             for choice in generation.choices

@@ -14,7 +14,8 @@ from gllm.text.chat_template import ChatTemplate
 from gllm.text.detokenizer import TextStream
 from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
-from gllm.text.tool_parsers import ToolFormat, ToolParser, tool_format_for
+from gllm.text.tool_parsers import PLAIN_JSON, ToolFormat, ToolParser, tool_format_for
+from gllm.text.tool_prompt import ToolsInSystemText, reads_tools
 
 
 class Grammars:
@@ -30,9 +31,12 @@ class Grammars:
     from_choices = staticmethod(grammar.grammar_from_choices)
     any_json_object = staticmethod(grammar.any_json_object)
 
-    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None:
-        parser = None if self._tool_format is None else ToolParser(self._tool_format)
-        return grammar.grammar_for_tools(tools, choice, parser, parallel=parallel)
+    def for_tools(
+        self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool, answer: str | None
+    ) -> str | None:
+        return grammar.grammar_for_tools(
+            tools, choice, self._tool_format or PLAIN_JSON, parallel=parallel, answer=answer
+        )
 
     def check(self, text: str, *, param: str) -> None:
         self._checker.check(text, param=param)
@@ -50,7 +54,9 @@ def load_served_model(config: Config) -> ServedModel:
     template = ChatTemplate.of_model(
         tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
     )
-    tool_format = tool_format_for(settings.tool_parser, template.tool_source)
+    knows_tools = reads_tools(template.tool_source)
+    tool_format = tool_format_for(settings.tool_parser, template.tool_source, reads_tools=knows_tools)
+    shown = template if knows_tools else ToolsInSystemText(template, tool_format or PLAIN_JSON)
 
     def reasoning(prompt: str) -> ReasoningParser | None:
         return reasoning_parser_for(settings.reasoning_parser, template.source, prompt)
@@ -61,7 +67,7 @@ def load_served_model(config: Config) -> ServedModel:
         tokenizer=tokenizer,
         text_stream=partial(TextStream, tokenizer),
         grammars=Grammars(tokenizer, shape.vocab_size, tool_format),
-        template=template if template.source else None,
+        template=shown if template.source else None,
         tool_parser=partial(ToolParser, tool_format) if tool_format is not None else None,
         reasoning_parser=reasoning if reasoning("") is not None else None,
         sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},

@@ -13,6 +13,8 @@ from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, Tex
 from gllm.gateway.text_threads import TextThreads
 from gllm.model_config import ModelConfig
 from gllm.text.stops import StopStrings
+from gllm.text.tool_parsers import PLAIN_JSON
+from gllm.text.tool_parsers import ToolParser as PlainToolParser
 
 
 class TextStreamFactory(Protocol):
@@ -55,6 +57,12 @@ class ServedModel:
         self.threads.close()
         self.grammar_threads.shutdown(wait=False, cancel_futures=True)
         self.grammars.close()
+
+    def parser_of_calls(self, *, forced: bool) -> ToolParser | None:
+        """For one answer; None if the format is not known. Forced calls have one in any case: the grammar's."""
+        if self.tool_parser is not None:
+            return self.tool_parser()
+        return PlainToolParser(PLAIN_JSON) if forced else None
 
     def check_name(self, requested: str | None) -> None:
         """Raises ApiError 404; no name, or an empty one, means the model there is."""

@@ -227,8 +227,11 @@ class FakeGrammars:
     def any_json_object(self, *, compact: bool = False) -> str:
         return "object!" if compact else "object"
 
-    def for_tools(self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool) -> str | None:
-        return f"tools:{len(tools)}:{choice if isinstance(choice, str) else choice['function']['name']}:{parallel}"
+    def for_tools(
+        self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, parallel: bool, answer: str | None
+    ) -> str | None:
+        made = f"tools:{len(tools)}:{choice if isinstance(choice, str) else choice['function']['name']}:{parallel}"
+        return made if answer is None else f"{made}|{answer}"
 
     def check(self, grammar: str, *, param: str) -> None:
         if "bad" in grammar:

@@ -70,12 +70,42 @@ def test_no_template(http: httpx.Client, clean: RunningServer) -> None:
     assert "--chat-template" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("choice", ["auto", None, "required"])
+@pytest.mark.parametrize("choice", ["auto", None])
 def test_no_tool_parser(http: httpx.Client, choice: str | None) -> None:
     answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": TOOLS, "tool_choice": choice})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "tools"
-    assert "--tool-parser" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "time"}}])
+def test_forced_calls_need_no_tool_parser(
+    client: openai.OpenAI, clean: RunningServer, choice: Any, stream: bool
+) -> None:
+    says(clean, '{"name": "time", "arguments": {"zone": "UTC"}}')
+    asked: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "tools": TOOLS, "tool_choice": choice}
+    if stream:
+        deltas = [c.choices[0].delta for c in client.chat.completions.create(**asked, stream=True) if c.choices]
+        calls = [call for delta in deltas for call in delta.tool_calls or []]
+        assert "".join(delta.content or "" for delta in deltas) == ""
+        assert [call.function.name for call in calls if call.id] == ["time"]
+        assert len(calls) > 5, "arguments come as they are made"
+        assert "".join(call.function.arguments for call in calls) == '{"zone": "UTC"}'
+    else:
+        (call,) = client.chat.completions.create(**asked).choices[0].message.tool_calls
+        assert (call.function.name, call.function.arguments) == ("time", '{"zone": "UTC"}')
+
+
+def test_a_bad_tool_is_named(http: httpx.Client) -> None:
+    tools = [TOOLS[0], {"type": "function", "function": {"name": "b", "parameters": {"bad": {}}}}]
+    answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": tools, "tool_choice": "required"})
+    # The fake grammar of all tools is named "tools:...": only the part says "bad".
+    assert answer.status_code == 200
+    tools[1]["function"]["name"] = "bad"
+    named = {"type": "function", "function": {"name": "bad"}}
+    answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": tools, "tool_choice": named})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools[1].function.parameters"
 
 
 def test_tool_calls(tools: openai.OpenAI, able: RunningServer) -> None:
@@ -205,6 +235,9 @@ def test_defaults_of_the_model(tools: openai.OpenAI, able: RunningServer) -> Non
         ({"structured_outputs": {"choice": ["a"]}}, "choices:a"),
         ({"structured_outputs": {"grammar": "g"}}, "text:g"),
         ({"structured_outputs": {"json_object": True}}, "object"),
+        ({"structured_outputs": {"json_object": True, "disable_any_whitespace": True}}, "object!"),
+        ({"structured_outputs": {"json": {"a": 1}, "disable_any_whitespace": True}}, "json:['a']!"),
+        ({"structured_outputs": {"json": {"a": 1}, "disable_additional_properties": True}}, "json:['a']"),
     ],
 )  # fmt: skip
 def test_grammars(http: httpx.Client, clean: RunningServer, fields: dict[str, Any], grammar: str | None) -> None:
@@ -227,9 +260,24 @@ def test_strict_tools_constrain_an_auto_choice(tools: openai.OpenAI, able: Runni
     assert [s.sampling.grammar for s in able.engine.submitted] == [None, "tools:1:auto:False"]
 
 
-def test_tools_and_a_grammar(tools: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        tools.chat.completions.create(
-            model="tiny", messages=MESSAGES, tools=TOOLS, response_format={"type": "json_object"}
+@pytest.mark.parametrize(
+    ("choice", "grammar"),
+    [
+        (None, "tools:2:auto:True|object"),
+        ("required", "tools:2:required:True|object"),
+        ({"type": "function", "function": {"name": "time"}}, "tools:2:time:True|object"),
+        ("none", "object"),
+    ],
+)
+def test_tools_and_a_format(tools: openai.OpenAI, able: RunningServer, choice: Any, grammar: str) -> None:
+    fields = {} if choice is None else {"tool_choice": choice}
+    format_: Any = {"type": "json_object"}
+    for text, calls in ((CALL, 1), ('{"a": 1}', 0)):
+        says(able, text)
+        answer = tools.chat.completions.create(
+            model="tiny", messages=MESSAGES, tools=TOOLS, response_format=format_, **fields
         )
-    assert caught.value.param == "response_format"
+        if choice != "none":
+            assert len(answer.choices[0].message.tool_calls or []) == calls
+            assert answer.choices[0].message.content == (None if calls else text)
+    assert able.engine.submitted[-1].sampling.grammar == grammar

@@ -30,7 +30,7 @@ from gllm.text.grammar import (
 from gllm.text.grammar import check as check_module
 from gllm.text.grammar.json_schema import ENFORCED_FORMATS
 from gllm.text.tokenizer import Tokenizer
-from gllm.text.tool_parsers import HERMES, LLAMA, ToolFormat, ToolParser
+from gllm.text.tool_parsers import HERMES, LLAMA, PLAIN_JSON, ToolFormat, ToolParser
 
 WIDTH = 49160
 """Wider than SmolLM2's vocabulary, as padded embeddings are."""
@@ -270,12 +270,12 @@ def parse_calls(form: ToolFormat, text: str) -> tuple[str, list[tuple[str, Any]]
     return content, [(name, json.loads(arguments)) for name, arguments in calls]
 
 
-@pytest.mark.parametrize("form", [HERMES, LLAMA])
+@pytest.mark.parametrize("form", [HERMES, LLAMA, PLAIN_JSON])
 @pytest.mark.parametrize("seed", range(4))
 def test_required_gives_calls_that_the_parser_reads(
     smollm: Tokenizer, ll_tokenizer: Any, form: ToolFormat, seed: int
 ) -> None:
-    grammar = grammar_for_tools(TOOLS, "required", ToolParser(form))
+    grammar = grammar_for_tools(TOOLS, "required", form)
     assert grammar is not None
     content, calls = parse_calls(form, random_text(smollm, ll_tokenizer, grammar, seed))
     assert content == ""
@@ -284,27 +284,27 @@ def test_required_gives_calls_that_the_parser_reads(
         jsonschema_rs.validate(SCHEMAS[name], arguments)
 
 
-@pytest.mark.parametrize("form", [HERMES, LLAMA])
+@pytest.mark.parametrize("form", [HERMES, LLAMA, PLAIN_JSON])
 def test_named_gives_exactly_one_call(smollm: Tokenizer, ll_tokenizer: Any, form: ToolFormat) -> None:
     choice = {"type": "function", "function": {"name": "weather"}}
-    grammar = grammar_for_tools(TOOLS, choice, ToolParser(form))
+    grammar = grammar_for_tools(TOOLS, choice, form)
     assert grammar is not None
     content, calls = parse_calls(form, random_text(smollm, ll_tokenizer, grammar, 1))
     assert (content, [name for name, _ in calls]) == ("", ["weather"])
-    one = grammar_for_tools(TOOLS, "required", ToolParser(form), parallel=False)
+    one = grammar_for_tools(TOOLS, "required", form, parallel=False)
     assert one is not None
     assert len(parse_calls(form, random_text(smollm, ll_tokenizer, one, 2))[1]) == 1
 
 
 def test_auto_constrains_only_strict_tools(smollm: Tokenizer, ll_tokenizer: Any) -> None:
-    assert grammar_for_tools(TOOLS, "auto", ToolParser(HERMES)) is None
-    assert grammar_for_tools(TOOLS, "none", ToolParser(HERMES)) is None
+    assert grammar_for_tools(TOOLS, "auto", HERMES) is None
+    assert grammar_for_tools(TOOLS, "none", HERMES) is None
     strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]  # type: ignore[dict-item]  # a literal
     good = '{"name": "weather", "%s": {"city": "Bonn", "days": 3}}'
     bad = '{"name": "weather", "%s": {"city": "Rome", "days": 3}}'
     free = '{"name": "now", "%s": {"anything": 1}}'
-    hermes = grammar_for_tools(strict, "auto", ToolParser(HERMES))
-    llama = grammar_for_tools(strict, "auto", ToolParser(LLAMA))
+    hermes = grammar_for_tools(strict, "auto", HERMES)
+    llama = grammar_for_tools(strict, "auto", LLAMA)
     assert hermes is not None
     assert llama is not None
     for call, fits in ((good, True), (bad, False), (free, True)):
@@ -319,28 +319,65 @@ def test_auto_constrains_only_strict_tools(smollm: Tokenizer, ll_tokenizer: Any)
 
 
 @pytest.mark.parametrize(
-    ("tools", "choice", "parser", "param", "message"),
+    ("tools", "choice", "param", "message"),
     [
-        (TOOLS, {"type": "function", "function": {"name": "f"}}, ToolParser(HERMES), "tool_choice", "'f'"),
-        (TOOLS, "always", ToolParser(HERMES), "tool_choice", "must be"),
-        ([], "required", ToolParser(HERMES), "tools", "no tools"),
-        (TOOLS, "required", None, "tools", "--tool-parser"),
-        ([{"type": "function"}], "required", ToolParser(HERMES), "tools", r"tools\[0\]"),
+        (TOOLS, {"type": "function", "function": {"name": "f"}}, "tool_choice", "'f'"),
+        (TOOLS, "always", "tool_choice", "must be"),
+        ([], "required", "tools", "no tools"),
+        ([{"type": "function"}], "required", "tools", r"tools\[0\]"),
         (
             [{"function": {"name": "f", "parameters": {"type": "array"}}}],
             "required",
-            ToolParser(HERMES),
-            "tools",
+            "tools[0].function.parameters",
             "type object",
         ),
     ],
 )
-def test_bad_tools_are_named(
-    tools: list[dict[str, Any]], choice: Any, parser: ToolParser | None, param: str, message: str
-) -> None:
+def test_bad_tools_are_named(tools: list[dict[str, Any]], choice: Any, param: str, message: str) -> None:
     with pytest.raises(ParameterError, match=message) as caught:
-        grammar_for_tools(tools, choice, parser)
+        grammar_for_tools(tools, choice, HERMES)
     assert caught.value.param == param
+
+
+ANSWERS = [
+    (grammar_from_json_schema(PERSON), '{"name": "A", "age": 3, "mood": null, "tags": []}', '{"name": "A"}'),
+    (grammar_from_regex("[a-z/]+"), "a/b", "1"),
+    (grammar_from_choices(["yes", "no"]), "yes", "perhaps"),
+    (grammar_from_text('root ::= "x" [0-9]+'), "x12", "12"),
+    (grammar_from_json_schema({"type": "array"}), "[1]", "text"),
+]
+
+
+@pytest.mark.parametrize(("answer", "good", "bad"), ANSWERS)
+@pytest.mark.parametrize("form", [HERMES, LLAMA])
+def test_an_answer_is_constrained_and_calls_stay_possible(
+    smollm: Tokenizer, ll_tokenizer: Any, form: ToolFormat, answer: str, good: str, bad: str
+) -> None:
+    grammar = grammar_for_tools(TOOLS, "auto", form, answer=answer)
+    assert grammar is not None
+    call = f'{{"name": "weather", "{form.arguments_key}": {{"city": "Bonn", "days": 3}}}}'
+    call = call if form.bare else f"<tool_call>\n{call}\n</tool_call>"
+    assert accepts(smollm, ll_tokenizer, grammar, good)
+    assert accepts(smollm, ll_tokenizer, grammar, call)
+    assert not accepts(smollm, ll_tokenizer, grammar, bad)
+    assert not accepts(smollm, ll_tokenizer, grammar, good + call)
+    assert not accepts(smollm, ll_tokenizer, grammar, call.replace("weather", "whether"))
+    assert [name for name, _ in parse_calls(form, call)[1]] == ["weather"]
+    forced = grammar_for_tools(TOOLS, "required", form, answer=answer)
+    assert forced is not None
+    assert accepts(smollm, ll_tokenizer, forced, call)
+    assert not accepts(smollm, ll_tokenizer, forced, good)
+    assert grammar_for_tools(TOOLS, "none", form, answer=answer) == answer
+
+
+def test_an_answer_that_looks_like_a_call(smollm: Tokenizer, ll_tokenizer: Any) -> None:
+    thing = {"type": "object", "properties": {"name": {"type": "string"}, "of": {"$ref": "#/$defs/n"}}}
+    answer = grammar_from_json_schema({**thing, "required": ["name", "of"], "$defs": {"n": {"type": "integer"}}})
+    grammar = grammar_for_tools(TOOLS, "auto", LLAMA, answer=answer)
+    assert grammar is not None
+    for text in ('{"name": "weather", "of": 1}', '{"name": "x", "of": 1}', '{"name": "now", "parameters": {"a": 1}}'):
+        assert accepts(smollm, ll_tokenizer, grammar, text)
+    assert not accepts(smollm, ll_tokenizer, grammar, '{"name": "other", "parameters": {}}')
 
 
 # --- bad and hostile grammars ----------------------------------------------------------------------

@@ -164,6 +164,8 @@ def test_format_choice() -> None:
     assert tool_format_for("auto", "... <|python_tag|> ...") is LLAMA
     assert tool_format_for("auto", '<|start_header_id|> {"name": x, "parameters": y}') is LLAMA
     assert tool_format_for("auto", "plain") is None
+    assert tool_format_for("auto", "plain", reads_tools=False) is HERMES
+    assert tool_format_for("none", "plain", reads_tools=False) is None
     assert tool_parser_for("none", "<tool_call>") is None
     parser = tool_parser_for("llama", "<tool_call>")
     assert parser is not None

@@ -63,10 +63,6 @@ class ChatRequest(GenerationRequest):
                                  "leave 'tool_choice' out")  # fmt: skip
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ParameterError("tool_choice", f"there is no tool named '{self.tool_choice.function.name}'")
-        if self.uses_tools and self.guides:
-            raise ParameterError(
-                self.guides[0], f"{self.guides[0]} leaves no room for tool calls; send tool_choice 'none' or no tools"
-            )
 
     @property
     def num_chars(self) -> int:

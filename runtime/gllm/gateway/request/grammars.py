@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.message_schema import NamedTool
+from gllm.gateway.request.message_schema import NamedTool, Tool
 from gllm.gateway.request.prompts import tool_dicts
 from gllm.gateway.request.schema import GUIDED_FIELDS, GenerationRequest
 from gllm.gateway.served_model import ServedModel
@@ -15,29 +15,55 @@ from gllm.sampling_params import ParameterError
 
 
 def needs_grammar(request: GenerationRequest) -> bool:
+    return grammar_param(request) is not None
+
+
+def grammar_param(request: GenerationRequest) -> str | None:
+    """The field that asks for a grammar, by which errors of the grammar are reported; None if none does."""
+    if isinstance(request, ChatRequest) and request.uses_tools and request.forces_tool:
+        return "tools"
     if request.guides:
-        return True
-    return isinstance(request, ChatRequest) and request.uses_tools and (request.forces_tool or request.has_strict_tools)
+        return request.guides[0]
+    return "tools" if isinstance(request, ChatRequest) and request.uses_tools and request.has_strict_tools else None
 
 
 def request_grammar(model: ServedModel, request: GenerationRequest) -> str | None:
-    """A grammar that is known to compile, None if there is none. Raises ParameterError naming the field."""
+    """A grammar that is known to compile, None if there is none. Raises ParameterError naming the field.
+
+    A forced tool call leaves no answer to constrain. Otherwise an answer is constrained, and calls stay possible.
+    """
+    answer = None
     if request.guides:
         param = request.guides[0]
-        grammar: str | None = _guided(model, request, param)
-    elif isinstance(request, ChatRequest) and request.uses_tools:
-        param = "tools"
-        choice = request.tool_choice
-        grammar = model.grammars.for_tools(
-            tool_dicts(request.tools) or [],
-            choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
-            parallel=request.parallel_tool_calls is not False,
-        )
-    else:
-        return None
+        answer = _guided(model, request, param)
+        model.grammars.check(answer, param=param)
+    if not (isinstance(request, ChatRequest) and request.uses_tools):
+        return answer
+    grammar = model.grammars.for_tools(
+        tool_dicts(request.tools) or [],
+        request.tool_choice.model_dump()
+        if isinstance(request.tool_choice, NamedTool)
+        else request.tool_choice or "auto",
+        parallel=request.parallel_tool_calls is not False,
+        answer=answer,
+    )
     if grammar is not None:
-        model.grammars.check(grammar, param=param)
+        _check_tools(model, request.tools or [], grammar)
     return grammar
+
+
+def _check_tools(model: ServedModel, tools: list[Tool], grammar: str) -> None:
+    """An error names the tool that causes it, not a place in our grammar."""
+    make = model.grammars
+    try:
+        make.check(grammar, param="tools")
+    except ParameterError:
+        for index, tool in enumerate(tools):
+            where = f"tools[{index}].function.parameters"
+            make.check(make.from_json_schema(tool.function.parameters or {}, param=where), param=where)
+        raise ParameterError(
+            "tools", "tools: together they are too complex; send fewer tools, or simpler parameters"
+        ) from None
 
 
 def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
@@ -49,18 +75,20 @@ def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
         if form is None:
             return make.any_json_object()
         return make.from_json_schema(form.json_schema, param=param)
+    compact = False
     if param == "structured_outputs":
         asked = request.structured_outputs
         assert asked is not None
         (kind,) = asked.kinds
+        compact = bool(asked.disable_any_whitespace)
         if kind == "json_object":
-            return make.any_json_object()
+            return make.any_json_object(compact=compact)
         value: Any = asked.json_ if kind == "json" else getattr(asked, kind)
     else:
         kind = GUIDED_FIELDS[param]
         value = getattr(request, param)
     if kind == "json":
-        return make.from_json_schema(_schema(param, value), param=param)
+        return make.from_json_schema(_schema(param, value), compact=compact, param=param)
     if kind == "regex":
         return make.from_regex(value, param=param)
     if kind == "choice":

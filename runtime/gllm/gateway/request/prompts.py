@@ -89,11 +89,11 @@ def prompts_of(model: ServedModel, request: GenerationRequest, max_model_len: in
 
 
 def _chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -> Prompt:
-    if request.uses_tools and model.tool_parser is None:
+    if request.uses_tools and model.tool_parser is None and not request.forces_tool:
         raise bad_request(
             "tools",
-            "the format of this model's tool calls is not known; start the server with --tool-parser hermes or llama, "
-            "or send tool_choice 'none'",
+            "the format in which this model calls tools is not known; start the server with --tool-parser hermes or "
+            "llama, or send tool_choice 'required' or 'none'",
             "unsupported_parameter",
         )
     text = render_chat(

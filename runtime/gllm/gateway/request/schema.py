@@ -166,7 +166,7 @@ class JsonSchemaFormat(Tolerant):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    """The output always matches the schema; true also closes objects that list their properties."""
+    """Nothing to do: the output always matches the schema."""
     json_schema: dict[str, Any] = Field(alias="schema")
 
     @field_validator("json_schema")
@@ -205,7 +205,9 @@ class StructuredOutputs(Schema):
     grammar: Grammar | None = None
     json_object: bool | None = None
     disable_additional_properties: bool | None = None
-    """true: objects that list their properties allow no others."""
+    """Nothing to do: objects that list their properties allow no others, unless the schema says so."""
+    disable_any_whitespace: bool | None = None
+    """true: no white space between the values of JSON."""
 
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:

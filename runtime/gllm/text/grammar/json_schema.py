@@ -215,6 +215,19 @@ class _Rewriter:
         schema["additionalProperties"] = False
 
 
+def moved(schema: Any, place: str) -> Any:
+    """The schema with its pointers into itself (#/...) as they are when it stands at `place` of another one."""
+    if isinstance(schema, list):
+        return [moved(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: value if key in ("const", "enum") else moved(value, place) for key, value in schema.items()}
+    reference = result.get("$ref")
+    if isinstance(reference, str):
+        result["$ref"] = place + reference.removeprefix("#")
+    return result
+
+
 def _is_annotation(key: str, value: Any) -> bool:
     if key == "format":
         return isinstance(value, str) and value not in ENFORCED_FORMATS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from gllm.text.tool_parsers.formats import HERMES, LLAMA, ToolFormat, tool_format_for
+from gllm.text.tool_parsers.formats import HERMES, LLAMA, PLAIN_JSON, ToolFormat, tool_format_for
 from gllm.text.tool_parsers.stream import ParsedDelta, ToolCallDelta, ToolParser
 
 __all__ = [
     "HERMES",
     "LLAMA",
+    "PLAIN_JSON",
     "ParsedDelta",
     "ToolCallDelta",
     "ToolFormat",

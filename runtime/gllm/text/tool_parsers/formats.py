@@ -44,11 +44,26 @@ LLAMA = ToolFormat(
 )
 """Llama 3.x: {"name": ..., "parameters": {...}}, perhaps after <|python_tag|>; several are separated by `;`."""
 
+PLAIN_JSON = ToolFormat(
+    name="json",
+    open_tag="",
+    close_tag="",
+    bare=True,
+    separator="",
+    arguments_key="arguments",
+    name_is_enough=True,
+)
+"""Of our own, for calls that a grammar forces from a model whose format is not known: {"name": ..., "arguments": {...}}
+and nothing else."""
+
 _FORMATS = {chosen.name: chosen for chosen in (HERMES, LLAMA)}
 
 
-def tool_format_for(name: str, template_source: str) -> ToolFormat | None:
-    """The format called `name`; "auto": by the chat template's own words, None if it shows neither; "none": None."""
+def tool_format_for(name: str, template_source: str, *, reads_tools: bool = True) -> ToolFormat | None:
+    """The format called `name`; "auto": by the chat template's own words, None if it shows neither; "none": None.
+
+    A template that does not read tools says nothing of their format. Then a system text of ours does, and it is HERMES.
+    """
     if name == "none":
         return None
     if name != "auto":
@@ -61,4 +76,4 @@ def tool_format_for(name: str, template_source: str) -> ToolFormat | None:
         "<|start_header_id|>" in template_source and '"parameters"' in template_source
     ):
         return LLAMA
-    return None
+    return None if reads_tools else HERMES

@@ -1,0 +1,104 @@
+"""Tools for a model whose chat template never reads them: a system text shows them, history is written as text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from jinja2 import meta
+
+from gllm.text.chat_messages import parse_template
+from gllm.text.template_environment import TemplateEnvironment
+from gllm.text.tool_parsers import ToolFormat
+
+
+class Template(Protocol):
+    """What is used of `gllm.text.chat_template.ChatTemplate`."""
+
+    source: str
+
+    def render(self, messages: list[dict[str, Any]], /, **arguments: Any) -> str: ...
+
+
+def reads_tools(source: str) -> bool:
+    """Whether a chat template does anything with `tools`."""
+    return "tools" in meta.find_undeclared_variables(parse_template(TemplateEnvironment(), source))
+
+
+class ToolsInSystemText:
+    """A chat template to which tools, calls and results are given as plain text, in the format of the parser."""
+
+    def __init__(self, template: Template, tool_format: ToolFormat) -> None:
+        self._template = template
+        self.source = template.source
+        self._format = tool_format
+
+    def render(
+        self, messages: list[dict[str, Any]], /, *, tools: list[dict[str, Any]] | None = None, **arguments: Any
+    ) -> str:
+        """See `ChatTemplate.render`."""
+        plain = [self._plain(message) for message in messages]
+        if tools:
+            plain = _with_system_text(plain, self._describe(tools))
+        return self._template.render(_merged_results(plain), **arguments)
+
+    def _describe(self, tools: list[dict[str, Any]]) -> str:
+        listed = "\n".join(_json(tool.get("function", tool)) for tool in tools)
+        example = self._call("the name of the tool", {"argument": "value"})
+        return (
+            "You can call tools. Each line between <tools> and </tools> describes one tool as JSON: its name, what it "
+            f"is for, and the JSON schema of its arguments.\n<tools>\n{listed}\n</tools>\n"
+            "To call a tool, write nothing but its name and arguments as JSON, in this form:\n"
+            f"{example}\n"
+            "The result comes back between <tool_response> and </tool_response>."
+        )
+
+    def _call(self, name: str, arguments: Any) -> str:
+        head, key = json.dumps(name, ensure_ascii=False), json.dumps(self._format.arguments_key)
+        # Arguments that a client sends back are text already, valid JSON or not.
+        text = f'{{"name": {head}, {key}: {arguments if isinstance(arguments, str) else _json(arguments)}}}'
+        return text if self._format.bare else f"{self._format.open_tag}\n{text}\n{self._format.close_tag}"
+
+    def _plain(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Calls of the assistant become part of its text, a tool's result a turn of the user."""
+        if message.get("role") == "tool":
+            text = f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"
+            return {"role": "user", "content": text}
+        calls = message.get("tool_calls")
+        if not calls:
+            return message
+        functions = [call.get("function", {}) for call in calls]
+        parts = [_text(message.get("content"))]
+        parts += [self._call(function.get("name", ""), function.get("arguments") or {}) for function in functions]
+        rest = {key: value for key, value in message.items() if key not in ("tool_calls", "content")}
+        return {**rest, "content": "\n".join(part for part in parts if part)}
+
+
+def _with_system_text(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    if messages and messages[0].get("role") in ("system", "developer"):
+        first = {**messages[0], "content": f"{_text(messages[0].get('content'))}\n\n{text}"}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _merged_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Turns of the user that follow one another as one: results of several calls, and what the user adds to them."""
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        before = merged[-1] if merged else {}
+        if message.get("role") == before.get("role") == "user" and "<tool_response>" in _text(before.get("content")):
+            merged[-1] = {**before, "content": f"{_text(before['content'])}\n{_text(message.get('content'))}"}
+        else:
+            merged.append(message)
+    return merged
+
+
+def _text(content: Any) -> str:
+    """A message's content, which may be a list of text parts."""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
+    return content if isinstance(content, str) else ""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
