@@ -270,7 +270,7 @@ class Status(Message):
     epoch: int
     pid: int
     state: str
-    """starting, loading, ready, draining or failed."""
+    """starting, loading, ready, draining, failed, or hung: failed because the workers do not answer."""
     detail: str = ""
     progress: float = 0.0
     """0 to 1 while loading."""

@@ -11,7 +11,7 @@ import msgspec
 from gllm.config import EngineConfig
 from gllm.messages import Message, Status
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Grows with every change of what crosses a process boundary between nodes; different ones do not work together."""
 
 
@@ -68,10 +68,11 @@ class StartEpoch(Message):
 
 
 class StopEpoch(Message):
-    """End the workers of this epoch at once."""
+    """End the workers of this epoch at once, or when their stacks are in the log."""
 
     epoch: int
     reason: str
+    hung: bool
 
 
 class NodeStatus(Message):

@@ -136,7 +136,7 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
     trigger = tmp_path / "hang"
     server = Server(
         model, tmp_path / "err", "--pp", "2", "--step-timeout", "2",
-        env={"PYTHONPATH": str(tmp_path), "HANG_FILE": str(trigger)},
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "HANG_FILE": str(trigger)},
     )  # fmt: skip
     try:
         server.wait_ready()
@@ -149,6 +149,10 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
         assert stream.result() == text
         assert re.search(r"step \d+ had no result for \d s \(--step-timeout 2\): a worker hangs", server.err())
         assert "serving again (epoch 1)" in server.err()
+        # Before the workers were killed they told what they did, under their names.
+        stacks = [line for line in server.err().splitlines() if " error supervisor worker-" in line]
+        assert any("worker-1   File" in line and "sitecustomize.py" in line and " in hang" in line for line in stacks)
+        assert any("worker-0   File" in line and "gllm/worker/__main__.py" in line for line in stacks)
     finally:
         server.end()
 

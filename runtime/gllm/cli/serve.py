@@ -73,8 +73,10 @@ def serve(
 
     from gllm.logs import setup_logging
     from gllm.supervisor.restart import RestartPolicy
+    from gllm.supervisor.stacks import show_stacks_on_signal
 
     setup_logging(config, "supervisor")
+    show_stacks_on_signal()
     restart = RestartPolicy(enabled=on_failure == "restart", recovery_timeout=recovery_timeout)
     raise typer.Exit(_run(config, restart, keys_file))
 

@@ -12,6 +12,7 @@ from gllm.engine.loop import EngineLoop
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
+from gllm.supervisor.stacks import show_stacks_on_signal
 
 logger = logging.getLogger("gllm.engine")
 
@@ -20,6 +21,7 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to stop
     config = Config.from_environment()
+    show_stacks_on_signal(config, "engine")
     setup_logging(config, "engine")
     reporter = StatusReporter(config, "engine")
     reporter.report("starting")

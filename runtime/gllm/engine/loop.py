@@ -12,7 +12,7 @@ import zmq
 
 from gllm.config import Config
 from gllm.curve import Gatekeeper, Keys, keys_of_group, secure_server
-from gllm.engine.failure import EngineFailure
+from gllm.engine.failure import EngineFailure, WorkersHang
 from gllm.engine.gateway_side import Gateways
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.worker_side import Workers
@@ -72,7 +72,7 @@ class EngineLoop:
             self._serve(to_gateways, to_workers)
         except EngineFailure as error:
             logger.error("engine failed", extra={"reason": str(error)})
-            self._report("failed", str(error))
+            self._report("hung" if isinstance(error, WorkersHang) else "failed", str(error))
             return 1
         except Exception as error:
             logger.exception("engine failed")

@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from gllm.config import Config
-from gllm.engine.failure import EngineFailure
+from gllm.engine.failure import EngineFailure, WorkersHang
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.results import Outputs
 from gllm.engine.scheduler import Scheduler
@@ -179,7 +179,7 @@ class Workers:
         stats, limit = scheduler.stats(), self._config.engine.step_timeout
         if stats.seconds_since_progress > limit:
             oldest = stats.step - stats.num_inflight + 1
-            raise EngineFailure(
+            raise WorkersHang(
                 f"step {oldest} had no result for {stats.seconds_since_progress:.0f} s "
                 f"(--step-timeout {limit:g}): a worker hangs"
             )

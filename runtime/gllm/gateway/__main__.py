@@ -17,6 +17,7 @@ from gllm.gateway.loading import load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import SupervisorLink
+from gllm.supervisor.stacks import show_stacks_on_signal
 
 logger = logging.getLogger("gllm.gateway")
 
@@ -45,6 +46,7 @@ def main() -> None:
     # Each text is tokenized in one thread of ours, whose priority we choose (text_threads.py).
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = Config.from_environment()
+    show_stacks_on_signal(config, "gateway")
     setup_logging(config, "gateway")
     sys.exit(asyncio.run(serve(config)))
 

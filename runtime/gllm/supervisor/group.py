@@ -23,6 +23,7 @@ from gllm.supervisor.nodes.placement import local_ranks, rendezvous, worker_conf
 from gllm.supervisor.process import Commands
 from gllm.supervisor.restart import Recovery, RestartPolicy
 from gllm.supervisor.run_dir import make_run_dir
+from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
 
 __all__ = [
@@ -82,6 +83,8 @@ class EngineGroup:
         self._down_reason = ""
         self._running = False
         self._explained = False
+        self._hung = False
+        """Whether the processes of this epoch run and do not get on."""
         self._last_reason = ""
         self._too_late = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -190,7 +193,7 @@ class EngineGroup:
         """Start all processes; returns why the epoch ended, its processes not yet."""
         self._down = asyncio.Event()
         self._down_reason = ""
-        self._explained = False
+        self._explained = self._hung = False
         self._crew = Crew(self.bring_down)
         try:
             await self._gather_nodes()
@@ -241,7 +244,9 @@ class EngineGroup:
             EngineDown(self.config.epoch, final or reason, self._recovery.seconds_left if not final else 0.0)
         )
         if self._nodes is not None:
-            self._nodes.stop_epoch(self.config.epoch, reason)
+            self._nodes.stop_epoch(self.config.epoch, reason, hung=self._hung)
+        if self._hung:
+            await log_stacks(self._crew.children, self.config)
         await self._crew.end()
 
     def _set_timer(self, seconds: float) -> None:
@@ -254,6 +259,7 @@ class EngineGroup:
 
     def _on_too_late(self) -> None:
         self._too_late.set()
+        self._hung = self._running
         self.bring_down(self._last_reason)
 
     def _fail(self, reason: str) -> None:
@@ -277,7 +283,7 @@ class EngineGroup:
         if not self._running or status.epoch != self.config.epoch:
             return  # The last words of a process that is dead already.
         self._on_event(status)
-        if status.state == "failed":
+        if status.state in ("failed", "hung"):
             asyncio.get_running_loop().call_later(_FIRST_CAUSE_SECONDS, self._on_failed, self._down, status)
         elif status.role == "engine" and status.state == "ready" and not self._recovery.serving:
             self._recovery.serves()
@@ -289,4 +295,5 @@ class EngineGroup:
         """A process of the epoch that `down` ends said that it failed, and nothing else explained it meanwhile."""
         if down is self._down and not down.is_set():
             self._explained = True
+            self._hung = status.state == "hung"
             self.bring_down(status.detail or f"{status.role} failed")

@@ -68,16 +68,16 @@ class StatusReporter:
             self._socket.connect(config.control_address)
 
     def report(self, state: str, detail: str = "", progress: float = 0.0) -> None:
-        """Send a `Status`; `state` is starting, loading, ready, draining or failed.
+        """Send a `Status`; `state` is starting, loading, ready, draining, failed or hung.
 
-        `failed` is a process's last word: it is flushed before this returns, so the caller may exit at once, and later
-        reports are dropped. Its `detail` is the one line the user will read.
+        `failed` or `hung` is a process's last word: it is flushed before this returns, so the caller may exit at once,
+        and later reports are dropped. Its `detail` is the one line the user will read.
         """
         if self._context is None:
             return
         # Without a bound on the queue this cannot block; NOBLOCK turns a wrong assumption into an error.
         self._socket.send(_status(self._config, self._role, state, detail, progress), zmq.NOBLOCK)
-        if state == "failed":
+        if state in ("failed", "hung"):
             self.close()
 
     def close(self) -> None:

@@ -89,11 +89,11 @@ class Child:
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
-        self._signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it and all that it started at once (SIGKILL to its session's process group)."""
-        self._signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def condemn(self, verdict: str) -> None:
         """Kill it for a reason, which goes after its role: `was stopped by a signal, and killed`."""
@@ -101,7 +101,8 @@ class Child:
             self._verdict = verdict
             self.kill()
 
-    def _signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; SIGKILL goes to its whole session."""
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):

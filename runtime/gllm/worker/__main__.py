@@ -12,6 +12,7 @@ from gllm.logs import setup_logging
 from gllm.messages import WorkerFailed
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
+from gllm.supervisor.stacks import show_stacks_on_signal
 
 logger = logging.getLogger("gllm.worker")
 
@@ -22,6 +23,7 @@ def main() -> int:
     config = Config.from_environment()
     rank = int(os.environ.get("RANK", "0"))
     role = f"worker-{rank}"
+    show_stacks_on_signal(config, role)
     setup_logging(config, role)
     reporter = StatusReporter(config, role)
     reporter.report("starting")

@@ -188,7 +188,7 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
             await until(lambda: engine.status is not None)
         assert engine.status == 1
         assert len(worker.plans) == 2
-        assert engine.states[-1][0] == "failed"
+        assert engine.states[-1][0] == "hung"
         assert "step 1 had no result for" in engine.states[-1][1]
         assert "--step-timeout 0.5" in engine.states[-1][1]
 

@@ -14,6 +14,7 @@ from gllm.config import Config
 from gllm.messages import Drain, EngineDown, EngineUp
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter, SupervisorLink
+from gllm.supervisor.stacks import show_stacks_on_signal
 die_with_parent()
 config = Config.from_environment()
 def note(text):

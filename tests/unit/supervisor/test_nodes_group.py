@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_children import WORKER, fake_commands
+from fake_children import ENGINE, WORKER, fake_commands
 
 from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, NodesConfig
@@ -41,14 +41,14 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Pair:
     """Master and slave of one group; `names` are what the slave's resolver knows."""
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    def __init__(self, folder: Path, worker: str, engine: str = ENGINE) -> None:
         nodes = NodesConfig(
             launch_mode="master", nnodes=2, master_addr="127.0.0.1", node_addr="127.0.0.1", master_port=free_port(),
             join_timeout=20.0, heartbeat_interval=0.1, heartbeat_timeout=1.0,
         )  # fmt: skip
         self.config = Config(engine=EngineConfig(model="/models/a", pp=2, page_size=32, threads=3), nodes=nodes)
         self.events: list[GroupEvent] = []
-        self.commands = fake_commands(folder, worker=worker)
+        self.commands = fake_commands(folder, worker=worker, engine=engine)
         self.names: dict[str, str] = {"master": "127.0.0.1"}
         self.master = Master(KEYS, MODEL)
         self.group = EngineGroup(
@@ -84,9 +84,9 @@ class Pair:
         return [event.reason for event in self.events if isinstance(event, EngineDown)]
 
 
-def play(folder: Path, scenario: Callable[[Pair], Awaitable[None]], worker: str = WORKER) -> None:
+def play(folder: Path, scenario: Callable[[Pair], Awaitable[None]], worker: str = WORKER, engine: str = ENGINE) -> None:
     async def main() -> None:
-        pair = Pair(folder, worker)
+        pair = Pair(folder, worker, engine)
         try:
             await scenario(pair)
         finally:

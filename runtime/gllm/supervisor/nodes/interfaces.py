@@ -18,7 +18,9 @@ class OtherNodes(Protocol):
         """Returns when all nodes are there; TimeoutError, naming those that are not, after `deadline` seconds."""
 
     def start_epoch(self, epoch: int) -> None: ...
-    def stop_epoch(self, epoch: int, reason: str) -> None: ...
+    def stop_epoch(self, epoch: int, reason: str, *, hung: bool) -> None:
+        """hung: their workers' stacks are wanted in the log first."""
+
     def environment(self) -> dict[str, str]:
         """What this node's engine and workers must find in theirs: the keys."""
 

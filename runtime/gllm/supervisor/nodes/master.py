@@ -107,9 +107,9 @@ class Master:
         if not self._complete.is_set():
             self._listener.bring_down("a node was lost while the others were starting")
 
-    def stop_epoch(self, epoch: int, reason: str) -> None:
+    def stop_epoch(self, epoch: int, reason: str, *, hung: bool) -> None:
         self._epoch = None
-        self._tell_all(StopEpoch(epoch, reason))
+        self._tell_all(StopEpoch(epoch, reason, hung))
 
     def environment(self) -> dict[str, str]:
         return {KEYS_VARIABLE: self._keys.text()}

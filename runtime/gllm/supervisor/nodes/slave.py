@@ -39,6 +39,7 @@ from gllm.supervisor.process import Commands
 from gllm.supervisor.progress import ProgressPrinter
 from gllm.supervisor.run_dir import make_run_dir
 from gllm.supervisor.signals import handling
+from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
 
 _LEAVING_GRACE_SECONDS = 5.0
@@ -154,8 +155,10 @@ class Slave:
             case StartEpoch(epoch=epoch):
                 await self._crew.end()
                 await self._start(msgspec.structs.replace(config, epoch=epoch))
-            case StopEpoch(reason=reason):
+            case StopEpoch(epoch=epoch, reason=reason, hung=hung):
                 self._progress.line(f"gllm: {reason}; waiting for the master to start again")
+                if hung:
+                    await log_stacks(self._crew.children, msgspec.structs.replace(config, epoch=epoch))
                 await self._crew.end()
 
     async def _start(self, config: Config) -> None:
