@@ -134,9 +134,9 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
     """It runs, as far as the kernel can tell, and computes no more: as in a collective that never ends."""
     (tmp_path / "sitecustomize.py").write_text(_HANG)
     trigger = tmp_path / "hang"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     server = Server(
-        model, tmp_path / "err", "--pp", "2", "--step-timeout", "2",
-        env={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "HANG_FILE": str(trigger)},
+        model, tmp_path / "err", "--pp", "2", "--step-timeout", "2", env={"PYTHONPATH": path, "HANG_FILE": str(trigger)}
     )  # fmt: skip
     try:
         server.wait_ready()

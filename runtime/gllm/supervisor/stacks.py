@@ -37,18 +37,16 @@ def show_stacks_on_signal(config: Config | None = None, role: str = "") -> None:
 
 async def log_stacks(children: Sequence[Child], config: Config) -> None:
     """Make the children tell their stacks, and log them line by line under the role of each. Takes a second at most."""
-    files = {
-        child.role: _file(config.run_dir, child.role, config.epoch) for child in children if child.exit_status is None
-    }
-    for child in children:
+    files = {child: _file(config.run_dir, child.role, config.epoch) for child in children}
+    for child, path in files.items():
         # One that has not made its file yet does not know the signal, and would die of it.
-        if child.role in files and files[child.role].exists():
+        if path.exists():
             child.send(_FOR_SUPERVISOR)
     deadline = time.monotonic() + _WAIT_SECONDS
-    texts = dict.fromkeys(files, "")
+    texts: dict[str, str] = {}
     while time.monotonic() < deadline:
         await asyncio.sleep(_LOOK_SECONDS)
-        before, texts = texts, {role: _read(path) for role, path in files.items()}
+        before, texts = texts, {child.role: _read(path) for child, path in files.items() if child.exit_status is None}
         if texts == before and all(texts.values()):
             break
     for role, text in texts.items():
