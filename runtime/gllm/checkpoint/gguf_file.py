@@ -1,4 +1,4 @@
-"""Header of a GGUF file: metadata and where each tensor lies. No torch, and no tensor data is read.
+"""Header of a GGUF file or of all parts of a split one: metadata and where each tensor lies. No tensor data is read.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Read with `struct` rather than the gguf package's
 reader, which makes an array view of each of the vocabulary's strings and trusts the file's sizes.
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from gllm.checkpoint.shards import all_parts
+from gllm.checkpoint.wrong_files import wrong_content
+
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -27,6 +30,8 @@ _MAX_DIMENSIONS = 4
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
     name: str
+    path: Path
+    """The file that holds it, a part of several if the model is split."""
     shape: tuple[int, ...]
     """Rows first, as in torch."""
     type: GGMLQuantizationType
@@ -36,7 +41,10 @@ class GGUFTensor:
 
 
 class GGUFFile:
-    """A parsed header. Raises ValueError naming the file if it is not GGUF, truncated or corrupt."""
+    """A parsed header; any part of a split file stands for all of them.
+
+    Raises ValueError naming the file if it is not GGUF, truncated or corrupt, or a part is missing.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -44,17 +52,31 @@ class GGUFFile:
         """Scalars, strings and lists by key."""
         self.tensors: dict[str, GGUFTensor] = {}
         """By GGUF name."""
-        try:
-            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                self._parse(_Cursor(data))
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ValueError(f"{self.path} is not a readable GGUF file: {error}") from None
+        self._read(self.path)
+        count = self.metadata.get("split.count", 0)
+        if isinstance(count, int) and count > 1:
+            parts = all_parts(self.path)
+            if len(parts) != count:
+                raise ValueError(f"{self.path}: split.count is {count}, but its name says that there are {len(parts)}")
+            self.tensors = {}
+            # The first part is read last: its metadata is the model's, that of the others only counts them.
+            for part in reversed(parts):
+                self._read(part)
 
-    def _parse(self, cursor: _Cursor) -> None:
+    def _read(self, path: Path) -> None:
+        """Take over the metadata of a file, and add its tensors."""
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._parse(path, _Cursor(data))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is not a readable GGUF file: {wrong_content(path) or error}") from None
+
+    def _parse(self, path: Path, cursor: _Cursor) -> None:
         if cursor.take(4) != _MAGIC:
             raise ValueError("it does not start with GGUF")
+        self.metadata = {}
         version = cursor.scalar("I")
         if version not in (2, 3):
             raise ValueError(f"version {version} is not supported (2 and 3 are)")
@@ -71,7 +93,7 @@ class GGUFFile:
             block, block_bytes = GGML_QUANT_SIZES[kind]
             if shape[-1] % block:
                 raise ValueError(f"rows of tensor {name} ({shape[-1]}) are not whole blocks of {kind.name} ({block})")
-            tensor = GGUFTensor(name, shape, kind, start + offset, math.prod(shape) // block * block_bytes)
+            tensor = GGUFTensor(name, path, shape, kind, start + offset, math.prod(shape) // block * block_bytes)
             if tensor.offset + tensor.num_bytes > cursor.size:
                 raise ValueError(f"it is truncated: tensor {name} ends past the end of the file")
             if name in self.tensors:
@@ -98,7 +120,7 @@ class GGUFFile:
         rows = math.prod(tensor.shape[:-1])
         shape = (rows, tensor.num_bytes // rows)
         # Plain array over the map: indexing a memmap would carry the subclass along.
-        return np.asarray(np.memmap(self.path, np.uint8, mode="r", offset=tensor.offset, shape=shape))
+        return np.asarray(np.memmap(tensor.path, np.uint8, mode="r", offset=tensor.offset, shape=shape))
 
 
 class _Cursor:

@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder: one safetensors file, or shards listed by an index."""
+"""Weights of a Hugging Face folder, out of its safetensors files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from gllm.checkpoint.chunks import chunked
+from gllm.checkpoint.shards import INDEX, find_shards
 from gllm.checkpoint.tensor_info import TensorInfo
+from gllm.checkpoint.wrong_files import wrong_content
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -34,8 +34,13 @@ class SafetensorsSource:
         self._places: dict[str, tuple[Path, int]] = {}
         """File and offset of a tensor's first byte."""
         self._buffer = np.empty(0, np.uint8)
-        for path, names in _shards(folder).items():
+        for path, names in find_shards(folder).items():
             self._add(path, names)
+        if "tok_embeddings.weight" in self.tensors:
+            raise ValueError(
+                f"{next(iter(self._places.values()))[0]} is in the layout of the model's authors (Mistral, Meta): "
+                "serve the repository's Hugging Face files (model*.safetensors)"
+            )
 
     def _add(self, path: Path, names: set[str] | None) -> None:
         """List the tensors of one file; `names` are those that the index promises."""
@@ -45,12 +50,14 @@ class SafetensorsSource:
             found = set(file.keys())
             offsets = _offsets(path)
             for name in found if names is None else found & names:
+                if name in self.tensors:
+                    raise ValueError(f"{path} and {self._places[name][0]} both have a tensor {name}")
                 view = file.get_slice(name)
                 dtype = view.get_dtype()
                 self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPES)
                 self._places[name] = path, offsets[name]
         for name in sorted((names or set()) - found):
-            raise ValueError(f"{path} has no tensor {name}, which {_INDEX} says it holds")
+            raise ValueError(f"{path} has no tensor {name}, which {INDEX} says it holds")
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         info, dtype = self.tensors[name], _DTYPES[self.tensors[name].dtype]
@@ -93,39 +100,12 @@ def _read_into(file: Any, view: memoryview) -> None:
         view = view[count:]
 
 
-def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """Files to open, with the tensors each must hold (None: whatever it has)."""
-    index = folder / _INDEX
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_bytes())["weight_map"]
-            shards: dict[Path, set[str] | None] = {}
-            for name, file in weight_map.items():
-                if Path(file).name != file:
-                    raise ValueError("a shard lies outside the folder")
-                names = shards.setdefault(folder / file, set())
-                assert names is not None
-                names.add(name)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{index} is not a valid safetensors index: {error}") from None
-        return shards
-    if (folder / _SINGLE).is_file():
-        return {folder / _SINGLE: None}
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return {found[0]: None}
-    pickled = sorted(path.name for suffix in ("*.bin", "*.pt", "*.pth") for path in folder.glob(suffix))
-    if pickled:
-        raise ValueError(
-            f"{folder} has pickled weights ({pickled[0]}), which are never loaded: convert them to safetensors"
-        )
-    raise ValueError(f"{folder} has no {_SINGLE} and no {_INDEX}")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read, the file is truncated or corrupt: {error}") from None
+        known = wrong_content(path)
+        problem = f", {known}" if known else f", the file is truncated or corrupt: {error}"
+        raise ValueError(f"{path} cannot be read{problem}") from None

@@ -39,8 +39,6 @@ def load_gguf_config(path: Path) -> ModelConfig:
     if not isinstance(name, str) or name not in _ARCHITECTURES:
         supported = ", ".join(_ARCHITECTURES)
         raise fields.error("general.architecture", f"{name!r} is not supported; supported are {supported}")
-    if fields.get("split.count", 0) not in (0, 1):
-        raise fields.error("split.count", "is above 1: merge the parts with llama-gguf-split --merge first")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise ValueError(f"{path} has no tensor token_embd.weight")

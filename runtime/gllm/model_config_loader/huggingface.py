@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from gllm.checkpoint.wrong_files import no_model_folder, wrong_content
 from gllm.model_config import ModelConfig
+from gllm.model_config_loader.architecture import load_architecture
 from gllm.model_config_loader.chatglm import load_chatglm_shape
 from gllm.model_config_loader.context import load_context
-from gllm.model_config_loader.families import FAMILIES, MODEL_TYPES, SUPPORTED_ARCHITECTURES, Family
+from gllm.model_config_loader.families import FAMILIES, Family
 from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 from gllm.model_config_loader.moe import load_moe
 from gllm.model_config_loader.rope import load_rope
@@ -22,6 +24,8 @@ _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
     "bfloat16": "bfloat16",
     "float16": "float16",
 }
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Of transformers, of older llm-compressor, of MLX."""
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -29,15 +33,14 @@ def load_huggingface_config(folder: Path) -> ModelConfig:
     """Raises ValueError naming the file and the key."""
     path = folder / "config.json"
     if not path.is_file():
-        files = sorted(file.name for file in folder.glob("*.gguf"))
-        hint = f"; for its GGUF give the file, {folder / files[0]}" if files else ""
-        raise ValueError(f"{folder} has no config.json: it is not a Hugging Face model folder{hint}")
+        raise ValueError(no_model_folder(folder))
     config = Fields(_read_json(path), str(path))
-    architecture = _architecture(config)
-    if config.get("quantization_config") is not None:
-        method = config.get("quantization_config")
-        name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
-        raise config.error("quantization_config", f"({name}) is not supported: use an unquantized checkpoint or a GGUF")
+    architecture = load_architecture(config)
+    for key in _QUANTIZATION_KEYS:
+        if config.get(key) is not None:
+            method = config.get(key)
+            name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
+            raise config.error(key, f"({name}) is not supported: use an unquantized checkpoint or a GGUF")
     family = FAMILIES.get(architecture)
     shape = load_chatglm_shape(config, architecture) if family is None else _shape(config, architecture, family)
     generation = _generation_config(folder)
@@ -87,19 +90,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from None
+        raise ValueError(f"{path} is not readable JSON: {wrong_content(path) or error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return values
-
-
-def _architecture(config: Fields) -> str:
-    names = config.get("architectures") or [MODEL_TYPES.get(str(config.get("model_type")))]
-    name = names[0] if isinstance(names, list) else names
-    if name not in SUPPORTED_ARCHITECTURES:
-        supported = ", ".join(SUPPORTED_ARCHITECTURES)
-        raise config.error("architectures", f"{name!r} is not supported; supported are {supported}")
-    return str(name)
 
 
 def _head_dim(config: Fields, family: Family, hidden_size: int, num_heads: int) -> int:

@@ -16,6 +16,8 @@ from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.parameter import ExpertParameter, Parameter
 from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.checkpoint_faults import missing_tensor_hint, refuse_lost_biases
+from gllm.models.head import follow_shared_matrix, settle_head
 from gllm.models.registry import model_class
 
 logger = logging.getLogger("gllm.models")
@@ -53,6 +55,7 @@ def load_model(
     else:
         source = open_checkpoint(path)
         _check(_declared(config), source, path)
+        settle_head(model, source)
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
     model.rotary.allocate(max_model_len or config.context(), device)
     return model
@@ -80,14 +83,15 @@ def estimate_weight_bytes(
 
 
 def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
-    expected: set[str] = set()
+    expected = follow_shared_matrix(model, source)
     for parameter in model.parameters():
         if parameter.tied_to is not None:
             continue
         for part in parameter.parts:
             found = source.tensors.get(part.name)
             if found is None:
-                raise ValueError(f"{path} has no tensor {part.name}, which {model.config.architecture} needs")
+                hint = missing_tensor_hint(part.name, source)
+                raise ValueError(f"{path} has no tensor {part.name}, which {model.config.architecture} needs{hint}")
             if found.shape != part.shape:
                 raise ValueError(
                     f"{path}: tensor {part.name} has shape {list(found.shape)}, but the config says {list(part.shape)}"
@@ -96,6 +100,7 @@ def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
                 raise ValueError(f"{path}: tensor {part.name} has type {found.dtype}, which is not supported")
             expected.add(part.name)
     extras = sorted(name for name in source.tensors if name not in expected and not name.endswith(_KNOWN_EXTRAS))
+    refuse_lost_biases(extras, expected, source, path)
     if extras:
         logger.warning("checkpoint has %d tensors that the model does not use, first %s", len(extras), extras[0])
 

@@ -19,6 +19,7 @@ from gllm.checkpoint import chunks
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.checkpoint.gguf_source import SUPPORTED_TYPES, GGUFSource
 from gllm.model_config_loader import load_model_config
+from gllm.text.tokenizer import load_tokenizer
 
 TinyModel = Callable[[str], Path]
 
@@ -80,8 +81,8 @@ def test_llama_heads_are_put_back(
 
 
 def test_unreadable_types_are_known_before_reading(tmp_path: Path) -> None:
-    kind = gguf.GGMLQuantizationType.IQ4_NL
-    raw = np.zeros((4, 18), np.uint8)
+    kind = gguf.GGMLQuantizationType.Q8_1
+    raw = np.zeros((4, 40), np.uint8)
     source = GGUFSource(write_tensor(tmp_path / "model.gguf", "output.weight", raw, kind))
     assert not source.tensors["lm_head.weight"].readable
 
@@ -113,6 +114,63 @@ def test_broken_files_are_named(tiny_model: TinyModel, tmp_path: Path) -> None:
             GGUFFile(path)
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         GGUFFile(tmp_path / "nowhere.gguf")
+
+
+def split(path: Path, count: int) -> list[Path]:
+    """The parts that llama-gguf-split makes of a file: all metadata in the first, tensors in turn."""
+    whole = gguf.GGUFReader(path)
+    parts = [path.with_name(f"split-{number + 1:05d}-of-{count:05d}.gguf") for number in range(count)]
+    for number, part in enumerate(parts):
+        writer = gguf.GGUFWriter(part, "llama")
+        for field in whole.fields.values() if number == 0 else ():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                sub_type = field.types[-1] if len(field.types) > 1 else None
+                writer.add_key_value(field.name, field.contents(), field.types[0], sub_type)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[number::count]:
+            writer.add_tensor(tensor.name, np.asarray(tensor.data), raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return parts
+
+
+def test_any_part_of_a_split_file_stands_for_all(tiny_model: TinyModel, tmp_path: Path) -> None:
+    path = write_gguf(tiny_model("llama"), tmp_path / "model.gguf", "Q8_0")
+    whole = GGUFSource(path)
+    for part in split(path, 3):
+        assert load_model_config(part) == load_model_config(path)
+        source = GGUFSource(part)
+        assert set(source.tensors) == set(whole.tensors)
+        for name, info in whole.tensors.items():
+            expected, actual = torch.empty(info.shape), torch.empty(info.shape)
+            whole.read(name, expected)
+            source.read(name, actual)
+            assert torch.equal(actual, expected), name
+        assert load_tokenizer(part).encode("the quick") == load_tokenizer(path).encode("the quick")
+
+
+def test_a_missing_part_is_named(tiny_model: TinyModel, tmp_path: Path) -> None:
+    parts = split(write_gguf(tiny_model("llama"), tmp_path / "model.gguf", "Q8_0"), 3)
+    parts[1].unlink()
+    with pytest.raises(ValueError, match=r"split-00002-of-00003\.gguf is missing: the model has 3 parts"):
+        load_model_config(parts[2])
+    renamed = parts[0].rename(tmp_path / "renamed.gguf")
+    with pytest.raises(ValueError, match=r"renamed\.gguf is one part of several, whose names must end in -00001-of"):
+        load_model_config(renamed)
+
+
+def test_wrong_downloads_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(ValueError, match=r"model\.gguf is not a readable GGUF file: it is a git-lfs pointer"):
+        GGUFFile(path)
+    path.write_bytes(b"<!DOCTYPE html><html>" + b"x" * 9999)
+    with pytest.raises(ValueError, match="it is a web page in place of the file"):
+        GGUFFile(path)
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -198,6 +198,7 @@ def test_rope_spellings(keys: dict[str, Any], rope: RopeConfig, tmp_path: Path) 
         (LLAMA | {"torch_dtype": None}, {"dtype": "float32"}),
         (LLAMA | {"eos_token_id": [7, 8]}, {"eos_token_ids": (7, 8)}),
         (LLAMA | {"eos_token_id": None, "bos_token_id": None}, {"eos_token_ids": (), "bos_token_id": None}),
+        ({**LLAMA, "architectures": ["LLaMAForCausalLM"]}, {"architecture": "LlamaForCausalLM"}),
         ({**LLAMA, "architectures": None, "model_type": "llama"}, {"architecture": "LlamaForCausalLM"}),
         (QWEN2, {"attention_bias": True, "attention_out_bias": False, "rope": RopeConfig(theta=1e6)}),
         (QWEN2 | {"sliding_window": 4096, "use_sliding_window": False}, {"num_kv_heads": 8}),
@@ -321,9 +322,29 @@ def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (LLAMA | {"architectures": ["GPT2LMHeadModel"]}, "'GPT2LMHeadModel' is not supported; supported are Llama"),
+        (LLAMA | {"architectures": ["QWenLMHeadModel"]}, "nearest supported is Qwen2ForCausalLM"),
+        (LLAMA | {"architectures": ["Qwen3NextForCausalLM"]}, "nearest supported is Qwen2ForCausalLM, .*Qwen3Moe"),
+        (LLAMA | {"architectures": ["Qwen3Model"]}, "it makes embeddings and is not a generator"),
+        (LLAMA | {"architectures": ["BertForMaskedLM"]}, "it makes embeddings and is not a generator"),
+        (
+            LLAMA | {"architectures": ["LlamaForSequenceClassification"]},
+            "it classifies or scores text and is not a gen",
+        ),
+        (LLAMA | {"architectures": ["Qwen2ForProcessRewardModel"]}, "it classifies or scores text"),
+        (
+            LLAMA | {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral"}},
+            "it is multimodal, .* its text part is a MistralForCausalLM",
+        ),
+        (
+            LLAMA | {"architectures": ["Qwen3VLForConditionalGeneration"], "vision_config": {}},
+            "it is multimodal, .* nearest text model is Qwen2ForCausalLM",
+        ),
+        (LLAMA | {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "an encoder-decoder model"),
         (LLAMA | {"architectures": []}, "architectures None is not supported"),
         (LLAMA | {"architectures": [["x"]]}, "is not supported"),
         (LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantization_config \(gptq\) is not"),
+        (LLAMA | {"quantization": {"group_size": 64, "bits": 4}}, r"quantization \(unknown\) is not supported"),
+        (LLAMA | {"compression_config": {"quant_method": "sparseml"}}, r"compression_config \(sparseml\) is not"),
         (LLAMA | {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         (LLAMA | {"hidden_size": None}, "hidden_size is missing"),
         (LLAMA | {"hidden_size": "big"}, "hidden_size must be an integer from 1 to"),
@@ -484,7 +505,7 @@ def test_gguf_optional_keys(tmp_path: Path) -> None:
     [
         ("gemma", {}, "general.architecture 'gemma' is not supported; supported are llama, qwen2, qwen3"),
         ("qwen3moe", {"qwen3moe__expert_count": 8}, r"no tensor blk\.0\.ffn_gate_exps\.weight of 8 experts"),
-        ("llama", {"split__count": 2}, "split.count is above 1: merge the parts"),
+        ("llama", {"split__count": 2}, "one part of several, whose names must end in -00001-of-00003"),
         ("llama", {"llama__expert_count": 8}, r"no tensor blk\.0\.ffn_gate_exps\.weight of 8 experts"),
         ("llama", {"llama__block_count": None}, "llama.block_count is missing"),
         ("llama", {"llama__attention__head_count": [2, 4]}, "head_count must be an integer"),
@@ -512,3 +533,23 @@ def test_every_architecture_the_loader_accepts_has_a_class(tiny_model: TinyModel
     assert served == set(SUPPORTED_ARCHITECTURES)
     for variant in VARIANTS:
         assert model_class(load_model_config(tiny_model(variant)))
+
+
+def test_folders_that_are_no_models_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json: it is not a Hugging Face model folder"):
+        load_model_config(tmp_path)
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(ValueError, match="it is a model in the layout of its authors"):
+        load_model_config(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    with pytest.raises(ValueError, match=r"it is an adapter \(LoRA\) for a/b, not a model"):
+        load_model_config(tmp_path)
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(LLAMA))
+    with pytest.raises(ValueError, match=r"a folder of the Hugging Face cache: name the snapshot in it, .*/abc"):
+        load_model_config(tmp_path)
+    assert load_model_config(snapshot).architecture == "LlamaForCausalLM"
+    (snapshot / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(ValueError, match=r"config\.json is not readable JSON: it is a git-lfs pointer"):
+        load_model_config(snapshot)

@@ -84,6 +84,58 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
         SafetensorsSource(tmp_path)
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LFS, r"it is a git-lfs pointer .*: run `git lfs pull`"),
+        (b"\n <!DOCTYPE HTML>" + b"x" * 9999, "it is a web page in place of the file"),
+        (b"Entry not found", "it holds the text 'Entry not found' in place of the file"),
+        (b"", "it is empty: download it again"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX, "two.safetensors"])
+def test_wrong_downloads_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}") as caught:
+        SafetensorsSource(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_without_an_index(tmp_path: Path) -> None:
+    for number, name in enumerate("abc", 1):
+        save_file({name: torch.full((2,), float(number))}, tmp_path / f"model-{number:05d}-of-00003.safetensors")
+    # Neither belongs to the model.
+    save_file({"lora": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    save_file({"tok_embeddings.weight": torch.ones(1)}, tmp_path / "consolidated.safetensors")
+    assert set(SafetensorsSource(tmp_path).tensors) == {"a", "b", "c"}
+    save_file({"a": torch.ones(1)}, tmp_path / "model-00003-of-00003.safetensors")
+    with pytest.raises(ValueError, match=r"model-00003-of-00003.* and .*model-00001-of-00003.* both have a tensor a"):
+        SafetensorsSource(tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model-00002-of-00003\.safetensors is missing: the model has 3 parts"):
+        SafetensorsSource(tmp_path)
+
+
+def test_the_single_file_wins_as_in_transformers(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    save_file({"whole": MATRIX}, tmp_path / "model.safetensors")
+    assert set(SafetensorsSource(tmp_path).tensors) == {"whole"}
+
+
+def test_other_layouts_are_named(tmp_path: Path) -> None:
+    save_file({"tok_embeddings.weight": MATRIX}, tmp_path / "consolidated.safetensors")
+    with pytest.raises(ValueError, match=r"consolidated\.safetensors is in the layout of the model's authors"):
+        SafetensorsSource(tmp_path)
+    for name in ("consolidated.safetensors", "x.safetensors", "y.safetensors"):
+        save_file({"m": MATRIX}, tmp_path / name)
+    with pytest.raises(ValueError, match=r"several safetensors files \(x\.safetensors, y\.safetensors\) and no"):
+        SafetensorsSource(tmp_path)
+
+
 @pytest.mark.parametrize("weight_map", [None, [1], {"a": 5}, {"a": "../one.safetensors"}, {"a": "/etc/passwd"}])
 def test_broken_indexes_are_named(weight_map: object, tmp_path: Path) -> None:
     write_shards(tmp_path)

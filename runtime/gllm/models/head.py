@@ -1,0 +1,80 @@
+"""Whether the LM head shares the embedding's matrix: what the checkpoint has counts, not only what the config says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from gllm.checkpoint.chunks import chunked
+from gllm.checkpoint.source import TensorSource
+from gllm.layers.parameter import Parameter
+from gllm.models.base import CausalLM
+
+logger = logging.getLogger("gllm.models")
+
+
+def follow_shared_matrix(model: CausalLM, source: TensorSource) -> set[str]:
+    """Read a shared matrix under the head's name where the checkpoint has no other. Returns both names, if shared."""
+    if not model.config.tie_word_embeddings:
+        return set()
+    embedding, head = _names(model)
+    if embedding not in source.tensors and head in source.tensors:
+        for parameter in _parameters(model):
+            _rename(parameter, head)
+    return {embedding, head}
+
+
+def settle_head(model: CausalLM, source: TensorSource) -> None:
+    """As transformers 5: a config may say that the head is tied, but a different matrix in the checkpoint is used.
+
+    Only the rows of this rank are compared, and up to the first difference.
+    """
+    follow_shared_matrix(model, source)
+    if model.head is None or not model.config.tie_word_embeddings:
+        return
+    embedding, head = _names(model)
+    if embedding not in source.tensors or head not in source.tensors:
+        return
+    if source.tensors[embedding].shape != source.tensors[head].shape:
+        raise ValueError(
+            f"tensor {head} has shape {list(source.tensors[head].shape)} and {embedding} "
+            f"{list(source.tensors[embedding].shape)}: one vocabulary is expected"
+        )
+    if _equal(source, embedding, head, model.head.rows):
+        return
+    model.head.weight.tied_to = None
+    _rename(model.head.weight, head)
+    if model.head.group.rank == 0:
+        logger.warning(
+            "the config says tie_word_embeddings, but %s differs from %s in the checkpoint: it is used as it is",
+            head,
+            embedding,
+        )
+
+
+def _names(model: CausalLM) -> tuple[str, str]:
+    return f"{model.names.embedding}.weight", f"{model.names.head}.weight"
+
+
+def _parameters(model: CausalLM) -> Iterator[Parameter]:
+    for layer in (model.embedding, model.head):
+        if layer is not None:
+            yield layer.weight
+
+
+def _rename(parameter: Parameter, name: str) -> None:
+    parameter.parts = tuple(replace(part, name=name) for part in parameter.parts)
+
+
+def _equal(source: TensorSource, first: str, second: str, rows: slice) -> bool:
+    num_rows, columns = source.tensors[first].shape
+    for piece, _ in chunked(rows, num_rows, columns * torch.float32.itemsize):
+        both = torch.empty(2, piece.stop - piece.start, columns)
+        source.read(first, both[0], piece)
+        source.read(second, both[1], piece)
+        if not torch.equal(both[0], both[1]):
+            return False
+    return True
