@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gllm.checkpoint.wrong_files import no_model_folder
 from gllm.config import ModelSource
 from gllm.hub.download import Tell, find_on_hub
 from gllm.hub.files import CONFIG, needed_files
@@ -35,7 +36,7 @@ def _model_in(path: Path) -> Path:
         return path
     names = [found.name for found in path.iterdir() if found.suffix == ".gguf"]
     if not names:
-        raise ValueError(f"the folder {str(path)!r} has no {CONFIG}")
+        raise ValueError(no_model_folder(path))
     try:
         return path / needed_files(names, "", lambda name: b"").model
     except ValueError:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gllm.checkpoint.wrong_files import wrong_content
+
 DEFAULT_TEMPLATE = "default"
 
 
@@ -24,6 +26,9 @@ def read_tokenizer_json(folder: Path) -> str:
             f"python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}')"
             f".save_pretrained('{folder}')\""
         )
+    problem = wrong_content(path)
+    if problem:
+        raise ValueError(f"{path} cannot be read, {problem}")
     return path.read_text(encoding="utf-8")
 
 
@@ -34,7 +39,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {wrong_content(path) or error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return value
