@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -10,7 +11,14 @@ MAX_LOGPROBS = 20
 MAX_STOP_CHARS = 16 * 2**20
 """Of all stop strings together; there may be any number of them."""
 MAX_STOP_TOKEN_IDS = 128
+MAX_STOP_REGEXES = 16
+MAX_STOP_REGEX_CHARS = 4096
+"""Of one pattern."""
 MAX_LOGIT_BIAS = 1024
+MAX_ALLOWED_TOKEN_IDS = 2**20
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_CHARS = 32768
+"""Of all bad words together."""
 MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
 
@@ -18,8 +26,7 @@ MAX_GRAMMAR_BYTES = 65536
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to choose the next token of one request, and when to stop.
 
-    Token-level fields act in the worker's sampler and in the engine; `n`, `stop`,
-    `include_stop_str_in_output` and `skip_special_tokens` act on text, in the gateway or in `LLM`.
+    Most fields act in the worker's sampler and in the engine; those from `n` on act on text, in the gateway or in `LLM`.
     """
 
     max_tokens: int | None = 16
@@ -40,6 +47,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logit_bias: dict[int, float] = {}
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these may be sampled; empty: all. An EOS token that is not among them is not sampled either."""
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    """Runs of tokens that must not be generated: the last one is masked where the others come before it."""
     logprobs: int | None = None
     """Number of top alternatives returned with each sampled token (0: only the token itself)."""
     prompt_logprobs: int | None = None
@@ -49,6 +60,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: tuple[str, ...] = ()
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    stop_regex: tuple[str, ...] = ()
+    """Patterns that end the text, after the token with which one matches."""
+    bad_words: tuple[str, ...] = ()
+    """Become `bad_word_ids`, each with and without a space before it."""
+    truncate_prompt_tokens: int | None = None
+    """Keep only so many tokens of the prompt; -1: as many as leave room for the answer."""
+    truncation_side: Literal["left", "right"] = "left"
+    """Where a prompt that is too long is cut: at its beginning or at its end."""
 
     def __post_init__(self) -> None:
         for field, value, low, high in (
@@ -65,6 +84,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             ("logprobs", self.logprobs, 0, MAX_LOGPROBS),
             ("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS),
             ("n", self.n, 1, MAX_N),
+            ("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1),
         ):
             if value is not None and not (low <= value <= high and math.isfinite(value)):
                 raise ParameterError(field, f"{field} must be between {low} and {high}, not {value}")
@@ -76,20 +96,42 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             )
         for field, size, most in (
             ("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS),
+            ("stop_regex", len(self.stop_regex), MAX_STOP_REGEXES),
+            ("allowed_token_ids", len(self.allowed_token_ids), MAX_ALLOWED_TOKEN_IDS),
+            ("bad_words", len(self.bad_words), MAX_BAD_WORDS),
             ("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS),
             ("grammar", len(self.grammar or ""), MAX_GRAMMAR_BYTES),
         ):
             if size > most:
                 raise ParameterError(field, f"{field} has {size} entries; at most {most} are allowed")
-        if not all(self.stop):
-            raise ParameterError("stop", "a stop string must not be empty")
-        if sum(map(len, self.stop)) > MAX_STOP_CHARS:
-            raise ParameterError("stop", f"all stop strings together must not exceed {MAX_STOP_CHARS} characters")
         for token, bias in self.logit_bias.items():
             if token < 0 or not -100.0 <= bias <= 100.0:
                 raise ParameterError("logit_bias", "logit_bias maps token ids to values from -100 to 100")
-        if any(token < 0 for token in self.stop_token_ids):
-            raise ParameterError("stop_token_ids", "stop_token_ids must not be negative")
+        for field, token_ids in (
+            ("stop_token_ids", self.stop_token_ids),
+            ("allowed_token_ids", self.allowed_token_ids),
+        ):
+            if token_ids and min(token_ids) < 0:
+                raise ParameterError(field, f"{field} must not be negative")
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        for field, texts, most in (
+            ("stop", self.stop, MAX_STOP_CHARS),
+            ("bad_words", self.bad_words, MAX_BAD_WORD_CHARS),
+            ("stop_regex", self.stop_regex, MAX_STOP_REGEXES * MAX_STOP_REGEX_CHARS),
+        ):
+            if not all(texts):
+                raise ParameterError(field, f"{field} must not have an empty text")
+            if sum(map(len, texts)) > most:
+                raise ParameterError(field, f"all texts of {field} together must not exceed {most} characters")
+        if any(len(pattern) > MAX_STOP_REGEX_CHARS for pattern in self.stop_regex):
+            raise ParameterError("stop_regex", f"a pattern of stop_regex must not exceed {MAX_STOP_REGEX_CHARS} characters")
+        banned = {run[0] for run in self.bad_word_ids if len(run) == 1}
+        if self.allowed_token_ids and banned.issuperset(self.allowed_token_ids):
+            raise ParameterError("allowed_token_ids", "bad_words leave none of the allowed_token_ids")
+        if self.truncate_prompt_tokens == 0:
+            raise ParameterError("truncate_prompt_tokens", "truncate_prompt_tokens must be -1, or at least 1")
 
     def for_choice(self, index: int) -> SamplingParams:
         """Parameters of one of n answers: its own seed (seed + index, wrapped into 64 bits), else all were equal."""

@@ -22,7 +22,7 @@ def for_engine(sampling: SamplingParams) -> SamplingParams:
     The client draws it, so that a later engine goes on with the same draws.
     """
     seed = sampling.seed if sampling.seed is not None else random.getrandbits(64) - 2**63
-    return msgspec.structs.replace(sampling, seed=seed, stop=())
+    return msgspec.structs.replace(sampling, seed=seed, stop=(), stop_regex=(), bad_words=())
 
 
 class Replay:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from gllm.messages import NewSequence
-from gllm.sampling_params import SamplingParams
+from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.worker.sampling import choose as choose_module
 from gllm.worker.sampling import draws
 from gllm.worker.sampling.choose import choose
@@ -160,6 +160,57 @@ def test_bias_and_min_tokens() -> None:
     sampler = Sampler(_state(params))
     slots = np.array([0], np.int32)
     assert [int(sampler.sample(torch.zeros(1, VOCAB), slots).tokens) for _ in range(3)] == [3, 3, 4]
+
+
+def _greedy(logits: torch.Tensor, sampler: Sampler) -> int:
+    return int(sampler.sample(logits[None].clone(), np.array([0], np.int32)).tokens)
+
+
+def test_allowed_token_ids() -> None:
+    logits = torch.arange(VOCAB, dtype=torch.float32)
+    sampler = Sampler(_state(SamplingParams(temperature=0.0, allowed_token_ids=(7, 3, 5), seed=0)))
+    assert _greedy(logits, sampler) == 7
+    drawn = Sampler(_state(SamplingParams(temperature=1.0, allowed_token_ids=(7, 3, 5), seed=0)))
+    assert {_greedy(torch.zeros(VOCAB), drawn) for _ in range(40)} == {3, 5, 7}
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_bad_words(resumed: bool) -> None:
+    """The last token of a run is masked after the others; resumed: as after a preemption, with the output known."""
+    params = SamplingParams(temperature=0.0, bad_word_ids=((9,), (4, 5), (1, 2, 3), (6, 6, 3)), seed=0)
+    script = [(9, 8), (4, 4), (5, 8), (5, 5), (1, 1), (2, 2), (3, 8), (6, 6), (6, 6), (3, 8), (1, 1), (3, 3)]
+    sampler = Sampler(_state(params, prompt=[1, 2]))
+    output: list[int] = []
+    for wanted, expected in script:
+        if resumed:
+            sampler = Sampler(_state(params, prompt=[1, 2], output=output))
+        logits = torch.zeros(VOCAB)
+        logits[8] = 1
+        logits[wanted] = 2
+        output.append(_greedy(logits, sampler))
+        assert output[-1] == expected, output
+
+
+def test_masks_that_leave_nothing_fail_the_row() -> None:
+    params = SamplingParams(temperature=0.0, allowed_token_ids=(4,), bad_word_ids=((4, 4),), seed=0)
+    sampler = Sampler(_state(params))
+    assert _greedy(torch.zeros(VOCAB), sampler) == 4
+    assert "leave no token" in sampler.sample(torch.zeros(1, VOCAB), np.array([0], np.int32)).errors[0]
+    with pytest.raises(ParameterError, match="none of the allowed_token_ids"):
+        SamplingParams(allowed_token_ids=(4, 5), bad_word_ids=((4,), (5,)))
+
+
+def test_a_grammar_at_its_end_goes_before_min_tokens() -> None:
+    class Ended:
+        def allowed(self, eos_token_ids: tuple[int, ...]) -> Any:
+            return np.isin(np.arange(VOCAB), eos_token_ids)
+
+        def advance(self, tokens: list[int]) -> None:
+            pass
+
+    state = _state(SamplingParams(temperature=0.0, min_tokens=5, stop_token_ids=(4,), logit_bias={0: 1.0}, seed=0))
+    state.grammar[0] = Ended()  # type: ignore[assignment]  # what is used of a grammar's state
+    assert _greedy(torch.zeros(VOCAB), Sampler(state)) == 4
 
 
 def test_failed_grammar_fails_only_its_row() -> None:

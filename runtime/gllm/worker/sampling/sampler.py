@@ -101,11 +101,13 @@ class Sampler:
     def _advance(self, tokens: torch.Tensor, slots: Int32, errors: dict[int, str]) -> None:
         state = self.state
         state.num_output[slots] += 1
-        if not state.counts and not state.grammar:
+        if not (state.counts or state.grammar or state.bad_words):
             return
         for row, slot in enumerate(slots.tolist()):
             if slot in state.counts:
                 state.counts[slot].add(tokens[row : row + 1])
+            if slot in state.bad_words:
+                state.bad_words[slot].add(tokens[row : row + 1])
             if slot in state.grammar and row not in errors:
                 try:
                     # The next mask needs this token on the host: a grammar row waits for the device.

@@ -8,6 +8,7 @@ import torch
 from gllm.messages import NewSequence
 from gllm.sampling_params import SamplingParams
 from gllm.worker.sampling.grammar import GrammarFactory, GrammarState
+from gllm.worker.sampling.words import BadWords
 
 
 class TokenCounts:
@@ -49,8 +50,11 @@ class SamplingState:
         """-1: none asked."""
         self.num_prompt_logprobs = np.full(max_num_seqs, -1, np.int64)
         self.edits_logits = np.zeros(max_num_seqs, np.bool_)
-        """Has a bias, a penalty, min_tokens or a grammar: the row takes the slow path."""
+        """Has a bias, a mask, a penalty, min_tokens or a grammar: the row takes the slow path."""
         self.counts: dict[int, TokenCounts] = {}
+        self.forbidden: dict[int, torch.Tensor] = {}
+        """[vocab] bool on the device: not among the row's allowed_token_ids."""
+        self.bad_words: dict[int, BadWords] = {}
         self.grammar: dict[int, GrammarState] = {}
         self.failed: dict[int, str] = {}
         """Slots whose grammar could not be built: reported with their first sampled row."""
@@ -70,18 +74,31 @@ class SamplingState:
         self.num_prompt_logprobs[slot] = -1 if params.prompt_logprobs is None else params.prompt_logprobs
         penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         self.edits_logits[slot] = bool(
-            penalised or params.logit_bias or params.min_tokens or params.grammar is not None
+            penalised
+            or params.logit_bias
+            or params.min_tokens
+            or params.grammar is not None
+            or params.allowed_token_ids
+            or params.bad_word_ids
         )
+        output = sequence.token_ids[sequence.num_prompt_tokens :]
+        if params.allowed_token_ids:
+            forbidden = torch.ones(self.vocab_size, dtype=torch.bool)
+            forbidden[list(params.allowed_token_ids)] = False
+            self.forbidden[slot] = forbidden.to(self.device)
+        if params.bad_word_ids:
+            self.bad_words[slot] = BadWords(params.bad_word_ids, output, self.device)
         if penalised:
             self.counts[slot] = TokenCounts(sequence, self.vocab_size, self.device)
         if params.grammar is not None:
             try:
-                output = sequence.token_ids[sequence.num_prompt_tokens :]
                 self.grammar[slot] = self._grammars.start(params.grammar, output)
             except ValueError as error:
                 self.failed[slot] = str(error)
 
     def forget(self, slot: int) -> None:
         self.counts.pop(slot, None)
+        self.forbidden.pop(slot, None)
+        self.bad_words.pop(slot, None)
         self.grammar.pop(slot, None)
         self.failed.pop(slot, None)
