@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gllm.text.stop_patterns import StopPatterns
 from gllm.text.stops import StopScanner, StopStrings
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 class TextStream:
     """One generation's text. The pieces returned by `feed` and `finish` add up to `tokenizer.decode` of all ids,
-    cut at the first stop string.
+    cut at the first stop string, and ended by the first token with which a stop pattern matches.
 
     The first stop string is the one whose last character comes first (of several, the longest); the result does
     not depend on how the ids were divided into `feed` calls. Work per token does not grow with the text.
 
-    min_tokens: a stop string that ends within the first `min_tokens` tokens does not count.
+    min_tokens: a stop string or a match of a pattern that ends within the first `min_tokens` tokens does not count.
     keep_leading_space: the text continues a prompt, so the space by which SentencePiece marks a first word stays.
     """
 
@@ -30,20 +31,22 @@ class TextStream:
         tokenizer: Tokenizer,
         *,
         stop: StopStrings | None = None,
+        patterns: StopPatterns | None = None,
         include_stop: bool = False,
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
         keep_leading_space: bool = False,
     ) -> None:
         self.stop_reason: str | None = None
-        """The stop string that matched; from then on `feed` returns nothing."""
+        """The stop string or the pattern that matched; from then on `feed` returns nothing."""
         self.num_tokens = 0
-        """Ids taken in, up to the one that completed a stop string."""
+        """Ids taken in, up to the one that completed a stop string or a match."""
         self._pieces = tokenizer.token_pieces
         self._hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self._strip_pending = tokenizer.strip_leading_space and not keep_leading_space
         self._decode = _UTF8(errors="replace").decode
-        self._stops = StopScanner(stop, include_stop) if stop else None
+        self._stops = StopScanner(stop or StopStrings(), include_stop) if stop or patterns else None
+        self._patterns = patterns.scanner() if patterns else None
         self._min_tokens = min_tokens
 
     def feed(self, token_ids: Sequence[int]) -> str:
@@ -62,8 +65,7 @@ class TextStream:
             self.num_tokens += 1
             text = self._decode(self._bytes_of(token))
             if text:
-                shown.append(self._stops.feed(text, ignore=self.num_tokens <= self._min_tokens))
-                self.stop_reason = self._stops.matched
+                shown.append(self._scan(self._stops, text))
         return "".join(shown)
 
     def finish(self) -> str:
@@ -73,9 +75,18 @@ class TextStream:
         text = self._decode(b"", True)
         if self._stops is None:
             return text
-        shown = self._stops.feed(text, ignore=self.num_tokens <= self._min_tokens)
-        self.stop_reason = self._stops.matched
-        return shown + self._stops.take_held()
+        return self._scan(self._stops, text) + self._stops.take_held()
+
+    def _scan(self, stops: StopScanner, text: str) -> str:
+        """What is safe to show of the text so far; a token's text as a whole goes before the match of a pattern."""
+        ignore = self.num_tokens <= self._min_tokens
+        shown = stops.feed(text, ignore=ignore)
+        self.stop_reason = stops.matched
+        if self._patterns is not None and self.stop_reason is None:
+            self.stop_reason = self._patterns.feed(text, ignore=ignore)
+            if self.stop_reason is not None:
+                shown += stops.take_held()
+        return shown
 
     def _bytes_of(self, token: int) -> bytes:
         if token in self._hidden or not 0 <= token < len(self._pieces):

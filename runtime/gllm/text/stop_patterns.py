@@ -1,0 +1,104 @@
+"""Stop patterns: regular expressions that end a text once one of them matches in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from gllm.sampling_params import ParameterError
+
+_EOS = 256
+
+
+class PatternTooComplexError(ValueError):
+    """A pattern needs more states on this text than it may have."""
+
+
+class StopPatterns:
+    """Compiled patterns, which all answers of a request share.
+
+    They are matched by llguidance's lexer: the time per byte does not grow with the text, whatever the pattern. The
+    syntax is Rust's: no look-around, no back references, and of the anchors only `$`, the end of the text so far.
+    """
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        """Raises ParameterError("stop_regex")."""
+        self._patterns = [(pattern, _compile(pattern, index)) for index, pattern in enumerate(patterns)]
+
+    def __bool__(self) -> bool:
+        return bool(self._patterns)
+
+    def scanner(self) -> PatternScanner:
+        return PatternScanner([(pattern, matcher.deep_copy()) for pattern, matcher in self._patterns])
+
+
+class PatternScanner:
+    """Looks for the patterns in one text that comes in pieces."""
+
+    def __init__(self, matchers: list[tuple[str, LLMatcher]]) -> None:
+        self._matchers = matchers
+
+    def feed(self, text: str, *, ignore: bool = False) -> str | None:
+        """The first pattern with a match that ends in `text`. ignore: matches that end here do not count.
+
+        Raises PatternTooComplexError.
+        """
+        data = text.encode()
+        for pattern, matcher in self._matchers:
+            for byte in data:
+                if not matcher.consume_token(byte):
+                    raise PatternTooComplexError(f"stop_regex: the pattern {pattern!r} needs too many states on this text")
+                if not ignore and matcher.is_accepting():
+                    return pattern
+        return None
+
+
+def _compile(pattern: str, index: int) -> LLMatcher:
+    """A matcher that accepts whenever a match of the pattern ends."""
+    # Alone first: in the group that follows, `a)(b` would be valid.
+    for regex in (pattern, f"(?s:.*)(?:{pattern})"):
+        matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_regex(regex), log_level=0, limits=_limits())
+        if matcher.is_error():
+            raise ParameterError("stop_regex", f"stop_regex[{index}]: {_reason(matcher.get_error())}")
+    return matcher
+
+
+def _reason(error: str) -> str:
+    """llguidance's or the regex parser's reason, without the pattern that they repeat."""
+    for line in error.splitlines():
+        head, found, reason = line.strip().partition("error: ")
+        if found and not head.strip():
+            return reason
+    if "lookarounds not supported" in error:
+        return "\\b, ^ and other assertions are not supported"
+    return "the pattern is too complex"
+
+
+def _limits() -> LLParserLimits:
+    """Milliseconds of work for a byte, and some megabytes, at most."""
+    return LLParserLimits(
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=50_000,
+        max_lexer_states=2000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+class _Bytes:
+    """A vocabulary of single bytes, in the form that llguidance reads."""
+
+    eos_token_id = _EOS
+    bos_token_id: int | None = None
+    tokens = [*(bytes([byte]) for byte in range(256)), b"<eos>"]
+    special_token_ids = [_EOS]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text if isinstance(text, bytes) else text.encode())
+
+
+@cache
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Bytes()))
