@@ -16,6 +16,8 @@ from concurrent.futures import CancelledError, Future
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
+
 from gllm.config import Config, ModelSource
 from gllm.messages import Status
 from gllm.model_config_loader import load_model_config
@@ -24,7 +26,10 @@ from gllm.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real
 from gllm.offline.options import make_config
 from gllm.offline.progress import ProgressLine
 from gllm.offline.prompts import Message, Prompt, as_prompts
+from gllm.offline.text_rules import stop_patterns, stop_strings
 from gllm.sampling_params import ParameterError, SamplingParams
+from gllm.text.bad_words import bad_word_ids
+from gllm.text.truncation import truncation_for
 
 if TYPE_CHECKING:
     from gllm.text.chat_template import ChatTemplate
@@ -286,6 +291,13 @@ class LLM:
         else:
             field, token_ids = "prompt", list(cast("list[int]", prompt))
         self._check_tokens(field, token_ids)
+        truncation = truncation_for(
+            sampling.truncate_prompt_tokens, sampling.truncation_side, sampling.max_tokens, self.max_model_len
+        )
+        if truncation is not None:
+            token_ids = truncation.cut(token_ids, self.tokenizer.encode("") if isinstance(prompt, str) else [])
+        if sampling.stop_regex:
+            stop_patterns(sampling.stop_regex)  # a wrong pattern must be told before any work is done
         room = self.max_model_len - len(token_ids)
         wanted = max(1, sampling.max_tokens or 1)
         if wanted > room:
@@ -313,9 +325,10 @@ class LLM:
         """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
         from gllm.text.answer import AnswerText
         from gllm.text.detokenizer import TextStream
-        from gllm.text.stops import StopStrings
 
-        stops = StopStrings(sampling.stop)
+        if sampling.bad_words:
+            runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer, sampling.bad_words)
+            sampling = msgspec.structs.replace(sampling, bad_word_ids=runs)
         completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
         collecting = []
         for answer in completion.outputs:
@@ -326,7 +339,8 @@ class LLM:
             )
             stream = TextStream(
                 self.tokenizer,
-                stop=stops,
+                stop=stop_strings(sampling.stop),
+                patterns=stop_patterns(sampling.stop_regex) if sampling.stop_regex else None,
                 include_stop=sampling.include_stop_str_in_output,
                 min_tokens=sampling.min_tokens,
                 skip_special_tokens=sampling.skip_special_tokens,

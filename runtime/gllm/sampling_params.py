@@ -26,7 +26,8 @@ MAX_GRAMMAR_BYTES = 65536
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to choose the next token of one request, and when to stop.
 
-    Most fields act in the worker's sampler and in the engine; those from `n` on act on text, in the gateway or in `LLM`.
+    The fields before `n` act in the worker's sampler and in the engine; `n` and those after it act in the gateway or in
+    `LLM`.
     """
 
     max_tokens: int | None = 16
@@ -126,7 +127,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             if sum(map(len, texts)) > most:
                 raise ParameterError(field, f"all texts of {field} together must not exceed {most} characters")
         if any(len(pattern) > MAX_STOP_REGEX_CHARS for pattern in self.stop_regex):
-            raise ParameterError("stop_regex", f"a pattern of stop_regex must not exceed {MAX_STOP_REGEX_CHARS} characters")
+            raise ParameterError(
+                "stop_regex", f"a pattern of stop_regex must not exceed {MAX_STOP_REGEX_CHARS} characters"
+            )
         banned = {run[0] for run in self.bad_word_ids if len(run) == 1}
         if self.allowed_token_ids and banned.issuperset(self.allowed_token_ids):
             raise ParameterError("allowed_token_ids", "bad_words leave none of the allowed_token_ids")

@@ -12,6 +12,7 @@ from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
 from gllm.gateway.text_threads import TextThreads
 from gllm.model_config import ModelConfig
+from gllm.text.stop_patterns import StopPatterns
 from gllm.text.stops import StopStrings
 from gllm.text.tool_parsers import PLAIN_JSON
 from gllm.text.tool_parsers import ToolParser as PlainToolParser
@@ -22,6 +23,7 @@ class TextStreamFactory(Protocol):
         self,
         *,
         stop: StopStrings,
+        patterns: StopPatterns | None,
         include_stop: bool,
         min_tokens: int,
         skip_special_tokens: bool,

@@ -13,13 +13,14 @@ import msgspec
 
 from gllm.engine_client.stream import EngineError
 from gllm.gateway.admission import Admission, Ticket
-from gllm.gateway.errors import ApiError, engine_dead, internal_error
+from gllm.gateway.errors import ApiError, bad_request, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine
 from gllm.gateway.metrics import Metrics
 from gllm.gateway.served_model import ServedModel
 from gllm.messages import RequestOutput, TokenLogprob
 from gllm.sampling_params import SamplingParams
 from gllm.text.answer import AnswerText
+from gllm.text.stop_patterns import PatternTooComplexError, StopPatterns
 from gllm.text.stops import StopStrings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Choice:
         model: ServedModel,
         *,
         stops: StopStrings,
+        patterns: StopPatterns | None,
         first_of_prompt: bool,
         keep_leading_space: bool,
     ) -> None:
@@ -76,6 +78,7 @@ class Choice:
         """Set by the reader: it needs nothing more of this choice."""
         stream = model.text_stream(
             stop=stops,
+            patterns=patterns,
             include_stop=sampling.include_stop_str_in_output,
             min_tokens=sampling.min_tokens,
             skip_special_tokens=sampling.skip_special_tokens,
@@ -93,7 +96,10 @@ class Choice:
             self.cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        piece = self._text.take(output)
+        try:
+            piece = self._text.take(output)
+        except PatternTooComplexError as error:
+            raise bad_request("stop_regex", str(error), "invalid_value") from error
         num_tokens = len(piece.token_ids)
         self.completion_tokens += num_tokens
         self.finish_reason = piece.finish_reason
@@ -255,6 +261,7 @@ class Generator:
         prompts: Sequence[tuple[list[int], SamplingParams]],
         *,
         n: int,
+        patterns: StopPatterns | None = None,
         priority: int,
         cache_salt: str,
         continues_text: bool,
@@ -262,6 +269,7 @@ class Generator:
     ) -> Generation:
         """`ticket` stays the caller's when this raises.
 
+        patterns: compiled from the `stop_regex` of the prompts' parameters, which is the same for all.
         continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
         """
         self.max_model_len()
@@ -275,8 +283,12 @@ class Generator:
                     request_id = f"{response_id}-{index}"
                     own = sampling.for_choice(i)
                     outputs = self.engine.generate(request_id, ids, own, priority=priority, cache_salt=cache_salt)
-                    choices.append(Choice(index, request_id, ids, own, outputs, self.model, stops=stops,
-                                          first_of_prompt=i == 0, keep_leading_space=continues_text))  # fmt: skip
+                    choices.append(
+                        Choice(
+                            index, request_id, ids, own, outputs, self.model, stops=stops, patterns=patterns,
+                            first_of_prompt=i == 0, keep_leading_space=continues_text,
+                        )
+                    )  # fmt: skip
         except EngineError as error:
             raise engine_dead(str(error)) from error
         self.metrics.submitted(n, prompts)

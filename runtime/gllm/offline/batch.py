@@ -225,6 +225,8 @@ def answer_record(
     choices = []
     for output in completion.outputs:
         choice: dict[str, Any] = {"index": output.index, "finish_reason": output.finish_reason}
+        if output.stop_reason is not None:
+            choice["stop_reason"] = output.stop_reason
         if request.chat:
             choice["message"] = {"role": "assistant", "content": output.text}
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gllm.messages import RequestOutput, TokenLogprob
 from gllm.text.answer import AnswerText
+from gllm.text.stop_patterns import PatternTooComplexError
 
 
 @dataclass
@@ -72,7 +73,11 @@ async def collect(
                     output.error or f"the engine ended it: {output.finish_reason}",
                 )
                 return
-            piece = text.take(output)
+            try:
+                piece = text.take(output)
+            except PatternTooComplexError as error:
+                answer.finish_reason, answer.error = "error", str(error)
+                return
             answer.finish_reason = piece.finish_reason
             answer.stop_reason = piece.stop_reason
             answer.token_ids += piece.token_ids

@@ -49,7 +49,7 @@ class PatternScanner:
         for pattern, matcher in self._matchers:
             for byte in data:
                 if not matcher.consume_token(byte):
-                    raise PatternTooComplexError(f"stop_regex: the pattern {pattern!r} needs too many states on this text")
+                    raise PatternTooComplexError("stop_regex: the pattern needs too many states on this answer")
                 if not ignore and matcher.is_accepting():
                     return pattern
         return None
@@ -90,10 +90,11 @@ def _limits() -> LLParserLimits:
 class _Bytes:
     """A vocabulary of single bytes, in the form that llguidance reads."""
 
-    eos_token_id = _EOS
-    bos_token_id: int | None = None
-    tokens = [*(bytes([byte]) for byte in range(256)), b"<eos>"]
-    special_token_ids = [_EOS]
+    def __init__(self) -> None:
+        self.eos_token_id = _EOS
+        self.bos_token_id: int | None = None
+        self.tokens = [*(bytes([byte]) for byte in range(256)), b"<eos>"]
+        self.special_token_ids = [_EOS]
 
     def __call__(self, text: str | bytes) -> list[int]:
         return list(text if isinstance(text, bytes) else text.encode())

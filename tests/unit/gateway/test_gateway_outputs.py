@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import httpx
@@ -203,3 +204,120 @@ def test_text_offset(http: httpx.Client, clean: RunningServer, echo: bool, promp
     assert offsets[-2] == len(text) - 1
     parts = [chunk["choices"][0]["logprobs"] for chunk in chunks_of(http, TEXT, **fields)]
     assert [offset for part in parts for offset in part["text_offset"]] == offsets
+
+
+# --- stop patterns --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_stop_regex(http: httpx.Client, clean: RunningServer, path: str) -> None:
+    says(clean, b"one 12 two")
+    for pattern in ("[0-9]{2}", ["x", "[0-9]{2}"]):
+        body = ask(http, path, stop_regex=pattern)
+        choice = body["choices"][0]
+        text = choice["text"] if path == TEXT else choice["message"]["content"]
+        assert (text, choice["finish_reason"], choice["matched_stop"]) == ("one 12", "stop", "[0-9]{2}")
+        assert body["usage"]["completion_tokens"] == 6
+    assert not ask(http, path, stop_regex="[xyz]")["choices"][0]["stop_reason"]
+    assert ask(http, path, stop_regex="[ot]", min_tokens=5)["usage"]["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_stop_regex_that_is_wrong(http: httpx.Client, path: str) -> None:
+    prompt = {"prompt": "xy"} if path == TEXT else {"messages": [{"role": "user", "content": "Hi"}]}
+    answer = http.post(path, json={**prompt, "stop_regex": ["a", "(b"]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "stop_regex")
+    assert error["message"] == "stop_regex[1]: unclosed group"
+
+
+def test_stop_regex_that_grows_too_large(http: httpx.Client, clean: RunningServer) -> None:
+    says(clean, bytes(random.Random(0).choices(b"ac", k=490)))
+    clean.engine.tokens_per_output = 490
+    answer = http.post(TEXT, json={"prompt": "x", "max_tokens": 490, "stop_regex": "a" + "(.|a.c|aa){0,400}" * 3 + "b"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "stop_regex")
+    assert "too many states" in error["message"]
+
+
+@pytest.mark.parametrize("field", ["no_stop_trim", "include_stop_str_in_output"])
+def test_the_stop_string_stays(http: httpx.Client, clean: RunningServer, field: str) -> None:
+    says(clean, b"abcde")
+    choice = ask(http, TEXT, **{"stop": "cd", field: True})["choices"][0]
+    assert (choice["text"], choice["stop_reason"]) == ("abcd", "cd")
+    assert ask(http, TEXT, **{"stop": "cd", field: False})["choices"][0]["text"] == "ab"
+
+
+# --- tokens that may come -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_allowed_token_ids_and_bad_words(http: httpx.Client, clean: RunningServer, path: str) -> None:
+    ask(http, path, allowed_token_ids=[5, 7], bad_words=["ab", " c"])
+    sampling = clean.engine.submitted[-1].sampling
+    assert sampling.allowed_token_ids == (5, 7)
+    assert sampling.bad_word_ids == ((97, 98), (32, 97, 98), (99,), (32, 99))
+    ask(http, path, allowed_token_ids=[], bad_words=[])
+    assert clean.engine.submitted[-1].sampling.bad_word_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "text"),
+    [
+        ({"allowed_token_ids": [300]}, "allowed_token_ids", "outside the model's 300 tokens"),
+        ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]", "greater than or equal to 0"),
+        ({"allowed_token_ids": [97], "bad_words": ["a"]}, "allowed_token_ids", "bad_words leave none"),
+        ({"bad_words": "a"}, "bad_words", "array"),
+        ({"bad_words": [""]}, "bad_words[0]", "at least 1 character"),
+        ({"bad_words": ["a" * 40000]}, "bad_words", "must not exceed"),
+        ({"bad_words": ["a"] * 1025}, "bad_words", "at most 1024"),
+        ({"stop_regex": ["a"] * 17}, "stop_regex", "at most 16"),
+        ({"stop_regex": 5}, "stop_regex", "a string or a list of strings"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "greater than or equal to -1"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "must be -1, or from 1"),
+        ({"truncate_prompt_tokens": 510, "max_tokens": 5}, "truncate_prompt_tokens", "from 1 to the 507"),
+        ({"truncation_side": "up", "truncate_prompt_tokens": 5}, "truncation_side", "'left' or 'right'"),
+    ],
+)
+def test_bounds(http: httpx.Client, fields: dict[str, Any], param: str, text: str) -> None:
+    for path, prompt in ((TEXT, {"prompt": "xy"}), (CHAT, {"messages": [{"role": "user", "content": "Hi"}]})):
+        answer = http.post(path, json={**prompt, **fields})
+        assert answer.status_code == 400, answer.text
+        error = answer.json()["error"]
+        assert error["param"] == param
+        assert text in error["message"]
+
+
+# --- prompts that are cut -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"truncate_prompt_tokens": 3}, b"hij"),
+        ({"truncate_prompt_tokens": 3, "truncation_side": "right"}, b"abc"),
+        ({"truncate_prompt_tokens": 3, "truncation_side": "left"}, b"hij"),
+        ({"truncate_prompt_tokens": 100}, b"abcdefghij"),
+        ({"truncate_prompt_tokens": None}, b"abcdefghij"),
+    ],
+)
+@pytest.mark.parametrize("ids", [False, True])
+def test_truncate_prompt_tokens(
+    http: httpx.Client, clean: RunningServer, fields: dict[str, Any], kept: bytes, ids: bool
+) -> None:
+    prompt: Any = [*b"abcdefghij"] if ids else "abcdefghij"
+    choice = ask(http, TEXT, prompt=prompt, echo=True, return_token_ids=True, **fields)["choices"][0]
+    assert clean.engine.submitted[-1].prompt == choice["prompt_token_ids"] == [*kept]
+    assert choice["text"] == kept.decode() + "Hello world"
+
+
+def test_truncated_to_what_fits(http: httpx.Client, clean: RunningServer) -> None:
+    """Also a text that could not fit however it is tokenized."""
+    body = ask(http, TEXT, prompt="a" * 100_000 + "b", truncate_prompt_tokens=-1, max_tokens=12)
+    assert body["usage"]["prompt_tokens"] == 500
+    assert clean.engine.submitted[-1].prompt[-1] == ord("b")
+    messages = [{"role": "user", "content": "a" * 100_000}]
+    body = ask(http, CHAT, messages=messages, truncate_prompt_tokens=-1, max_tokens=12)
+    assert body["usage"]["prompt_tokens"] == 500
+    assert bytes(clean.engine.submitted[-1].prompt).endswith(b"aaa\n<assistant>")
+    assert ask(http, CHAT, messages=messages, truncate_prompt_tokens=-1)["usage"]["completion_tokens"] == 1

@@ -59,10 +59,30 @@ def test_n_answers_have_their_own_seeds(llm: LLM, fakes: Fakes) -> None:
 def test_stop_strings_cut_text_tokens_and_logprobs(llm: LLM, fakes: Fakes) -> None:
     [completion] = llm.generate("hello world", SamplingParams(stop=("O W",), max_tokens=20, logprobs=0))
     answer = completion.outputs[0]
-    assert (answer.text, answer.finish_reason) == ("HELL", "stop")
+    assert (answer.text, answer.finish_reason, answer.stop_reason) == ("HELL", "stop", "O W")
     assert bytes(answer.token_ids) == b"HELLO W"
     assert len(answer.logprobs) == 7
     wait_until(lambda: fakes.client.left)
+
+
+def test_stop_patterns_end_answers(llm: LLM) -> None:
+    [completion] = llm.generate("hello world", SamplingParams(stop_regex=("O.W",), max_tokens=20))
+    answer = completion.outputs[0]
+    assert (answer.text, answer.finish_reason, answer.stop_reason) == ("HELLO W", "stop", "O.W")
+
+
+def test_bad_words_become_tokens(llm: LLM, fakes: Fakes) -> None:
+    llm.generate("x", SamplingParams(bad_words=("no",), allowed_token_ids=(1, 2)))
+    sampling = fakes.client.submitted[-1][1]
+    assert sampling.bad_word_ids == (tuple(b"no"), tuple(b" no"))
+    assert sampling.allowed_token_ids == (1, 2)
+
+
+def test_long_prompts_are_cut_if_asked_for(llm: LLM) -> None:
+    [completion] = llm.generate("x" * 100 + "abc", SamplingParams(truncate_prompt_tokens=-1, max_tokens=10))
+    assert bytes(completion.prompt_token_ids) == b"x" * 51 + b"abc"
+    [completion] = llm.generate("abcdef", SamplingParams(truncate_prompt_tokens=3, truncation_side="right"))
+    assert completion.text == "ABC"
 
 
 def test_scoring_only(llm: LLM, fakes: Fakes) -> None:
@@ -111,6 +131,8 @@ def test_huge_batches_are_fed_in_slowly(llm: LLM, fakes: Fakes) -> None:
         ([{"role": "user"}], SamplingParams(), "use chat"),
         ("x" * 64, SamplingParams(max_tokens=1), "context has 64"),
         ("x" * 10, SamplingParams(max_tokens=60), "context has 64"),
+        ("x", SamplingParams(stop_regex=("(",)), "unclosed group"),
+        ("x", SamplingParams(truncate_prompt_tokens=60), "from 1 to the 48"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_any_work(llm: LLM, fakes: Fakes, prompt, sampling, message) -> None:

@@ -74,7 +74,6 @@ REFUSED: dict[str, Refused] = {
     # SGLang
     "separate_reasoning": Refused("reasoning is separated when the server has a reasoning parser", (True,)),
     "stream_reasoning": Refused("reasoning is streamed as it is generated", (True,)),
-    "no_stop_trim": Refused("use 'include_stop_str_in_output'"),
     "lora_path": Refused("there are no adapters"),
     "session_params": Refused("send the whole conversation"),
     "return_hidden_states": Refused("hidden states are not returned"),

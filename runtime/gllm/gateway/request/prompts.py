@@ -12,8 +12,11 @@ from gllm.gateway.request.completion_schema import CompletionRequest
 from gllm.gateway.request.message_schema import ChatMessage, Tool, template_messages
 from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
+from gllm.sampling_params import MAX_BAD_WORD_CHARS, ParameterError
+from gllm.text.bad_words import bad_word_ids
 from gllm.text.chat_template import check_template_kwargs
 from gllm.text.tokenizer import TooManyTokensError
+from gllm.text.truncation import Truncation, truncation_for
 
 
 def tool_dicts(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
@@ -55,12 +58,28 @@ def _effort(reasoning_effort: str | None) -> dict[str, Any]:
     return {"reasoning_effort": reasoning_effort, **thinking}
 
 
-def encode(model: ServedModel, text: str, add_special_tokens: bool, max_model_len: int, param: str) -> list[int]:
-    """Token ids; refuses at once a text that is too long however it is tokenised."""
+def encode(
+    model: ServedModel,
+    text: str,
+    add_special_tokens: bool,
+    max_model_len: int,
+    param: str,
+    truncation: Truncation | None = None,
+) -> list[int]:
+    """Token ids; refuses at once a text that is too long however it is tokenised, unless it is to be cut."""
+    if truncation is not None:
+        leading = model.tokenizer.encode("", add_special_tokens=add_special_tokens)
+        return truncation.cut(_encode(model, text, add_special_tokens, None, param), leading)
     if len(text) > max_model_len * model.longest_token:
         raise context_too_long(
             f"The prompt has {len(text)} characters, which cannot fit the context of {max_model_len} tokens.", param
         )
+    return _encode(model, text, add_special_tokens, max_model_len, param)
+
+
+def _encode(
+    model: ServedModel, text: str, add_special_tokens: bool, max_model_len: int | None, param: str
+) -> list[int]:
     try:
         ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens, max_tokens=max_model_len)
     except TooManyTokensError as error:
@@ -78,6 +97,20 @@ class Prompt(msgspec.Struct):
     text: str
     """Empty if it came as token ids and is not echoed."""
     token_ids: list[int]
+
+
+def bad_words_of(model: ServedModel, request: GenerationRequest) -> tuple[tuple[int, ...], ...]:
+    """The runs of tokens that the request forbids. Raises ApiError or ParameterError."""
+    if not request.bad_words:
+        return ()
+    if sum(map(len, request.bad_words)) > MAX_BAD_WORD_CHARS:
+        raise ParameterError("bad_words", f"all bad_words together must not exceed {MAX_BAD_WORD_CHARS} characters")
+    try:
+        runs = bad_word_ids(model.tokenizer, request.bad_words)
+    except ValueError as error:
+        raise bad_request("bad_words", str(error), "invalid_value") from error
+    model.check_token_ids([token for run in runs for token in run], "bad_words")
+    return runs
 
 
 def prompts_of(model: ServedModel, request: GenerationRequest, max_model_len: int) -> list[Prompt]:
@@ -105,13 +138,30 @@ def _chat_prompt(model: ServedModel, request: ChatRequest, max_model_len: int) -
         template_kwargs=request.chat_template_kwargs,
         reasoning_effort=request.reasoning_effort,
     )
-    return Prompt(text, encode(model, text, bool(request.add_special_tokens), max_model_len, "messages"))
+    truncation = _truncation(request, max_model_len)
+    ids = encode(model, text, bool(request.add_special_tokens), max_model_len, "messages", truncation)
+    return Prompt(text, ids)
 
 
 def _completion_prompt(
     model: ServedModel, request: CompletionRequest, prompt: str | list[int], max_model_len: int
 ) -> Prompt:
+    truncation = _truncation(request, max_model_len)
+    leading = 0
     if isinstance(prompt, str):
-        return Prompt(prompt, encode(model, prompt, request.add_special_tokens is not False, max_model_len, "prompt"))
-    model.check_token_ids(prompt, "prompt")
-    return Prompt(model.tokenizer.decode(prompt, skip_special_tokens=False) if request.echo else "", prompt)
+        special = request.add_special_tokens is not False
+        ids = encode(model, prompt, special, max_model_len, "prompt", truncation)
+        if truncation is None or len(ids) < truncation.keep:
+            return Prompt(prompt, ids)
+        while ids[leading] in model.tokenizer.special_token_ids and leading < len(ids) - 1:
+            leading += 1
+    else:
+        model.check_token_ids(prompt, "prompt")
+        ids = prompt if truncation is None else truncation.cut(prompt, [])
+    text = model.tokenizer.decode(ids[leading:], skip_special_tokens=False) if request.echo else ""
+    return Prompt(text, ids)
+
+
+def _truncation(request: GenerationRequest, max_model_len: int) -> Truncation | None:
+    side = request.truncation_side or "left"
+    return truncation_for(request.truncate_prompt_tokens, side, request.output_limit, max_model_len)

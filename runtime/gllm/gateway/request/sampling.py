@@ -17,9 +17,14 @@ _DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_pe
 
 
 def sampling_for(
-    request: GenerationRequest, model: ServedModel, prompt_tokens: int, max_model_len: int, grammar: str | None
+    request: GenerationRequest,
+    model: ServedModel,
+    prompt_tokens: int,
+    max_model_len: int,
+    grammar: str | None,
+    bad_words: tuple[tuple[int, ...], ...],
 ) -> SamplingParams:
-    """Raises ApiError if the context is too short.
+    """bad_words: the request's, as tokens. Raises ApiError if the context is too short.
 
     Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
     """
@@ -28,11 +33,15 @@ def sampling_for(
         value = getattr(request, field)
         if value is not None:
             values[field] = value
-    if request.stop is not None:
-        values["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
-    if request.stop_token_ids:
-        model.check_token_ids(request.stop_token_ids, "stop_token_ids")
-        values["stop_token_ids"] = tuple(request.stop_token_ids)
+    if request.no_stop_trim:
+        values["include_stop_str_in_output"] = True
+    for field in ("stop", "stop_regex"):
+        texts = getattr(request, field) or ()
+        values[field] = (texts,) if isinstance(texts, str) else tuple(texts)
+    for field in ("stop_token_ids", "allowed_token_ids"):
+        token_ids = getattr(request, field) or ()
+        model.check_token_ids(token_ids, field)
+        values[field] = tuple(token_ids)
     if request.logit_bias:
         bias = {int(token): value for token, value in request.logit_bias.items()}
         model.check_token_ids(list(bias), "logit_bias")
@@ -42,6 +51,7 @@ def sampling_for(
         logprobs=request.num_logprobs,
         prompt_logprobs=request.num_prompt_logprobs,
         grammar=grammar,
+        bad_word_ids=bad_words,
         **values,
     )
 

@@ -1,0 +1,11 @@
+"""What sampling parameters ask of an answer's text, prepared once for all prompts that share them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from gllm.text.stop_patterns import StopPatterns
+from gllm.text.stops import StopStrings
+
+stop_strings = lru_cache(16)(StopStrings)
+stop_patterns = lru_cache(16)(StopPatterns)
