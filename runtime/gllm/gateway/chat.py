@@ -98,7 +98,8 @@ class _Answer:
             logprobs, ids = None, {}
         if ends:
             stopped_by = self._turn.choices[delta.index].stopped_by
-            yield chunks.delta(delta.index, fields if shares else {}, logprobs, delta.finish_reason, stopped_by | ids)
+            last = {"content": "", **fields} if shares else {"content": ""}
+            yield chunks.delta(delta.index, last, logprobs, delta.finish_reason, stopped_by | ids)
 
     def _prompt_ids(self) -> dict[str, Any]:
         return {"prompt_token_ids": self._turn.prompt.token_ids} if self._turn.request.return_token_ids else {}

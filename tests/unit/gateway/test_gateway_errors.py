@@ -87,9 +87,15 @@ def test_deep_param(http: httpx.Client) -> None:
 
 
 def test_a_field_given_twice(http: httpx.Client) -> None:
-    content = '{"prompt": "a", "max_tokens": 1, "max_tokens": 2}'
-    answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
-    assert error_of(answer, 400, "invalid_value")["param"] == "max_tokens"
+    for fields, param in (
+        ('"max_tokens": 1, "max_tokens": 2', "max_tokens"),
+        ('"logit_bias": {"7": 1, "8": 1, "7": 2}', "logit_bias.7"),
+    ):
+        content = '{"prompt": "a", ' + fields + "}"
+        answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+        error = error_of(answer, 400, "invalid_value")
+        assert error["param"] == param
+        assert f"'{param}' is given twice" in error["message"]
 
 
 @pytest.mark.parametrize("half", [r"\ud83d", r"\ud83d!", r"\ude00", r"a\ude00\ud83d"])

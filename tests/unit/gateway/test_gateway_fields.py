@@ -13,7 +13,7 @@ from openai.types.chat import completion_create_params as chat_create_params
 
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gllm.gateway.request.fields import HINTS, OPTION_OBJECTS, REFUSED
+from gllm.gateway.request.fields import EMPTY, HINTS, REFUSED
 from gllm.gateway.request.schema import Body
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -35,7 +35,7 @@ def test_every_field_has_one_fate() -> None:
     both = set(ChatRequest.model_fields) & set(CompletionRequest.model_fields)
     assert not set(HINTS) & set(REFUSED)
     assert not (set(HINTS) | set(REFUSED)) & both
-    assert set(ChatRequest.model_fields) | set(CompletionRequest.model_fields) >= OPTION_OBJECTS
+    assert set(EMPTY) <= set(ChatRequest.model_fields) | set(CompletionRequest.model_fields)
 
 
 def test_openais_client_knows_no_other_fields() -> None:
@@ -74,9 +74,12 @@ def test_hints_may_have_any_value(schema: type[Body], body: dict[str, Any]) -> N
             assert schema.model_validate({**body, field: value}) == plain, (field, value)
 
 
-@pytest.mark.parametrize("field", sorted(OPTION_OBJECTS))
-def test_empty_options_are_not_given(field: str) -> None:
-    assert ChatRequest.model_validate({**CHAT, field: {}}) == ChatRequest.model_validate(CHAT)
+@pytest.mark.parametrize(("schema", "body"), BODIES)
+def test_empty_values_of_implemented_fields_are_not_given(schema: type[Body], body: dict[str, Any]) -> None:
+    plain = schema.model_validate(body)
+    for field in set(EMPTY) & set(schema.model_fields):
+        for value in EMPTY[field]:
+            assert schema.model_validate({**body, field: value}) == plain, (field, value)
 
 
 @pytest.mark.parametrize("field", sorted([*REFUSED, "foo", "Foo-Bar"]))
@@ -117,6 +120,7 @@ def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: st
         {"tools": [], "tool_choice": None},
         {"response_format": {"type": "text", "json_schema": None}},
         {"structured_outputs": {"json": None, "json_object": False, "disable_additional_properties": False}},
+        {"structured_outputs": {"regex": "a", "disable_any_whitespace": True, "disable_fallback": True}},
         {"logit_bias": {"5": None}},
         {"max_tokens": 16.0, "seed": 7.0, "stop_token_ids": [3.0]},
         {"model": ""},
@@ -140,6 +144,8 @@ def test_accepted(http: httpx.Client, fields: dict[str, Any]) -> None:
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"stream_options": {"foo": 1}}, "stream_options.foo", "not supported"),
         ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs.structural_tag", "not supported"),
+        ({"messages": 5}, "messages", "valid array"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "a string or a list of parts"),
         ({"max_tokens": 16.5}, "max_tokens", "valid integer"),
     ],
 )
@@ -171,6 +177,18 @@ def test_sampling_fields_reach_the_engine(
     assert stream.sampling.logit_bias == {5: -7.0}
     assert stream.sampling.max_tokens == 9
     assert (stream.priority, stream.cache_salt) == (-2, "salt")
+
+
+@pytest.mark.parametrize(("prompt", "ids"), [([72.0, 105.0], [[72, 105]]), ([[72.0], [105.0]], [[72], [105]])])
+def test_whole_numbers_in_lists(http: httpx.Client, clean: RunningServer, prompt: Any, ids: Any) -> None:
+    assert http.post("/v1/completions", json={"prompt": prompt}).status_code == 200
+    assert sorted(stream.prompt for stream in clean.engine.submitted) == ids
+
+
+def test_a_prompt_of_a_wrong_type(http: httpx.Client) -> None:
+    error = http.post("/v1/completions", json={"prompt": {"text": "a"}}).json()["error"]
+    assert error["param"] == "prompt"
+    assert "a string, a list of strings, token ids or a list of lists of token ids" in error["message"]
 
 
 def test_a_completion_without_max_tokens_has_openais(http: httpx.Client, clean: RunningServer) -> None:

@@ -113,7 +113,7 @@ def test_the_older_form_of_calls() -> None:
     call, result, again = shown(
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "name": "f", "content": "warm"},
-        {"role": "assistant", "content": "a", "function_call": {}},
+        {"role": "assistant", "content": "a", "function_call": ""},
     )
     (made,) = call["tool_calls"]
     assert made["function"] == {"name": "f", "arguments": "{}"}

@@ -42,7 +42,7 @@ def test_chat_shapes(http: httpx.Client, clean: RunningServer) -> None:
         chunk({"role": "assistant", "content": ""}),
         chunk({"content": "H"}),
         chunk({"content": "i"}),
-        chunk({}, **BY_EOS),
+        chunk({"content": ""}, **BY_EOS),
     ]
 
 

@@ -18,10 +18,12 @@ DEFAULT_MAX_TOKENS = 16
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)]
 
 
-def _prompt_kind(value: Any) -> str:
+def _prompt_kind(value: Any) -> str | None:
     """The union's member by the first item: trying all four on a long list would take seconds, and say less."""
-    if not isinstance(value, list):
+    if isinstance(value, str):
         return "(text)"
+    if not isinstance(value, list):
+        return None
     first = value[0] if value else 0
     if isinstance(first, list):
         return "list[list[int]]"
@@ -41,7 +43,11 @@ Prompt = Annotated[
     | Annotated[TokenIds, Tag("list[int]")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[str]")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[list[int]]")],
-    Discriminator(_prompt_kind),
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="wrong_type",
+        custom_error_message="Input should be a string, a list of strings, token ids or a list of lists of token ids",
+    ),
     BeforeValidator(_check_num_prompts),
 ]
 

@@ -1,4 +1,4 @@
-"""The request fields that do nothing: hints, and refused fields with the values that ask for nothing.
+"""The request fields that do nothing: hints, and other fields with the values that ask for nothing.
 
 What is implemented stands in the schemas. A field that is in neither is refused, too.
 """
@@ -110,24 +110,40 @@ REFUSED: dict[str, Refused] = {
 """Fields of OpenAI and of other servers that would change the answer. A schema that implements one of them keeps it."""
 
 
-OPTION_OBJECTS = frozenset({"response_format", "structured_outputs", "stream_options", "tool_choice"})
-"""Implemented fields that ask for nothing when they are {}."""
+EMPTY: dict[str, tuple[Any, ...]] = {
+    "response_format": ({},),
+    "structured_outputs": ({},),
+    "stream_options": ({},),
+    "tool_choice": ({},),
+    "chat_template_kwargs": ([],),
+    "logit_bias": ([],),
+    "logprobs": (False,),
+    "prompt_logprobs": (False,),
+    "guided_json": ("",),
+    "guided_regex": ("",),
+    "guided_grammar": ("",),
+    "json_schema": ("",),
+    "regex": ("",),
+    "ebnf": ("",),
+    "grammar": ("",),
+    "reasoning_effort": ("",),
+}
+"""Implemented fields, and the values with which they ask for nothing, though they are of another type or too short."""
 
 
 def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[str, Any]:
-    """A request's fields without those that ask for nothing: null, hints, harmless values of refused fields."""
+    """A request's fields without those that ask for nothing: null, hints, harmless and empty values."""
 
     def asks(name: str, value: Any) -> bool:
         if value is None:
             return False
         if name in implemented:
-            return not (value == {} and name in OPTION_OBJECTS)
-        return name not in HINTS and not _harmless(name, value)
+            return not _is_one_of(value, EMPTY.get(name, ()))
+        return name not in HINTS and not (name in REFUSED and _is_one_of(value, REFUSED[name].harmless))
 
     return {name: value for name, value in body.items() if asks(name, value)}
 
 
-def _harmless(name: str, value: Any) -> bool:
+def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
     """1 and 1.0 are the same here, 1 and true are not."""
-    harmless = REFUSED[name].harmless if name in REFUSED else ()
-    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in harmless)
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known)

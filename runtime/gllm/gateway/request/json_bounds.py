@@ -30,8 +30,8 @@ r"""An escape like \ud83d without its other half. Looked for only in what is not
 
 
 def check_bounds(raw: bytes) -> None:
-    """Raises ApiError 400 for what is not a JSON object, names a field twice, or has more structure than any request
-    needs."""
+    """Raises ApiError 400 for what is not a JSON object, has more structure than any request needs, or gives a field
+    twice, be it of the body or of an object in it, such as `logit_bias`."""
     if _exceeds(raw, MAX_TOKEN_VALUES + MAX_FIELD_VALUES):
         raise _too_much(None, "The request body")
     fields = _split(raw)
@@ -39,20 +39,25 @@ def check_bounds(raw: bytes) -> None:
         raise _too_much(None, "The request body")
     for name, value in fields.items():
         limit = MAX_TOKEN_VALUES if name in TOKEN_FIELDS else MAX_FIELD_VALUES
-        if _exceeds(bytes(value), limit):
+        part = bytes(value)
+        if _exceeds(part, limit):
             raise _too_much(name[:200], f"'{name[:200]}'")
+        if part.startswith(b"{"):
+            _split(part, f"{name}.")
 
 
 class _Name(str):
     """A field's name: msgspec hands over each that it meets, also one that it met before."""
 
 
-def _split(raw: bytes) -> dict[_Name, msgspec.Raw]:
+def _split(raw: bytes, path: str = "") -> dict[_Name, msgspec.Raw]:
+    """The fields of an object, not decoded. path: what errors put before their names."""
     names: set[str] = set()
 
     def name(_: type, value: Any) -> _Name:
         if value in names:
-            raise bad_request(value[:200], f"The field '{value[:200]}' is given twice.", "invalid_value")
+            field = (path + value)[:200]
+            raise bad_request(field, f"The field '{field}' is given twice.", "invalid_value")
         names.add(value)
         return _Name(value)
 

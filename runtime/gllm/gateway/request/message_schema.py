@@ -3,7 +3,7 @@ clients send back what other servers put into their answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, Tag, field_validator, model_validator
@@ -89,7 +89,8 @@ class ChatMessage(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _no_empty_call(cls, message: Any) -> Any:
-        if isinstance(message, dict) and message.get("function_call") == {}:
+        """Clients that know the older form send it empty."""
+        if isinstance(message, dict) and message.get("function_call") in ({}, "", []):
             return {key: value for key, value in message.items() if key != "function_call"}
         return message
 
@@ -123,11 +124,16 @@ class ChatMessage(Tolerant):
 
 
 def num_chars(messages: Iterable[ChatMessage]) -> int:
-    """Characters of the messages' contents."""
-    return sum(
-        len(content) if isinstance(content, str) else sum(len(part.text) for part in content or ())
-        for content in (message.content for message in messages)
-    )
+    """Characters of the messages' contents and of the arguments of their tool calls."""
+
+    def texts(message: ChatMessage) -> Iterator[str]:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text for part in message.content or ())
+        yield from (str(call.function.arguments) for call in message.tool_calls or ())
+
+    return sum(len(text) for message in messages for text in texts(message))
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:

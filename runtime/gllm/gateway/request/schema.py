@@ -143,7 +143,7 @@ def _whole_numbers(value: Any) -> Any:
     """16.0 as 16: clients whose language has one kind of number mean an integer where one is due."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
-    if isinstance(value, list) and value and isinstance(value[0], float):
+    if isinstance(value, list) and value and isinstance(value[0], float | list):
         return [_whole_numbers(item) for item in value]
     return value
 
@@ -208,6 +208,8 @@ class StructuredOutputs(Schema):
     json_object: bool | None = None
     disable_additional_properties: bool | None = None
     """Nothing to do: objects that list their properties allow no others, unless the schema says so."""
+    disable_fallback: bool | None = None
+    """Nothing to do: there is no second backend."""
     disable_any_whitespace: bool | None = None
     """true: no white space between the values of JSON."""
 
