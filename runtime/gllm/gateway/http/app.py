@@ -10,13 +10,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
+from gllm.gateway.anthropic.routes import messages_routes
 from gllm.gateway.errors import ApiError, from_parameter_error, internal_error
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.cors import Cors
 from gllm.gateway.http.errors import error_response, from_http_status, not_offered
-from gllm.gateway.http.middleware import ApiKey, Outermost
+from gllm.gateway.http.middleware import ApiKey, Outermost, Paths
 from gllm.gateway.http.openapi import build_openapi
-from gllm.gateway.http.paths import Paths, canonical, why_not_offered
+from gllm.gateway.http.paths import canonical, why_not_offered
 from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
 from gllm.gateway.http.server_routes import server_routes
 from gllm.gateway.http.sse import ClientGoneError
@@ -26,7 +27,7 @@ from gllm.sampling_params import ParameterError
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (generation_routes, responses_routes, text_routes, info_routes, server_routes):
+    for routes in (generation_routes, responses_routes, messages_routes, text_routes, info_routes, server_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)
@@ -58,24 +59,25 @@ def create_app(gateway: Gateway) -> ASGIApp:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _parameter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParameterError)
-    return error_response(from_parameter_error(error))
+    return error_response(from_parameter_error(error), request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404 and (lack := why_not_offered(path)):
-        return error_response(not_offered(lack))
-    return error_response(from_http_status(error.status_code, path, request.method, error.headers))
+        return error_response(not_offered(lack), request.scope)
+    shown = from_http_status(error.status_code, path, request.method, error.headers)
+    return error_response(shown, request.scope)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    return error_response(internal_error())
+    return error_response(internal_error(), request.scope)
 
 
 class _Nothing(Response):

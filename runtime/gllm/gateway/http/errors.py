@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
+from gllm.gateway.anthropic.errors import error_object, speaks_anthropic
 from gllm.gateway.errors import ApiError, internal_error
+from gllm.gateway.http.paths import canonical
+
+REQUEST_ID = "gllm.request_id"
+"""Where the scope's state has the request's id."""
 
 
-def error_response(error: ApiError) -> Response:
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """In the shape of the protocol that the path belongs to."""
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -17,7 +25,10 @@ def error_response(error: ApiError) -> Response:
         headers["Allow"] = error.allow
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(error.body(), error.status, headers=headers, media_type="application/json")
+    body = error.body()
+    if speaks_anthropic(canonical(scope["path"])):
+        body = msgspec.json.encode(error_object(error, scope["state"].get(REQUEST_ID)))
+    return Response(body, error.status, headers=headers, media_type="application/json")
 
 
 def not_offered(lack: str) -> ApiError:

@@ -15,8 +15,10 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gllm.gateway.errors import unauthorized
-from gllm.gateway.http.errors import error_response
+from gllm.gateway.anthropic.errors import speaks_anthropic
+from gllm.gateway.errors import bad_request, unauthorized
+from gllm.gateway.http.errors import REQUEST_ID, error_response
+from gllm.gateway.http.paths import canonical
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,27 @@ class ApiKey:
             is_bearer = hmac.compare_digest(bearer.strip(), self._key) and scheme.lower() == b"bearer"
             is_key = hmac.compare_digest(header(scope, b"x-api-key").strip(), self._key)
             if not (is_bearer or is_key):
-                await error_response(unauthorized())(scope, receive, send)
+                await error_response(unauthorized(), scope)(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+
+class Paths:
+    """Routes see canonical paths, and GET for HEAD: the server sends no body for HEAD, whatever the route says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            hosts = sum(name == b"host" for name, _ in scope["headers"])
+            if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+                error = bad_request(None, "An HTTP/1.1 request has exactly one Host header.", "invalid_http")
+                await error_response(error, scope)(scope, receive, send)
+                return
+            # A new scope: uvicorn looks at the method of its own to leave out the body.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            scope = {**scope, "path": canonical(scope["path"]), "method": method}
         await self._app(scope, receive, send)
 
 
@@ -80,6 +101,10 @@ class Outermost:
         started = time.monotonic()
         given = header(scope, b"x-request-id")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})[REQUEST_ID] = request_id.decode()
+        ids = [(b"x-request-id", request_id)]
+        if speaks_anthropic(canonical(scope["path"])):
+            ids.append((b"request-id", request_id))
         status = 0
         complete = False
 
@@ -87,7 +112,7 @@ class Outermost:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *ids]
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
             await send(message)

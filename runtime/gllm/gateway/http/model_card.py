@@ -24,6 +24,7 @@ def model_card(gateway: Gateway) -> dict[str, Any]:
         # Anthropic
         "type": "model",
         "display_name": name,
+        "lifecycle": "active",
         "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
     }
 

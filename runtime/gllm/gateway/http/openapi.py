@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from gllm.gateway.anthropic.schema import CountTokensRequest, MessagesRequest
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.fields import HINTS
@@ -20,6 +21,8 @@ BODIES: dict[str, type[Schema]] = {
     "/v1/responses": ResponsesRequest,
     "/v1/responses/input_tokens": ResponsesRequest,
     "/v1/responses/compact": CompactRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountTokensRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

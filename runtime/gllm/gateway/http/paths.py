@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from gllm.gateway.errors import bad_request
-from gllm.gateway.http.errors import error_response
-
 _WITHOUT_V1 = ("/chat/completions", "/completions", "/models", "/responses", "/messages")
 """A client whose base URL lacks `/v1` asks for these."""
 
@@ -44,22 +39,3 @@ def why_not_offered(path: str) -> str:
     if parts[0] in ("v1", "v2"):
         parts = parts[1:]
     return _NOT_OFFERED.get(parts[0], "") if parts else ""
-
-
-class Paths:
-    """Routes see canonical paths, and GET for HEAD: the server sends no body for HEAD, whatever the route says."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            hosts = sum(name == b"host" for name, _ in scope["headers"])
-            if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
-                error = bad_request(None, "An HTTP/1.1 request has exactly one Host header.", "invalid_http")
-                await error_response(error)(scope, receive, send)
-                return
-            # A new scope: uvicorn looks at the method of its own to leave out the body.
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            scope = {**scope, "path": canonical(scope["path"]), "method": method}
-        await self._app(scope, receive, send)

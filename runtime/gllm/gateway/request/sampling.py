@@ -60,6 +60,8 @@ def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len
     """How many tokens to generate. Unset: the default, or whatever the context has room for if that is less."""
     requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
     room = max_model_len - prompt_tokens
+    if request.ends_with_context:
+        requested, fill = None, requested
     if requested is None:
         if room < 1:
             raise context_too_long(

@@ -235,6 +235,8 @@ class GenerationRequest(Body):
     """The field that an error about the prompt names."""
     default_max_tokens: ClassVar[int | None] = None
     """None: as many as the context has room for."""
+    ends_with_context: ClassVar[bool] = False
+    """An answer that fills the context ends there; else more tokens than there is room for are refused."""
 
     model: Label | None = None
     """None: the served model."""

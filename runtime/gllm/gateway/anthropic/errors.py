@@ -1,0 +1,27 @@
+"""Errors in Anthropic's shape: `{"type": "error", "error": {"type", "message"}, "request_id"}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gllm.gateway.errors import ApiError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether this canonical path is one of Anthropic's."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def error_object(error: ApiError, request_id: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(error.status, "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
