@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 _FOR_SUPERVISOR = signal.SIGUSR2
 _WAIT_SECONDS = 1.0
 """A process answers within milliseconds, whatever its threads do, unless the kernel does not let it run."""
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.2
+"""What has not grown for so long is complete."""
 _NOTHING = "tells no stacks: it has not started yet, or the kernel does not let it run"
 
 
@@ -43,15 +44,16 @@ async def log_stacks(children: Sequence[Child], config: Config) -> None:
         if path.exists():
             child.send(_FOR_SUPERVISOR)
     deadline = time.monotonic() + _WAIT_SECONDS
-    texts: dict[str, str] = {}
+    texts: dict[Child, str] = {}
     while time.monotonic() < deadline:
         await asyncio.sleep(_LOOK_SECONDS)
-        before, texts = texts, {child.role: _read(path) for child, path in files.items() if child.exit_status is None}
-        if texts == before and all(texts.values()):
+        before, texts = texts, {child: _read(path) for child, path in files.items()}
+        if texts == before and all(text or child.exit_status is not None for child, text in texts.items()):
             break
-    for role, text in texts.items():
-        for line in filter(None, text.splitlines() or [_NOTHING]):
-            _log.error("%s %s", role, line)
+    for child, text in texts.items():
+        silent = [_NOTHING] if child.exit_status is None else []
+        for line in filter(None, text.splitlines() or silent):
+            _log.error("%s %s", child.role, line)
 
 
 def _file(run_dir: str, role: str, epoch: int) -> Path:

@@ -32,7 +32,8 @@ show_stacks_on_signal(config, f"worker-{os.environ['RANK']}")
 import ctypes
 def waits_for_a_peer():
     note("stuck")
-    ctypes.PyDLL(None).sleep(600)  # Holds the interpreter's lock, as a stuck library may.
+    while True:
+        ctypes.PyDLL(None).sleep(600)  # Holds the interpreter's lock, as a stuck library may.
 waits_for_a_peer()
 """
 
