@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ import typer
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import (
     ENGINE_FLAGS,
+    GATEWAY_FLAGS,
     PROMPT_FLAGS,
     SOURCE_FLAGS,
     LogLevelOption,
@@ -32,13 +33,18 @@ from gllm.offline.batch import (
     write_record,
 )
 from gllm.offline.progress import ProgressLine
+from gllm.offline.prompts import Prompt
 from gllm.sampling_params import ParameterError, SamplingParams
 
 if TYPE_CHECKING:
     from gllm.llm import LLM
-from gllm.offline.prompts import Prompt
 
-_FLAGS = SOURCE_FLAGS + ENGINE_FLAGS + PROMPT_FLAGS
+_FLAGS = (
+    SOURCE_FLAGS
+    + ENGINE_FLAGS
+    + PROMPT_FLAGS
+    + tuple(flag for flag in GATEWAY_FLAGS if flag.name == "served_model_name")
+)
 
 _LINES = """
 Input lines, one JSON object each:
@@ -50,7 +56,8 @@ Input lines, one JSON object each:
 {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {...}} (OpenAI's batch format)
 
 Output lines are OpenAI's batch output, in the order in which answers get ready. A line that cannot be answered gets a
-record whose `error` names its line and field. Run the same command again to go on after an interruption.
+record whose `error` names its line and field. Run the same command again to go on after an interruption, or to try the
+lines again that have no answer. A line's `model`, if it has one, must be this run's name.
 """
 
 
@@ -60,7 +67,7 @@ def generate(
     *,
     input: Annotated[str, typer.Option("--input", "-i", help="JSON lines to answer; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", help="JSON lines with the answers; - is stdout.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Answer everything anew; do not resume.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Answer every line again; do not resume.")] = False,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=0, help="Longest answer, for lines that do not say; 0: what fits.")
     ] = 256,
@@ -72,77 +79,91 @@ def generate(
     flags: dict[str, Any],
 ) -> None:
     """Answer a file of prompts offline: JSON lines in and out, resumable."""
-    config = make_config(model, flags, log_level=log_level)
     with quiet_end(), contextlib.ExitStack() as stack:
         given: dict[str, Any] = {"max_tokens": max_tokens or None, "temperature": temperature, "top_p": top_p}
         defaults = {name: value for name, value in given.items() if value is not None}
-        # Wrong values and files are told before a model is loaded.
+        # Wrong values and files are told before a model is looked for.
         SamplingParams(**defaults)
-        lines, total = _open_input(input, stack)
+        _check_input(input)
         done = frozenset[str]() if overwrite or output == "-" else finished_ids(Path(output))
+        config = make_config(model, flags, log_level=log_level)
+        name = config.gateway.served_model_name
         out = sys.stdout
         if output != "-":
             out = stack.enter_context(Path(output).open("w" if overwrite else "a", encoding="utf-8"))
         if done:
             print(f"gllm: {len(done)} answers are there already", file=sys.stderr)
-        line = ProgressLine(None if total is None else max(0, total - len(done)))
-        llm = stack.enter_context(offline_llm(config))
-        try:
-            run_batch(llm, lines, out, defaults, done, line, config.gateway.served_model_name)
-        finally:
-            line.finish()
+        requests = partial(read_requests, skip=done, model=name)
+        total, good = _count(input, requests, defaults)
+        line = ProgressLine(total)
+        with _lines(input) as lines:
+            if good:
+                llm = stack.enter_context(offline_llm(config))
+                run_batch(llm, requests(lines, partial(llm.default_sampling, **defaults)), out, line, name)
+            else:
+                list(_good_lines(requests(lines, partial(SamplingParams, **defaults)), out, line))
     if line.failed:
         print(f"gllm: {line.failed} lines have no answer; see `error` in the output", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def run_batch(
-    llm: LLM,
-    lines: Iterable[bytes],
-    out: IO[str],
-    defaults: dict[str, Any],
-    done: frozenset[str],
-    progress: ProgressLine,
-    model_name: str,
+    llm: LLM, requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: ProgressLine, model_name: str
 ) -> None:
-    """Answer every line whose id is not in `done`, writing each record as soon as it is there.
-
-    defaults: sampling parameters for lines that do not set them; the rest is the model's own.
-    """
-    default = partial(_with_defaults, llm, defaults)
-
-    def fail(custom_id: str, number: int, field: str, message: str) -> None:
-        write_record(out, error_record(custom_id, number, field, message))
-        progress.update(0, failed=True)
-
-    def good_lines() -> Iterator[tuple[BatchRequest, Prompt, SamplingParams]]:
-        for request in read_requests(lines, default, done):
-            if isinstance(request, BadLine):
-                fail(request.custom_id, request.line, request.field, request.message)
-            else:
-                yield request, request.prompt, request.sampling
-
-    for request, completion in llm.generate_unordered(good_lines()):
-        if isinstance(completion, Exception):
-            field = completion.param if isinstance(completion, ParameterError) else "prompt"
-            fail(request.custom_id, request.line, field, str(completion))
-            continue
-        write_record(out, answer_record(request, completion, model_name, llm.tokenizer.token_text))
-        tokens = sum(len(answer.token_ids) for answer in completion.outputs)
-        progress.update(tokens, failed=completion.error is not None)
+    """Answer every request, writing each record as soon as it is there."""
+    try:
+        good = _good_lines(requests, out, progress)
+        for request, completion in llm.generate_unordered(good):
+            if isinstance(completion, Exception):
+                field = completion.param if isinstance(completion, ParameterError) else "prompt"
+                _write_bad(BadLine(request.custom_id, request.line, field, str(completion)), out, progress)
+                continue
+            write_record(out, answer_record(request, completion, model_name, llm.tokenizer.token_text))
+            tokens = sum(len(answer.token_ids) for answer in completion.outputs)
+            progress.update(tokens, failed=completion.error is not None)
+    finally:
+        progress.finish()
 
 
-def _with_defaults(llm: LLM, defaults: dict[str, Any], **overrides: Any) -> SamplingParams:
-    return llm.default_sampling(**{**defaults, **overrides})
+def _good_lines(
+    requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: ProgressLine
+) -> Iterator[tuple[BatchRequest, Prompt, SamplingParams]]:
+    """The lines that can be served; records are written for the others."""
+    for request in requests:
+        if isinstance(request, BadLine):
+            _write_bad(request, out, progress)
+        else:
+            yield request, request.prompt, request.sampling
 
 
-def _open_input(name: str, stack: contextlib.ExitStack) -> tuple[Iterable[bytes], int | None]:
-    """(lines, how many, if that can be known)"""
+def _write_bad(line: BadLine, out: IO[str], progress: ProgressLine) -> None:
+    write_record(out, error_record(line.custom_id, line.line, line.field, line.message))
+    progress.update(0, failed=True)
+
+
+def _check_input(name: str) -> None:
+    if name != "-" and not Path(name).is_file():
+        raise ValueError(f"--input {name}: there is no such file")
+
+
+@contextlib.contextmanager
+def _lines(name: str) -> Iterator[Iterable[bytes]]:
     if name == "-":
-        return sys.stdin.buffer, None
+        yield sys.stdin.buffer
+        return
     with Path(name).open("rb") as file:
-        total = sum(1 for line in file if line.strip())
-    return stack.enter_context(Path(name).open("rb")), total
+        yield file
+
+
+def _count(
+    name: str, requests: Callable[..., Iterator[BatchRequest | BadLine]], defaults: dict[str, Any]
+) -> tuple[int | None, bool]:
+    """(lines to answer, whether any can be); (None, True) for stdin, which is read once."""
+    if name == "-":
+        return None, True
+    with _lines(name) as lines:
+        kinds = [isinstance(request, BatchRequest) for request in requests(lines, partial(SamplingParams, **defaults))]
+    return len(kinds), any(kinds)
 
 
 def register(parent: typer.Typer) -> None:

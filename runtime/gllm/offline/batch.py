@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -40,7 +41,7 @@ class BadLine(msgspec.Struct, frozen=True):
 
 
 def read_requests(
-    lines: Iterable[bytes], default: Callable[..., SamplingParams], skip: frozenset[str] = frozenset()
+    lines: Iterable[bytes], default: Callable[..., SamplingParams], skip: frozenset[str] = frozenset(), model: str = ""
 ) -> Iterator[BatchRequest | BadLine]:
     """Parse the lines one by one, without those whose id is in `skip`; blank lines are passed over.
 
@@ -49,12 +50,13 @@ def read_requests(
 
     Args:
         default: makes the sampling parameters from a line's overrides (see `LLM.default_sampling`).
+        model: the only name that a line may give its model; "": any.
     """
     seen: set[str] = set()
     for number, raw in enumerate(lines, start=1):
         if not raw.strip():
             continue
-        request = parse_line(raw, number, default)
+        request = parse_line(raw, number, default, model)
         if request.custom_id in seen:
             # An output with this id would hide the other one's at the next resume.
             request = BadLine(f"line-{number}", number, "custom_id", f"{request.custom_id!r} was used before")
@@ -63,7 +65,9 @@ def read_requests(
             yield request
 
 
-def parse_line(raw: bytes, number: int, default: Callable[..., SamplingParams]) -> BatchRequest | BadLine:
+def parse_line(
+    raw: bytes, number: int, default: Callable[..., SamplingParams], model: str = ""
+) -> BatchRequest | BadLine:
     """A request, or what is wrong with it."""
     custom_id = f"line-{number}"
     try:
@@ -78,7 +82,9 @@ def parse_line(raw: bytes, number: int, default: Callable[..., SamplingParams]) 
             if not isinstance(given, str | int):
                 raise ParameterError("custom_id", "custom_id must be a string")
             custom_id = str(given)
-        return _parse_body(custom_id, number, *_split_envelope(line), default)
+        url, body = _split_envelope(line)
+        _check_model(body.pop("model", None), model)
+        return _parse_body(custom_id, number, url, body, default)
     except ParameterError as error:
         return BadLine(custom_id, number, error.param, str(error))
     except msgspec.ValidationError as error:
@@ -106,7 +112,6 @@ def _split_envelope(line: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def _parse_body(
     custom_id: str, line: int, url: str, body: dict[str, Any], default: Callable[..., SamplingParams]
 ) -> BatchRequest:
-    body.pop("model", None)  # The command line names the model.
     if body.pop("stream", False):
         raise ParameterError("stream", "stream has no meaning in a batch: leave it out")
     chat = "messages" in body
@@ -114,6 +119,13 @@ def _parse_body(
         raise ParameterError("prompt", "the line must have either prompt or messages, as its url says")
     prompt = _messages(body.pop("messages")) if chat else _prompt(body.pop("prompt"))
     return BatchRequest(custom_id, line, prompt, _sampling(body, chat, default), chat)
+
+
+def _check_model(named: Any, served: str) -> None:
+    """As over HTTP: no name, or an empty one, means the model there is."""
+    if named and served and named != served:
+        raise ParameterError("model", f"the model {named!r} does not exist here, this run has {served!r} "
+                             "(--served-model-name sets another name)")  # fmt: skip
 
 
 def _messages(messages: Any) -> list[dict[str, Any]]:
@@ -176,32 +188,42 @@ def _grammar(response_format: Any) -> str | None:
 
 
 def finished_ids(path: Path) -> frozenset[str]:
-    """Ids that an earlier run already answered; a last line torn by a crash is cut off the file.
+    """Ids that an earlier run already answered.
 
-    Error records count as answered, so that a resumed run repeats no line that can only fail again.
-    Raises ValueError for a file that is not our output.
+    Records of errors are no answers: they are taken out of the file, as a last line torn by a crash is, so that the
+    lines are tried again. Raises ValueError for a file that is not our output, and leaves it as it is.
     """
     if not path.exists():
         return frozenset()
     done: set[str] = set()
-    with path.open("r+b") as file:
-        whole = 0
-        for number, raw in enumerate(file, start=1):
-            try:
-                record = json.loads(raw)
-                done.add(record["custom_id"])
-            except (ValueError, KeyError, TypeError):
-                if raw.endswith(b"\n"):
-                    raise ValueError(
-                        f"{path}:{number} is no record of `gllm generate`: choose another --output, or --overwrite"
-                    ) from None
-                break
-            if not raw.endswith(b"\n"):
-                done.discard(record["custom_id"])
-                break
-            whole += len(raw)
-        file.truncate(whole)
+    dropped = False
+    kept = path.with_name(f"{path.name}.answers")
+    try:
+        with path.open("rb") as file, kept.open("wb") as answers:
+            for number, raw in enumerate(file, start=1):
+                if not raw.endswith(b"\n"):
+                    dropped = True
+                elif _is_answer(raw, f"{path}:{number}", done):
+                    answers.write(raw)
+                else:
+                    dropped = True
+        if dropped:
+            kept.replace(path)
+    finally:
+        kept.unlink(missing_ok=True)
     return frozenset(done)
+
+
+def _is_answer(raw: bytes, place: str, done: set[str]) -> bool:
+    """Whether a line of an output is an answer, whose id is then added; ValueError if it is none of ours."""
+    try:
+        record = json.loads(raw)
+        custom_id, failed = record["custom_id"], record["error"] is not None
+        if not failed:
+            done.add(custom_id)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{place} is no record of `gllm generate`: choose another --output, or --overwrite") from None
+    return not failed
 
 
 def write_record(file: IO[str], record: dict[str, Any]) -> None:
@@ -213,7 +235,11 @@ def write_record(file: IO[str], record: dict[str, Any]) -> None:
 def error_record(custom_id: str, line: int, field: str, message: str) -> dict[str, Any]:
     """What is written for a line that cannot be served. `field` is "" if the engine gave it up."""
     error = {"code": "invalid_request" if field else "engine_error", "message": message, "param": field, "line": line}
-    return {"custom_id": custom_id, "response": None, "error": error}
+    return {"id": _new_id("batch_req"), "custom_id": custom_id, "response": None, "error": error}
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex}"
 
 
 def answer_record(
@@ -237,6 +263,7 @@ def answer_record(
     generated = sum(len(output.token_ids) for output in completion.outputs)
     prompt_tokens = len(completion.prompt_token_ids)
     body: dict[str, Any] = {
+        "id": f"{'chatcmpl' if request.chat else 'cmpl'}-{uuid.uuid4().hex}",
         "object": "chat.completion" if request.chat else "text_completion",
         "created": int(time.time()),
         "model": model,
@@ -251,7 +278,8 @@ def answer_record(
         body["prompt_logprobs"] = [
             _logprob(entry, token_text) if entry is not None else None for entry in completion.prompt_logprobs
         ]
-    return {"custom_id": request.custom_id, "response": {"status_code": 200, "body": body}, "error": None}
+    response = {"status_code": 200, "request_id": _new_id("req"), "body": body}
+    return {"id": _new_id("batch_req"), "custom_id": request.custom_id, "response": response, "error": None}
 
 
 def _logprob(entry: TokenLogprob, token_text: Callable[[int], str]) -> dict[str, Any]:

@@ -1,16 +1,22 @@
 """`gllm generate`: every line gets an answer or a record of what is wrong, and a resumed run repeats none."""
 
+import contextlib
 import io
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from fake_engine import Fakes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from gllm import LLM, SamplingParams
 from gllm.cli.generate import run_batch
+from gllm.cli.main import app
+from gllm.config import Config
 from gllm.offline.batch import BadLine, BatchRequest, finished_ids, parse_line, read_requests
 from gllm.offline.progress import ProgressLine
 
@@ -112,9 +118,103 @@ def run(llm: LLM, lines: list[object], out: Path) -> ProgressLine:
     raw = [json.dumps(line).encode() + b"\n" if not isinstance(line, bytes) else line for line in lines]
     progress = ProgressLine(len(raw), stream=io.StringIO())
     done = finished_ids(out)
+    default = partial(llm.default_sampling, max_tokens=40)
     with out.open("a") as file:
-        run_batch(llm, raw, file, {"max_tokens": 40}, done, progress, "fake")
+        run_batch(llm, read_requests(raw, default, done), file, progress, "fake")
     return progress
+
+
+class Command:
+    """`gllm generate` with a fake engine in place of the real one."""
+
+    def __init__(self, llm: LLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loads = 0
+        self.input, self.output = folder / "in", folder / "out"
+        model = folder / "Tiny"
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+        self._model = str(model)
+
+        @contextlib.contextmanager
+        def offline_llm(config: Config) -> Iterator[LLM]:
+            self.loads += 1
+            yield llm
+
+        monkeypatch.setattr("gllm.cli.generate.offline_llm", offline_llm)
+
+    def __call__(self, *lines: object, more: tuple[str, ...] = ()) -> int:
+        self.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        arguments = [
+            "generate",
+            self._model,
+            "-i",
+            str(self.input),
+            "-o",
+            str(self.output),
+            "--max-tokens",
+            "20",
+            *more,
+        ]
+        result = CliRunner().invoke(app, arguments)
+        self.said = result.output
+        return result.exit_code
+
+
+@pytest.fixture
+def command(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    return Command(llm, tmp_path, monkeypatch)
+
+
+def test_lines_that_failed_are_tried_again(command: Command) -> None:
+    good, bad = {"prompt": "abc", "id": "a"}, {"prompt": "!fail", "id": "b"}
+    assert command(good, bad) == 1
+    assert records(command.output)["b"]["error"]["message"] == "the sampler choked"
+    answer = records(command.output)["a"]
+    assert command(good, bad) == 1
+    assert command(good, {"prompt": "xyz", "id": "b"}) == 0
+    found = records(command.output)
+    assert found["a"] == answer
+    assert found["b"]["response"]["body"]["choices"][0]["text"] == "XYZ"
+    assert command.loads == 3
+
+
+def test_no_model_is_loaded_for_nothing(command: Command) -> None:
+    assert command({"prompt": "abc", "id": "a"}) == 0
+    assert command({"prompt": "abc", "id": "a"}) == 0
+    assert "1 answers are there already" in command.said
+    assert command({"prompt": "abc", "id": "a"}, {"prompt": ""}) == 1
+    assert records(command.output)["line-2"]["error"]["param"] == "prompt"
+    assert command() == 0
+    assert command.loads == 1
+
+
+def test_a_line_may_name_only_the_model_that_is_there(command: Command) -> None:
+    lines = [{"prompt": "a", "id": name or "none", "model": name} for name in ("Tiny", "", None, "gpt-4o-mini")]
+    lines[2]["id"] = "null"
+    assert command(*lines) == 1
+    found = records(command.output)
+    assert [name for name, record in found.items() if record["error"]] == ["gpt-4o-mini"]
+    assert found["gpt-4o-mini"]["error"]["param"] == "model"
+    assert "this run has 'Tiny'" in found["gpt-4o-mini"]["error"]["message"]
+    assert command(lines[3], more=("--served-model-name", "gpt-4o-mini")) == 0
+    assert records(command.output)["gpt-4o-mini"]["response"]["body"]["model"] == "gpt-4o-mini"
+
+
+def test_output_lines_are_openais(command: Command) -> None:
+    command({"prompt": "abc", "id": "a"}, {"prompt": "", "id": "b"})
+    found = records(command.output)
+    assert found["a"].keys() == found["b"].keys() == {"id", "custom_id", "response", "error"}
+    assert found["a"]["id"].startswith("batch_req_")
+    assert found["a"]["id"] != found["b"]["id"]
+    assert found["a"]["response"].keys() == {"status_code", "request_id", "body"}
+    assert found["a"]["response"]["body"]["id"].startswith("cmpl-")
+
+
+def test_files_that_are_not_there_are_named(command: Command) -> None:
+    assert command(more=("-i", "/no/lines.jsonl")) == 1
+    assert "gllm: error: --input /no/lines.jsonl: there is no such file" in command.said
+    assert command({"prompt": "a"}, more=("-o", "/no/folder/out")) == 1
+    assert "/no/folder/out" in command.said
 
 
 def records(path: Path) -> dict[str, dict]:
@@ -188,7 +288,8 @@ def test_what_was_ready_before_the_engine_died_is_kept(llm: LLM, fakes: Fakes, t
             yield json.dumps({"prompt": "!hang", "id": f"hang-{number}"}).encode()
         llm.engine.call(die())
 
+    requests = read_requests(lines(), llm.default_sampling)
     with out.open("w") as file, pytest.raises(RuntimeError, match="worker-0 was killed"):
-        run_batch(llm, lines(), file, {}, frozenset(), ProgressLine(None, stream=io.StringIO()), "fake")
+        run_batch(llm, requests, file, ProgressLine(None, stream=io.StringIO()), "fake")
     assert finished_ids(out) <= {"line-1", "line-2", "line-3"}
     assert finished_ids(out)
