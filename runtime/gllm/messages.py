@@ -85,14 +85,16 @@ class RequestOutput(msgspec.Struct, array_like=True):
 
 
 MICROBATCH_EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Upper bounds, inclusive, of a `TokenHistogram`'s buckets."""
+"""Upper bounds, inclusive, of the buckets that micro-batches are counted in."""
+ITERATION_EDGES = (1, *MICROBATCH_EDGES[1:])
+"""The same for steps; vLLM's edges of `iteration_tokens_total`."""
 
 
 class TokenHistogram(msgspec.Struct, array_like=True):
-    """Tokens of micro-batches of one kind, counted from the engine's start."""
+    """Tokens of micro-batches or steps of one kind, counted from the engine's start."""
 
     counts: list[int] = []
-    """Micro-batches in each bucket of MICROBATCH_EDGES, not cumulated; the last is what lies beyond."""
+    """How many there are in each bucket, not cumulated; the last is what lies beyond the edges."""
     total: int = 0
     """Tokens in all of them."""
 
@@ -125,8 +127,6 @@ class EngineStats(msgspec.Struct, array_like=True):
     """Prompt tokens looked up."""
     prefix_cache_hits: int = 0
     """Prompt tokens found."""
-    step_prefill_tokens: int = 0
-    step_decode_tokens: int = 0
     step_time: float = 0.0
     """Seconds the worker spent on the last step."""
     num_inflight: int = 0
@@ -137,6 +137,8 @@ class EngineStats(msgspec.Struct, array_like=True):
     """One for each pipeline stage."""
     microbatch_prefill: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
     microbatch_decode: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
+    iterations: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
+    """Prompt tokens computed and tokens generated, of each step that came back."""
 
 
 class Outputs(Message):

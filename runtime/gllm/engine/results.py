@@ -32,6 +32,8 @@ class ResultReader:
         self._queue = queue
         self._running = running
         self._clock = clock
+        self.num_generated = 0
+        """Tokens that the last result added to live requests."""
 
     def finish(self, seq: Sequence) -> None:
         """Forget a live request; its slot and pages are free for the next plan."""
@@ -61,11 +63,14 @@ class ResultReader:
         ready = None if running.overlap else running.ready
         client: bytes | None = None
         group: list[RequestOutput] = []
+        self.num_generated = len(sampled)
         for index, seq in enumerate(sampled):
             if seq.status is _FINISHED:
+                self.num_generated -= 1
                 continue
             token = token_ids[index]
             if token < 0:
+                self.num_generated -= 1
                 self._fail(seq, "the worker returned no token for this request", outputs)
                 continue
             tokens = seq.tokens

@@ -21,11 +21,11 @@ from gllm.engine.policies.reserve import adapted_reserve
 from gllm.engine.results import Outputs, ResultReader
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
-from gllm.engine.timing.stages import StageTracker
+from gllm.engine.timing.stages import StageTracker, TokenCounter
 from gllm.engine.timing.time_model import TimeModel, Work
 from gllm.engine.timing.time_view import predicted_times
 from gllm.engine.waiting import WaitingQueue
-from gllm.messages import EngineStats, RequestOutput, StageReport, StepPlan, StepResult
+from gllm.messages import ITERATION_EDGES, EngineStats, RequestOutput, StageReport, StepPlan, StepResult
 
 _ESTIMATED_REQUESTS = 32
 """Queued requests whose prefix hits are looked at again at each step."""
@@ -78,7 +78,7 @@ class Scheduler:
         self._num_preemptions = 0
         self._cache_queries = 0
         self._cache_hits = 0
-        self._last_work = Work()
+        self._iterations = TokenCounter(ITERATION_EDGES)
         self._works: dict[int, Work] = {}
         self._times = TimeModel(pp)
         self._last_progress = clock()
@@ -169,11 +169,13 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
         batch = self._in_flight.popleft()
-        self._last_work = batch.work
         self._last_progress = self._clock()
         self._stages.answered(self._last_progress, batch.work)
         self._step_times.append(result.elapsed)
-        return self._results.read(batch, result)
+        outputs = self._results.read(batch, result)
+        if tokens := batch.work.prefill_tokens + self._results.num_generated:
+            self._iterations.add(tokens)
+        return outputs
 
     def observe(self, report: StageReport) -> None:
         """Learn what a step cost a stage. Reports of an older epoch or of a step long past are ignored."""
@@ -224,14 +226,13 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
             prefix_cache_queries=self._cache_queries,
             prefix_cache_hits=self._cache_hits,
-            step_prefill_tokens=self._last_work.prefill_tokens,
-            step_decode_tokens=self._last_work.decode_rows,
             step_time=self._step_times[-1] if self._step_times else 0.0,
             num_inflight=len(self._in_flight),
             seconds_since_progress=now - self._last_progress if self.has_work else 0.0,
             stages=self._stages.stages(now, [stage.error for stage in self._times.stages]),
             microbatch_prefill=self._stages.prefill_tokens,
             microbatch_decode=self._stages.decode_tokens,
+            iterations=self._iterations.read(),
         )
 
     # --- decode --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gllm.gateway.interfaces import Engine
-from gllm.messages import MICROBATCH_EDGES, EngineStats
+from gllm.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
 from gllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ LATENCY_BUCKETS = (
 ITL_BUCKETS = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 )  # fmt: skip
-ITERATION_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 N_BUCKETS = (1, 2, 5, 10, 20)
 
 _LABELS = ("model_name", "engine")
@@ -82,8 +81,6 @@ class Metrics:
         )
         self._n = histogram("request_params_n", "Parameter n.", N_BUCKETS)
         self._max_tokens = histogram("request_params_max_tokens", "Parameter max_tokens.", lengths)
-        self._iteration = histogram("iteration_tokens_total", "Tokens in an engine step.", ITERATION_BUCKETS)
-        self._last_step = 0
         self.registry.register(EngineCollector(engine, labels))
 
     def rejected(self, reason: str) -> None:
@@ -103,13 +100,10 @@ class Metrics:
     def inter_token(self, seconds: float) -> None:
         self._itl.observe(seconds)
 
-    def tokens(self, count: int, stats: EngineStats) -> None:
-        """Count output tokens, and the engine step that made them if it is a new one."""
+    def tokens(self, count: int) -> None:
+        """Count output tokens."""
         if count:
             self._generation_tokens.inc(count)
-        if stats.step != self._last_step:
-            self._last_step = stats.step
-            self._iteration.observe(stats.step_prefill_tokens + stats.step_decode_tokens)
 
     def unfinished(self, reason: str) -> None:
         """A choice was cut short: `abort` by its client, `error` by the engine."""
@@ -168,13 +162,27 @@ class EngineCollector(Collector):
             family = CounterMetricFamily(f"gllm:{name}", text, labels=_LABELS)
             family.add_metric(self._labels, self._continued(name, count))
             yield family
+        waiting = GaugeMetricFamily(
+            "gllm:num_requests_waiting_by_reason", "Requests waiting to be scheduled.", labels=(*_LABELS, "reason")
+        )
+        waiting.add_metric((*self._labels, "capacity"), stats.num_waiting)
+        yield waiting
         yield from self._stages(stats)
-        yield self._microbatches(stats)
+        yield from self._histograms(stats)
         if hello is not None:
-            info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.",
-                                     labels=(*_LABELS, "block_size", "num_gpu_blocks"))  # fmt: skip
-            info.add_metric((*self._labels, str(hello.page_size), str(hello.num_pages)), 1)
-            yield info
+            yield self._cache(hello)
+
+    def _cache(self, hello: Hello) -> Metric:
+        size = hello.num_pages * hello.page_size
+        shape = {
+            "block_size": hello.page_size,
+            "num_gpu_blocks": hello.num_pages,
+            "kv_cache_size_tokens": size,
+            "kv_cache_max_concurrency": round(size / hello.max_model_len, 2),
+        }
+        info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.", labels=(*_LABELS, *shape))
+        info.add_metric((*self._labels, *map(str, shape.values())), 1)
+        return info
 
     def _stages(self, stats: EngineStats) -> Iterator[Metric]:
         """Gauges with a label for the stage; `gllm.engine.timing.stages` defines the shares."""
@@ -190,22 +198,31 @@ class EngineCollector(Collector):
                 gauge.add_metric((*self._labels, str(stage)), getattr(figures, field))
             yield gauge
 
-    def _microbatches(self, stats: EngineStats) -> Metric:
-        """Tokens of micro-batches, which the engine counts itself: many bring no output and would be missed here."""
-        family = HistogramMetricFamily(
+    def _histograms(self, stats: EngineStats) -> Iterator[Metric]:
+        """Tokens of steps, which the engine counts itself: many bring no output and would be missed here."""
+        steps = HistogramMetricFamily("gllm:iteration_tokens_total", "Tokens in an engine step.", labels=_LABELS)
+        steps.add_metric(self._labels, *self._buckets("iteration_tokens", ITERATION_EDGES, stats.iterations))
+        yield steps
+        parts = HistogramMetricFamily(
             "gllm:microbatch_tokens", "Tokens of a micro-batch by phase.", labels=(*_LABELS, "phase")
         )
         for phase, histogram in (("prefill", stats.microbatch_prefill), ("decode", stats.microbatch_decode)):
-            counts = histogram.counts or [0] * (len(MICROBATCH_EDGES) + 1)
-            bounds = [*(str(float(edge)) for edge in MICROBATCH_EDGES), "+Inf"]
-            below = 0
-            buckets = []
-            for place, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
-                below += self._continued(f"microbatch_tokens/{phase}/{place}", count)
-                buckets.append((bound, float(below)))
-            total = self._continued(f"microbatch_tokens/{phase}/sum", histogram.total)
-            family.add_metric((*self._labels, phase), buckets, float(total))
-        return family
+            buckets = self._buckets(f"microbatch_tokens/{phase}", MICROBATCH_EDGES, histogram)
+            parts.add_metric((*self._labels, phase), *buckets)
+        yield parts
+
+    def _buckets(
+        self, name: str, edges: tuple[int, ...], histogram: TokenHistogram
+    ) -> tuple[list[tuple[str, float]], float]:
+        """Cumulated counts by upper bound, and the sum; both go on over the engine's restarts."""
+        counts = histogram.counts or [0] * (len(edges) + 1)
+        bounds = [*(str(float(edge)) for edge in edges), "+Inf"]
+        below = 0
+        buckets = []
+        for place, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
+            below += self._continued(f"{name}/{place}", count)
+            buckets.append((bound, float(below)))
+        return buckets, float(self._continued(f"{name}/sum", histogram.total))
 
     def _continued(self, name: str, count: int) -> int:
         seen = self._seen.get(name, 0)

@@ -122,11 +122,10 @@ class Choice:
 class Generation:
     """All choices of one HTTP request: `start`, then `deltas`; `close` at the end, whatever happened."""
 
-    def __init__(self, choices: list[Choice], ticket: Ticket, metrics: Metrics, engine: Engine, arrived: float) -> None:
+    def __init__(self, choices: list[Choice], ticket: Ticket, metrics: Metrics, arrived: float) -> None:
         self.choices = choices
         self._ticket = ticket
         self._metrics = metrics
-        self._engine = engine
         self._arrived = arrived
         self._closed = False
         self._failed = False
@@ -214,7 +213,7 @@ class Generation:
             else:
                 self._metrics.inter_token(now - choice.last_token_at)
             choice.last_token_at = now
-        self._metrics.tokens(len(delta.token_ids), self._engine.stats)
+        self._metrics.tokens(len(delta.token_ids))
         if delta.finish_reason is not None:
             self._end(choice)
 
@@ -292,4 +291,4 @@ class Generator:
         except EngineError as error:
             raise engine_dead(str(error)) from error
         self.metrics.submitted(n, prompts)
-        return Generation(choices, ticket, self.metrics, self.engine, arrived)
+        return Generation(choices, ticket, self.metrics, arrived)

@@ -281,8 +281,17 @@ def test_stats_describe_the_last_step() -> None:
     bench.results[0].elapsed = 0.25
     bench.answer()
     stats = bench.scheduler.stats()
-    assert (stats.step, stats.step_prefill_tokens, stats.step_decode_tokens, stats.step_time) == (2, 0, 1, 0.25)
+    assert (stats.step, stats.step_time) == (2, 0.25)
     assert (stats.num_running, stats.num_inflight, stats.kv_usage) == (1, 0, 1 / 64)
+
+
+def test_iterations_count_prompt_and_generated_tokens_of_every_step() -> None:
+    bench = Bench()
+    bench.add("a", [1] * 9, max_tokens=40, stop_token_ids=())
+    assert len(tokens_of(bench.run(), "a")) == 40
+    iterations = bench.scheduler.stats().iterations
+    assert (sum(iterations.counts), iterations.total) == (40, 9 + 40)
+    assert iterations.counts[:3] == [39, 0, 1]
 
 
 def test_prefills_are_admitted_only_if_they_can_end() -> None:

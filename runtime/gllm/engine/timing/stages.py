@@ -36,8 +36,8 @@ class StageTracker:
         self._last = [0.0] * pp
         self._events: deque[tuple[float, int, float]] = deque()
         """(time, stage or -1 for present, seconds), oldest first; the sums above are over these."""
-        self._prefill = _Histogram()
-        self._decode = _Histogram()
+        self._prefill = TokenCounter(MICROBATCH_EDGES)
+        self._decode = TokenCounter(MICROBATCH_EDGES)
 
     def planned(self, now: float) -> None:
         """A micro-batch was sent to the stages."""
@@ -104,13 +104,16 @@ class StageTracker:
             self._busy = [0.0] * len(self._busy)
 
 
-class _Histogram:
-    def __init__(self) -> None:
-        self._counts = [0] * (len(MICROBATCH_EDGES) + 1)
+class TokenCounter:
+    """Collects a `TokenHistogram`."""
+
+    def __init__(self, edges: tuple[int, ...]) -> None:
+        self._edges = edges
+        self._counts = [0] * (len(edges) + 1)
         self._total = 0
 
     def add(self, tokens: int) -> None:
-        self._counts[bisect_left(MICROBATCH_EDGES, tokens)] += 1
+        self._counts[bisect_left(self._edges, tokens)] += 1
         self._total += tokens
 
     def read(self) -> TokenHistogram:
