@@ -11,9 +11,6 @@ MAX_LOGPROBS = 20
 MAX_STOP_CHARS = 16 * 2**20
 """Of all stop strings together; there may be any number of them."""
 MAX_STOP_TOKEN_IDS = 128
-MAX_STOP_REGEXES = 16
-MAX_STOP_REGEX_CHARS = 4096
-"""Of one pattern."""
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 2**20
 MAX_BAD_WORDS = 1024
@@ -97,7 +94,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             )
         for field, size, most in (
             ("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS),
-            ("stop_regex", len(self.stop_regex), MAX_STOP_REGEXES),
             ("allowed_token_ids", len(self.allowed_token_ids), MAX_ALLOWED_TOKEN_IDS),
             ("bad_words", len(self.bad_words), MAX_BAD_WORDS),
             ("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS),
@@ -120,16 +116,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for field, texts, most in (
             ("stop", self.stop, MAX_STOP_CHARS),
             ("bad_words", self.bad_words, MAX_BAD_WORD_CHARS),
-            ("stop_regex", self.stop_regex, MAX_STOP_REGEXES * MAX_STOP_REGEX_CHARS),
         ):
             if not all(texts):
                 raise ParameterError(field, f"{field} must not have an empty text")
             if sum(map(len, texts)) > most:
                 raise ParameterError(field, f"all texts of {field} together must not exceed {most} characters")
-        if any(len(pattern) > MAX_STOP_REGEX_CHARS for pattern in self.stop_regex):
-            raise ParameterError(
-                "stop_regex", f"a pattern of stop_regex must not exceed {MAX_STOP_REGEX_CHARS} characters"
-            )
         banned = {run[0] for run in self.bad_word_ids if len(run) == 1}
         if self.allowed_token_ids and banned.issuperset(self.allowed_token_ids):
             raise ParameterError("allowed_token_ids", "bad_words leave none of the allowed_token_ids")

@@ -8,9 +8,10 @@ import time
 from gllm.gateway.request.grammars import needs_grammar, request_grammar
 from gllm.gateway.request.prompts import Prompt, bad_words_of, prompts_of
 from gllm.gateway.request.sampling import sampling_for
-from gllm.gateway.request.schema import GenerationRequest
+from gllm.gateway.request.schema import GenerationRequest, texts_of
 from gllm.gateway.service import Generation, Generator
 from gllm.text.stop_patterns import StopPatterns
+from gllm.text.stops import StopStrings
 
 
 async def open_generation(
@@ -28,8 +29,13 @@ async def open_generation(
     try:
         max_model_len = generator.max_model_len()
         loop = asyncio.get_running_loop()
-        prompts, bad_words = await model.threads.run(
-            request.num_chars, lambda: (prompts_of(model, request, max_model_len), bad_words_of(model, request))
+        prompts, bad_words, stops = await model.threads.run(
+            request.num_chars,
+            lambda: (
+                prompts_of(model, request, max_model_len),
+                bad_words_of(model, request),
+                StopStrings(texts_of(request.stop)),
+            ),
         )
         grammar = patterns = None
         if needs_grammar(request):
@@ -37,13 +43,14 @@ async def open_generation(
         samplings = [
             sampling_for(request, model, len(prompt.token_ids), max_model_len, grammar, bad_words) for prompt in prompts
         ]
-        if samplings[0].stop_regex:
-            patterns = await loop.run_in_executor(model.grammar_threads, StopPatterns, samplings[0].stop_regex)
+        if request.stop_regex:
+            patterns = await loop.run_in_executor(model.grammar_threads, StopPatterns, texts_of(request.stop_regex))
         generation = generator.submit(
             ticket,
             response_id,
             [(prompt.token_ids, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)],
             n=n,
+            stops=stops,
             patterns=patterns,
             priority=request.priority or 0,
             cache_salt=request.cache_salt or "",

@@ -260,7 +260,8 @@ class Generator:
         prompts: Sequence[tuple[list[int], SamplingParams]],
         *,
         n: int,
-        patterns: StopPatterns | None = None,
+        stops: StopStrings,
+        patterns: StopPatterns | None,
         priority: int,
         cache_salt: str,
         continues_text: bool,
@@ -268,13 +269,12 @@ class Generator:
     ) -> Generation:
         """`ticket` stays the caller's when this raises.
 
-        patterns: compiled from the `stop_regex` of the prompts' parameters, which is the same for all.
+        stops, patterns: what ends the text of every choice; the prompts' parameters have neither.
         continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
         """
         self.max_model_len()
         self.admission.admit_tokens(ticket, sum(len(ids) for ids, _ in prompts))
         choices: list[Choice] = []
-        stops = StopStrings(prompts[0][1].stop)  # all prompts of a request have the same
         try:
             for ids, sampling in prompts:
                 for i in range(n):

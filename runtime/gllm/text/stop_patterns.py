@@ -9,6 +9,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from gllm.sampling_params import ParameterError
 
+MAX_PATTERNS = 16
+MAX_PATTERN_CHARS = 4096
 _EOS = 256
 
 
@@ -25,6 +27,10 @@ class StopPatterns:
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         """Raises ParameterError("stop_regex")."""
+        if len(patterns) > MAX_PATTERNS:
+            raise ParameterError(
+                "stop_regex", f"stop_regex has {len(patterns)} patterns; at most {MAX_PATTERNS} are allowed"
+            )
         self._patterns = [(pattern, _compile(pattern, index)) for index, pattern in enumerate(patterns)]
 
     def __bool__(self) -> bool:
@@ -57,6 +63,8 @@ class PatternScanner:
 
 def _compile(pattern: str, index: int) -> LLMatcher:
     """A matcher that accepts whenever a match of the pattern ends."""
+    if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
+        raise ParameterError("stop_regex", f"stop_regex[{index}] must have 1 to {MAX_PATTERN_CHARS} characters")
     # Alone first: in the group that follows, `a)(b` would be valid.
     for regex in (pattern, f"(?s:.*)(?:{pattern})"):
         matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_regex(regex), log_level=0, limits=_limits())

@@ -166,13 +166,12 @@ SAMPLING: dict[str, Any] = {
 def test_sampling_fields_reach_the_engine(
     http: httpx.Client, clean: RunningServer, path: str, body: dict[str, Any]
 ) -> None:
-    extra = {"stop": ["x", "yy"], "stop_token_ids": [3, 4], "logit_bias": {"5": -7}, "max_tokens": 9,
+    extra = {"stop_token_ids": [3, 4], "logit_bias": {"5": -7}, "max_tokens": 9,
              "priority": -2, "cache_salt": "salt"}  # fmt: skip
     assert http.post(path, json={**body, **SAMPLING, **extra}).status_code == 200
     (stream,) = clean.engine.submitted
     for field, value in SAMPLING.items():
         assert getattr(stream.sampling, field) == value, field
-    assert stream.sampling.stop == ("x", "yy")
     assert stream.sampling.stop_token_ids == (3, 4)
     assert stream.sampling.logit_bias == {5: -7.0}
     assert stream.sampling.max_tokens == 9

@@ -24,7 +24,9 @@ def sampling_for(
     grammar: str | None,
     bad_words: tuple[tuple[int, ...], ...],
 ) -> SamplingParams:
-    """bad_words: the request's, as tokens. Raises ApiError if the context is too short.
+    """Without what ends the text. bad_words: the request's, as tokens.
+
+    Raises ApiError if the context is too short.
 
     Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
     """
@@ -35,9 +37,6 @@ def sampling_for(
             values[field] = value
     if request.no_stop_trim:
         values["include_stop_str_in_output"] = True
-    for field in ("stop", "stop_regex"):
-        texts = getattr(request, field) or ()
-        values[field] = (texts,) if isinstance(texts, str) else tuple(texts)
     for field in ("stop_token_ids", "allowed_token_ids"):
         token_ids = getattr(request, field) or ()
         model.check_token_ids(token_ids, field)

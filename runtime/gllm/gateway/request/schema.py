@@ -70,6 +70,13 @@ Stop = Annotated[
     Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(fail_fast=True), Tag("list[str]")],
     by_type("a string or a list of strings", {str: "(text)", list: "list[str]"}),
 ]
+
+
+def texts_of(stop: str | list[str] | None) -> list[str]:
+    """The strings of a field that may be one string or several."""
+    return [stop] if isinstance(stop, str) else stop or []
+
+
 SchemaOrText = Annotated[
     Annotated[Grammar, Tag("(text)")] | Annotated[dict[str, Any], Tag("(object)")],
     by_type("a JSON schema", {str: "(text)", dict: "(object)"}),
