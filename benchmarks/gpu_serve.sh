@@ -27,7 +27,7 @@ warm=100
 for trace in "${traces[@]}"; do
   IFS=: read -r name count rate <<<"$trace"
   echo "== $name $count @${rate:-inf}"
-  python3 -m gllm bench serve --url "http://127.0.0.1:$port" --trace "$name" --num-prompts "$count" \
+  python3 -m gllm bench serve --url "http://127.0.0.1:$port" --workload "$name" --num-prompts "$count" \
     --request-rate "${rate:-inf}" --num-warmups $warm --output "$out/$name.json"
   warm=0
 done

@@ -16,6 +16,7 @@ import msgspec
 
 from gllm.bench.sse import HttpStream, timed_events
 from gllm.bench.traces import BenchRequest
+from gllm.server_url import server_base
 
 _END_MARKS = (b"0\r\n\r\n", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 
@@ -33,17 +34,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_url(cls, url: str, *, api_key: str = "", model: str = "") -> Endpoint:
-        """Accepts http(s)://host:port, with or without /v1."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"--url must look like http://127.0.0.1:8000, not {url!r}")
+        """Accepts http(s)://host:port, with or without /v1. Raises ValueError."""
+        parts = urlsplit(server_base(url))
         tls = parts.scheme == "https"
-        prefix = parts.path.rstrip("/").removesuffix("/v1")
         return cls(
-            host=parts.hostname,
+            host=parts.hostname or "",
             port=parts.port or (443 if tls else 80),
             tls=tls,
-            prefix=prefix,
+            prefix=parts.path,
             api_key=api_key,
             model=model,
         )

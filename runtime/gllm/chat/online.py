@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from gllm.chat.session import ChatError, ContextFull, Message
+from gllm.server_url import server_base
 
 
 class OnlineBackend:
@@ -23,9 +24,10 @@ class OnlineBackend:
         fields: dict[str, Any] | None = None,
         client: httpx.Client | None = None,
     ) -> None:
-        base = url.rstrip("/").removesuffix("/v1")
-        if not base.startswith(("http://", "https://")):
-            raise ChatError(f"--url must look like http://127.0.0.1:8000, not {url!r}")
+        try:
+            base = server_base(url)
+        except ValueError as error:
+            raise ChatError(str(error)) from None
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # No limit on reading: a busy server may think long before its first token.
         timeout = httpx.Timeout(10.0, read=None)

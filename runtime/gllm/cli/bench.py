@@ -34,21 +34,24 @@ _TRACE_HELP = "; ".join(
 _EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
 """Paragraphs, which help texts keep apart."""
 
-TraceOption = Annotated[TraceName, typer.Option("--trace", help=_TRACE_HELP)]
+WorkloadOption = Annotated[TraceName, typer.Option("--workload", help=_TRACE_HELP)]
+OldWorkloadOption = Annotated[TraceName | None, typer.Option("--trace", hidden=True)]
+"""What --workload was called, before `gllm serve` had a --trace of its own."""
 RequestRateOption = Annotated[
     str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
 ]
 NumPromptsOption = Annotated[
-    int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the trace's own]")
+    int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the workload's own]")
 ]
 InputLenOption = Annotated[
-    int | None, typer.Option("--input-len", min=1, help="Every prompt has this many tokens.  [default: the trace's]")
+    int | None, typer.Option("--input-len", min=1, help="Every prompt has this many tokens.  [default: the workload's]")
 ]
 OutputLenOption = Annotated[
-    int | None, typer.Option("--output-len", min=1, help="Every answer has this many tokens.  [default: the trace's]")
+    int | None,
+    typer.Option("--output-len", min=1, help="Every answer has this many tokens.  [default: the workload's]"),
 ]
 IgnoreEosOption = Annotated[
-    bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the trace asks for.")
+    bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the workload asks for.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="The same seed sends the same requests.")]
 OutputOption = Annotated[
@@ -113,7 +116,8 @@ def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
     api_key: Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Bearer token.")] = "",
-    trace: TraceOption = "sharegpt",
+    workload: WorkloadOption = "sharegpt",
+    trace: OldWorkloadOption = None,
     num_prompts: NumPromptsOption = None,
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
@@ -131,14 +135,14 @@ def serve(
     output: OutputOption = None,
     save_requests: RecordsOption = False,
 ) -> None:
-    """Send a trace to any OpenAI server's /v1/completions (streaming, greedy) and print its figures."""
+    """Send a workload to any OpenAI server's /v1/completions (streaming, greedy) and print its figures."""
     rate = parse_rate(request_rate)
     with quiet_end():
         report.parse_goodput(goodput or [])
         endpoint = Endpoint.from_url(url, api_key=api_key)
         served = asyncio.run(find_model(endpoint, model))
         endpoint = Endpoint.from_url(url, api_key=api_key, model=served.name)
-        shape = TRACES[trace]
+        shape = TRACES[trace or workload]
         count = num_prompts or shape.num_prompts
         draw = partial(
             make_requests,
@@ -199,7 +203,8 @@ def serve(
 def throughput(
     model: ModelArgument = "",
     *,
-    trace: TraceOption = "sharegpt",
+    workload: WorkloadOption = "sharegpt",
+    trace: OldWorkloadOption = None,
     num_prompts: NumPromptsOption = None,
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
@@ -213,9 +218,9 @@ def throughput(
     log_level: LogLevelOption = "warning",
     flags: dict[str, Any],
 ) -> None:
-    """Run a trace through the engine without HTTP and text, all requests at once, and print its figures."""
+    """Run a workload through the engine without HTTP and text, all requests at once, and print its figures."""
     config = make_config(model, {**flags, "seed": seed}, log_level=log_level)
-    shape = TRACES[trace]
+    shape = TRACES[trace or workload]
     count = num_prompts or shape.num_prompts
 
     from gllm.bench.throughput import run_offline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,17 @@ def _below_one(value: float) -> float:
     return value
 
 
+def _api_key(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """An empty key would guard nothing, although one was asked for."""
+    source = context.get_parameter_source(str(parameter.name))
+    given = source is not None and source.name != "DEFAULT"
+    if not value.strip() and (given or "GLLM_API_KEY" in os.environ):
+        raise typer.BadParameter("the key is empty: give one, or leave out --api-key and unset GLLM_API_KEY")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        raise typer.BadParameter("the key has a character that no header can carry, such as white space at its end")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flag:
     """One setting of `ModelSource`, `EngineConfig`, `GatewayConfig` or `NodesConfig` on the command line."""
@@ -106,7 +118,7 @@ class Flag:
     most: float | None = None
     shown_default: str | bool = True
     parse: Callable[[str], Any] | None = None
-    check: Callable[[Any], Any] | None = None
+    check: Callable[..., Any] | None = None
     envvar: str | None = None
     metavar: str | None = None
     optional: bool = False
@@ -223,7 +235,7 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("port", "HTTP", "Port to listen on.", least=0, most=65535),
     _gateway("served_model_name", "HTTP", "The model's name in requests.", shown_default="last part of MODEL"),
     _gateway("api_key", "HTTP", "Requests must bear this key, all but /health and /ready.",
-             envvar="GLLM_API_KEY", shown_default="no key"),
+             check=_api_key, envvar="GLLM_API_KEY", shown_default="no key"),
     _gateway("allowed_origins", "HTTP", "Web pages that may use the server, such as https://example.com; * is all.",
              parse=parse_origins, metavar="ORIGIN,...", shown_default="pages on localhost"),
     _gateway("max_queued_requests", "HTTP", "Requests that may wait; more are refused with 429.", least=0),

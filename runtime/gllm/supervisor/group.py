@@ -203,6 +203,7 @@ class EngineGroup:
                 self._on_event(EngineUp(self.config.epoch))
             await self._down.wait()
         except OSError as error:
+            self._explained = True
             return f"cannot start a process: {error}"
         return self._down_reason
 

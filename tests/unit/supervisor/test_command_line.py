@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from gllm.cli.options import (
 )
 from gllm.cli.parsing import EngineCommand
 from gllm.config import Config, EngineConfig, GatewayConfig
+from gllm.gateway.http.lifecycle import bind
+from gllm.server_url import server_base
 
 
 def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:
@@ -157,3 +160,44 @@ def test_chat_with_a_server_elsewhere_takes_no_setting_of_an_engine() -> None:
     assert "no server at http://127.0.0.1:1" in chat()
     for flag, value in (("--threads", "2"), ("--assigned-layers", "1,2"), ("--kv-cache-memory", "1G")):
         assert f"{flag} is a setting of the server" in chat(flag, value)
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://127.0.0.1:8000/v1/", "http://127.0.0.1:8000"),
+        ("127.0.0.1:18431", "http://127.0.0.1:18431"),
+        ("localhost:8000/v1", "http://localhost:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("https://host/prefix/", "https://host/prefix"),
+    ],
+)
+def test_the_url_of_a_server_needs_no_scheme(url: str, base: str) -> None:
+    assert server_base(url) == base
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host", "http://", "http://host:port", "host:99999", "http:///v1"])
+def test_a_url_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ValueError, match=r"--url must look like http://127\.0\.0\.1:8000"):
+        server_base(url)
+
+
+def test_an_empty_key_guards_nothing_and_is_refused(model: str) -> None:
+    assert parse(model, "--api-key", "secret", env={"GLLM_API_KEY": ""}).gateway.api_key == "secret"
+    cases: list[tuple[list[str], str | None]] = [
+        (["--api-key", ""], None),
+        (["--api-key", " "], None),
+        ([], ""),
+        ([], " "),
+    ]
+    for arguments, variable in cases:
+        with pytest.raises(AssertionError, match="the key is empty: give one, or leave out --api-key"):
+            parse(model, *arguments, env={} if variable is None else {"GLLM_API_KEY": variable})
+    with pytest.raises(AssertionError, match="no header can carry"):
+        parse(model, env={"GLLM_API_KEY": "secret\n"})
+
+
+@pytest.mark.parametrize("host", ["300.1.1.1", "no.such.invalid", "a" * 70 + ".b", ".", "a..b"])
+def test_a_host_that_is_no_address_is_named(host: str) -> None:
+    with pytest.raises(OSError, match=f"^--host {re.escape(host)} is no address of this machine: "):
+        bind(host, 0)

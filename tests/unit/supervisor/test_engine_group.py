@@ -265,14 +265,20 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path
     assert not _alive(int(notes.read_text()))
 
 
-def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    commands = Commands(engine=("/no/such/engine",), worker=("/no/such/worker",))
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_command_that_cannot_be_run_is_named(tmp_path: Path, missing: bool) -> None:
+    engine = tmp_path / "engine"
+    if not missing:
+        engine.touch(mode=0o644)
+    commands = Commands(engine=(str(engine),), worker=("/no/such/worker",))
 
     async def scenario(observer: Observer) -> None:
-        with pytest.raises(GroupError, match=r"cannot start a process: .*/no/such/engine"):
+        with pytest.raises(GroupError, match=f"^cannot start a process: .*{engine}"):
             await observer.group.wait_ready()
 
-    observe(commands, NEVER, scenario)
+    for policy in (NEVER, FAST):  # The same command would fail the same way.
+        observer = observe(commands, policy, scenario)
+        assert not any(isinstance(event, Restarting) for event in observer.events)
 
 
 def _alive(pid: int) -> bool:

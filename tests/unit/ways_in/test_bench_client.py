@@ -95,7 +95,7 @@ def test_endpoint_from_url() -> None:
     assert Endpoint.from_url("https://h/proxy").port == 443
     assert Endpoint.from_url("https://h/proxy").prefix == "/proxy"
     with pytest.raises(ValueError, match="--url"):
-        Endpoint.from_url("localhost:8000")
+        Endpoint.from_url("ftp://localhost:8000")
 
 
 class TinyServer:

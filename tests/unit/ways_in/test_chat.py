@@ -167,4 +167,4 @@ def test_no_server_and_no_url() -> None:
     with pytest.raises(ChatError, match="no server at http://test"):
         online(refuse).connect()
     with pytest.raises(ChatError, match="--url must look like"):
-        OnlineBackend("localhost:8000")
+        OnlineBackend("ftp://localhost:8000")

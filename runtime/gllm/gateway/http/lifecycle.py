@@ -38,7 +38,11 @@ FLUSH_TIMEOUT = 5
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket, or OSError whose text is one line for the user."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "not a name"
+        raise OSError(f"--host {host} is no address of this machine: {why}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
