@@ -187,7 +187,7 @@ def test_sampling_reaches_the_engine(api: httpx.Client, able: RunningServer) -> 
            service_tier="auto", thinking={"type": "disabled"}, cache_control={"type": "ephemeral"}, mcp_servers=[],
            system=None, tools=None, tool_choice=None)  # fmt: skip
     sampling = able.engine.submitted[-1].sampling
-    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.5, 0.9, 7, ("a", "b"))
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
     assert sampling.max_tokens == 9
 
 
