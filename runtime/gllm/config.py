@@ -91,7 +91,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     host: str = "127.0.0.1"
     port: int = 8000
     served_model_name: str = ""
-    """Empty: the model path's last part."""
+    """In answers. Empty: the model path's last part."""
+    served_model_aliases: tuple[str, ...] = ()
+    """More names that requests may give."""
     api_key: str = ""
     """Empty: no authentication."""
     allowed_origins: tuple[str, ...] = ()

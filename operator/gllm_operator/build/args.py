@@ -13,6 +13,7 @@ RESERVED = frozenset(
         "--host",
         "--port",
         "--served-model-name",
+        "--served-model-alias",
         "--revision",
         "--device",
         "--drain-timeout",

@@ -52,7 +52,8 @@ def _refused(vllm: str, sglang: str, note: str) -> Familiar:
 FAMILIAR: tuple[Familiar, ...] = (
     # --- the model
     _renamed(MODEL, "--model", "--model --model-path", "the positional argument of every command"),
-    _renamed("--served-model-name", "--served-model-name", "--served-model-name"),
+    _renamed("--served-model-name", "--served-model-name", "--served-model-name",
+             "several names after MODEL are --served-model-alias for all but the first"),
     _renamed("--dtype", "--dtype", "--dtype", half="float16", float="float32"),
     _renamed("--max-model-len", "--max-model-len", "--context-length", "", auto="0", **{"-1": "0"}),
     _renamed("--load-format", "--load-format", "--load-format", safetensors="auto", gguf="auto"),

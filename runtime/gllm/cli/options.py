@@ -68,6 +68,12 @@ def parse_origins(text: str | tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`one,other`"""
+    names = text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(","))
+    return tuple(name for name in names if name)
+
+
 def _page_size(value: int) -> int:
     if value < 1 or value > 1024 or value & (value - 1):
         raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")
@@ -234,6 +240,8 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("host", "HTTP", "Address to listen on; 0.0.0.0 is every network the machine is in."),
     _gateway("port", "HTTP", "Port to listen on.", least=0, most=65535),
     _gateway("served_model_name", "HTTP", "The model's name in requests.", shown_default="last part of MODEL"),
+    _gateway("served_model_aliases", "HTTP", "More names that requests may give.", spelling="--served-model-alias",
+             parse=parse_names, metavar="NAME,...", shown_default="none"),
     _gateway("api_key", "HTTP", "Requests must bear this key, all but /health and /ready.",
              check=_api_key, envvar="GLLM_API_KEY", shown_default="no key"),
     _gateway("allowed_origins", "HTTP", "Web pages that may use the server, such as https://example.com; * is all.",

@@ -53,6 +53,7 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
     """
     done: list[str] = []
     words = deque(args)
+    has_model = False
     while words:
         word = words.popleft()
         if word == "--":
@@ -62,10 +63,14 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
         row = find(name) if familiar else None
         if not name.startswith("-"):
             done.append(word)
+            has_model = True
         elif name == "--enable-expert-parallel" and row is not None:
             done += ["--ep", _ranks_of_a_stage(args)]
         elif row is not None and row.ours in (MODEL, *options):
             done += _renamed(row, name, equals, value, words, options)
+            if row.ours == "--served-model-name" and has_model and "--served-model-alias" in options:
+                done += _more_names(words)
+            has_model = has_model or row.ours == MODEL
         elif row is not None and not row.ours and name not in options:
             _leave_out(row, name, equals, value, words)
         elif name in options or not name.startswith("--"):
@@ -93,6 +98,14 @@ def _renamed(
         value, _, port = value.rpartition(":")
         return [row.ours, value, "--master-port", port]
     return [row.ours, value]
+
+
+def _more_names(words: deque[str]) -> list[str]:
+    """vLLM's `MODEL --served-model-name ONE OTHER ...`."""
+    names = []
+    while words and not words[0].startswith("-"):
+        names.append(words.popleft())
+    return ["--served-model-alias", ",".join(names)] if names else []
 
 
 def _leave_out(row: Familiar, name: str, equals: str, value: str, words: deque[str]) -> None:

@@ -63,6 +63,7 @@ def load_served_model(config: Config) -> ServedModel:
 
     return ServedModel(
         name=settings.served_model_name or path.name,
+        aliases=settings.served_model_aliases,
         config=shape,
         tokenizer=tokenizer,
         text_stream=partial(TextStream, tokenizer),

@@ -34,6 +34,8 @@ class TextStreamFactory(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
     name: str
+    aliases: tuple[str, ...] = ()
+    """More names that requests may give."""
     config: ModelConfig
     tokenizer: Tokenizer
     text_stream: TextStreamFactory
@@ -68,7 +70,7 @@ class ServedModel:
 
     def check_name(self, requested: str | None) -> None:
         """Raises ApiError 404; no name, or an empty one, means the model there is."""
-        if requested and requested != self.name:
+        if requested and requested not in (self.name, *self.aliases):
             raise ApiError(404, f"The model '{requested}' does not exist; this server has '{self.name}'.",
                            param="model", code="model_not_found")  # fmt: skip
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import httpx
 import openai
-from gateway_fakes import EOS, RunningServer
+from gateway_fakes import EOS, RunningServer, make_server, served_model
 from prometheus_client.parser import text_string_to_metric_families
 
 from gllm import __version__
@@ -31,6 +31,20 @@ def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
     assert listed == {
         "object": "list", "data": [card], "has_more": False, "first_id": "tiny", "last_id": "tiny"
     }  # fmt: skip
+
+
+def test_a_model_with_several_names() -> None:
+    with (
+        make_server(model=served_model(aliases=("org/other", "third"))) as server,
+        httpx.Client(base_url=server.url, timeout=10) as http,
+    ):
+        assert [card["id"] for card in http.get("/v1/models").json()["data"]] == ["tiny", "org/other", "third"]
+        card = http.get("/v1/models/org/other").json()
+        assert (card["id"], card["root"]) == ("org/other", "tiny")
+        for name, status in (("tiny", 200), ("org/other", 200), ("third", 200), ("other", 404)):
+            answer = http.post("/v1/completions", json={"model": name, "prompt": "a", "max_tokens": 1})
+            assert answer.status_code == status
+            assert status == 404 or answer.json()["model"] == "tiny"
 
 
 def test_version(http: httpx.Client) -> None:

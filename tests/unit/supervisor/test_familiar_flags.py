@@ -85,6 +85,14 @@ def test_the_model_may_be_a_flag(model: str) -> None:
     assert translate(["--uvicorn-log-level", "trace"], {"--log-level": True}, familiar=True) == ["--log-level", "debug"]
 
 
+def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
+    config = parse(model, "--served-model-name", "one", "two", "org/three", "--port", "9").gateway
+    assert (config.served_model_name, config.served_model_aliases, config.port) == ("one", ("two", "org/three"), 9)
+    assert parse("--model", model, "--served-model-name", "one", "two").gateway.served_model_aliases == ("two",)
+    # Before the model, what follows the name is the model.
+    assert parse("--served-model-name", "one", model) == parse(model, "--served-model-name", "one")
+
+
 def test_one_address_is_a_host_and_a_port() -> None:
     options = {"--master-addr": True, "--master-port": True}
     given = ["--dist-init-addr", "[fd00::1]:5000"]

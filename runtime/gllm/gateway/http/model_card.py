@@ -8,16 +8,16 @@ from typing import Any
 from gllm.gateway.gateway import Gateway
 
 
-def model_card(gateway: Gateway) -> dict[str, Any]:
-    """`max_model_len` is None until the first engine serves."""
-    name, created = gateway.model.name, gateway.model.created
+def model_card(gateway: Gateway, name: str) -> dict[str, Any]:
+    """Under one of its names. `max_model_len` is None until the first engine serves."""
+    created = gateway.model.created
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "gllm",
         # vLLM
-        "root": name,
+        "root": gateway.model.name,
         "parent": None,
         "max_model_len": gateway.max_model_len,
         "permission": [_permission(name, created)],
@@ -30,8 +30,9 @@ def model_card(gateway: Gateway) -> dict[str, Any]:
 
 
 def model_list(gateway: Gateway) -> dict[str, Any]:
-    card = model_card(gateway)
-    return {"object": "list", "data": [card], "has_more": False, "first_id": card["id"], "last_id": card["id"]}
+    names = (gateway.model.name, *gateway.model.aliases)
+    cards = [model_card(gateway, name) for name in names]
+    return {"object": "list", "data": cards, "has_more": False, "first_id": names[0], "last_id": names[-1]}
 
 
 def _permission(name: str, created: int) -> dict[str, Any]:

@@ -103,14 +103,14 @@ def info_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/v1/models", tags=["models"])
     async def models() -> Response:
-        """The one model that is served."""
+        """The one model that is served, under each of its names."""
         return JSONResponse(model_list(gateway))
 
     @router.get("/v1/models/{model_id:path}", tags=["models"])
     async def model(model_id: str) -> Response:
         """The model, by name."""
         gateway.model.check_name(model_id)
-        return JSONResponse(model_card(gateway))
+        return JSONResponse(model_card(gateway, model_id))
 
     @router.get("/health", tags=["operations"])
     async def health() -> Response:
