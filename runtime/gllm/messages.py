@@ -6,8 +6,8 @@ Never pickle: decoding is typed, unknown tags and fields are refused, sizes are 
 
     gateway  -> engine      Connect | Submit | Abort
     engine   -> gateway     Hello | Outputs
-    engine   -> worker      Configure | StepPlan | Stop
-    worker   -> engine      Capacity | Ready | StepResult | StageReport | WorkerFailed
+    engine   -> worker      Configure | PrepareGrammar | DropGrammar | StepPlan | Stop
+    worker   -> engine      Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
     process  -> supervisor  Status
     supervisor -> process   EngineUp | EngineDown | Drain
 """
@@ -82,6 +82,8 @@ class RequestOutput(msgspec.Struct, array_like=True):
     prefill_time: float = 0.0
     """Seconds from first being scheduled to the first token; sent with it."""
     num_preemptions: int = 0
+    invalid_request: bool = False
+    """The error is in what the client asked for, as a grammar that cannot be followed: its text is for the client."""
 
 
 MICROBATCH_EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -169,6 +171,19 @@ class Configure(Message):
     max_model_len: int
 
 
+class PrepareGrammar(Message):
+    """Compile a grammar, outside the steps; answered by `GrammarReady`. Only for the rank that samples."""
+
+    number: int
+    grammar: str
+
+
+class DropGrammar(Message):
+    """No sequence needs it any more, and none will."""
+
+    number: int
+
+
 class NewSequence(msgspec.Struct, array_like=True):
     """Registers a sequence in a slot. Sent once; afterwards plans name only the slot."""
 
@@ -180,9 +195,11 @@ class NewSequence(msgspec.Struct, array_like=True):
     """Leading tokens whose KV is already in `pages` (prefix-cache hits)."""
     pages: list[int]
     sampling: SamplingParams
-    """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`."""
+    """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`. `grammar` is left out."""
     rope_start: int = 0
     """Row of the rope table that is its position 0: not 0 where long sequences have frequencies of their own."""
+    grammar: int = 0
+    """Number of the grammar, which is ready; 0 for none."""
 
 
 class StepPlan(Message):
@@ -227,6 +244,14 @@ class Ready(Message):
     rank: int
 
 
+class GrammarReady(Message):
+    """A grammar is compiled, or failed to compile."""
+
+    number: int
+    error: str = ""
+    """Empty: it may be used."""
+
+
 class StepResult(Message):
     epoch: int
     step: int
@@ -239,7 +264,7 @@ class StepResult(Message):
     prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
     """(row, logprobs of the prompt tokens that this chunk predicts)."""
     errors: list[tuple[int, str]] = []
-    """(row, message): the request fails, the batch goes on."""
+    """(row, message): what the row asks for cannot be done, as with a grammar. The request fails, the batch goes on."""
 
 
 class StageReport(Message):
@@ -308,6 +333,6 @@ class Drain(Message):
 
 GatewayToEngine = Connect | Submit | Abort
 EngineToGateway = Hello | Outputs
-EngineToWorker = Configure | StepPlan | Stop
-WorkerToEngine = Capacity | Ready | StepResult | StageReport | WorkerFailed
+EngineToWorker = Configure | PrepareGrammar | DropGrammar | StepPlan | Stop
+WorkerToEngine = Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
 SupervisorToProcess = EngineUp | EngineDown | Loading | Drain

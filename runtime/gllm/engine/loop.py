@@ -57,7 +57,7 @@ class EngineLoop:
     def stop(self) -> None:
         """Ask the loop to tell the workers to stop, and to return 0. Safe in a signal handler and in any thread."""
         self._stopping = True
-        with suppress(BlockingIOError):  # full: the loop will wake up anyway
+        with suppress(OSError):  # full: the loop will wake up anyway; closed: it has just ended
             self._wake_writer.send(b"\0")
 
     def run(self) -> int:

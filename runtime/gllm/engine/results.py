@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gllm.engine.batch import MicroBatch
+from gllm.engine.grammars import Grammars
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
 from gllm.engine.waiting import WaitingQueue
@@ -26,11 +27,13 @@ class ResultReader:
         requests: dict[str, Sequence],
         queue: WaitingQueue,
         running: RunningSet,
+        grammars: Grammars,
         clock: Callable[[], float],
     ) -> None:
         self._requests = requests
         self._queue = queue
         self._running = running
+        self._grammars = grammars
         self._clock = clock
         self.num_generated = 0
         """Tokens that the last result added to live requests."""
@@ -39,8 +42,9 @@ class ResultReader:
         """Forget a live request; its slot and pages are free for the next plan."""
         if seq.status is Status.WAITING:
             self._queue.remove(seq)
-        else:
+        elif seq.status is not Status.PREPARING:
             self._running.vacate(seq)
+        self._grammars.release(seq)
         seq.status = Status.FINISHED
         del self._requests[seq.request_id]
 
@@ -54,7 +58,7 @@ class ResultReader:
             raise ValueError(f"step {batch.step}: the worker returned {len(token_ids)} tokens for {len(sampled)} rows")
         if result.errors:
             for row, message in result.errors:
-                self._fail(batch.rows[row], message, outputs)
+                self.fail(batch.rows[row], message, outputs, invalid_request=True)
         if result.prompt_logprobs:
             for row, entries in result.prompt_logprobs:
                 self._add_prompt_logprobs(batch.rows[row], entries)
@@ -71,7 +75,7 @@ class ResultReader:
             token = token_ids[index]
             if token < 0:
                 self.num_generated -= 1
-                self._fail(seq, "the worker returned no token for this request", outputs)
+                self.fail(seq, "the worker returned no token for this request", outputs)
                 continue
             tokens = seq.tokens
             tokens.append(token)
@@ -127,9 +131,10 @@ class ResultReader:
         if not seq.prompt_scored and seq.prompt_logprobs is not None:
             seq.prompt_logprobs += entries
 
-    def _fail(self, seq: Sequence, message: str, outputs: Outputs) -> None:
+    def fail(self, seq: Sequence, message: str, outputs: Outputs, *, invalid_request: bool = False) -> None:
+        """Make an error the request's last output, unless it has ended."""
         if seq.status is not _FINISHED:
-            outputs.setdefault(seq.client, []).append(
-                RequestOutput(seq.request_id, [], "error", error=message, num_preemptions=seq.num_preemptions)
-            )
+            output = RequestOutput(seq.request_id, [], "error", error=message, num_preemptions=seq.num_preemptions)
+            output.invalid_request = invalid_request
+            outputs.setdefault(seq.client, []).append(output)
             self.finish(seq)

@@ -15,6 +15,7 @@ from operator import attrgetter
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
+from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, ceil_div
 from gllm.engine.policies.reserve import adapted_reserve
@@ -25,7 +26,7 @@ from gllm.engine.timing.stages import StageTracker, TokenCounter
 from gllm.engine.timing.time_model import TimeModel, Work
 from gllm.engine.timing.time_view import predicted_times
 from gllm.engine.waiting import WaitingQueue
-from gllm.messages import ITERATION_EDGES, EngineStats, RequestOutput, StageReport, StepPlan, StepResult
+from gllm.messages import ITERATION_EDGES, EngineStats, GrammarReady, RequestOutput, StageReport, StepPlan, StepResult
 
 _ESTIMATED_REQUESTS = 32
 """Queued requests whose prefix hits are looked at again at each step."""
@@ -70,7 +71,8 @@ class Scheduler:
         self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs, overlap=pp == 1)
         self._queue = WaitingQueue()
         self._requests: dict[str, Sequence] = {}
-        self._results = ResultReader(self._requests, self._queue, self._running, clock)
+        self.grammars = Grammars()
+        self._results = ResultReader(self._requests, self._queue, self._running, self.grammars, clock)
         self._in_flight: deque[MicroBatch] = deque()
         self._step = 0
         self._arrivals = 0
@@ -95,6 +97,11 @@ class Scheduler:
         return bool(self._requests or self._in_flight)
 
     @property
+    def _busy(self) -> bool:
+        """Whether a step is in flight or could be planned: progress is due."""
+        return bool(self._in_flight or self._queue or self._running.members)
+
+    @property
     def num_in_flight(self) -> int:
         return len(self._in_flight)
 
@@ -102,16 +109,33 @@ class Scheduler:
         """Queue a new request, whose id must not be live; its prompt must fit max_model_len."""
         assert seq.request_id not in self._requests
         assert 0 < seq.num_prompt <= self.max_model_len
-        if not self.has_work:
+        if self.pool.prefix_caching:
+            extend_digests(seq.digests, seq.root, seq.tokens, self.pool.page_size)
+        if self.grammars.claim(seq):
+            self._enqueue(seq)
+        else:
+            seq.status = Status.PREPARING
+        self._requests[seq.request_id] = seq
+
+    def _enqueue(self, seq: Sequence) -> None:
+        if not self._busy:
             self._last_progress = self._clock()
         self._arrivals += 1
         seq.rank = (seq.priority, self._arrivals)
-        if self.pool.prefix_caching:
-            extend_digests(seq.digests, seq.root, seq.tokens, self.pool.page_size)
-        self._requests[seq.request_id] = seq
+        seq.status = Status.WAITING
         seq.queued_tokens = seq.num_prompt
         self._queue.push(seq)
         self._estimate_hits(seq)
+
+    def process_grammar(self, ready: GrammarReady) -> Outputs:
+        """Queue the requests that waited for a grammar, or fail them; outputs by client."""
+        outputs: Outputs = {}
+        for seq in self.grammars.compiled(ready.number, failed=bool(ready.error)):
+            if ready.error:
+                self._results.fail(seq, ready.error, outputs, invalid_request=True)
+            else:
+                self._enqueue(seq)
+        return outputs
 
     def abort(self, request_id: str, client: bytes | None = None) -> RequestOutput | None:
         """End a request now: its pages and slot are free for the next plan.
@@ -220,7 +244,7 @@ class Scheduler:
         return EngineStats(
             step=self._step,
             num_running=len(self._running.members),
-            num_waiting=len(self._queue),
+            num_waiting=len(self._requests) - len(self._running.members),
             num_waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in prefilling),
             kv_usage=1.0 - self.pool.free_share,
             num_preemptions=self._num_preemptions,
@@ -228,7 +252,7 @@ class Scheduler:
             prefix_cache_hits=self._cache_hits,
             step_time=self._step_times[-1] if self._step_times else 0.0,
             num_inflight=len(self._in_flight),
-            seconds_since_progress=now - self._last_progress if self.has_work else 0.0,
+            seconds_since_progress=now - self._last_progress if self._busy else 0.0,
             stages=self._stages.stages(now, [stage.error for stage in self._times.stages]),
             microbatch_prefill=self._stages.prefill_tokens,
             microbatch_decode=self._stages.decode_tokens,

@@ -23,6 +23,8 @@ class Status(IntEnum):
     DRAINING = 3
     """Has a slot; everything it may ever compute is scheduled, the results are awaited."""
     FINISHED = 4
+    PREPARING = 5
+    """Not in the queue yet: its grammar is being compiled."""
 
 
 class Sequence:
@@ -38,6 +40,7 @@ class Sequence:
         "client",
         "digests",
         "first_scheduled",
+        "grammar",
         "hit_pages",
         "last_step",
         "max_length",
@@ -99,6 +102,8 @@ class Sequence:
         self.max_length = self.num_prompt + (room if sampling.max_tokens is None else min(sampling.max_tokens, room))
         """Length at which it is finished."""
 
+        self.grammar = 0
+        """Number of its grammar, see gllm.engine.grammars; 0 for none."""
         self.status = Status.WAITING
         self.slot = -1
         self.pages: list[int] = []
@@ -152,6 +157,8 @@ class Sequence:
         sampling = self.sampling
         if self.prompt_scored and sampling.prompt_logprobs is not None:
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)
+        if sampling.grammar is not None:
+            sampling = msgspec.structs.replace(sampling, grammar=None)
         return NewSequence(
             slot=self.slot,
             token_ids=list(self.tokens),
@@ -160,4 +167,5 @@ class Sequence:
             pages=pages,
             sampling=sampling,
             rope_start=self.rope_start,
+            grammar=self.grammar,
         )

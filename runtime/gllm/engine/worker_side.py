@@ -21,6 +21,7 @@ from gllm.engine.timing.trace import TraceWriter
 from gllm.messages import (
     Capacity,
     Configure,
+    GrammarReady,
     Hello,
     Ready,
     StageReport,
@@ -30,6 +31,7 @@ from gllm.messages import (
     WorkerToEngine,
 )
 from gllm.model_config import ModelConfig
+from gllm.parallel.layout import Place
 from gllm.transport import decoder, encode, worker_identity
 
 logger = logging.getLogger("gllm.engine")
@@ -58,6 +60,10 @@ class Workers:
         self._config = config
         self._model = model
         self._world = config.engine.world_size
+        self._sampler = next(
+            rank for rank in range(self._world) if Place(config.engine.pp, config.engine.tp, rank).samples
+        )
+        """The rank that turns logits into tokens."""
         self._report = report
         self._on_ready = on_ready
         self._on_outputs = on_outputs
@@ -94,6 +100,9 @@ class Workers:
                     self._on_outputs(self.scheduler.process_result(message))
                     if self._trace is not None:
                         self._trace.counters(time.time(), self.scheduler.stats())
+            case GrammarReady():
+                if self.scheduler is not None:
+                    self._on_outputs(self.scheduler.process_grammar(message))
             case StageReport(epoch=epoch, step=step):
                 if epoch == self._config.epoch and self.scheduler is not None:
                     self.scheduler.observe(message)
@@ -166,6 +175,8 @@ class Workers:
         """Send every micro-batch that may be built now to every rank."""
         if self.scheduler is None:
             return
+        for message in self.scheduler.grammars.take_messages():
+            self._send(self._sampler, encode(message))
         while (plan := self.scheduler.schedule()) is not None:
             payload = encode(plan)
             for rank in range(self._world):

@@ -90,6 +90,7 @@ def merge(first: RequestOutput, then: RequestOutput) -> RequestOutput:
         finish_reason=then.finish_reason,
         stop_token_id=then.stop_token_id,
         error=then.error,
+        invalid_request=then.invalid_request,
         logprobs=logprobs,
         prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else then.prompt_logprobs,
         num_cached_tokens=max(first.num_cached_tokens, then.num_cached_tokens),

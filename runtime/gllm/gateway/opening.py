@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gllm.gateway.request.grammars import needs_grammar, request_grammar
+from gllm.gateway.request.grammars import grammar_param, request_grammar
 from gllm.gateway.request.prompts import Prompt, bad_words_of, prompts_of
 from gllm.gateway.request.sampling import sampling_for
 from gllm.gateway.request.schema import GenerationRequest, texts_of
@@ -38,7 +38,8 @@ async def open_generation(
             ),
         )
         grammar = patterns = None
-        if needs_grammar(request):
+        param = grammar_param(request)
+        if param is not None:
             grammar = await loop.run_in_executor(model.grammar_threads, request_grammar, model, request)
         samplings = [
             sampling_for(request, model, len(prompt.token_ids), max_model_len, grammar, bad_words) for prompt in prompts
@@ -55,6 +56,7 @@ async def open_generation(
             priority=request.priority or 0,
             cache_salt=request.cache_salt or "",
             continues_text=request.continues_text,
+            grammar_param=param,
             arrived=arrived,
         )
     except BaseException:

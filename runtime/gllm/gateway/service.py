@@ -55,8 +55,10 @@ class Choice:
         patterns: StopPatterns | None,
         first_of_prompt: bool,
         keep_leading_space: bool,
+        grammar_param: str | None,
     ) -> None:
         self.index = index
+        self._grammar_param = grammar_param
         self.request_id = request_id
         self.prompt = prompt
         self.first_of_prompt = first_of_prompt
@@ -87,8 +89,11 @@ class Choice:
         self._text = AnswerText(stream, sampling, model.config.eos_token_ids)
 
     def apply(self, output: RequestOutput) -> Delta:
-        """Raises ApiError when the engine gave the request up."""
+        """Raises ApiError when the engine gave the request up: 400 if what the client asked for is the reason."""
         reason = output.finish_reason
+        if output.invalid_request:
+            prefix = f"{self._grammar_param}: " if self._grammar_param else ""
+            raise bad_request(self._grammar_param, f"{prefix}{output.error}", "invalid_value")
         if reason == "error" or reason == "abort":
             logger.error("request failed", extra={"request_id": self.request_id, "detail": output.error or reason})
             raise internal_error()
@@ -265,11 +270,13 @@ class Generator:
         priority: int,
         cache_salt: str,
         continues_text: bool,
+        grammar_param: str | None,
         arrived: float,
     ) -> Generation:
         """`ticket` stays the caller's when this raises.
 
         stops, patterns: what ends the text of every choice; the prompts' parameters have neither.
+        grammar_param: the field that an error in the grammar is reported for.
         continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
         """
         self.max_model_len()
@@ -286,6 +293,7 @@ class Generator:
                         Choice(
                             index, request_id, ids, own, outputs, self.model, stops=stops, patterns=patterns,
                             first_of_prompt=i == 0, keep_leading_space=continues_text,
+                            grammar_param=grammar_param,
                         )
                     )  # fmt: skip
         except EngineError as error:

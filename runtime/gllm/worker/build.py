@@ -26,7 +26,7 @@ from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.last_stage import LastStage
 from gllm.worker.replay import StepReplay
 from gllm.worker.runner import ModelRunner
-from gllm.worker.sampling.grammar import GrammarFactory
+from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.sampling.sampler import Sampler
 from gllm.worker.sampling.state import SamplingState
 from gllm.worker.slots import SlotTable
@@ -172,13 +172,13 @@ class WorkerBuilder:
         config, vocab_size = self.config, self.model_config.vocab_size
 
         def matchers() -> Callable[[str], Any]:
-            # Only a request with a grammar needs these.
             from gllm.text.grammar import build_ll_tokenizer, new_matcher
             from gllm.text.tokenizer import load_tokenizer
 
             return partial(new_matcher, build_ll_tokenizer(load_tokenizer(config.model), vocab_size))
 
-        grammars = GrammarFactory(matchers, vocab_size)
+        grammars = GrammarStore(matchers, vocab_size)
+        grammars.preload()
         state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
         return Sampler(state, self.platform.argmax)
 

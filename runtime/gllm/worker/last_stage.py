@@ -51,7 +51,7 @@ class LastStage:
         self._model = model
         self._group = group
         self._table = table
-        self._sampler = sampler
+        self.sampler = sampler
         self._overlap = overlap
         self._device = device
         num_slots = len(table.num_known)
@@ -66,11 +66,11 @@ class LastStage:
         for sequence in plan.new:
             asked = sequence.sampling.prompt_logprobs
             self._num_prompt_logprobs[sequence.slot] = -1 if asked is None else asked
-        if self._sampler is not None:
+        if self.sampler is not None:
             for slot in plan.freed:
-                self._sampler.state.forget(slot)
+                self.sampler.state.forget(slot)
             for sequence in plan.new:
-                self._sampler.state.register(sequence)
+                self.sampler.state.register(sequence)
 
     def needs_every_state(self, batch: StepBatch) -> bool:
         """Whether some row wants prompt logprobs, so that the states of all its tokens are needed."""
@@ -83,8 +83,8 @@ class LastStage:
             output.prompt_logprobs = self._score_prompts(batch, every)
         if len(batch.sample_rows):
             logits = self._model.logits(last, self._logits)
-            if self._sampler is not None:
-                output.sampled = self._sampler.sample(logits, batch.slots[batch.sample_rows])
+            if self.sampler is not None:
+                output.sampled = self.sampler.sample(logits, batch.slots[batch.sample_rows])
                 output.tokens = output.sampled.tokens
             if self._overlap and self._group.size > 1:
                 tokens = output.tokens
@@ -109,7 +109,7 @@ class LastStage:
                 for low in range(0, stop - start, LOGITS_ROWS):
                     high = min(low + LOGITS_ROWS, stop - start)
                     logits = self._model.logits(hidden[first + low : first + high])
-                    if self._sampler is not None:
+                    if self.sampler is not None:
                         entries += token_logprobs(logits, targets[low:high], [num_top] * (high - low))
                 found.append((row, entries))
             first += num_tokens

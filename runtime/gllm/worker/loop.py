@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import zmq
 
 from gllm.config import Config
 from gllm.curve import keys_of_group, secure_client
-from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop, WorkerFailed, WorkerToEngine
+from gllm.messages import (
+    Capacity,
+    Configure,
+    DropGrammar,
+    EngineToWorker,
+    GrammarReady,
+    PrepareGrammar,
+    Ready,
+    StepPlan,
+    Stop,
+    WorkerFailed,
+    WorkerToEngine,
+)
 from gllm.parallel.layout import Place
 from gllm.transport import configure_socket, decoder, encode, worker_identity
 from gllm.worker.runner import LaunchedStep, ModelRunner
@@ -49,9 +61,9 @@ class EngineLink:
     def send(self, message: WorkerToEngine) -> None:
         self._plans.send(encode(message))
 
-    def result_sender(self) -> Callable[[WorkerToEngine], None]:
-        """A second connection, for the thread that collects results: sockets are not shared by threads."""
-        socket = self._connect(worker_identity(self.rank, self._epoch, "results"))
+    def sender(self, purpose: str) -> Callable[[WorkerToEngine], None]:
+        """Another connection, for another thread: sockets are not shared by threads."""
+        socket = self._connect(worker_identity(self.rank, self._epoch, purpose))
         return lambda message: socket.send(encode(message))
 
     def close(self) -> None:
@@ -70,9 +82,28 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
     if runner.device.type == "cuda":
         _serve_overlapped(link, runner)
     else:
-        while not isinstance(plan := link.receive(), Stop):
-            assert isinstance(plan, StepPlan)
+        for plan in _plans(link, runner):
             _answer(runner.world.place, runner.launch(plan), link.send)
+
+
+def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[StepPlan]:
+    """The plans until `Stop`. What else the engine says is carried out on the way."""
+    tell: list[Callable[[WorkerToEngine], None]] = []
+
+    def compiled(number: int, error: str) -> None:
+        """In the grammar thread, which has a connection of its own."""
+        if not tell:
+            tell.append(link.sender("grammars"))
+        tell[0](GrammarReady(number, error))
+
+    while not isinstance(message := link.receive(), Stop):
+        match message:
+            case StepPlan():
+                yield message
+            case PrepareGrammar(number=number, grammar=grammar):
+                runner.grammars.prepare(number, grammar, compiled)
+            case DropGrammar(number=number):
+                runner.grammars.drop(number)
 
 
 def _answer(place: Place, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
@@ -90,7 +121,7 @@ def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
 
     def collect() -> None:
         torch.cuda.set_device(runner.device)
-        send = link.result_sender()
+        send = link.sender("results")
         try:
             while (step := launched.get()) is not None:
                 _answer(runner.world.place, step, send)
@@ -101,8 +132,7 @@ def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
     collector = threading.Thread(target=collect, name="collector", daemon=True)
     collector.start()
     try:
-        while not isinstance(plan := link.receive(), Stop):
-            assert isinstance(plan, StepPlan)
+        for plan in _plans(link, runner):
             launched.put(runner.launch(plan))
             if failures:
                 raise failures[0]

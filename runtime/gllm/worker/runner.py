@@ -22,6 +22,7 @@ from gllm.parallel.world import World
 from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.last_stage import LastStage, StageOutput
 from gllm.worker.replay import StepReplay
+from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.slots import SlotTable
 
 
@@ -100,6 +101,13 @@ class ModelRunner:
         self.replay = replay
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
+
+    @property
+    def grammars(self) -> GrammarStore:
+        """Only on the rank that samples."""
+        assert self.last_stage is not None
+        assert self.last_stage.sampler is not None
+        return self.last_stage.sampler.state.grammars
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> LaunchedStep:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import json
+import queue
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,8 +20,9 @@ from gllm.messages import NewSequence
 from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.worker.sampling import choose as choose_module
 from gllm.worker.sampling import draws
+from gllm.worker.sampling import grammar as grammar_module
 from gllm.worker.sampling.choose import choose
-from gllm.worker.sampling.grammar import GrammarFactory
+from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.sampling.logprobs import token_logprobs
 from gllm.worker.sampling.sampler import Sampler
 from gllm.worker.sampling.state import SamplingState
@@ -29,7 +35,7 @@ def _no_grammar() -> Any:
 
 
 def _state(*params: SamplingParams, prompt: list[int] | None = None, output: list[int] | None = None) -> SamplingState:
-    state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarFactory(_no_grammar, VOCAB))
+    state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarStore(_no_grammar, VOCAB))
     prompt, output = prompt or [1, 2, 3], output or []
     for slot, entry in enumerate(params):
         state.register(NewSequence(slot, prompt + output, len(prompt), 0, [], entry))
@@ -213,18 +219,129 @@ def test_a_grammar_at_its_end_goes_before_min_tokens() -> None:
     assert _greedy(torch.zeros(VOCAB), Sampler(state)) == 4
 
 
-def test_failed_grammar_fails_only_its_row() -> None:
-    def broken() -> Any:
-        raise ValueError("no tokenizer")
+class FakeMatcher:
+    """Allows its tokens in turn, then only the end; -1 is an error."""
 
-    state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarFactory(broken, VOCAB))
-    state.register(NewSequence(0, [1], 1, 0, [], SamplingParams(temperature=0.0, grammar="{}", seed=0)))
+    def __init__(self, tokens: list[int], at: int = 0) -> None:
+        self.tokens = tokens
+        self.at = at
+
+    def deep_copy(self) -> FakeMatcher:
+        return FakeMatcher(self.tokens, self.at)
+
+    def is_error(self) -> bool:
+        return self.at < len(self.tokens) and self.tokens[self.at] < 0
+
+    def get_error(self) -> str:
+        return "lexer error: too many expressions constructed" if self.is_error() else ""
+
+    def is_stopped(self) -> bool:
+        return self.at >= len(self.tokens) or self.is_error()
+
+    def consume_token(self, token: int) -> bool:
+        self.at += 1
+        return self.tokens[self.at - 1] == token
+
+    def compute_bitmask(self) -> bytes:
+        return b""
+
+    def unsafe_compute_mask_ptr(self, pointer: int, size: int) -> None:
+        bits = np.zeros(size * 8, np.uint8)
+        bits[self.tokens[self.at]] = 1
+        ctypes.memmove(pointer, np.packbits(bits, bitorder="little").tobytes(), size)
+
+
+def _with_grammar(text: str, *, output: list[int] | None = None, **fields: Any) -> SamplingState:
+    """A state whose slot 0 follows a grammar and whose slot 1 follows none. A grammar here is a list of tokens."""
+    store = GrammarStore(lambda: lambda grammar: FakeMatcher(json.loads(grammar)), VOCAB)
+    assert store.compile(1, text) == ""
+    state = SamplingState(8, VOCAB, torch.device("cpu"), store)
+    output = output or []
+    params = SamplingParams(temperature=0.0, stop_token_ids=(4,), seed=0, max_tokens=99, **fields)
+    state.register(NewSequence(0, [1, *output], 1, 0, [], params, grammar=1))
     state.register(NewSequence(1, [1], 1, 0, [], SamplingParams(temperature=0.0, seed=0)))
+    return state
+
+
+def _rows(sampler: Sampler, count: int) -> tuple[list[list[int]], dict[int, str]]:
     logits = torch.zeros(2, VOCAB)
     logits[1, 17] = 1
-    sampled = Sampler(state).sample(logits, np.array([0, 1], np.int32))
-    assert sampled.errors == {0: "no tokenizer"}
-    assert int(sampled.tokens[1]) == 17
+    errors: dict[int, str] = {}
+    tokens = []
+    for _ in range(count):
+        sampled = sampler.sample(logits.clone(), np.array([0, 1], np.int32))
+        tokens.append(sampled.tokens.tolist())
+        errors |= sampled.errors
+    return tokens, errors
+
+
+def test_a_grammar_is_followed_and_then_only_the_end_is_left() -> None:
+    assert _rows(Sampler(_with_grammar("[9, 8]")), 3) == ([[9, 17], [8, 17], [4, 17]], {})
+    assert _rows(Sampler(_with_grammar("[9, 8]", output=[9])), 2) == ([[8, 17], [4, 17]], {})
+    assert _rows(Sampler(_with_grammar("[9]", min_tokens=5)), 2) == ([[9, 17], [4, 17]], {}), "nothing else fits"
+
+
+def test_a_grammar_that_fails_late_fails_only_its_row() -> None:
+    tokens, errors = _rows(Sampler(_with_grammar("[9, -1]")), 2)
+    assert tokens[0] == [9, 17]
+    assert tokens[1][1] == 17
+    assert errors.keys() == {0}
+    assert "too complex" in errors[0]
+
+
+def test_an_output_that_does_not_fit_its_grammar_fails_only_its_row() -> None:
+    tokens, errors = _rows(Sampler(_with_grammar("[9, 8]", output=[7])), 1)
+    assert tokens[0][1] == 17
+    assert errors == {0: "the grammar cannot be followed: a token does not fit it"}
+
+
+def test_a_grammar_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 0.5)
+    monkeypatch.setattr(grammar_module.time, "thread_time", lambda: next(clock))
+    tokens, errors = _rows(Sampler(_with_grammar("[9, 9, 9, 9, 9, 9, 9]")), 6)
+    assert [row[0] for row in tokens[:4]] == [9] * 4
+    assert "takes too long" in errors[0]
+    assert all(row[1] == 17 for row in tokens)
+
+
+def test_grammars_are_compiled_once_apart_from_the_steps() -> None:
+    may_go = threading.Event()
+    made: list[str] = []
+
+    def load() -> Any:
+        def new(grammar: str) -> FakeMatcher:
+            may_go.wait(10)
+            made.append(grammar)
+            return FakeMatcher(json.loads(grammar))
+
+        return new
+
+    store = GrammarStore(load, VOCAB)
+    done: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    store.prepare(1, "[1]", lambda number, error: done.put((number, error)))
+    store.prepare(2, "[-1]", lambda number, error: done.put((number, error)))
+    store.prepare(3, "[3]", lambda number, error: done.put((number, error)))
+    store.drop(3)
+    assert done.empty(), "whoever asks does not wait"
+    may_go.set()
+    assert done.get(timeout=10) == (1, "")
+    number, error = done.get(timeout=10)
+    assert number == 2
+    assert "too complex" in error
+    assert done.get(timeout=10) == (3, "")
+    for _ in range(3):
+        store.start(1, [])
+    assert made == ["[1]", "[-1]", "[3]"]
+    for gone in (2, 3):
+        with pytest.raises(KeyError):
+            store.start(gone, [])
+
+
+def test_a_model_without_grammars_says_so() -> None:
+    def broken() -> Any:
+        raise ValueError("no EOS")
+
+    assert "cannot follow grammars" in GrammarStore(broken, VOCAB).compile(1, "[]")
 
 
 def test_logprobs_come_from_unmodified_logits() -> None:

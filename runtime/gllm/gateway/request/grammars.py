@@ -14,10 +14,6 @@ from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import ParameterError
 
 
-def needs_grammar(request: GenerationRequest) -> bool:
-    return grammar_param(request) is not None
-
-
 def grammar_param(request: GenerationRequest) -> str | None:
     """The field that asks for a grammar, by which errors of the grammar are reported; None if none does."""
     if isinstance(request, ChatRequest) and request.uses_tools and request.forces_tool:

@@ -13,12 +13,13 @@ import msgspec
 
 from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
 from gllm.text.grammar import check_process
-from gllm.text.grammar.check_process import Job, Verdict, read_frame, write_frame
+from gllm.text.grammar.check_process import CPU_SECONDS, Job, Verdict, read_frame, write_frame
 
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 30.0
+"""Seconds on the clock; the child itself is ended after CPU_SECONDS of CPU time."""
 START_SECONDS = 60.0
 MAX_REMEMBERED = 256
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
@@ -28,8 +29,8 @@ _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "
 class GrammarChecker:
     """Says whether a grammar compiles for this tokenizer. Blocking: servers call `check` in a thread.
 
-    The child starts with the first check and stays; it is killed when a check takes longer than CHECK_SECONDS (or
-    dies by its memory limit), and the next check starts another. Verdicts of the last grammars are remembered.
+    The child starts with the first check and stays. It dies when a check takes too much CPU time or memory, is killed
+    after CHECK_SECONDS, and the next check starts another. Verdicts of the last grammars are remembered.
     """
 
     def __init__(self, tokenizer: Tokenizer, logits_width: int) -> None:
@@ -67,7 +68,7 @@ class GrammarChecker:
         answer = self._exchange(grammar.encode("utf-8", "replace"), CHECK_SECONDS)
         if answer is None:
             self._kill()
-            return f"the grammar is too complex: compiling it took more than {CHECK_SECONDS:g} seconds or its memory"
+            return f"it is too complex: compiling it takes more than {CPU_SECONDS} s of CPU time, or too much memory"
         return msgspec.msgpack.decode(answer, type=Verdict).error
 
     def _start(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +15,8 @@ import msgspec
 
 MEMORY_BYTES = 1 << 29
 """Address space a grammar may take beyond what the process has when ready."""
+CPU_SECONDS = 5
+"""CPU time a grammar may take. Not the time on the clock, which depends on what else the machine does."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -47,7 +51,8 @@ def read_frame(stream: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Serves until the parent is gone, at a low priority: streams in progress come first."""
-    os.nice(10)
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         _serve()
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
@@ -68,11 +73,19 @@ def _serve() -> None:
     while True:
         write_frame(sink, msgspec.msgpack.encode(Verdict(error)))
         grammar = read_frame(source).decode("utf-8", "replace")
+        _limit_cpu()
         try:
             check_grammar(grammar, ll_tokenizer, param="")
             error = ""
         except ParameterError as problem:
             error = str(problem).removeprefix(": ")
+
+
+def _limit_cpu() -> None:
+    """The kernel ends this process when the limit is reached."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = math.ceil(time.process_time()) + CPU_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _limit_memory() -> None:

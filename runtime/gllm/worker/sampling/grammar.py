@@ -1,20 +1,54 @@
-"""Grammar-constrained rows: an llguidance matcher per sequence."""
+"""Grammar-constrained rows: grammars compiled in a thread of their own, and a matcher for each sequence."""
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llguidance.numpy
 import numpy as np
 import numpy.typing as npt
 
+from gllm.text.grammar.errors import explain
+
+logger = logging.getLogger("gllm.worker")
+
+GRACE_SECONDS = 2.0
+"""CPU time that all sequences of a grammar may take together to follow it, before the rate counts."""
+SECONDS_A_TOKEN = 0.005
+"""CPU time for each token beyond that. An ordinary grammar takes a tenth of it."""
+
+Matcher = Any
+"""llguidance.LLMatcher"""
+
+
+class CompiledGrammar:
+    """What sequences begin from, and what following it has cost so far."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher = matcher
+        self._seconds = 0.0
+        self._tokens = 0
+
+    def account(self, seconds: float) -> None:
+        """Raises ValueError when the grammar costs too much: its own requests fail, not the batch."""
+        self._seconds += seconds
+        self._tokens += 1
+        if self._seconds > GRACE_SECONDS + SECONDS_A_TOKEN * self._tokens:
+            raise ValueError("the grammar cannot be followed: it is too complex, each token takes too long")
+
 
 class GrammarState:
     """Where one sequence stands in its grammar."""
 
-    def __init__(self, matcher: Any, vocab_size: int) -> None:
-        self._matcher = matcher
+    def __init__(self, compiled: CompiledGrammar, vocab_size: int) -> None:
+        self._compiled = compiled
+        self._matcher = compiled.matcher.deep_copy()
         self._bitmask = llguidance.numpy.allocate_token_bitmask(1, vocab_size)
         self._vocab_size = vocab_size
 
@@ -24,43 +58,96 @@ class GrammarState:
             if self._matcher.is_stopped():
                 return
             if not self._matcher.consume_token(token):
-                raise ValueError(_first_line(self._matcher))
+                raise ValueError(_reason(self._matcher))
 
     def allowed(self, eos_token_ids: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """[vocab] which tokens may come next; when the grammar is complete, only EOS."""
+        """[vocab] which tokens may come next. After the grammar's end: only EOS, or any if none ends (ignore_eos)."""
+        if self._matcher.is_error():
+            raise ValueError(_reason(self._matcher))
         if self._matcher.is_stopped():
-            mask = np.zeros(self._vocab_size, np.bool_)
+            mask = np.full(self._vocab_size, not eos_token_ids)
             mask[list(eos_token_ids)] = True
             return mask
+        began = time.thread_time()
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bitmask, 0)
         if self._matcher.is_error():
-            raise ValueError(_first_line(self._matcher))
+            raise ValueError(_reason(self._matcher))
+        self._compiled.account(time.thread_time() - began)
         bits = np.unpackbits(self._bitmask.view(np.uint8)[0], bitorder="little")
         return bits[: self._vocab_size].astype(np.bool_)
 
 
-class GrammarFactory:
-    """Builds matchers; the tokenizer behind them is loaded when the first grammar arrives."""
+class GrammarStore:
+    """The grammars that the engine named, by its numbers.
 
-    def __init__(self, load: Callable[[], Callable[[str], Any]], vocab_size: int) -> None:
-        """`load()` returns a function from a grammar to an llguidance matcher."""
+    Compiling releases the interpreter lock and has a low priority, so that steps go on meanwhile. `load` makes
+    llguidance's tokenizer; it runs in the same thread, at once, since it may hold the lock for a while.
+    """
+
+    def __init__(self, load: Callable[[], Callable[[str], Matcher]], vocab_size: int) -> None:
+        """`load()` returns a function from a grammar to a matcher. Raises ValueError if the model can have none."""
         self._load = load
-        self._new_matcher: Callable[[str], Any] | None = None
         self._vocab_size = vocab_size
+        self._new_matcher: Callable[[str], Matcher] | None = None
+        self._compiled: dict[int, CompiledGrammar] = {}
+        self._wanted: set[int] = set()
+        self._thread = ThreadPoolExecutor(1, "grammar", initializer=_give_way)
 
-    def start(self, grammar: str, output: list[int]) -> GrammarState:
-        """A matcher that has consumed `output`. Raises ValueError on a bad grammar."""
-        if self._new_matcher is None:
-            self._new_matcher = self._load()
-        matcher = self._new_matcher(grammar)
-        if matcher.is_error():
-            raise ValueError(_first_line(matcher))
-        state = GrammarState(matcher, self._vocab_size)
+    def preload(self) -> None:
+        """Load the tokenizer now, in the thread."""
+        self._thread.submit(self._ready)
+
+    def prepare(self, number: int, grammar: str, done: Callable[[int, str], None]) -> None:
+        """Compile in the thread, which calls done(number, error); the error is empty if it went well."""
+        self._wanted.add(number)
+        self._thread.submit(lambda: done(number, self._compile(number, grammar)))
+
+    def compile(self, number: int, grammar: str) -> str:
+        """Compile here and now. Returns the error, empty if there is none."""
+        self._wanted.add(number)
+        return self._compile(number, grammar)
+
+    def _compile(self, number: int, grammar: str) -> str:
+        try:
+            if (new_matcher := self._ready()) is None:
+                return "this model's tokenizer cannot follow grammars"
+            matcher = new_matcher(grammar)
+            if not matcher.is_error():
+                matcher.compute_bitmask()  # copies share what the first mask found out
+            if matcher.is_error():
+                return _reason(matcher)
+        except Exception as error:
+            logger.exception("a grammar could not be compiled")
+            return f"the grammar could not be compiled: {type(error).__name__}"
+        if number in self._wanted:
+            self._compiled[number] = CompiledGrammar(matcher)
+        return ""
+
+    def drop(self, number: int) -> None:
+        """No new sequence will have this grammar."""
+        self._wanted.discard(number)
+        self._compiled.pop(number, None)
+
+    def start(self, number: int, output: list[int]) -> GrammarState:
+        """The state after `output`. Raises ValueError if the output does not fit."""
+        state = GrammarState(self._compiled[number], self._vocab_size)
         state.advance(output)
         return state
 
+    def _ready(self) -> Callable[[str], Matcher] | None:
+        if self._new_matcher is None:
+            try:
+                self._new_matcher = self._load()
+            except ValueError as error:
+                logger.warning("no grammars: %s", error)
+        return self._new_matcher
 
-def _first_line(matcher: Any) -> str:
-    """llguidance's reason without the dump of its state that may follow."""
-    reason = str(matcher.get_error() or "the token is not allowed").splitlines()[0]
-    return f"grammar: {reason[:300]}"
+
+def _give_way() -> None:
+    """On Linux a thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+
+
+def _reason(matcher: Matcher) -> str:
+    error = matcher.get_error()
+    return f"the grammar cannot be followed: {explain(error) if error else 'a token does not fit it'}"

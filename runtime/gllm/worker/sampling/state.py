@@ -7,7 +7,7 @@ import torch
 
 from gllm.messages import NewSequence
 from gllm.sampling_params import SamplingParams
-from gllm.worker.sampling.grammar import GrammarFactory, GrammarState
+from gllm.worker.sampling.grammar import GrammarState, GrammarStore
 from gllm.worker.sampling.words import BadWords
 
 
@@ -33,10 +33,10 @@ class TokenCounts:
 class SamplingState:
     """Arrays over slots, so that a step gathers its rows' parameters by indexing."""
 
-    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, grammars: GrammarFactory) -> None:
+    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, grammars: GrammarStore) -> None:
         self.vocab_size = vocab_size
         self.device = device
-        self._grammars = grammars
+        self.grammars = grammars
         self.params: list[SamplingParams] = [SamplingParams()] * max_num_seqs
         self.seed = np.zeros(max_num_seqs, np.uint64)
         self.num_output = np.zeros(max_num_seqs, np.int64)
@@ -57,7 +57,7 @@ class SamplingState:
         self.bad_words: dict[int, BadWords] = {}
         self.grammar: dict[int, GrammarState] = {}
         self.failed: dict[int, str] = {}
-        """Slots whose grammar could not be built: reported with their first sampled row."""
+        """Slots whose output does not fit their grammar: reported with their first sampled row."""
 
     def register(self, sequence: NewSequence) -> None:
         slot, params = sequence.slot, sequence.sampling
@@ -77,7 +77,7 @@ class SamplingState:
             penalised
             or params.logit_bias
             or params.min_tokens
-            or params.grammar is not None
+            or sequence.grammar
             or params.allowed_token_ids
             or params.bad_word_ids
         )
@@ -90,9 +90,9 @@ class SamplingState:
             self.bad_words[slot] = BadWords(params.bad_word_ids, output, self.device)
         if penalised:
             self.counts[slot] = TokenCounts(sequence, self.vocab_size, self.device)
-        if params.grammar is not None:
+        if sequence.grammar:
             try:
-                self.grammar[slot] = self._grammars.start(params.grammar, output)
+                self.grammar[slot] = self.grammars.start(sequence.grammar, output)
             except ValueError as error:
                 self.failed[slot] = str(error)
 
