@@ -147,8 +147,9 @@ def _sampling(fields: dict[str, Any], chat: bool, default: Callable[..., Samplin
     fields = {name: value for name, value in fields.items() if value is not None}
     if "max_completion_tokens" in fields:
         fields["max_tokens"] = fields.pop("max_completion_tokens")
-    if isinstance(fields.get("stop"), str):
-        fields["stop"] = [fields["stop"]]
+    for name in ("stop", "stop_regex"):
+        if isinstance(fields.get(name), str):
+            fields[name] = [fields[name]]
     if chat and "logprobs" in fields:
         wanted = fields.pop("logprobs")
         if not isinstance(wanted, bool):
