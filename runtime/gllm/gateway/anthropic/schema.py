@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
+from gllm.gateway.request.base import MAX_INT, Body, Label, Tolerant, by_type, check_json
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
 from gllm.gateway.request.message_schema import MAX_TOOLS, FunctionName
-from gllm.gateway.request.schema import MAX_INT, Body, Label, StopString, Tolerant, by_type, check_json
+from gllm.gateway.request.schema import StopString
 
 MAX_BLOCKS = 1024
 

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from gllm.gateway.errors import ApiError, bad_request, body_too_large
 from gllm.gateway.http.sse import ClientGoneError
+from gllm.gateway.request.base import Schema
 from gllm.gateway.request.json_bounds import check_bounds, invalid_json
-from gllm.gateway.request.schema import Schema
 from gllm.gateway.request.validation import from_validation
 
 S = TypeVar("S", bound=Schema)

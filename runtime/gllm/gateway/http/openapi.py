@@ -9,10 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from gllm.gateway.anthropic.schema import CountTokensRequest, MessagesRequest
+from gllm.gateway.request.base import Schema
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.fields import HINTS
-from gllm.gateway.request.schema import Schema
 from gllm.gateway.responses.schema import CompactRequest, ResponsesRequest
 
 BODIES: dict[str, type[Schema]] = {

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from gllm.gateway.request.base import MAX_INT, Label
 from gllm.gateway.request.message_schema import (
     MAX_TOOLS,
     ChatMessage,
@@ -15,7 +16,7 @@ from gllm.gateway.request.message_schema import (
     ToolChoice,
     num_chars,
 )
-from gllm.gateway.request.schema import MAX_INT, GenerationRequest, Label
+from gllm.gateway.request.schema import GenerationRequest
 from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 
 MAX_MESSAGES = 4096

@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from gllm.gateway.request.base import MAX_INT, Body, Label, TokenId
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
 from gllm.gateway.request.message_schema import MAX_TOOLS, ChatMessage, TemplateKwargs, Tool, num_chars
-from gllm.gateway.request.schema import MAX_CHOICES, MAX_INT, Body, GenerationRequest, Label, TokenId
+from gllm.gateway.request.schema import MAX_CHOICES, GenerationRequest
 from gllm.sampling_params import MAX_LOGPROBS, MAX_N, ParameterError
 
 MAX_PROMPTS = 128

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.constraints import GUIDED_FIELDS
 from gllm.gateway.request.message_schema import NamedTool, Tool
 from gllm.gateway.request.prompts import tool_dicts
-from gllm.gateway.request.schema import GUIDED_FIELDS, GenerationRequest
+from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import ParameterError
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from gllm.gateway.request.schema import Label, Tolerant, by_type, check_json
+from gllm.gateway.request.base import Label, Tolerant, by_type, check_json
 
 MAX_CONTENT_PARTS = 256
 MAX_TOOLS = 128

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from gllm.gateway.request.fields import without_no_ops
+from gllm.gateway.request.base import MAX_INT, Body, Label, Schema, TokenId, by_type, check_json
+from gllm.gateway.request.constraints import (
+    GUIDED_FIELDS,
+    Choices,
+    Grammar,
+    ResponseFormat,
+    SchemaOrText,
+    StructuredOutputs,
+)
 from gllm.sampling_params import (
     MAX_ALLOWED_TOKEN_IDS,
     MAX_BAD_WORDS,
-    MAX_GRAMMAR_BYTES,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_N,
@@ -28,44 +25,10 @@ from gllm.sampling_params import (
     ParameterError,
 )
 
-MAX_INT = 2**31 - 1
 MAX_CHOICES = 128
 """Most engine requests that one HTTP request may make: prompts times n."""
-MAX_JSON_DEPTH = 128
-MAX_JSON_NODES = 10_000
-GUIDED_FIELDS: dict[str, str] = {
-    "guided_json": "json",
-    "guided_regex": "regex",
-    "guided_choice": "choice",
-    "guided_grammar": "grammar",
-    # SGLang's and llama.cpp's names
-    "json_schema": "json",
-    "regex": "regex",
-    "ebnf": "grammar",
-    "grammar": "grammar",
-}
-"""Fields that each hold a constraint, and its kind."""
 
-Label = Annotated[str, StringConstraints(max_length=256)]
-Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 StopString = Annotated[str, StringConstraints(min_length=1)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
-Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
-
-
-def by_type(expected: str, tags: dict[type, str]) -> Discriminator:
-    """Chooses a union's member by the type of the value: pydantic would try all, and show the error of any.
-
-    Tags are spelled as `validation` expects the names of union members, which are no part of a field's path.
-    """
-    return Discriminator(
-        lambda value: next((tag for kind, tag in tags.items() if isinstance(value, kind)), None),
-        custom_error_type="wrong_type",
-        custom_error_message=f"Input should be {expected}",
-    )
-
-
 Stop = Annotated[
     Annotated[StopString, Tag("(text)")] | Annotated[list[StopString], Field(fail_fast=True), Tag("list[str]")],
     by_type("a string or a list of strings", {str: "(text)", list: "list[str]"}),
@@ -77,13 +40,6 @@ def texts_of(stop: str | list[str] | None) -> list[str]:
     return [stop] if isinstance(stop, str) else stop or []
 
 
-SchemaOrText = Annotated[
-    Annotated[Grammar, Tag("(text)")] | Annotated[dict[str, Any], Tag("(object)")],
-    by_type("a JSON schema", {str: "(text)", dict: "(object)"}),
-]
-"""A JSON schema, or the text of one."""
-
-
 def _check_biases(value: Any) -> Any:
     """Before each of them is looked at: a dict does not fail fast."""
     if not isinstance(value, dict):
@@ -93,66 +49,6 @@ def _check_biases(value: Any) -> Any:
     if len({token.lstrip("0") for token in value}) < len(value):
         raise ValueError("a token is named twice")
     return {token: bias for token, bias in value.items() if bias is not None}
-
-
-def check_json(value: Any, what: str) -> Any:
-    """Bound a free-form JSON value: depth, number of nodes, integer size, and text that is valid Unicode."""
-    nodes = 0
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        following: list[Any] = []
-        for node in level:
-            nodes += 1
-            if nodes > MAX_JSON_NODES:
-                raise ValueError(f"{what} has more than {MAX_JSON_NODES} values")
-            if isinstance(node, dict):
-                following.extend(node.values())
-            elif isinstance(node, list):
-                following.extend(node)
-            elif isinstance(node, int) and abs(node) > 2**63:
-                raise ValueError(f"{what} has an integer beyond 64 bits")
-        if not following:
-            return value
-        level = following
-    raise ValueError(f"{what} is nested deeper than {MAX_JSON_DEPTH} levels")
-
-
-class Schema(BaseModel):
-    """Strict: no coercion, no unknown fields, no NaN; and an error never repeats what the client sent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _given(cls, data: Any) -> Any:
-        """null means not given. What stands inside free-form values (schemas, template arguments) stays."""
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
-class Tolerant(Schema):
-    """Ignores unknown keys: clients send back what other servers put into their answers."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class Body(Schema):
-    """A whole request."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _given(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: _whole_numbers(value) for name, value in without_no_ops(data, cls.model_fields).items()}
-
-
-def _whole_numbers(value: Any) -> Any:
-    """16.0 as 16: clients whose language has one kind of number mean an integer where one is due."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, list) and value and isinstance(value[0], float | list):
-        return [_whole_numbers(item) for item in value]
-    return value
 
 
 class StreamOptions(Schema):
@@ -169,70 +65,6 @@ class StreamOptions(Schema):
     @property
     def usage_at_end(self) -> bool:
         return bool(self.include_usage) or self.usage_in_chunks
-
-
-class JsonSchemaFormat(Tolerant):
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None
-    """Nothing to do: the output always matches the schema."""
-    json_schema: dict[str, Any] = Field(alias="schema")
-
-    @field_validator("json_schema")
-    @classmethod
-    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_json(value, "schema")
-        return value
-
-
-class ResponseFormat(Tolerant):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
-    """With type `json_object` it is as good as with `json_schema`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _schema_beside_type(cls, data: Any) -> Any:
-        """Together's and llama.cpp's form: {"type": "json_object", "schema": {...}}."""
-        if isinstance(data, dict) and data.get("schema") is not None and data.get("json_schema") is None:
-            return {**data, "json_schema": {"schema": data["schema"]}}
-        return data
-
-    @model_validator(mode="after")
-    def _complete(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("type 'json_schema' needs 'json_schema'")
-        return self
-
-
-class StructuredOutputs(Schema):
-    """vLLM's newer name for the guided_* fields; one of them."""
-
-    json_: SchemaOrText | None = Field(default=None, alias="json")
-    regex: Grammar | None = None
-    choice: Choices | None = None
-    grammar: Grammar | None = None
-    json_object: bool | None = None
-    disable_additional_properties: bool | None = None
-    """Nothing to do: objects that list their properties allow no others, unless the schema says so."""
-    disable_fallback: bool | None = None
-    """Nothing to do: there is no second backend."""
-    disable_any_whitespace: bool | None = None
-    """true: no white space between the values of JSON."""
-
-    @model_validator(mode="after")
-    def _one(self) -> StructuredOutputs:
-        if len(self.kinds) > 1:
-            raise ValueError(f"give only one of {', '.join(self.kinds)}")
-        check_json(self.json_, "json")
-        return self
-
-    @property
-    def kinds(self) -> list[str]:
-        """Names of the constraints given; at most one in a checked request."""
-        values = {"json": self.json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar,
-                  "json_object": self.json_object or None}  # fmt: skip
-        return [kind for kind, value in values.items() if value is not None]
 
 
 class GenerationRequest(Body):

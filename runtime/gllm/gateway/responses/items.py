@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from gllm.gateway.request.base import Label, Tolerant
 from gllm.gateway.request.message_schema import MAX_CONTENT_PARTS, Content, TextPart
-from gllm.gateway.request.schema import Label, Tolerant
 
 Item = dict[str, Any]
 """An item with all its keys, as OpenAI's API shows it."""

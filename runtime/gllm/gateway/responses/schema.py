@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from gllm.gateway.errors import bad_request
+from gllm.gateway.request.base import MAX_INT, Body, Label, Tolerant
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
+from gllm.gateway.request.constraints import JsonSchemaFormat
 from gllm.gateway.request.fields import REFUSED as REFUSED_ANYWHERE
 from gllm.gateway.request.message_schema import MAX_TOOLS, FunctionName, FunctionSpec
-from gllm.gateway.request.schema import MAX_INT, Body, JsonSchemaFormat, Label, Tolerant
 from gllm.gateway.responses.items import InputItem, MessageItem
 from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 
