@@ -120,6 +120,7 @@ def put_together(events: list[dict[str, Any]]) -> dict[str, Any]:
             [{"type": "thinking", "thinking": "hm", "signature": "unsigned"}, {"type": "text", "text": "Yes"}],
             "end_turn",
         ),
+        ("<think>\nhm", [{"type": "thinking", "thinking": "hm", "signature": "unsigned"}], "end_turn"),
         (
             f"Let me look.\n{CALL}\n{CALL_2}",
             [
@@ -241,6 +242,12 @@ def test_bad_requests(api: httpx.Client, fields: dict[str, Any], says: str) -> N
     assert says in error_of(api.post("/v1/messages", json={**HI, **fields}), 400, "invalid_request_error")
 
 
+def test_threads_are_refused_with_the_code_that_the_sdk_knows(api: httpx.Client) -> None:
+    answer = api.post("/v1/messages?beta=true", json={**HI, "thread": {"type": "create"}})
+    error_of(answer, 400, "invalid_request_error")
+    assert answer.json()["error"]["details"]["error_code"] == "thread_unsupported_request"
+
+
 def test_other_errors(http: httpx.Client, clean: RunningServer) -> None:
     assert "'tiny'" in error_of(http.post("/v1/messages", json={**HI, "model": "claude-x"}), 404, "not_found_error")
     error_of(http.post("/v1/messages/batches", json={}), 404, "not_found_error")
@@ -260,7 +267,8 @@ def test_error_within_a_stream(http: httpx.Client, clean: RunningServer) -> None
     name, data = last.split("\n")
     assert (name, end) == ("event: error", "")
     error = json.loads(data.removeprefix("data: "))["error"]
-    assert error == {"type": "api_error", "message": INTERNAL_MESSAGE}
+    code = {"error_code": "internal_error"}
+    assert error == {"type": "api_error", "message": INTERNAL_MESSAGE, "details": code}
 
 
 def test_key_and_queue(start: Any) -> None:

@@ -54,6 +54,8 @@ def test_billing_header_is_no_part_of_the_prompt() -> None:
     system = [text("x-anthropic-billing-header: cc_version=1; cch=ab12c;"), text("Be kind")]
     assert shown(user("a"), system=system)[0]["content"] == "Be kind"
     assert shown(user("a"), system=system[:1]) == [user("a")]
+    whole = "x-anthropic-billing-header: cch=1;\nBe kind"
+    assert shown(user("a"), system=whole)[0]["content"] == whole
 
 
 def test_turns_of_one_role_are_one() -> None:
@@ -78,6 +80,11 @@ def test_tool_calls_and_results() -> None:
         {"role": "tool", "content": "", "tool_call_id": "toolu_3"},
         user("and?"),
     ]  # fmt: skip
+
+
+def test_result_whose_call_is_named_by_id() -> None:
+    result = {"type": "tool_result", "id": "toolu_1", "content": "8"}
+    assert shown(user("a"), assistant([CALL]), user([result]))[2]["tool_call_id"] == "toolu_1"
 
 
 def test_call_without_text() -> None:

@@ -96,7 +96,7 @@ CHAT: list[tuple[str, Any, Any]] = [
     ("max_completion_tokens", 1, 0),
     ("max_completion_tokens", 100, INT + 1),
     ("tools", [tool(f"f{i}") for i in range(128)], [tool(f"f{i}") for i in range(129)]),
-    ("tools", [tool("a" * 64)], [tool("a" * 65)]),
+    ("tools", [tool("a" * 128)], [tool("a" * 129)]),
     ("tools", [tool("a")], [tool("a"), tool("a")]),
     ("tools", [tool("a")], [tool("a b")]),
     ("tools", [tool(parameters=nested(30))], [tool(parameters=nested(80))]),

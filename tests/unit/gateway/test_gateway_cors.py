@@ -77,6 +77,14 @@ def test_every_origin(start: Callable[..., RunningServer]) -> None:
         assert "access-control-allow-credentials" not in answer.headers
 
 
+def test_what_a_page_can_post_without_a_preflight_is_refused(http: httpx.Client) -> None:
+    body = b'{"prompt": "a"}'
+    origin = {"Origin": "https://evil.example"}
+    for kind in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        assert http.post("/v1/completions", content=body, headers={**origin, **kind}).status_code == 415
+    assert http.post("/v1/completions", content=body).status_code == 200
+
+
 def test_options_without_preflight(http: httpx.Client) -> None:
     assert http.options("/v1/models").status_code == 405
     assert "access-control-allow-origin" not in http.get("/v1/models").headers

@@ -35,7 +35,7 @@ def check(server: RunningServer, answer: httpx.Response) -> None:
     if answer.status_code >= 400:
         error = answer.json()["error"]
         is_anthropic = "/v1/messages" in str(answer.request.url)
-        assert set(error) == ({"message", "type"} if is_anthropic else {"message", "type", "param", "code"})
+        assert set(error) == ({"message", "type", "details"} if is_anthropic else {"message", "type", "param", "code"})
         assert len(error["message"]) < 2000
 
 

@@ -55,7 +55,7 @@ class Blocks:
             yield from self._call(call)
 
     def end(self) -> Iterator[Event]:
-        if not any(block.head["type"] != "thinking" for block in self._blocks):
+        if not self._blocks:
             yield from self._text("text", self._held)
         yield from self._close()
 

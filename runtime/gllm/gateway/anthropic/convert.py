@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, ClassVar
@@ -9,12 +10,13 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from gllm.gateway.anthropic.schema import Block, CountTokensRequest, Message, MessagesRequest, TextBlock, ToolChoice
+from gllm.gateway.errors import bad_request
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.validation import from_validation
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
 """Efforts that no template knows."""
-_BILLING = "x-anthropic-billing-header:"
+_BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
 """Claude Code begins its system text with such a block. It differs from request to request, so that no prefix of the
 prompt would be found in the cache, and says nothing to the model."""
 
@@ -25,6 +27,9 @@ class MessagesChat(ChatRequest):
 
 def chat_of(request: CountTokensRequest) -> MessagesChat:
     """Raises ApiError for what only a chat refuses."""
+    if request.thread is not None:
+        raise bad_request("thread", "This server keeps no threads: send all messages, without 'thread'.",
+                          "thread_unsupported_request")  # fmt: skip
     fields = {
         "model": request.model,
         "messages": _messages(request),
@@ -62,7 +67,7 @@ def chat_of(request: CountTokensRequest) -> MessagesChat:
 
 def _messages(request: CountTokensRequest) -> list[dict[str, Any]]:
     """Turns of one role that follow each other are one turn, as Anthropic says."""
-    system = [block for block in _text_blocks(request.system) if not (block.text or "").startswith(_BILLING)]
+    system = [block for block in _text_blocks(request.system) if not _BILLING.fullmatch(block.text or "")]
     first = [Message(role="system", content=system)] if system else []
     shown: list[dict[str, Any]] = []
     for role, turns in groupby([*first, *request.messages], key=lambda message: message.role):

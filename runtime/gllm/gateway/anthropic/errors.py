@@ -1,4 +1,4 @@
-"""Errors in Anthropic's shape: `{"type": "error", "error": {"type", "message"}, "request_id"}`."""
+"""Errors in Anthropic's shape: `{"type": "error", "error": {"type", "message", "details"}, "request_id"}`."""
 
 from __future__ import annotations
 
@@ -24,4 +24,7 @@ def speaks_anthropic(path: str) -> bool:
 
 def error_object(error: ApiError, request_id: str | None = None) -> dict[str, Any]:
     kind = _TYPES.get(error.status, "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id}
+    shown: dict[str, Any] = {"type": kind, "message": error.message}
+    if error.code is not None:
+        shown["details"] = {"error_code": error.code}
+    return {"type": "error", "error": shown, "request_id": request_id}

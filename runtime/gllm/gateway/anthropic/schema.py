@@ -72,6 +72,8 @@ class Block(Tolerant):
     def _complete(cls, block: Any) -> Any:
         _check_kind(block, tuple(_NEEDS))
         if isinstance(block, dict):
+            if block["type"] == "tool_result" and block.get("tool_use_id") is None:
+                block = {**block, "tool_use_id": block.get("id")}  # clients made for SGLang call it so
             missing = [name for name in _NEEDS[block["type"]] if block.get(name) is None]
             if missing:
                 raise ValueError(f"a block of type '{block['type']}' needs '{missing[0]}'")
@@ -167,6 +169,8 @@ class CountTokensRequest(Body):
     """An older place of `output_config.format`."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Not Anthropic's: as in chat completions."""
+    thread: Any = None
+    """A conversation that the server would keep: refused with a code by which the SDK sends all messages instead."""
 
     @model_validator(mode="before")
     @classmethod

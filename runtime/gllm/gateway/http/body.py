@@ -32,7 +32,9 @@ async def read_body(request: Request, schema: type[S], limit: int) -> S:
     if encoding not in ("", "identity"):
         raise ApiError(415, f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
                        code="unsupported_encoding")  # fmt: skip
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    # Without a type any page of the Internet could post: its browser asks only for leave to send JSON.
+    default = "" if "origin" in request.headers else "application/json"
+    kind = request.headers.get("content-type", default).partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ApiError(415, "The request body must be JSON, with 'Content-Type: application/json'.",
                        code="unsupported_media_type")  # fmt: skip

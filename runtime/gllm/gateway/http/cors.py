@@ -31,6 +31,9 @@ class Cors:
         self._allowed = frozenset(allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         origin = header(scope, b"origin")
         allowed = self._allows(origin)
         own: list[tuple[bytes, bytes]] = [(b"vary", b"Origin")]

@@ -15,7 +15,8 @@ MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128
 MAX_TEMPLATE_KWARGS = 32
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+"""OpenAI's names have 64 characters at most, Anthropic's 128."""
 
 TemplateKwargs = Annotated[
     dict[str, Any],
