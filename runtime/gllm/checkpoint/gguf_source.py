@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from gguf.quants import dequantize
 
 from gllm.checkpoint.chunks import chunked
 from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+from gllm.checkpoint.gguf_names import named, names_of
 from gllm.checkpoint.tensor_info import TensorInfo
 
 SUPPORTED_TYPES = frozenset(
@@ -28,41 +26,6 @@ SUPPORTED_TYPES = frozenset(
 )
 """What the gguf package dequantizes."""
 
-_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_MIXTRAL = {
-    "ffn_gate_inp": "block_sparse_moe.gate",
-    "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
-    "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
-    "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
-}
-_QWEN = {
-    "ffn_gate_inp": "mlp.gate",
-    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
-    "ffn_up_exps": "mlp.experts.{}.up_proj",
-    "ffn_down_exps": "mlp.experts.{}.down_proj",
-    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
-_TOP = re.compile(r"(\w+)\.(weight|bias)")
-
 
 class GGUFSource:
     """See `gllm.checkpoint.source.TensorSource`."""
@@ -70,10 +33,9 @@ class GGUFSource:
     def __init__(self, path: Path) -> None:
         self._file = GGUFFile(path)
         self._tensors: dict[str, GGUFTensor] = {}
-        expert_names = _MIXTRAL if self._file.metadata.get("general.architecture") == "llama" else _QWEN
+        names = names_of(self._file.metadata.get("general.architecture"), self._file.tensors)
         for tensor in self._file.tensors.values():
-            for name, piece in named_experts(tensor, expert_names):
-                self._tensors[name] = piece
+            self._tensors.update(named(tensor, names))
         self.tensors = {
             name: TensorInfo(tensor.shape, tensor.type.name, tensor.type in SUPPORTED_TYPES)
             for name, tensor in self._tensors.items()
@@ -114,32 +76,3 @@ class GGUFSource:
         if ".k_proj." in name:
             return int(metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]))
         return 0
-
-
-def named_experts(tensor: GGUFTensor, names: Mapping[str, str]) -> Iterator[tuple[str, GGUFTensor]]:
-    """A tensor of the file under its checkpoint name; what holds all experts, one after another, as a tensor each."""
-    match = _LAYER.fullmatch(tensor.name)
-    if match is None or match[2] not in names:
-        yield huggingface_name(tensor.name), tensor
-        return
-    name = f"model.layers.{match[1]}.{names[match[2]]}.{match[3]}"
-    if match[2].endswith("_exps") and len(tensor.shape) == 3:
-        size = tensor.num_bytes // tensor.shape[0]
-        for expert in range(tensor.shape[0]):
-            at = tensor.offset + expert * size
-            yield name.format(expert), replace(tensor, shape=tensor.shape[1:], offset=at, num_bytes=size)
-    elif match[2] == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
-        yield name, replace(tensor, shape=(1, *tensor.shape))
-    else:
-        yield name, tensor
-
-
-def huggingface_name(name: str) -> str:
-    """The checkpoint name of a GGUF tensor; names that have none stay as they are."""
-    if match := _LAYER.fullmatch(name):
-        layer, part, kind = match.groups()
-        return f"model.layers.{layer}.{_NAMES[part]}.{kind}" if part in _NAMES else name
-    if match := _TOP.fullmatch(name):
-        part, kind = match.groups()
-        return f"{_NAMES[part]}.{kind}" if part in _NAMES else name
-    return name

@@ -132,7 +132,7 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--use-v2-block-manager", "", "there is one manager of pages"),
     _refused("", "--max-total-tokens", "write --num-pages: that many tokens divided by --page-size"),
     _refused("--calculate-kv-scales", "--quantization-param-path", "the KV cache is not quantized"),
-    _refused("--disable-sliding-window", "", "models with a sliding window are not supported"),
+    _ignored("--disable-sliding-window", "", "a model with a sliding window runs within its window"),
     _refused("", "--enable-hierarchical-cache --hicache-ratio --hicache-size", "the KV cache has one tier"),
     # --- scheduling
     _renamed("--max-prefill-tokens", "--max-num-batched-tokens", "--chunked-prefill-size --max-prefill-tokens",

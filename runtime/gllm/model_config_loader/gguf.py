@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
@@ -20,7 +21,11 @@ _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "qwen2moe": "Qwen2MoeForCausalLM",
     "qwen3moe": "Qwen3MoeForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "chatglm": "GlmForCausalLM",
 }
+_TURN_PARTS = ("glm4", "chatglm")
+"""Architectures whose rope turns a part of each head."""
 _SAMPLING_FIELDS = {
     "temp": "temperature",
     "top_p": "top_p",
@@ -45,13 +50,13 @@ def load_gguf_config(path: Path) -> ModelConfig:
     num_heads = fields.positive_int(f"{name}.attention.head_count")
     hidden_size = fields.positive_int(f"{name}.embedding_length")
     head_dim = fields.positive_int(f"{name}.attention.key_length", hidden_size // num_heads)
-    if fields.get(f"{name}.rope.dimension_count", head_dim) != head_dim:
+    turned = fields.positive_int(f"{name}.rope.dimension_count", head_dim)
+    if turned != head_dim and name not in _TURN_PARTS:
         raise fields.error(f"{name}.rope.dimension_count", f"differs from the head's {head_dim} dimensions")
     moe = _moe(file, fields, name)
     rope = load_gguf_rope(file, fields, name, head_dim)
     config = ModelConfig(
-        # Mixtral's files call themselves llama.
-        architecture="MixtralForCausalLM" if moe is not None and name == "llama" else _ARCHITECTURES[name],
+        architecture=_architecture(file, name, moe),
         hidden_size=hidden_size,
         intermediate_size=fields.positive_int(f"{name}.feed_forward_length"),
         num_layers=fields.positive_int(f"{name}.block_count", most=MAX_LAYERS),
@@ -60,9 +65,9 @@ def load_gguf_config(path: Path) -> ModelConfig:
         head_dim=head_dim,
         vocab_size=embedding.shape[0],
         rms_norm_eps=fields.positive_float(f"{name}.attention.layer_norm_rms_epsilon"),
-        rope=rope,
+        rope=msgspec.structs.replace(rope, partial_factor=turned / head_dim),
         tie_word_embeddings="output.weight" not in file.tensors,
-        attention_bias="blk.0.attn_q.bias" in file.tensors,
+        attention_bias="blk.0.attn_q.bias" in file.tensors or "blk.0.attn_qkv.bias" in file.tensors,
         attention_out_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in file.tensors,
         moe=moe,
@@ -78,6 +83,15 @@ def load_gguf_config(path: Path) -> ModelConfig:
         generation_defaults=_sampling_defaults(fields),
     )
     return check_shape(config, str(path))
+
+
+def _architecture(file: GGUFFile, name: str, moe: MoEConfig | None) -> str:
+    """Mixtral's files call themselves llama; those of GLM-4-9B have either of its layouts."""
+    if moe is not None and name == "llama":
+        return "MixtralForCausalLM"
+    if name == "chatglm" and "blk.0.attn_qkv.weight" in file.tensors:
+        return "ChatGLMModel"
+    return _ARCHITECTURES[name]
 
 
 def _window(fields: Fields, name: str) -> int | None:

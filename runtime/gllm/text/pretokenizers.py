@@ -62,7 +62,9 @@ _DEEPSEEK3_SPLIT = [
 _STEPS: dict[str, list[dict[str, Any]]] = {
     **dict.fromkeys(("default", "gpt-2", "phi-2", "olmo", "mpt"), _GPT2_SPLIT),
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), _STARCODER_SPLIT),
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "dbrx", "smaug-bpe"), _LLAMA3_SPLIT),
+    **dict.fromkeys(
+        ("llama3", "llama-v3", "llama-bpe", "falcon3", "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _LLAMA3_SPLIT
+    ),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), _QWEN2_SPLIT),
     "tekken": _TEKKEN_SPLIT,
     "gpt-4o": _GPT4O_SPLIT,

@@ -61,7 +61,10 @@ def test_neither_pages_nor_chunks_change_tokens(page_size: int, chunk: int, tiny
     assert runner.generate(prompts, 8, chunk=chunk) == greedy_reference(folder, prompts, 8, ignore_eos=True)
 
 
-@pytest.mark.parametrize("variant", ["llama", "llama-bias", "llama3", "deepseek-coder", "qwen2-tied", "qwen3"])
+@pytest.mark.parametrize(
+    "variant",
+    ["llama", "llama-bias", "llama3", "deepseek-coder", "qwen2-tied", "qwen3", "glm", "glm4", "chatglm3", "glm4-9b"],
+)
 def test_gguf_is_the_same_model(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     check_gguf(tiny_model(variant), tmp_path)
 

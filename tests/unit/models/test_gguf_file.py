@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from fixtures.tiny_models import write_gguf
 from gllm.checkpoint import chunks
-from gllm.checkpoint.gguf_file import GGUFFile
+from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+from gllm.checkpoint.gguf_names import named, names_of
 from gllm.checkpoint.gguf_source import SUPPORTED_TYPES, GGUFSource
 from gllm.model_config_loader import load_model_config
 from gllm.text.tokenizer import load_tokenizer
@@ -78,6 +79,20 @@ def test_llama_heads_are_put_back(
         middle = slice(len(original) // 4, len(original) // 2 + 1)
         source.read(name, out[middle], middle)
         assert torch.equal(out, expected), name
+
+
+@pytest.mark.parametrize("name", ["LLAMA", "QWEN2", "QWEN3", "QWEN3MOE", "GLM4"])
+def test_names_are_those_of_the_gguf_package(name: str) -> None:
+    """Its table is the converter's, from Hugging Face's names to GGUF's."""
+    architecture = gguf.MODEL_ARCH[name]
+    theirs = gguf.get_tensor_name_map(architecture, 1)
+    names = names_of(gguf.MODEL_ARCH_NAMES[architecture], ())
+    kind = gguf.GGMLQuantizationType.F32
+    for tensor in gguf.MODEL_TENSORS[architecture]:
+        written = gguf.TENSOR_NAMES[tensor].format(bid=0) + ".weight"
+        ours, _ = next(named(GGUFTensor(written, Path(), (2, 2), kind, 0, 16), names))
+        if ours != written and "{}" not in ours:  # the experts of a tensor are told apart by us
+            assert theirs.get_name(ours.removesuffix(".weight")) == written.removesuffix(".weight")
 
 
 def test_unreadable_types_are_known_before_reading(tmp_path: Path) -> None:

@@ -427,7 +427,9 @@ def test_what_transformers_writes_today(variant: str, tiny_model: TinyModel) -> 
     assert config.tie_word_embeddings == variant.endswith("-tied")
 
 
-@pytest.mark.parametrize("variant", ["llama", "llama-tied", "llama-bias", "deepseek-coder", "qwen2", "qwen3-tied"])
+@pytest.mark.parametrize(
+    "variant", ["llama", "llama-tied", "llama-bias", "deepseek-coder", "qwen2", "qwen3-tied", "glm4", "chatglm3"]
+)
 def test_gguf_says_what_the_folder_says(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     folder = tiny_model(variant)
     expected = load_model_config(folder)

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import MiniRunner
-from fixtures.tiny_models import greedy_reference, load_reference, random_prompts, write_hf
+from fixtures.tiny_models import greedy_reference, load_reference, random_prompts, write_gguf, write_hf
 from gllm.attention.base import KVShape
 from gllm.attention.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
@@ -120,6 +120,18 @@ def test_dynamic_long_sequences_are_stretched_for_the_whole_context(tmp_path: Pa
     (prompt,) = random_prompts([128], seed=3)
     actual = prompt_logits(folder, prompt, 128, ORIGINAL)
     torch.testing.assert_close(actual, reference_logits(folder, prompt), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen2"])
+@pytest.mark.parametrize("scaling", [YARN, {"rope_type": "longrope", **LONGROPE, "attention_factor": 1.25}])
+def test_gguf_is_the_same_model(scaling: dict[str, Any], variant: str, tmp_path: Path) -> None:
+    rope = {**scaling, "rope_theta": 10000.0}
+    folder = write_hf(variant, tmp_path, max_position_embeddings=256, rope_parameters=rope)
+    path = write_gguf(folder, tmp_path / "model.gguf", "F32")
+    assert load_model_config(path).context() == 256
+    prompts = random_prompts([30, 150], seed=4)
+    answers = InProcessEngine(path, dtype="float32", max_model_len=256).generate(prompts, greedy(12, ignore_eos=True))
+    assert [answer.token_ids for answer in answers] == greedy_reference(folder, prompts, 12, ignore_eos=True)
 
 
 @pytest.mark.parametrize(("context", "rows"), [(ORIGINAL, ORIGINAL), (ORIGINAL + 1, 2 * ORIGINAL + 1), (10, 10)])
