@@ -16,7 +16,7 @@ from gllm.config import Config, EngineConfig
 from gllm.engine.loop import EngineLoop
 from gllm.engine.scheduler import Scheduler
 from gllm.engine_client.client import EngineClient
-from gllm.messages import Capacity, Configure, EngineToWorker, Ready, StepPlan, Stop
+from gllm.messages import Capacity, Configure, EngineToWorker, GrammarReady, PrepareGrammar, Ready, StepPlan, Stop
 from gllm.model_config import ModelConfig, RopeConfig
 from gllm.transport import configure_socket, decoder, encode, worker_identity
 
@@ -47,6 +47,8 @@ class WorkerThread:
         self.held = held
         self.start_after = start_after
         self.plans: list[StepPlan] = []
+        self.prepared: list[str] = []
+        """Grammars that it was told to compile."""
         self.configured: Configure | None = None
         self.stopped = threading.Event()
         self.permits: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -73,6 +75,9 @@ class WorkerThread:
                     case Configure() as configure:
                         self.configured = configure
                         socket.send(encode(Ready(0)))
+                    case PrepareGrammar(number=number, grammar=grammar):
+                        self.prepared.append(grammar)
+                        socket.send(encode(GrammarReady(number, "it is bad" if grammar == "bad" else "")))
                     case StepPlan() as plan:
                         self.plans.append(plan)
                         waiting.append(encode(worker.execute(plan)))

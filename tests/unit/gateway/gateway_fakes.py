@@ -88,7 +88,10 @@ class FakeStream(AsyncIterator[RequestOutput]):
         if engine.fail_at is not None and self.position >= engine.fail_at:
             self.ended = True
             engine.live.pop(self.request_id, None)
-            return RequestOutput(self.request_id, [], finish_reason="error", error="secret detail of the engine")
+            error = engine.invalid or "secret detail of the engine"
+            return RequestOutput(
+                self.request_id, [], finish_reason="error", error=error, invalid_request=bool(engine.invalid)
+            )
         count = engine.tokens_per_output
         limit = self.sampling.max_tokens or 0
         ids = self.tokens[self.position : min(self.position + count, limit)]
@@ -154,6 +157,8 @@ class FakeEngine:
         self.cached_tokens = 0
         self.stop_at = {EOS}
         self.fail_at: int | None = None
+        self.invalid: str = ""
+        """What `fail_at` says of the client's request; empty: it is the engine's own failure."""
         self.hold_at: int | None = None
         """Requests stand still once they have made this many tokens, until `resume`."""
         self.reason: str | None = None

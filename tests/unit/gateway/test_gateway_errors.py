@@ -184,6 +184,26 @@ def test_engine_reports_an_error(http: httpx.Client, clean: RunningServer) -> No
         assert "secret" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("guided_regex", "a+"), ("response_format", {"type": "json_object"}), ("structured_outputs", {"regex": "a"})],
+)
+def test_a_grammar_that_fails_late_is_the_clients_error(
+    http: httpx.Client, clean: RunningServer, field: str, value: object
+) -> None:
+    clean.engine.invalid = "the grammar is too complex"
+    for stream, fail_at in ((False, 0), (True, 0), (False, 3)):
+        clean.engine.fail_at = fail_at
+        answer = http.post("/v1/completions", json={"prompt": "a", "stream": stream, field: value})
+        error = error_of(answer, 400, "invalid_value")
+        assert error["param"] == field
+        assert error["message"] == f"{field}: the grammar is too complex"
+    begun = http.post("/v1/completions", json={"prompt": "a", "stream": True, field: value})
+    assert begun.status_code == 200
+    last = json.loads(begun.text.strip().splitlines()[-1].removeprefix("data: "))
+    assert (last["error"]["type"], last["error"]["param"]) == ("invalid_request_error", field)
+
+
 def test_engine_refuses_at_submit(http: httpx.Client, clean: RunningServer) -> None:
     clean.engine.refuse = "the engine is not ready"
     for stream in (False, True):
