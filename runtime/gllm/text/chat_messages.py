@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 import jinja2
 from jinja2 import nodes
 
 from gllm.sampling_params import ParameterError
+from gllm.text.template_values import NoText, tool_arguments
 
 ContentFormat = Literal["string", "parts", "both"]
 
@@ -39,10 +39,10 @@ def _names_content(node: nodes.Node, aliases: set[str]) -> bool:
 
 
 def normalise_messages(messages: list[dict[str, Any]], wanted: ContentFormat) -> list[dict[str, Any]]:
-    """Copies of the messages with checked roles, content as `wanted` and tool-call arguments as objects.
+    """Copies of the messages with checked roles, content as `wanted`, and values that suit every template.
 
-    Fields that are None are dropped, since templates test `'tool_calls' in message`. A missing content becomes "".
-    Raises ParameterError("messages").
+    Fields that are None are dropped, since templates test `'tool_calls' in message`; a missing content becomes
+    `NoText`, a call's arguments `ToolArguments`. Raises ParameterError("messages").
     """
     if not messages:
         raise _error("messages must not be empty")
@@ -73,7 +73,7 @@ def _normalise(message: dict[str, Any], where: str, wanted: ContentFormat) -> di
 
 def _content(content: Any, where: str, wanted: ContentFormat) -> Any:
     if content is None:
-        content = ""
+        content = NoText()
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if wanted == "parts" else content
     if not isinstance(content, list):
@@ -94,17 +94,11 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise _error(f"{where} must have a function with a name")
-    arguments = function.get("arguments")
-    if arguments is None or arguments == "":
-        arguments = {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise _error(f"{where}.function.arguments is not valid JSON") from None
-    if not isinstance(arguments, dict):
-        raise _error(f"{where}.function.arguments must be a JSON object")
-    return {**call, "function": {**function, "arguments": arguments}}
+    return {
+        "type": "function",
+        **call,
+        "function": {**function, "arguments": tool_arguments(function.get("arguments"))},
+    }
 
 
 def _error(message: str) -> ParameterError:

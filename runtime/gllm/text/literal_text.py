@@ -17,6 +17,8 @@ from typing import Any
 
 import tokenizers
 
+from gllm.text.template_values import ToolArguments, map_arguments
+
 # Unguessable, so that no client can write it. Private-use characters: templates and JSON leave them alone.
 _MARK = "".join(chr(secrets.choice(range(0xE100, 0xF800))) for _ in range(8))
 _ESCAPED_MARK = _MARK.encode("ascii", "backslashreplace").decode()
@@ -54,6 +56,8 @@ class SpecialSpellings:
             return self._mark_text(value)
         if isinstance(value, list):
             return [self.mark(entry) for entry in value]
+        if isinstance(value, ToolArguments):
+            return map_arguments(value, self.mark)
         if isinstance(value, dict):
             return {self.mark(key): self.mark(entry) for key, entry in value.items()}
         return value

@@ -14,6 +14,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gllm.text.template_values import is_none, is_string
+
 MAX_RENDER_SECONDS = 5.0
 MAX_RENDERED_CHARS = 16 * 1024 * 1024
 
@@ -37,6 +39,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         self._clock = threading.local()
         self.filters["tojson"] = _tojson
+        self.tests["none"] = is_none
+        self.tests["string"] = is_string
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
 
