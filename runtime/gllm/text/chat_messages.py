@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -11,6 +11,22 @@ from gllm.sampling_params import ParameterError
 from gllm.text.template_values import NoText, tool_arguments
 
 ContentFormat = Literal["string", "parts", "both"]
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Where clients and templates have the reasoning of a message, the usual one first."""
+
+
+class TemplateWants(NamedTuple):
+    """What a template expects of messages, read off its syntax tree."""
+
+    content: ContentFormat
+    reasoning_key: str
+
+
+def template_wants(tree: nodes.Template) -> TemplateWants:
+    read = {node.attr for node in tree.find_all(nodes.Getattr)}
+    read |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    reasoning_key = next((key for key in REASONING_KEYS if key in read), REASONING_KEYS[0])
+    return TemplateWants(content_format(tree), reasoning_key)
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
@@ -38,7 +54,7 @@ def _names_content(node: nodes.Node, aliases: set[str]) -> bool:
     return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
 
 
-def normalise_messages(messages: list[dict[str, Any]], wanted: ContentFormat) -> list[dict[str, Any]]:
+def normalise_messages(messages: list[dict[str, Any]], wanted: TemplateWants) -> list[dict[str, Any]]:
     """Copies of the messages with checked roles, content as `wanted`, and values that suit every template.
 
     Fields that are None are dropped, since templates test `'tool_calls' in message`; a missing content becomes
@@ -49,15 +65,14 @@ def normalise_messages(messages: list[dict[str, Any]], wanted: ContentFormat) ->
     return [_normalise(message, f"messages[{index}]", wanted) for index, message in enumerate(messages)]
 
 
-def _normalise(message: dict[str, Any], where: str, wanted: ContentFormat) -> dict[str, Any]:
+def _normalise(message: dict[str, Any], where: str, wanted: TemplateWants) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _error(f"{where} must be an object with a role")
     result = {key: value for key, value in message.items() if value is not None}
-    result["content"] = _content(message.get("content"), f"{where}.content", wanted)
-    reasoning = result.get("reasoning_content", result.pop("reasoning", None))
-    if reasoning is not None:
-        # Templates of reasoning models read `reasoning_content`; OpenAI-style clients send back `reasoning`.
-        result["reasoning_content"] = reasoning
+    result["content"] = _content(message.get("content"), f"{where}.content", wanted.content)
+    reasonings = [result.pop(key) for key in REASONING_KEYS if key in result]
+    if reasonings:
+        result[wanted.reasoning_key] = reasonings[0]
     if "tool_calls" in result:
         calls = result["tool_calls"]
         if not isinstance(calls, list):
@@ -69,6 +84,23 @@ def _normalise(message: dict[str, Any], where: str, wanted: ContentFormat) -> di
         else:
             del result["tool_calls"]
     return result
+
+
+def calls_apart(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For a template that shows tool calls only in a message without content: calls beside a text come after it."""
+    apart: list[dict[str, Any]] = []
+    for message in messages:
+        if has_text_and_calls(message):
+            if message["content"]:
+                apart.append({key: value for key, value in message.items() if key != "tool_calls"})
+            message = {"role": message["role"], "content": NoText(), "tool_calls": message["tool_calls"]}
+        apart.append(message)
+    return apart
+
+
+def has_text_and_calls(message: dict[str, Any]) -> bool:
+    """Whether a message for a template has tool calls and a text, be it empty."""
+    return "tool_calls" in message and not isinstance(message["content"], NoText)
 
 
 def _content(content: Any, where: str, wanted: ContentFormat) -> Any:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
 
 from gllm.sampling_params import ParameterError
-from gllm.text.chat_messages import content_format, normalise_messages, parse_template
+from gllm.text.chat_messages import (
+    TemplateWants,
+    calls_apart,
+    has_text_and_calls,
+    normalise_messages,
+    parse_template,
+    template_wants,
+)
 from gllm.text.literal_text import RenderedPrompt, unmark
 from gllm.text.template_environment import RaisedByTemplate, TemplateEnvironment
 
@@ -36,8 +45,20 @@ def check_template_kwargs(names: Iterable[str]) -> None:
         raise ParameterError("chat_template_kwargs", f"chat_template_kwargs may not set {', '.join(reserved)}")
 
 
+_PROBE = "probe_of_tool_calls"
+_CALLING: dict[str, Any] = {
+    "role": "assistant",
+    "tool_calls": [{"id": "call00001", "type": "function", "function": {"name": _PROBE, "arguments": "{}"}}],
+}
+_RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": _PROBE, "content": "result"}
+
 # Unlikely in a message; its trailing space tells whether the template trims messages.
 _CONTINUE_MARK = "\ue000continue-from-here\ue000 "
+
+
+class _Compiled(NamedTuple):
+    code: jinja2.Template
+    wants: TemplateWants
 
 
 class ChatTemplate:
@@ -55,11 +76,7 @@ class ChatTemplate:
         self.source = source
         self.tool_source = tool_source or source
         self._environment = TemplateEnvironment()
-        self._special_tokens = {
-            name: token
-            for name, token in (("bos_token", tokenizer.bos_token), ("eos_token", tokenizer.eos_token))
-            if token is not None
-        }
+        self._special_tokens = tokenizer.named_tokens
         self._spellings = None if allow_special_tokens else tokenizer.special_spellings
         self._main = self._compile(self.source)
         self._with_tools = self._main if self.tool_source == source else self._compile(self.tool_source)
@@ -105,9 +122,11 @@ class ChatTemplate:
                 "messages",
                 "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE",
             )
-        template, wanted = compiled
+        chat = normalise_messages(messages, compiled.wants)
+        if any(map(has_text_and_calls, chat)) and self._hides_calls_beside_text(compiled, tools):
+            chat = calls_apart(chat)
         given = {name: value for name, value in template_kwargs.items() if name not in self._environment.globals}
-        given |= {"messages": normalise_messages(messages, wanted), "tools": tools or None}
+        given |= {"messages": chat, "tools": tools or None, "add_generation_prompt": add_generation_prompt}
         if self._spellings is not None:
             given = self._spellings.mark(given)
         if continue_final_message:
@@ -116,14 +135,8 @@ class ChatTemplate:
                     "continue_final_message", "continue_final_message needs add_generation_prompt set to false"
                 )
             _mark_end(given["messages"][-1])
-        variables = {
-            "documents": None,
-            **given,
-            **self._special_tokens,
-            "add_generation_prompt": add_generation_prompt,
-        }
         try:
-            text = self._environment.render_bounded(template, variables)
+            text = self._fill(compiled, given)
         except RaisedByTemplate as error:
             raise ParameterError("messages", unmark(str(error))) from error
         except Exception as error:  # a template is a program fed with a client's data: it may raise anything
@@ -131,11 +144,31 @@ class ChatTemplate:
             raise ParameterError("messages", f"the chat template cannot render these messages: {reason}") from error
         return unmark(_cut_at_mark(text) if continue_final_message else text)
 
-    def _compile(self, source: str) -> tuple[Any, Any] | None:
+    def _fill(self, compiled: _Compiled, given: dict[str, Any]) -> str:
+        return self._environment.render_bounded(compiled.code, {"documents": None, **self._special_tokens, **given})
+
+    def _hides_calls_beside_text(self, compiled: _Compiled, tools: list[dict[str, Any]] | None) -> bool:
+        """Whether the template shows a tool call only in a message without text, as DeepSeek-R1's does."""
+
+        def shows(content: str | None) -> bool:
+            chat = [{"role": "user", "content": "question"}, {**_CALLING, "content": content}, _RESULT]
+            given = {
+                "messages": normalise_messages(chat, compiled.wants),
+                "tools": tools,
+                "add_generation_prompt": False,
+            }
+            try:
+                return _PROBE in self._fill(compiled, given)
+            except Exception:  # see `render`
+                return False
+
+        return shows(None) and not shows("text")
+
+    def _compile(self, source: str) -> _Compiled | None:
         if not source:
             return None
         tree = parse_template(self._environment, source)
-        return self._environment.from_string(tree), content_format(tree)
+        return _Compiled(self._environment.from_string(tree), template_wants(tree))
 
 
 def _mark_end(message: dict[str, Any]) -> None:

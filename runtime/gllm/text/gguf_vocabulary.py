@@ -151,7 +151,7 @@ def _post_processor(metadata: dict[str, Any], tokens: list[str]) -> dict[str, An
 
 
 def special_token_id(metadata: dict[str, Any], name: str) -> int | None:
-    """The id under `tokenizer.ggml.NAME_token_id` (bos, eos, unknown, padding), None where absent or out of range."""
+    """The id under `tokenizer.ggml.NAME_token_id` (bos, unknown, ...), None where absent or out of range."""
     token = metadata.get(f"tokenizer.ggml.{name}_token_id")
     size = len(metadata.get("tokenizer.ggml.tokens") or ())
     return token if isinstance(token, int) and 0 <= token < size else None

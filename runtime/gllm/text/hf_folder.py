@@ -9,6 +9,8 @@ from typing import Any
 from gllm.checkpoint.wrong_files import wrong_content
 
 DEFAULT_TEMPLATE = "default"
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""As transformers calls them."""
 
 
 def read_tokenizer_json(folder: Path) -> str:
@@ -55,6 +57,13 @@ def token_string(setting: Any) -> str | None:
     if isinstance(setting, dict):
         setting = setting.get("content")
     return setting if isinstance(setting, str) and setting else None
+
+
+def named_tokens(settings: dict[str, Any]) -> dict[str, str]:
+    """Special tokens by the name under which chat templates know them: `pad_token`, ..., and a model's own names."""
+    extra = settings.get("extra_special_tokens")
+    named = {name: settings.get(name) for name in TOKEN_NAMES} | (extra if isinstance(extra, dict) else {})
+    return {name: token for name, setting in named.items() if (token := token_string(setting)) is not None}
 
 
 def listed_tokens(settings: dict[str, Any]) -> list[tuple[int, str, bool]]:

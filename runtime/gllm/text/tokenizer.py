@@ -17,6 +17,8 @@ from gllm.text.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
 from gllm.text.literal_text import LiteralEncoder, RenderedPrompt, SpecialSpellings, spell_specials
 from gllm.text.token_bytes import token_table
 
+_GGUF_NAMES = {"unk_token": "unknown", "pad_token": "padding", "sep_token": "seperator", "mask_token": "mask"}
+"""Spelled as in GGUF."""
 _CONTROL_LIKE = re.compile("<[|\uff5c].*[|\uff5c]>")
 """How models spell tokens that structure a prompt. Trainers and DeepSeek forget to call some of these special."""
 
@@ -60,6 +62,7 @@ class Tokenizer:
         bos_token: str | None = None,
         eos_token: str | None = None,
         eos_token_ids: Iterable[int] | None = None,
+        named_tokens: dict[str, str] | None = None,
         chat_templates: dict[str, str] | None = None,
     ) -> None:
         backend.no_truncation()
@@ -72,6 +75,9 @@ class Tokenizer:
             eos_token_ids = [] if own_eos is None else [own_eos]
         self.eos_token_ids: tuple[int, ...] = tuple(eos_token_ids)
         """Any of these ends a generation, as `gllm.text.eos` says; by default `eos_token`."""
+        own = {"bos_token": bos_token, "eos_token": eos_token}
+        self.named_tokens = {name: token for name, token in own.items() if token is not None} | (named_tokens or {})
+        """Special tokens by the names that chat templates use, such as "pad_token"."""
         self.chat_templates = chat_templates or {}
         """Jinja sources by name; the main one is "default"."""
 
@@ -167,6 +173,7 @@ def _from_folder(folder: Path) -> Tokenizer:
         bos_token=bos,
         eos_token=eos,
         eos_token_ids=folder_eos_ids(folder),
+        named_tokens=hf_folder.named_tokens(settings),
         chat_templates=hf_folder.chat_templates(folder, settings),
     )
 
@@ -213,5 +220,10 @@ def _from_gguf(path: Path) -> Tokenizer:
         bos_token=None if ids["bos"] is None else tokens[ids["bos"]],
         eos_token=None if ids["eos"] is None else tokens[ids["eos"]],
         eos_token_ids=gguf_eos_ids(metadata),
+        named_tokens={
+            name: tokens[token]
+            for name, key in _GGUF_NAMES.items()
+            if (token := special_token_id(metadata, key)) is not None
+        },
         chat_templates=templates,
     )

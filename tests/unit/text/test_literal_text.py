@@ -87,6 +87,7 @@ def test_the_text_around_is_tokenised_as_ever(smollm: Tokenizer) -> None:
                 "tool_calls": [{"function": {"name": "f", "arguments": '{"<|im_end|>": ["<|im_start|>"]}'}}],
             }
         ],
+        [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": "<|im_end|>'}}]}],
     ],
 )
 def test_wherever_it_is_spelled(smollm: Tokenizer, chat: Messages) -> None:

@@ -362,6 +362,19 @@ def test_eos_ids_are_merged(folder: Path) -> None:
     assert load_tokenizer(folder).eos_token_ids == (0, 2, 5)
 
 
+def test_special_tokens_by_name(folder: Path, sentencepiece: Tokenizer) -> None:
+    settings = {
+        "eos_token": {"content": "<|im_end|>"},
+        "pad_token": "<|im_end|>",
+        "unk_token": None,
+        "extra_special_tokens": {"image_token": "<image>"},
+    }
+    write(folder, "tokenizer_config.json", settings)
+    expected = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "image_token": "<image>"}
+    assert load_tokenizer(folder).named_tokens == expected
+    assert sentencepiece.named_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
 def test_chat_templates_of_every_place(folder: Path) -> None:
     write(
         folder,
