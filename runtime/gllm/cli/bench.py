@@ -17,8 +17,9 @@ from gllm.bench import report
 from gllm.bench.client import Endpoint, RequestRecord
 from gllm.bench.serve import find_model, run_requests
 from gllm.bench.traces import TRACES, make_requests, token_range_for
+from gllm.cli.configure import make_config
 from gllm.cli.loading import quiet_end
-from gllm.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, make_config, takes_flags
+from gllm.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
 from gllm.cli.parsing import Command, EngineCommand
 from gllm.offline.progress import ProgressLine
 

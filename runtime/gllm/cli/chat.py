@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gllm.cli.configure import make_config
 from gllm.cli.loading import offline_llm, quiet_end
-from gllm.cli.options import (
-    ENGINE_FLAGS,
-    PROMPT_FLAGS,
-    SOURCE_FLAGS,
-    LogLevelOption,
-    ModelArgument,
-    make_config,
-    takes_flags,
-)
+from gllm.cli.options import ENGINE_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
 from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:

@@ -70,6 +70,8 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--model-impl", "--model-impl", "there is one implementation of each model", "auto", "vllm", "sglang"),
     _ignored("--chat-template-content-format", "--chat-template-content-format", "found out from the template", *ANY),
     _ignored("--response-role", "", "the role of an answer is assistant", "assistant"),
+    _ignored("--ignore-patterns", "", "only the files that are needed are downloaded", *ANY),
+    _ignored("--max-logprobs", "", "20 as with OpenAI", "20"),
     _ignored("--max-parallel-loading-workers --safetensors-load-strategy", "", "files are mapped, ranks read at once",
              *ANY),
     _ignored("--quantization -q", "--quantization", "what a checkpoint holds is read from it; FP8, AWQ and GPTQ "
@@ -82,6 +84,13 @@ FAMILIAR: tuple[Familiar, ...] = (
              "token ids as its prompt"),
     _refused("--hf-overrides --rope-scaling --rope-theta", "--json-model-override-args", "change config.json in a copy "
              "of the model's folder"),
+    _refused("--hf-token", "", "set HF_TOKEN in the environment, where other users of the machine do not see it"),
+    _refused("--model-loader-extra-config", "--model-loader-extra-config", "files are read as they are"),
+    _refused("--default-chat-template-kwargs", "", "send chat_template_kwargs with the requests"),
+    _refused("--trust-request-chat-template", "--hf-chat-template-name", "it is the model's, or --chat-template"),
+    _refused("--tool-parser-plugin --reasoning-parser-plugin --logits-processors --logits-processor-pattern "
+             "--io-processor-plugin", "--enable-custom-logit-processor", "there are no plugins"),
+    _refused("--enable-prompt-embeds", "", "a prompt is text or token ids"),
     _refused("--hf-config-path --config-format --code-revision", "", "config.json is read from the model's folder"),
     _refused("--override-generation-config", "--preferred-sampling-params", "change generation_config.json in a copy "
              "of the model's folder, or send the fields with each request"),
@@ -105,9 +114,12 @@ FAMILIAR: tuple[Familiar, ...] = (
     _renamed("--master-addr", "", "--dist-init-addr --nccl-init-addr", "HOST:PORT also sets --master-port"),
     _ignored("--distributed-executor-backend", "", "each rank is a process; nodes join with --launch-mode "
              "(docs/multi-node.md), without Ray", "mp", "uni"),
-    _ignored("--data-parallel-size -dp", "--data-parallel-size --dp-size", "start one server for each replica, or "
+    _ignored("--data-parallel-size -dp", "--data-parallel-size --dp-size --dp", "start one server for each replica, or "
              "set spec.replicas on Kubernetes", "1"),
     _ignored("--disable-custom-all-reduce", "--disable-custom-all-reduce", "collectives are NCCL's or gloo's"),
+    _ignored("--api-server-count", "", "one gateway serves a group", "1"),
+    _refused("--enable-eplb --eplb-config --num-redundant-experts --expert-placement-strategy --all2all-backend",
+             "--enable-eplb --ep-num-redundant-experts --moe-a2a-backend", "experts are divided evenly by --ep"),
     _refused("--headless", "", "the nodes after the first are started with --launch-mode slave (docs/multi-node.md)"),
     _refused("--worker-use-ray --ray-workers-use-nsight", "--use-ray", "there is no Ray here: nodes join with "
              "--launch-mode (docs/multi-node.md)"),
@@ -129,7 +141,10 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--cpu-offload-gb", "--cpu-offload-gb", "weights stay where they are computed with; --pp and --tp divide "
              "them", "0"),
     _ignored("--preemption-mode", "", "a request that is preempted is computed again", "recompute"),
-    _ignored("--use-v2-block-manager", "", "there is one manager of pages"),
+    _ignored("--use-v2-block-manager --disable-hybrid-kv-cache-manager", "", "there is one manager of pages"),
+    _ignored("--prefix-caching-hash-algo", "--radix-eviction-policy", "the least recently used page goes first",
+             "builtin", "sha256", "sha256_cbor", "xxhash", "lru"),
+    _refused("--enable-sleep-mode", "--enable-memory-saver", "end the server to free its memory"),
     _refused("", "--max-total-tokens", "write --num-pages: that many tokens divided by --page-size"),
     _refused("--calculate-kv-scales", "--quantization-param-path", "the KV cache is not quantized"),
     _ignored("--disable-sliding-window", "", "a model with a sliding window runs within its window"),
@@ -142,14 +157,20 @@ FAMILIAR: tuple[Familiar, ...] = (
              "step holds is decided by --policy", "fcfs", "priority"),
     _ignored("--enable-chunked-prefill", "--enable-mixed-chunk", "long prompts are always cut into chunks"),
     _ignored("--async-scheduling --no-async-scheduling", "--disable-overlap-schedule", "always planned ahead"),
-    _ignored("--compilation-config -cc --cuda-graph-sizes --max-seq-len-to-capture",
-             "--cuda-graph-max-bs --cuda-graph-bs", "the sizes of CUDA graphs are chosen by --max-num-seqs", *ANY),
+    _ignored("--compilation-config -cc --optimization-level --max-cudagraph-capture-size --max-seq-len-to-capture",
+             "--cuda-graph-max-bs", "the sizes of CUDA graphs are chosen by --max-num-seqs", *ANY),
     _ignored("", "--enable-torch-compile", "kernels are not compiled at start"),
     _ignored("", "--schedule-conservativeness --num-continuous-decode-steps", "--policy decides", *ANY),
     _ignored("--num-scheduler-steps", "", "steps are always planned ahead", *ANY),
     _ignored("", "--enable-metrics --enable-cache-report", "always on"),
     _ignored("", "--skip-server-warmup", "there is no such request"),
-    _ignored("--guided-decoding-backend", "--grammar-backend", "grammars are llguidance's", *ANY),
+    _ignored("--guided-decoding-backend --structured-outputs-config", "--grammar-backend",
+             "grammars are llguidance's", *ANY),
+    _ignored("", "--schedule-low-priority-values-first", "the lowest value comes first"),
+    _refused("", "--enable-priority-scheduling", "requests always have priorities, the lowest value first: leave it "
+             "out, and turn the sign of your priorities"),
+    _refused("", "--enable-deterministic-inference", "a seed repeats its draws alone, in a batch and after preemption; "
+             "sums may round differently"),
     _ignored("--stream-interval", "--stream-interval", "each token is sent when it is there", "1"),
     _refused("--no-enable-chunked-prefill", "", "long prompts are always cut into chunks; --max-prefill-tokens says "
              "how long a chunk may be"),
@@ -176,8 +197,13 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--disable-log-requests --no-enable-log-requests --disable-log-stats --disable-uvicorn-access-log", "",
              "the default; numbers are at /metrics"),
     _ignored("--max-log-len", "--log-requests-level --log-level-http", "contents of requests are never logged", *ANY),
-    _ignored("--disable-frontend-multiprocessing --enable-prompt-tokens-details --enable-server-load-tracking", "",
+    _ignored("--disable-frontend-multiprocessing --enable-prompt-tokens-details --enable-server-load-tracking "
+             "--enable-tokenizer-info-endpoint", "--sleep-on-idle",
              "always so"),
+    _ignored("", "--decode-log-interval", "there is no such log", *ANY),
+    _refused("", "--grpc-mode", "this server speaks HTTP"),
+    _refused("", "--admin-api-key", "one key guards everything"),
+    _refused("", "--allow-auto-truncate", "a request asks for it: truncate_prompt_tokens"),
     _ignored("", "--tokenizer-worker-num --detokenizer-worker-num", "threads of the gateway", *ANY),
     _ignored("", "--nccl-port", "--master-port decides", *ANY),
     _refused("--config", "--config", "give the flags themselves, or a manifest to `gllm run -f`"),
@@ -194,8 +220,8 @@ def dashed(name: str) -> str:
 
 
 def find(name: str) -> Familiar | None:
-    """The row of a flag of vLLM or SGLang, or of one that is called the same here."""
-    return _BY_NAME.get(dashed(name))
+    """The row of a flag of vLLM or SGLang, or of one that is called the same here; that of --flag for --flag.key."""
+    return _BY_NAME.get(dashed(name).partition(".")[0])
 
 
 def canonical(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gllm.cli.configure import make_config
 from gllm.cli.loading import offline_llm, quiet_end
 from gllm.cli.options import (
     ENGINE_FLAGS,
@@ -19,7 +20,6 @@ from gllm.cli.options import (
     SOURCE_FLAGS,
     LogLevelOption,
     ModelArgument,
-    make_config,
     takes_flags,
 )
 from gllm.cli.parsing import EngineCommand

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 import typer
 
-from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource, NodesConfig
+from gllm.config import EngineConfig, GatewayConfig, ModelSource, NodesConfig
 
 ModelArgument = Annotated[
     str,
@@ -284,61 +284,3 @@ def takes_flags(*flags: Flag) -> Callable[[Callable[..., None]], Callable[..., N
         return command
 
     return decorate
-
-
-def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info") -> Config:
-    """The `Config` for a MODEL argument ("": the default model) and the values of flags.
-
-    Raises typer.BadParameter, which names the argument or flag and the fix.
-    """
-    values: dict[type, dict[str, Any]] = {ModelSource: {}, EngineConfig: {}, GatewayConfig: {}}
-    for flag in SOURCE_FLAGS + ENGINE_FLAGS + GATEWAY_FLAGS:
-        if flag.name in flags:
-            values[flag.owner][flag.name] = flags[flag.name]
-    weights = values[EngineConfig].get("load_format") != "dummy"
-    path, name = find_model(model, ModelSource(**values[ModelSource]), weights=weights)
-    values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name
-    engine = EngineConfig(model=str(path), **values[EngineConfig])
-    _check_together(engine)
-    _check_shape(engine)
-    return Config(engine=engine, gateway=GatewayConfig(**values[GatewayConfig]), log_level=log_level)
-
-
-def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path, str]:
-    """(path, name to serve it under) of a MODEL argument; typer.BadParameter tells what was looked for."""
-    from gllm.checkpoint.default_model import DEFAULT_MODEL_NAME, default_model_path
-    from gllm.hub.locate import locate
-
-    try:
-        if not model:
-            return default_model_path(), DEFAULT_MODEL_NAME
-        return locate(model, source, weights=weights, tell=lambda line: typer.echo(f"gllm: {line}", err=True))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="MODEL") from None
-
-
-def _check_together(engine: EngineConfig) -> None:
-    """What no flag can tell alone."""
-    if engine.min_prefill_tokens > engine.max_prefill_tokens:
-        raise typer.BadParameter(
-            f"{engine.min_prefill_tokens} is more than --max-prefill-tokens {engine.max_prefill_tokens}",
-            param_hint="--min-prefill-tokens",
-        )
-    if engine.attention_backend == "flashinfer" and engine.device == "cpu":
-        raise typer.BadParameter("flashinfer needs --device cuda", param_hint="--attention-backend")
-    if engine.attention_backend == "native" and engine.device == "cuda":
-        raise typer.BadParameter("native needs --device cpu", param_hint="--attention-backend")
-
-
-def _check_shape(engine: EngineConfig) -> None:
-    """Whether the model can be divided as asked, before anything is started."""
-    if engine.pp * engine.tp * engine.ep == 1 and not engine.assigned_layers:
-        return
-    from gllm.model_config_loader import load_model_config
-    from gllm.parallel.layout import check_shape
-
-    try:
-        model = load_model_config(engine.model)
-        check_shape(model, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None

@@ -15,7 +15,8 @@ from gllm.cli.familiar import ANY, FAMILIAR, MODEL, Familiar, canonical, dashed,
 _LEAST_ALIKE = 0.8
 """Ratio of difflib from which a known flag may be what an unknown one was meant to be."""
 _LEAST_ALIKE_WORD = 0.75
-"""Each word of the shorter name must be this much like one of the other name: --log-format is not --load-format."""
+"""Each of its words must be this much like one of the known flag, which may have more: --log-format is not
+--load-format."""
 _VERY_ALIKE = 0.9
 """From here on words do not matter."""
 
@@ -144,8 +145,10 @@ def _suggestion(name: str, options: dict[str, bool], *, familiar: bool) -> str:
 
 def _likeness(typed: str, known: str) -> float:
     likeness = _ratio(typed, known)
-    fewer, more = sorted((typed.split("-"), known.split("-")), key=len)
-    same_words = all(max(_ratio(word, other) for other in more) >= _LEAST_ALIKE_WORD for word in fewer)
+    words, others = typed.split("-"), known.split("-")
+    same_words = len(words) <= len(others) and all(
+        max(_ratio(word, other) for other in others) >= _LEAST_ALIKE_WORD for word in words
+    )
     return likeness if same_words or likeness >= _VERY_ALIKE else 0.0
 
 

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gllm.cli.configure import make_config
 from gllm.cli.nodes import NODES_FLAGS, with_nodes
-from gllm.cli.options import (
-    ENGINE_FLAGS,
-    GATEWAY_FLAGS,
-    SOURCE_FLAGS,
-    LogLevelOption,
-    ModelArgument,
-    make_config,
-    takes_flags,
-)
+from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
 from gllm.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gllm.cli.familiar import find
 from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource
 from gllm.hub.locate import locate
 
@@ -22,14 +23,9 @@ def make_config(
     log_level: str,
 ) -> Config:
     """Check names and types of all options at once, and say what to write instead."""
-    known = EngineConfig.__struct_fields__
-    for name in engine_options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"options are {', '.join(known)}"
-            raise TypeError(f"LLM has no option {name!r}: {hint}")
+    options = dict(_ours(name, value) for name, value in engine_options.items())
     try:
-        engine = msgspec.convert({"model": str(model), **engine_options}, EngineConfig)
+        engine = msgspec.convert({"model": str(model), **options}, EngineConfig)
         gateway = msgspec.convert(gateway_options, GatewayConfig)
         config = msgspec.convert(
             {"engine": engine, "gateway": gateway, "log_level": log_level}, Config, from_attributes=True
@@ -39,3 +35,24 @@ def make_config(
     # Last: it may take long.
     path, _ = locate(str(model), source, weights=engine.load_format != "dummy", tell=_log.info)
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(engine, model=str(path)))
+
+
+def _ours(name: str, value: Any) -> tuple[str, Any]:
+    """Field of `EngineConfig` and value of an option, which may have its name in vLLM or SGLang.
+
+    Raises TypeError for a name that is none.
+    """
+    known = EngineConfig.__struct_fields__
+    if name in known:
+        return name, value
+    if name == "enforce_eager":
+        return "replay", not value
+    row = find(f"--{name.replace('_', '-')}")
+    field = row.ours.strip("-").replace("-", "_") if row is not None else ""
+    if row is not None and field in known:
+        return field, row.values.get(str(value), value)
+    if row is not None and not row.ours:
+        raise TypeError(f"LLM has no option {name!r}: {row.note}")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"options are {', '.join(known)}"
+    raise TypeError(f"LLM has no option {name!r}: {hint}")

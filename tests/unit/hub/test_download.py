@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from fixtures.hub import FakeHub, fake_hub
+from gllm import LLM
 from gllm.config import ModelSource
 from gllm.hub.download import download, download_to, find_on_hub
 from gllm.hub.errors import HubError
@@ -305,14 +306,13 @@ def test_the_command_and_the_variables_of_huggingface_hub(hub: FakeHub, tmp_path
 
 
 def test_python_takes_a_name(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gllm.offline.options import make_config
-
     repo = hub.repo("org/name", files())
     repo.revisions["v1"] = repo.revisions["main"]
-    config = make_config("org/name", ModelSource(revision="v1"), {}, "", "auto", "warning")
-    assert Path(config.engine.model).name == repo.revisions["v1"]
-    dummy = make_config("org/name", ModelSource(), {"load_format": "dummy"}, "", "auto", "warning")
-    assert Path(dummy.engine.model).name == repo.revisions["main"]
+    monkeypatch.setattr("gllm.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
+    llm = LLM("org/name", revision="v1", load_format="dummy")
+    assert Path(llm.config.engine.model).name == repo.revisions["v1"]
+    assert not (Path(llm.config.engine.model) / "model.safetensors").exists()
+    assert (Path(LLM("org/name", revision="v1").config.engine.model) / "model.safetensors").exists()
 
 
 def test_a_manifest_that_names_a_model_of_the_hub_runs_without_a_cluster(hub: FakeHub, tmp_path: Path) -> None:

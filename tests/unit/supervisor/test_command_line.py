@@ -12,13 +12,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from gllm.cli.configure import make_config
 from gllm.cli.main import app
 from gllm.cli.options import (
     ENGINE_FLAGS,
     GATEWAY_FLAGS,
     SOURCE_FLAGS,
     ModelArgument,
-    make_config,
     parse_bytes,
     parse_origins,
     takes_flags,

@@ -15,8 +15,9 @@ from gllm.config import Config
 
 NOTHING_IS_MEANT = re.findall(r"\S+", """
 --log-format --prefill-tokens --ctx-size --n-gpu-layers --batch-size --temperature --top-p --verbose --cache --size
---expert-tensor-parallel-size --ignore-patterns --allowed-media-domains --logits-processors --enable-sleep-mode
---prefix-cache --show-hidden-metrics-for-version --scheduler-cls --kv-events-config --nodes
+--expert-tensor-parallel-size --enable-nccl-nvls --allowed-media-domains --soft-watchdog-timeout
+--disable-cuda-graph-padding --prefix-cache --show-hidden-metrics-for-version --scheduler-cls --kv-events-config --nodes
+--decode-attention-backend --disable-fastapi-docs --worker-cls --gpus --workers --max-tokens --timeout --name
 """)  # fmt: skip
 
 
@@ -102,6 +103,9 @@ def test_one_address_is_a_host_and_a_port() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("--speculative-config.method ngram", "speculative decoding is not supported"),
+        ("--hf-token x", "set HF_TOKEN in the environment"),
+        ("--tool-parser-plugin x.py", "there are no plugins"),
         ("--trust-remote-code", "--trust-remote-code does not exist here: code from a model folder is never run"),
         ("--quantization awq", "--quantization awq is not supported: what a checkpoint holds is read from it"),
         ("-q fp8", "-q fp8 is not supported"),

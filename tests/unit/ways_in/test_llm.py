@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fake_engine import EOS, Fakes
@@ -222,3 +223,13 @@ def test_wrong_options_say_what_to_write() -> None:
         LLM("m", generation_config="vllm")
     with pytest.raises(ValueError, match="looked for a folder"):
         LLM("/no/such/model")
+
+
+def test_options_may_have_their_names_in_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("gllm.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
+    llm = LLM(str(tmp_path), tensor_parallel_size=2, max_num_batched_tokens=64, enforce_eager=True, block_size=32)
+    engine = llm.config.engine
+    assert (engine.tp, engine.max_prefill_tokens, engine.replay, engine.page_size) == (2, 64, False, 32)
+    with pytest.raises(TypeError, match="no option 'trust_remote_code': code from a model folder is never run"):
+        LLM(str(tmp_path), trust_remote_code=True)
