@@ -28,12 +28,11 @@ class MessageItem(Tolerant):
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
-    id: Label | None = None
-    phase: Literal["commentary", "final_answer"] | None = None
+    phase: Label | None = None
 
     def shown(self) -> Item:
         item = {
-            "id": self.id or new_id("msg"),
+            "id": new_id("msg"),
             "type": "message",
             "role": self.role,
             "status": "completed",
@@ -47,11 +46,10 @@ class FunctionCallItem(Tolerant):
     call_id: Label
     name: Label
     arguments: str
-    id: Label | None = None
 
     def shown(self) -> Item:
         return {
-            "id": self.id or new_id("fc"),
+            "id": new_id("fc"),
             "type": "function_call",
             "call_id": self.call_id,
             "name": self.name,
@@ -64,12 +62,11 @@ class FunctionCallOutputItem(Tolerant):
     type: Literal["function_call_output"]
     call_id: Label
     output: Content
-    id: Label | None = None
 
     def shown(self) -> Item:
         output = self.output
         return {
-            "id": self.id or new_id("fco"),
+            "id": new_id("fco"),
             "type": "function_call_output",
             "call_id": self.call_id,
             "output": output if isinstance(output, str) else _shown_parts(output, "input_text"),
@@ -83,13 +80,12 @@ class ReasoningText(Tolerant):
 
 class ReasoningItem(Tolerant):
     type: Literal["reasoning"]
-    id: Label | None = None
     summary: Annotated[list[ReasoningText], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True)] | None = None
     content: Annotated[list[ReasoningText], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True)] | None = None
 
     def shown(self) -> Item:
         return {
-            "id": self.id or new_id("rs"),
+            "id": new_id("rs"),
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": part.text} for part in self.summary or ()],
             "content": [{"type": "reasoning_text", "text": part.text} for part in self.content or ()],
@@ -100,10 +96,9 @@ class ReasoningItem(Tolerant):
 class CompactionItem(Tolerant):
     type: Literal["compaction"]
     encrypted_content: str
-    id: Label | None = None
 
     def shown(self) -> Item:
-        return {"id": self.id or new_id("cmp"), "type": "compaction", "encrypted_content": self.encrypted_content}
+        return {"id": new_id("cmp"), "type": "compaction", "encrypted_content": self.encrypted_content}
 
 
 class ItemReference(Tolerant):

@@ -76,9 +76,7 @@ def responses_routes(gateway: Gateway) -> APIRouter:
     async def cancel(response_id: str) -> Response:
         """Only a response in the background could be cancelled, and there are none."""
         store.get(response_id)
-        raise bad_request(
-            "response_id", "Only a response in the background can be cancelled; to end a stream, close it."
-        )
+        raise bad_request("response_id", "Cannot cancel a synchronous response; to end a stream, close its connection.")
 
     return router
 
