@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, StringCo
 
 from gllm.gateway.errors import bad_request
 from gllm.gateway.request.base import MAX_INT, Body, Label, Tolerant
-from gllm.gateway.request.chat_schema import MAX_MESSAGES
+from gllm.gateway.request.chat_schema import MAX_MESSAGES, ChatRequest
 from gllm.gateway.request.constraints import JsonSchemaFormat
 from gllm.gateway.request.fields import REFUSED as REFUSED_ANYWHERE
 from gllm.gateway.request.message_schema import MAX_TOOLS, FunctionName, FunctionSpec
@@ -18,13 +18,15 @@ from gllm.sampling_params import MAX_LOGPROBS, ParameterError
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log-probabilities."""
 
-CHAT_EXTRAS = frozenset(
-    ["top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids",
-     "include_stop_str_in_output", "min_tokens", "ignore_eos", "skip_special_tokens", "logit_bias", "priority",
-     "cache_salt", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-     "guided_grammar", "bad_words", "allowed_token_ids", "truncate_prompt_tokens", "truncation_side"]
+CHAT_ONLY = frozenset(
+    ["messages", "n", "max_tokens", "max_completion_tokens", "response_format", "reasoning_effort", "logprobs",
+     "prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "echo", "add_generation_prompt",
+     "continue_final_message"]
 )  # fmt: skip
-"""Fields that OpenAI's Responses API does not have and that mean here what they mean in a chat request."""
+"""A chat's fields that have another name or form here, or that add what a response has no place for."""
+
+CHAT_EXTRAS = frozenset(ChatRequest.model_fields) - CHAT_ONLY
+"""Those that mean here what they mean in a chat, be they part of OpenAI's Responses API or not."""
 
 REFUSED: dict[str, str] = {
     "access_programs": "there are none here",
