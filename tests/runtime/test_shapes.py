@@ -72,8 +72,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("pp", "tp"), [(2, 1), (1, 2), (2, 2)])
 def test_a_group_answers_as_one_worker_does(llama: Path, pp: int, tp: int) -> None:
-    """Seeded draws, filters, penalties, grammars, biases, logprobs and prompt logprobs, with a pool that preempts."""
-    prompts = random_prompts([9, 30, 21, 40, 12, 25], seed=7)
+    """Seeded draws, filters, penalties, masks, grammars, biases, logprobs of both kinds, with a pool that preempts."""
+    prompts = random_prompts([9, 30, 21, 40, 12, 25, 14], seed=7)
     asked = [
         SamplingParams(temperature=0.9, top_p=0.8, top_k=40, seed=1, max_tokens=20),
         SamplingParams(temperature=1.0, seed=2, max_tokens=20, repetition_penalty=1.3, presence_penalty=0.4),
@@ -81,6 +81,7 @@ def test_a_group_answers_as_one_worker_does(llama: Path, pp: int, tp: int) -> No
         SamplingParams(temperature=0.0, max_tokens=12, prompt_logprobs=2, logprobs=1),
         SamplingParams(temperature=0.8, seed=4, max_tokens=20, logit_bias={7: 4.0}, min_p=0.05),
         SamplingParams(temperature=1.0, seed=5, max_tokens=20, grammar=grammar_from_regex("[a-f]{4,9}")),
+        SamplingParams(seed=6, max_tokens=30, allowed_token_ids=(20, 21, 22, 23), bad_word_ids=((21,), (22, 23, 22))),
     ]
     settings = {"dtype": "float32", "page_size": 4, "num_pages": 40, "kv_threshold": 0.0, "max_prefill_tokens": 16}
     expected = InProcessEngine(llama, **settings).generate(prompts, asked)
@@ -95,6 +96,10 @@ def test_a_group_answers_as_one_worker_does(llama: Path, pp: int, tp: int) -> No
             assert values == pytest.approx([entry.logprob for entry in others or [] if entry is not None], abs=1e-4)
     assert got[3].prompt_logprobs is not None
     assert len(got[3].prompt_logprobs) == len(prompts[3])
+    masked = got[6].token_ids
+    assert set(masked) == {20, 22, 23}
+    assert [22, 23, 22] not in [masked[place : place + 3] for place in range(len(masked))]
+    assert any(masked[place : place + 2] == [22, 23] for place in range(len(masked)))
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
