@@ -237,6 +237,7 @@ def test_defaults_of_the_model(tools: openai.OpenAI, able: RunningServer) -> Non
         ({"structured_outputs": {"json_object": True}}, "object"),
         ({"structured_outputs": {"json_object": True, "disable_any_whitespace": True}}, "object!"),
         ({"structured_outputs": {"json": {"a": 1}, "disable_any_whitespace": True}}, "json:['a']!"),
+        ({"guided_json": {"a": 1}, "structured_outputs": {"disable_any_whitespace": True}}, "json:['a']!"),
         ({"structured_outputs": {"json": {"a": 1}, "disable_additional_properties": True}}, "json:['a']"),
     ],
 )  # fmt: skip

@@ -65,19 +65,17 @@ def _check_tools(model: ServedModel, tools: list[Tool], grammar: str) -> None:
 
 def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
     """The grammar of response_format, structured_outputs or a guided_* field."""
-    make = model.grammars
+    make, asked = model.grammars, request.structured_outputs
+    compact = bool(asked and asked.disable_any_whitespace)
     if param == "response_format":
         assert request.response_format is not None
         form = request.response_format.json_schema
         if form is None:
-            return make.any_json_object()
-        return make.from_json_schema(form.json_schema, param=param)
-    compact = False
+            return make.any_json_object(compact=compact)
+        return make.from_json_schema(form.json_schema, compact=compact, param=param)
     if param == "structured_outputs":
-        asked = request.structured_outputs
         assert asked is not None
         (kind,) = asked.kinds
-        compact = bool(asked.disable_any_whitespace)
         if kind == "json_object":
             return make.any_json_object(compact=compact)
         value: Any = asked.json_ if kind == "json" else getattr(asked, kind)

@@ -28,7 +28,8 @@ class ToolParser:
     """One generation's tool calls. What `feed` and `finish` return, added up, does not depend on how the text was cut.
 
     Content is all text outside calls, but without white space (and separators) that only stands around calls. What
-    begins like a call and is none is content, from its tag to where it went wrong. Once a call's name is out it
+    begins like a call and is none is content, from its tag to where it went wrong; but not one that the end cuts off
+    right after another call. Once a call's name is out it
     stays a call: if the model breaks off inside the arguments they stay incomplete, and what follows is content.
     """
 
@@ -56,13 +57,12 @@ class ToolParser:
         return self._take()
 
     def finish(self) -> ParsedDelta:
-        """What was held back, when no more text comes."""
-        if self._call is not None and not self._announced:
+        """What was held back, when no more text comes. After a call, what begins another one is no content."""
+        cut_off = self.num_calls and self._gap is not None
+        if not cut_off:
             self._content += self._gap or ()
             self._content += self._raw
-        elif self._tag or not self.num_calls:
-            self._content += self._gap or ()
-        self._content.append(self._tag)
+            self._content.append(self._tag)
         self._call, self._raw, self._gap, self._tag = None, [], None, ""
         return self._take()
 
