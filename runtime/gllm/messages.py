@@ -120,6 +120,8 @@ class EngineStats(msgspec.Struct, array_like=True):
     step: int = 0
     num_running: int = 0
     num_waiting: int = 0
+    num_deferred: int = 0
+    """Of `num_waiting`, those that wait for their grammar."""
     num_waiting_tokens: int = 0
     """Prompt tokens not yet computed."""
     kv_usage: float = 0.0

@@ -245,6 +245,7 @@ class Scheduler:
             step=self._step,
             num_running=len(self._running.members),
             num_waiting=len(self._requests) - len(self._running.members),
+            num_deferred=len(self._requests) - len(self._running.members) - len(self._queue),
             num_waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in prefilling),
             kv_usage=1.0 - self.pool.free_share,
             num_preemptions=self._num_preemptions,

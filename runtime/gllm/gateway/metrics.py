@@ -165,7 +165,8 @@ class EngineCollector(Collector):
         waiting = GaugeMetricFamily(
             "gllm:num_requests_waiting_by_reason", "Requests waiting to be scheduled.", labels=(*_LABELS, "reason")
         )
-        waiting.add_metric((*self._labels, "capacity"), stats.num_waiting)
+        waiting.add_metric((*self._labels, "capacity"), stats.num_waiting - stats.num_deferred)
+        waiting.add_metric((*self._labels, "deferred"), stats.num_deferred)
         yield waiting
         yield from self._stages(stats)
         yield from self._histograms(stats)

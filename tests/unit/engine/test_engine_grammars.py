@@ -51,7 +51,7 @@ def test_a_request_waits_for_its_grammar_and_the_others_go_on() -> None:
     assert bench.messages() == [PrepareGrammar(1, "g")], "once for all choices"
     assert bench.step() == [0]
     stats = bench.scheduler.stats()
-    assert (stats.num_running, stats.num_waiting) == (1, 3)
+    assert (stats.num_running, stats.num_waiting, stats.num_deferred) == (1, 3, 3)
     assert bench.scheduler.process_grammar(GrammarReady(1)) == {}
     assert bench.step() == [1, 1, 1]
     bench.add("later", "g")

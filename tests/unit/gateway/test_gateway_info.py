@@ -135,7 +135,7 @@ def test_request_metrics(http: httpx.Client, clean: RunningServer) -> None:
 
 def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
     clean.engine.stats = EngineStats(
-        num_running=3, num_waiting=4, kv_usage=0.25, num_preemptions=7, prefix_cache_queries=100,
+        num_running=3, num_waiting=4, num_deferred=1, kv_usage=0.25, num_preemptions=7, prefix_cache_queries=100,
         prefix_cache_hits=60, num_inflight=2,
         stages=[StageStats(0.9, 0.1, 0.01, 0.05), StageStats(0.8, 0.2, 0.02, 0.06)],
         microbatch_prefill=TokenHistogram([4, 0, 1] + [0] * 11, 12),
@@ -153,7 +153,8 @@ def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
     assert got["gllm:microbatch_tokens_bucket[('le', '+Inf'), ('phase', 'decode')]"] == 5
     assert got["gllm:num_requests_running"] == 3
     assert got["gllm:num_requests_waiting"] == 4
-    assert got["gllm:num_requests_waiting_by_reason[('reason', 'capacity')]"] == 4
+    assert got["gllm:num_requests_waiting_by_reason[('reason', 'capacity')]"] == 3
+    assert got["gllm:num_requests_waiting_by_reason[('reason', 'deferred')]"] == 1
     assert got["gllm:iteration_tokens_total_bucket[('le', '1.0')]"] == 39
     assert (got["gllm:iteration_tokens_total_count"], got["gllm:iteration_tokens_total_sum"]) == (40, 49)
     assert got["gllm:kv_cache_usage_perc"] == 0.25
