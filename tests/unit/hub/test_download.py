@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -210,6 +211,27 @@ def test_a_disk_that_is_too_small_is_told_before_the_download(hub: FakeHub, monk
     with pytest.raises(HubError, match=r"the model needs 0\.0 MB, but .* has 0\.0 MB free: make room there"):
         find()
     assert hub.downloads() == []
+
+
+def test_a_disk_that_fills_up_on_the_way(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repo("org/name", files())
+
+    def full(*arguments: object, **more: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/blob")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(HubError, match="no space is left for org/name: make room, or choose"):
+        find()
+
+
+def test_a_hub_that_is_away_and_a_model_that_is_not_cached(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repo("org/name", files())
+    hub.failing = 10**6
+    with pytest.raises(HubError, match=r"^http://127.* answered 500 for org/name: "):
+        find()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(HubError, match=r"^org/name cannot be downloaded from http://127\.0\.0\.1:1: .*refused"):
+        find()
 
 
 class _Usage:
