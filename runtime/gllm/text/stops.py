@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from functools import lru_cache
 
-_CACHED_STATES = 4096
+_CACHED_STATES = 1024
 
 
 class StopStrings:
@@ -24,7 +23,8 @@ class StopStrings:
         self._last = frozenset(text[-1] for text in self._set)
         self.first = frozenset(text[0] for text in self._set)
         """First characters of all."""
-        self._longest_end = lru_cache(_CACHED_STATES)(self._find_longest_end)
+        self._ends: dict[str, str | None] = {}
+        """What `completed` found for states that came up lately."""
 
     def __bool__(self) -> bool:
         return bool(self._sorted)
@@ -42,7 +42,11 @@ class StopStrings:
         """The longest stop string that ends here; every one that does is an end of the state."""
         if not state or state[-1] not in self._last:
             return None
-        return self._longest_end(state)
+        if state not in self._ends:
+            if len(self._ends) >= _CACHED_STATES:
+                self._ends.clear()
+            self._ends[state] = self._find_longest_end(state)
+        return self._ends[state]
 
     def _is_prefix(self, text: str) -> bool:
         place = bisect_left(self._sorted, text)
