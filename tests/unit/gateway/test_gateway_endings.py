@@ -65,7 +65,8 @@ def test_half_closed_client_waits(clean: RunningServer, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_that_left_is_noticed(clean: RunningServer, stream: bool) -> None:
+def test_client_that_left_is_noticed(clean: RunningServer, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    monkeypatch.setattr(endings, "PROBE_DELAYS", (0.05, 0.1))
     clean.engine.hold_at = 1
     connection = connect(clean)
     connection.sendall(post("/v1/chat/completions", {**CHAT, "stream": stream}))

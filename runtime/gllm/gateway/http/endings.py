@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gllm.gateway.http.sse import EVENT_STREAM
 
-PROBE_DELAYS = (0.5, 0.6)
+PROBE_DELAYS = (0.9, 1.0)
 """Seconds after a client's end of stream at which it is sent something that is no part of the answer: `100 Continue`
 before it, an empty comment in a stream of events."""
 MAX_DROPPED_BYTES = 32 * 1024 * 1024

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from gllm.gateway.anthropic.errors import speaks_anthropic
 from gllm.gateway.anthropic.schema import CountTokensRequest, MessagesRequest
 from gllm.gateway.request.base import Schema
 from gllm.gateway.request.chat_schema import ChatRequest
@@ -45,6 +46,25 @@ _ERROR = {
 }
 
 
+_ANTHROPIC_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "details": {"type": "object", "properties": {"error_code": {"type": "string"}}},
+            },
+        },
+        "request_id": {"type": ["string", "null"]},
+    },
+}
+
+
 def build_openapi(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     refs, definitions = models_json_schema(
@@ -57,15 +77,17 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
         hints = {name: {"description": f"A hint: {why}."} for name, why in HINTS.items()}
         schemas[schema.__name__]["properties"] = {**hints, **schemas[schema.__name__]["properties"]}
     schemas["Error"] = _ERROR
+    schemas["AnthropicError"] = _ANTHROPIC_ERROR
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
             responses.pop("422", None)
-            if path in ("/health", "/ready"):
+            if path in ("/health", "/ready", "/ping"):
                 responses["503"] = {"description": "Not now", "content": {"application/json": {}}}
                 continue
-            responses["4XX"] = _error_response("The request cannot be served; the message says why.")
-            responses["503"] = _error_response("Not ready, draining, or the engine died.")
+            shape = "AnthropicError" if speaks_anthropic(path) else "Error"
+            responses["4XX"] = _error_response("The request cannot be served; the message says why.", shape)
+            responses["503"] = _error_response("Not ready, draining, or the engine died.", shape)
             if path in BODIES:
                 operation["requestBody"] = {
                     "required": True,
@@ -74,6 +96,6 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def _error_response(description: str) -> dict[str, Any]:
+def _error_response(description: str, shape: str) -> dict[str, Any]:
     return {"description": description,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}  # fmt: skip
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}}  # fmt: skip
