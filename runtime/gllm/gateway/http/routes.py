@@ -84,7 +84,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
         model.check_token_ids(body.tokens, "tokens")
         # Decoding a token is about the work of encoding a character.
         text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
-        return JSONResponse({"prompt": text, "content": text})  # vLLM's name and llama.cpp's
+        return JSONResponse({"prompt": text})
 
     return router
 

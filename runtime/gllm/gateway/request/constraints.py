@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, Tag, model_validator
 
 from gllm.gateway.request.base import Schema, Tolerant, by_type, check_json
 from gllm.sampling_params import MAX_GRAMMAR_BYTES
@@ -25,8 +25,9 @@ GUIDED_FIELDS: dict[str, str] = {
 Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(lambda value: check_json(value, "the schema"))]
 SchemaOrText = Annotated[
-    Annotated[Grammar, Tag("(text)")] | Annotated[dict[str, Any], Tag("(object)")],
+    Annotated[Grammar, Tag("(text)")] | Annotated[JsonSchema, Tag("(object)")],
     by_type("a JSON schema", {str: "(text)", dict: "(object)"}),
 ]
 """A JSON schema, or the text of one."""
@@ -37,30 +38,20 @@ class JsonSchemaFormat(Tolerant):
     description: str | None = None
     strict: bool | None = None
     """Nothing to do: the output always matches the schema."""
-    json_schema: dict[str, Any] = Field(alias="schema")
-
-    @field_validator("json_schema")
-    @classmethod
-    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_json(value, "schema")
-        return value
+    json_schema: JsonSchema = Field(alias="schema")
 
 
 class ResponseFormat(Tolerant):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
     """With type `json_object` it is as good as with `json_schema`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _schema_beside_type(cls, data: Any) -> Any:
-        """Together's and llama.cpp's form: {"type": "json_object", "schema": {...}}."""
-        if isinstance(data, dict) and data.get("schema") is not None and data.get("json_schema") is None:
-            return {**data, "json_schema": {"schema": data["schema"]}}
-        return data
+    bare_schema: JsonSchema | None = Field(default=None, alias="schema")
+    """Together's and llama.cpp's place for it: {"type": "json_object", "schema": {...}}."""
 
     @model_validator(mode="after")
     def _complete(self) -> ResponseFormat:
+        if self.json_schema is None and self.bare_schema is not None:
+            self.json_schema = JsonSchemaFormat(schema=self.bare_schema)
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("type 'json_schema' needs 'json_schema'")
         return self
@@ -85,7 +76,6 @@ class StructuredOutputs(Schema):
     def _one(self) -> StructuredOutputs:
         if len(self.kinds) > 1:
             raise ValueError(f"give only one of {', '.join(self.kinds)}")
-        check_json(self.json_, "json")
         return self
 
     @property

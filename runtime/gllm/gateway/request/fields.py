@@ -143,7 +143,6 @@ EMPTY: dict[str, tuple[Any, ...]] = {
     "response_format": ({},),
     "structured_outputs": ({},),
     "stream_options": ({},),
-    "tool_choice": ({},),
     "chat_template_kwargs": ([],),
     "logit_bias": ([],),
     "logprobs": (False,),

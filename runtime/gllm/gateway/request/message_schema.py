@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, Tag, model_validator
 
 from gllm.gateway.request.base import Label, Tolerant, by_type, check_json
+from gllm.gateway.request.constraints import JsonSchema
 
 MAX_CONTENT_PARTS = 256
 MAX_TOOLS = 128
@@ -162,15 +163,9 @@ def _call_dict(call_id: str | None, function: CalledFunction) -> dict[str, Any]:
 class FunctionSpec(Tolerant):
     name: FunctionName
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: JsonSchema | None = None
     strict: bool | None = None
     """true: a call matches `parameters` even with tool_choice auto; forced calls always do."""
-
-    @field_validator("parameters")
-    @classmethod
-    def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        check_json(value, "parameters")
-        return value
 
 
 class Tool(Tolerant):

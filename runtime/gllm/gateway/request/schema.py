@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, Tag, model_validator
 
-from gllm.gateway.request.base import MAX_INT, Body, Label, Schema, TokenId, by_type, check_json
+from gllm.gateway.request.base import MAX_INT, Body, Label, Schema, TokenId, by_type
 from gllm.gateway.request.constraints import (
     GUIDED_FIELDS,
     Choices,
@@ -134,12 +134,6 @@ class GenerationRequest(Body):
     regex: Grammar | None = None
     ebnf: Grammar | None = None
     grammar: Grammar | None = None
-
-    @field_validator("guided_json", "json_schema")
-    @classmethod
-    def _bounded_schema(cls, value: dict[str, Any] | str | None) -> dict[str, Any] | str | None:
-        check_json(value, "the schema")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> GenerationRequest:
