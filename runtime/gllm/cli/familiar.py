@@ -55,7 +55,7 @@ FAMILIAR: tuple[Familiar, ...] = (
     _renamed("--served-model-name", "--served-model-name", "--served-model-name",
              "several names after MODEL are --served-model-alias for all but the first"),
     _renamed("--dtype", "--dtype", "--dtype", half="float16", float="float32"),
-    _renamed("--max-model-len", "--max-model-len", "--context-length", "", auto="0", **{"-1": "0"}),
+    _renamed("--max-model-len", "--max-model-len", "--context-length", "32k and 32K as with vLLM", auto="0", **{"-1": "0"}),
     _renamed("--load-format", "--load-format", "--load-format", safetensors="auto", gguf="auto"),
     _renamed("--seed", "--seed", "--random-seed", "of dummy weights only; a request's `seed` seeds its sampling"),
     _renamed("--chat-template", "--chat-template", "--chat-template", "a Jinja file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import deque
 from typing import Any
 
@@ -19,6 +20,10 @@ _LEAST_ALIKE_WORD = 0.75
 --load-format."""
 _VERY_ALIKE = 0.9
 """From here on words do not matter."""
+
+
+_COUNTS = ("--max-model-len", "--max-prefill-tokens")
+_UNITS = {"k": 1000, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
 class Command(typer.core.TyperCommand):
@@ -93,12 +98,20 @@ def _renamed(
             raise ValueError(f"Option {name!r} requires an argument.")
         value = words.popleft()
     value = row.values.get(value, value)
+    if row.ours in _COUNTS:
+        value = _count(value)
     if row.ours == MODEL:
         return [value]
     if name.endswith("-init-addr"):
         value, _, port = value.rpartition(":")
         return [row.ours, value, "--master-port", port]
     return [row.ours, value]
+
+
+def _count(value: str) -> str:
+    """vLLM's 32k (thousands) and 32K (of 1024); anything else as it is."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM])", value)
+    return value if match is None else str(round(float(match[1]) * _UNITS[match[2]]))
 
 
 def _more_names(words: deque[str]) -> list[str]:
