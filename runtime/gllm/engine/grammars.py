@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from gllm.engine.sequence import Sequence
 from gllm.messages import DropGrammar, PrepareGrammar
 
-MAX_IDLE = 32
-"""Compiled grammars kept for later requests after their last one ended; some are tens of megabytes."""
+MAX_IDLE = 8
+"""Compiled grammars kept for later requests after their last one ended. An ordinary one compiles in a millisecond;
+those that take long may have a hundred megabytes."""
 
 
 @dataclass(slots=True)

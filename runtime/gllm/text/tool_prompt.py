@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from jinja2 import meta
 
+from gllm.sampling_params import ParameterError
 from gllm.text.chat_messages import parse_template
 from gllm.text.template_environment import TemplateEnvironment
 from gllm.text.tool_parsers import ToolFormat
@@ -37,10 +38,18 @@ class ToolsInSystemText:
         self, messages: list[dict[str, Any]], /, *, tools: list[dict[str, Any]] | None = None, **arguments: Any
     ) -> str:
         """See `ChatTemplate.render`."""
-        plain = [self._plain(message) for message in messages]
-        if tools:
-            plain = _with_system_text(plain, self._describe(tools))
-        return self._template.render(_merged_results(plain), **arguments)
+        plain = _merged_results([self._plain(message) for message in messages])
+        if not tools:
+            return self._template.render(plain, **arguments)
+        text = self._describe(tools)
+        try:
+            return self._template.render(_with_system_text(plain, text), **arguments)
+        except ParameterError:
+            if messages[0].get("role") != "user":
+                raise
+            # Some templates know no system role.
+            first = {**plain[0], "content": f"{text}\n\n{_text(plain[0].get('content'))}"}
+            return self._template.render([first, *plain[1:]], **arguments)
 
     def _describe(self, tools: list[dict[str, Any]]) -> str:
         listed = "\n".join(_json(tool.get("function", tool)) for tool in tools)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gllm.sampling_params import ParameterError
 from gllm.text.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 from gllm.text.tool_parsers import HERMES, LLAMA, PLAIN_JSON, ToolFormat, ToolParser
@@ -53,6 +54,16 @@ def test_the_clients_system_text_stays_first(smollm: Tokenizer) -> None:
     assert text.count("[system") == 1
     parts = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
     assert render(smollm, parts, tools=TOOLS).startswith("[system: Be brief.\n\nYou can call tools.")
+
+
+def test_a_template_without_a_system_role_gets_the_text_in_the_first_turn(smollm: Tokenizer) -> None:
+    source = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+    template = ToolsInSystemText(ChatTemplate(source, smollm), HERMES)
+    text = template.render([{"role": "user", "content": "Hi"}], tools=TOOLS)
+    assert text.startswith("[user: You can call tools.")
+    assert text.endswith("\n\nHi]")
+    with pytest.raises(ParameterError, match="no system role"):
+        template.render([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], tools=TOOLS)
 
 
 @pytest.mark.parametrize("tools", [TOOLS, None])

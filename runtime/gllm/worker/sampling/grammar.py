@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llguidance.numpy
@@ -91,16 +91,18 @@ class GrammarStore:
         self._new_matcher: Callable[[str], Matcher] | None = None
         self._compiled: dict[int, CompiledGrammar] = {}
         self._wanted: set[int] = set()
-        self._thread = ThreadPoolExecutor(1, "grammar", initializer=_give_way)
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        # A daemon: a worker that ends does not wait for a grammar.
+        threading.Thread(target=self._work, name="grammar", daemon=True).start()
 
     def preload(self) -> None:
         """Load the tokenizer now, in the thread."""
-        self._thread.submit(self._ready)
+        self._jobs.put(self._ready)
 
     def prepare(self, number: int, grammar: str, done: Callable[[int, str], None]) -> None:
         """Compile in the thread, which calls done(number, error); the error is empty if it went well."""
         self._wanted.add(number)
-        self._thread.submit(lambda: done(number, self._compile(number, grammar)))
+        self._jobs.put(lambda: done(number, self._compile(number, grammar)))
 
     def compile(self, number: int, grammar: str) -> str:
         """Compile here and now. Returns the error, empty if there is none."""
@@ -134,6 +136,12 @@ class GrammarStore:
         state.advance(output)
         return state
 
+    def _work(self) -> None:
+        # On Linux a thread has a priority of its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+        while True:
+            self._jobs.get()()
+
     def _ready(self) -> Callable[[str], Matcher] | None:
         if self._new_matcher is None:
             try:
@@ -141,11 +149,6 @@ class GrammarStore:
             except ValueError as error:
                 logger.warning("no grammars: %s", error)
         return self._new_matcher
-
-
-def _give_way() -> None:
-    """On Linux a thread has a priority of its own."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _reason(matcher: Matcher) -> str:
