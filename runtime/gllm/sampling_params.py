@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +18,9 @@ MAX_BAD_WORD_CHARS = 32768
 """Of all bad words together."""
 MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
+
+
+_TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_ids")
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -68,6 +71,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Where a prompt that is too long is cut: at its beginning or at its end."""
 
     def __post_init__(self) -> None:
+        self._make_tuples()
         for field, value, low, high in (
             ("max_tokens", self.max_tokens, 0, 2**31 - 1),
             ("min_tokens", self.min_tokens, 0, 2**31 - 1),
@@ -112,6 +116,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 raise ParameterError(field, f"{field} must not be negative")
         self._check_texts()
 
+    def _make_tuples(self) -> None:
+        """Callers in Python may give lists, one string for several, and None for nothing."""
+        for field in _TUPLES:
+            value: Any = getattr(self, field)
+            if not isinstance(value, tuple):
+                made = (value,) if isinstance(value, str) else tuple(value or ())
+                msgspec.structs.force_setattr(self, field, made)
+
     def _check_texts(self) -> None:
         for field, texts, most in (
             ("stop", self.stop, MAX_STOP_CHARS),
@@ -124,6 +136,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         banned = {run[0] for run in self.bad_word_ids if len(run) == 1}
         if self.allowed_token_ids and banned.issuperset(self.allowed_token_ids):
             raise ParameterError("allowed_token_ids", "bad_words leave none of the allowed_token_ids")
+        if self.truncation_side not in ("left", "right"):
+            raise ParameterError("truncation_side", "truncation_side must be left or right")
         if self.truncate_prompt_tokens == 0:
             raise ParameterError("truncate_prompt_tokens", "truncate_prompt_tokens must be -1, or at least 1")
 

@@ -72,6 +72,14 @@ def test_stop_patterns_end_answers(llm: LLM) -> None:
     assert (answer.text, answer.finish_reason, answer.stop_reason) == ("HELLO W", "stop", "O.W")
 
 
+def test_lists_and_single_strings_are_taken(llm: LLM) -> None:
+    for stop in ("O W", ["O W"], ["x", "O W"]):
+        [completion] = llm.generate("hello world", SamplingParams(stop=stop, stop_regex=None, stop_token_ids=[7]))
+        assert (completion.text, completion.outputs[0].stop_reason) == ("HELL", "O W")
+    [completion] = llm.generate("hello world", SamplingParams(stop_regex="O"))
+    assert completion.text == "HELLO"
+
+
 def test_bad_words_become_tokens(llm: LLM, fakes: Fakes) -> None:
     llm.generate("x", SamplingParams(bad_words=("no",), allowed_token_ids=(1, 2)))
     sampling = fakes.client.submitted[-1][1]
