@@ -199,7 +199,7 @@ class NewSequence(msgspec.Struct, array_like=True):
     sampling: SamplingParams
     """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`. `grammar` is left out."""
     rope_start: int = 0
-    """Row of the rope table that is its position 0: not 0 where long sequences have frequencies of their own."""
+    """Row of the rope table that is its position 0: not 0 where long prompts have frequencies of their own."""
     grammar: int = 0
     """Number of the grammar, which is ready; 0 for none."""
 

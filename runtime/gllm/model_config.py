@@ -30,7 +30,7 @@ class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def switches_at(self) -> int | None:
-        """Sequences of more positions than this use other frequencies; None: all use the same."""
+        """Prompts of more tokens than this use other frequencies; None: all use the same."""
         return self.original_max_position if self.kind in ("dynamic", "longrope") else None
 
 

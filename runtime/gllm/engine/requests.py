@@ -61,10 +61,8 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
         arrival_time=now,
     )
     switch = model.rope.switches_at
-    # The last token is only sampled, never computed. The choice holds for the whole sequence: cached keys would not
-    # fit frequencies that change on the way.
-    if switch is not None and max(seq.num_prompt, seq.max_length - 1) > switch:
-        seq.rope_start = switch
+    if switch is not None and seq.num_prompt > switch:
+        seq.rope_start = max_model_len
         seq.root = root_digest(submit.cache_salt, long_rope=True)
     return seq
 

@@ -21,7 +21,7 @@ class Rotary:
     def rows(self, context: int) -> int:
         """Rows of the table for sequences of up to `context` positions."""
         switch = self.config.switches_at
-        return context if switch is None or context <= switch else switch + context
+        return context if switch is None or context <= switch else 2 * context
 
     def num_bytes(self, context: int) -> int:
         return self.rows(context) * self.dim * torch.float32.itemsize
@@ -29,19 +29,26 @@ class Rotary:
     def allocate(self, context: int, device: torch.device) -> None:
         """cos_sin: [rows(context), dim] float32, dim / 2 cosines, then as many sines.
 
-        Where long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short sequences come first,
-        then those of long ones, again from position 0 on.
+        Where long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short prompts come first,
+        then those of long ones, again from position 0 on. What follows a short prompt turns as transformers' generation
+        does: each token past the switch as in a sequence that ends with it.
         """
-        self.cos_sin = torch.empty(self.rows(context), self.dim, dtype=torch.float32, device=device)
-        switch = self.config.switches_at
-        short = len(self.cos_sin) - context
-        if switch is not None and short:
-            self._fill(self.cos_sin[:short], inverse_frequencies(self.config, self.dim))
-        self._fill(self.cos_sin[short:], inverse_frequencies(self.config, self.dim, context))
+        config, dim = self.config, self.dim
+        self.cos_sin = torch.empty(self.rows(context), dim, dtype=torch.float32, device=device)
+        own = min(context, config.switches_at or context)
+        self._fill(self.cos_sin[:own], 0, inverse_frequencies(config, dim))
+        if own < context:
+            if config.kind == "dynamic":
+                after = _dynamic(config, dim, torch.arange(own + 1, context + 1))
+            else:
+                after = inverse_frequencies(config, dim, context)
+            self._fill(self.cos_sin[own:context], own, after)
+            self._fill(self.cos_sin[context:], 0, inverse_frequencies(config, dim, context))
 
-    def _fill(self, rows: torch.Tensor, frequencies: torch.Tensor) -> None:
+    def _fill(self, rows: torch.Tensor, first: int, frequencies: torch.Tensor) -> None:
+        """Rows of positions from `first` on; frequencies: [dim / 2], or [rows, dim / 2]."""
         half = self.dim // 2
-        positions = torch.arange(len(rows), device=rows.device).float()
+        positions = torch.arange(first, first + len(rows), device=rows.device).float()
         angles = positions[:, None] * frequencies.to(rows.device)
         torch.cos(angles, out=rows[:, :half])
         torch.sin(angles, out=rows[:, half:])
@@ -64,8 +71,7 @@ def inverse_frequencies(config: RopeConfig, dim: int, context: int = 0) -> torch
         case "yarn":
             return _yarn(config, dim, powers)
         case "dynamic" if is_long:
-            stretch = config.factor * context / config.original_max_position - (config.factor - 1)
-            powers = (config.theta * stretch ** (dim / (dim - 2))) ** exponents
+            return _dynamic(config, dim, torch.tensor([context]))[0]
     frequencies = 1.0 / powers
     match config.kind:
         case "linear":
@@ -75,6 +81,13 @@ def inverse_frequencies(config: RopeConfig, dim: int, context: int = 0) -> torch
         case "factors":
             return frequencies / torch.tensor(config.frequency_factors, dtype=torch.float32)
     return frequencies
+
+
+def _dynamic(config: RopeConfig, dim: int, lengths: torch.Tensor) -> torch.Tensor:
+    """[len(lengths), dim / 2] for sequences of these lengths, above the original one: the base grows with them."""
+    stretch = config.factor * lengths / config.original_max_position - (config.factor - 1)
+    bases: torch.Tensor = config.theta * stretch ** (dim / (dim - 2))
+    return 1.0 / bases[:, None] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
 
 
 def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
