@@ -54,6 +54,26 @@ def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
         assert sum(answer.num_preemptions for answer in answers) > 0
 
 
+_WIDE = {"original_max_position_embeddings": 64, "rope_theta": 10000.0}
+_FACTORS = {"short_factor": [1.0 + index / 32 for index in range(32)], "long_factor": [2.0] * 32}
+
+
+@pytest.mark.parametrize(
+    "rope", [{"rope_type": "yarn", "factor": 4.0, **_WIDE}, {"rope_type": "longrope", **_FACTORS, **_WIDE}]
+)
+def test_scaled_rope(rope: dict[str, Any], tmp_path: Path) -> None:
+    """Short and long prompts beside each other; no answer passes the original context, where logits are not one."""
+    folder = write_hf("llama", tmp_path, head_dim=64, max_position_embeddings=256, rope_parameters=rope)
+    prompts = random_prompts([5, 30, 80, 200, 39], seed=6)
+    exact = InProcessEngine(folder, device="cuda", dtype="float32", max_model_len=256)
+    expected = greedy_reference(folder, prompts, 24)
+    assert [answer.token_ids for answer in exact.generate(prompts, greedy())] == expected
+    engine = InProcessEngine(folder, device="cuda", dtype="bfloat16", max_model_len=256)
+    assert engine.backend == "flashinfer"
+    gaps, error = gaps_and_error(folder, prompts, engine.generate(prompts, greedy()))
+    assert gaps.max() <= 2 * error
+
+
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 def test_every_policy(policy: str, tmp_path: Path) -> None:
     folder = _folder("llama", tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import MiniRunner
 from fixtures.tiny_models import VARIANTS, greedy_reference, load_reference, random_prompts, write_gguf, write_hf
 from gllm.attention.base import KVShape
@@ -83,6 +84,19 @@ def check_gguf(folder: Path, tmp_path: Path) -> None:
     (prompt,) = random_prompts([100], seed=3)
     expected = make_runner(folder).prompt_logits(prompt)
     torch.testing.assert_close(make_runner(path).prompt_logits(prompt), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["mistral", "mixtral"])
+def test_within_a_sliding_window_tokens_are_those_of_transformers(variant: str, tmp_path: Path) -> None:
+    """To the last position of the window, which is all of the context."""
+    folder = write_hf(variant, tmp_path, sliding_window=64)
+    engine = InProcessEngine(folder, dtype="float32")
+    assert engine.max_model_len == 64
+    prompts = random_prompts([1, 40, 52], seed=5)
+    answers = engine.generate(prompts, greedy(64, ignore_eos=True))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert len(prompt) + len(answer.token_ids) == 64
+        assert [answer.token_ids] == greedy_reference(folder, [prompt], 64 - len(prompt), ignore_eos=True)
 
 
 def test_sharded_folder_is_the_same_model(tiny_model: TinyModel, tmp_path: Path) -> None:
