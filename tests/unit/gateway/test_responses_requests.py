@@ -9,7 +9,7 @@ import httpx
 import pytest
 from gateway_fakes import RunningServer
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
-from responses_checks import TOOLS, able_server, create, prompt_of, refused, says
+from responses_checks import TOOLS, able_server, create, prompt_of, refused, says, stream
 
 from gllm.gateway.request.fields import HINTS
 from gllm.gateway.responses.convert import chat_messages
@@ -168,3 +168,15 @@ def test_refused(http: httpx.Client, body: dict[str, Any], param: str, says: str
 def test_the_schema_covers_openais_client() -> None:
     known = set(ResponseCreateParamsBase.__annotations__) | {"stream"}
     assert known <= set(ResponsesRequest.model_fields) | set(REFUSED) | set(HINTS)
+
+
+def test_a_grammar_that_fails_late(http: httpx.Client, server: RunningServer) -> None:
+    form = {"format": {"type": "json_object"}}
+    server.engine.invalid, server.engine.fail_at = "too complex", 4
+    event = stream(http, text=form)[-1]
+    assert event["type"] == "response.failed"
+    assert event["response"]["error"] == {"code": "invalid_prompt", "message": "text.format: too complex"}
+    assert refused(http, text=form)["param"] == "text.format"
+    server.engine.fail_at = 0
+    error = refused(http, text=form, stream=True)
+    assert (error["status"], error["param"], error["message"]) == (400, "text.format", "text.format: too complex")

@@ -39,4 +39,17 @@ def test_bytes() -> None:
     store.add("c", stored(250))
     store.delete("c")
     store.add("d", stored(250))
+
+
+def test_items() -> None:
+    """An item can be named while the response is kept that it came with, also if later ones hold it too."""
+    store = ResponseStore(max_responses=2)
+    store.add("a", stored(100, name="m"))
+    store.add("b", stored(100, name="m"))
     assert store.item("m")["id"] == "m"
+    store.delete("b")
+    assert store.item("m")["id"] == "m"
+    store.delete("a")
+    with pytest.raises(ApiError) as refused:
+        store.item("m")
+    assert refused.value.status == 404

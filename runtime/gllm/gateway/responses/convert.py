@@ -68,7 +68,7 @@ def in_responses_terms(error: ApiError) -> ApiError:
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
     """One assistant message holds the reasoning, text and calls that follow each other, as chat templates expect it."""
     messages: list[dict[str, Any]] = []
-    if instructions is not None:
+    if instructions:
         messages.append({"role": "system", "content": instructions})
     turn: dict[str, Any] = {}
 

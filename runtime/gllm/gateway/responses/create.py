@@ -100,7 +100,8 @@ class _Answer:
                 for event in output.apply(delta):
                     yield frame(event)
         except ApiError as error:
-            yield frame({"type": "response.failed", "response": self._response.failed(output.items, error)})
+            response = self._response.failed(output.items, in_responses_terms(error))
+            yield frame({"type": "response.failed", "response": response})
             return
         status = self._status()
         for event in output.finish(status):
@@ -112,9 +113,12 @@ class _Answer:
 
     async def whole(self) -> bytes:
         output = self._output
-        async for delta in self._turn.deltas():
-            for _ in output.apply(delta):
-                pass
+        try:
+            async for delta in self._turn.deltas():
+                for _ in output.apply(delta):
+                    pass
+        except ApiError as error:
+            raise in_responses_terms(error) from None
         status = self._status()
         for _ in output.finish(status):
             pass

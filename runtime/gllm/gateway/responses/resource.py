@@ -70,7 +70,9 @@ class ResponseObject:
         return self._shown("completed", output, completed_at=int(time.time()))
 
     def failed(self, output: list[Item], error: ApiError) -> dict[str, Any]:
-        return self._shown("failed", output, error={"code": "server_error", "message": error.message})
+        # Of OpenAI's codes; a grammar that turns out too complex while it is followed is the client's.
+        code = "server_error" if error.status >= 500 else "invalid_prompt"
+        return self._shown("failed", output, error={"code": code, "message": error.message})
 
     def _shown(self, status: str, output: list[Item], **more: Any) -> dict[str, Any]:
         ended = status != "in_progress"

@@ -132,7 +132,7 @@ class ConversationRequest(Body):
 
     @model_validator(mode="after")
     def _has_input(self) -> ConversationRequest:
-        if not self.input and self.previous_response_id is None:
+        if self.input in (None, []) and self.previous_response_id is None:
             raise ParameterError("input", "give 'input', 'previous_response_id' or both")
         return self
 

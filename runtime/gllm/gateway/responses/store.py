@@ -37,12 +37,23 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._bytes = 0
+        self._holders: dict[str, str] = {}
+        """The response that each item came with first, by their ids."""
 
     def add(self, response_id: str, stored: StoredResponse) -> None:
         self._kept[response_id] = stored
         self._bytes += stored.size
+        for item_id in stored.own:
+            self._holders.setdefault(item_id, response_id)
         while len(self._kept) > self._max_responses or self._bytes > self._max_bytes:
-            self._bytes -= self._kept.popitem(last=False)[1].size
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, response_id: str) -> None:
+        stored = self._kept.pop(response_id)
+        self._bytes -= stored.size
+        for item_id in stored.own:
+            if self._holders.get(item_id) == response_id:
+                del self._holders[item_id]
 
     def get(self, response_id: str) -> StoredResponse:
         """Raises ApiError 404."""
@@ -55,8 +66,8 @@ class ResponseStore:
 
     def delete(self, response_id: str) -> None:
         """Raises ApiError 404. Later responses of the conversation keep what they were given."""
-        self._bytes -= self.get(response_id).size
-        del self._kept[response_id]
+        self.get(response_id)
+        self._drop(response_id)
 
     def history(self, previous_response_id: str | None) -> tuple[bytes, ...]:
         """The conversation up to and with that response. Raises ApiError 404."""
@@ -71,12 +82,12 @@ class ResponseStore:
             ) from None  # fmt: skip
 
     def item(self, item_id: str) -> Item:
-        """The item that came with a kept response. Raises ApiError 404."""
-        for stored in reversed(self._kept.values()):
-            index = stored.own.get(item_id)
-            if index is not None:
-                found: Item = msgspec.json.decode(stored.conversation[index])
-                return found
+        """An item that came with a response, as long as that is kept. Raises ApiError 404."""
+        holder = self._holders.get(item_id)
+        if holder is not None:
+            stored = self.get(holder)
+            found: Item = msgspec.json.decode(stored.conversation[stored.own[item_id]])
+            return found
         raise ApiError(404, f"Item with id '{item_id[:64]}' not found; items are kept with stored responses only.",
                        param="input", code="item_not_found")  # fmt: skip
 
