@@ -127,19 +127,13 @@ def test_ctrl_c_ends_a_running_stream_quickly_and_quietly(serve: Serve) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--kv-cache-memory", "100T"], "--kv-cache-memory: 102400.0 GiB asked for"),
-        (["--max-model-len", "100000"], "max_model_len 100000 is more than the model's 512 positions"),
-    ],
-)
-def test_what_does_not_exist_is_refused_in_one_line(flags: list[str], said: str, model: Path) -> None:
-    command = [sys.executable, "-m", "gllm.cli.main", "serve", str(model), "--device", "cpu", *flags]
-    done = subprocess.run([*command, "--port", str(free_port())], capture_output=True, text=True, timeout=60)
+def test_kv_memory_that_does_not_exist_is_refused_in_one_line(model: Path) -> None:
+    flags = ["--device", "cpu", "--kv-cache-memory", "100T", "--port", str(free_port())]
+    command = [sys.executable, "-m", "gllm.cli.main", "serve", str(model), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"gllm: error: {said}")
+    assert line.startswith("gllm: error: --kv-cache-memory: 102400.0 GiB asked for, ")
 
 
 def test_a_model_that_cannot_be_served_is_one_line(model: Path, tmp_path: Path) -> None:
