@@ -87,7 +87,7 @@ CHAT: list[tuple[str, Any, Any]] = [
     ("messages", MESSAGES * 20, MESSAGES * 4097),
     ("messages", MESSAGES, []),
     ("messages", [{"role": "user", "content": [{"type": "text", "text": "a"}] * 256}],
-     [{"role": "user", "content": [{"type": "text", "text": "a"}] * 257}]),
+     [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}]),
     ("messages", [{"role": "developer", "content": "a"}], [{"role": "", "content": "a"}]),
     ("messages", MESSAGES, [{"role": "user"}]),
     ("messages", MESSAGES, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]),

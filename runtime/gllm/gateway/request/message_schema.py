@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, Tag, model_valida
 from gllm.gateway.request.base import Label, Tolerant, by_type, check_json
 from gllm.gateway.request.constraints import JsonSchema
 
-MAX_CONTENT_PARTS = 256
+MAX_CONTENT_PARTS = 4096
 MAX_TOOLS = 128
 MAX_TOOL_CALLS = 128
 MAX_TEMPLATE_KWARGS = 32
