@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gllm.hub.cache import CachedModel
-from gllm.hub.errors import HubError, HubUnreachable, explained
+from gllm.hub.errors import HubError, explained
 from gllm.hub.files import NeededFiles, needed_files, needed_settings
 from gllm.hub.name import HubName
 
@@ -41,7 +41,7 @@ def find_on_hub(name: HubName, *, cache: str = "", weights: bool = True, tell: T
         raise HubError(f"{name} is not in the cache {folder}, and HF_HUB_OFFLINE forbids to download it")
     try:
         return download(name, cache=cache, commit=cached.commit if found else "", weights=weights, tell=tell)
-    except HubUnreachable as error:
+    except HubError as error:
         if found is None:
             raise
         tell(f"{error}; it is used as the cache has it")

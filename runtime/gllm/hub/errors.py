@@ -13,10 +13,6 @@ class HubError(ValueError):
     """str(error) is one line for the user."""
 
 
-class HubUnreachable(HubError):
-    """The hub or the way to it is at fault, not what was asked for."""
-
-
 @contextlib.contextmanager
 def explained(name: HubName) -> Iterator[None]:
     """What huggingface_hub raises becomes HubError."""
@@ -40,7 +36,7 @@ def explained(name: HubName) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             raise HubError(f"{page} may not be read: {token}") from None
-        raise HubUnreachable(f"{constants.ENDPOINT} answered {status} for {name}: {_line(error)}") from None
+        raise HubError(f"{constants.ENDPOINT} answered {status} for {name}: {_line(error)}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubError(f"no space is left for {name}: make room, or choose another folder") from None
@@ -51,12 +47,12 @@ def explained(name: HubName) -> Iterator[None]:
         raise _unreachable(name, error) from None
 
 
-def _unreachable(name: HubName, error: Exception) -> HubUnreachable:
+def _unreachable(name: HubName, error: Exception) -> HubError:
     from huggingface_hub import constants
 
     # huggingface_hub tells of "an error", and keeps which one as the cause.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    return HubUnreachable(f"{name} cannot be downloaded from {constants.ENDPOINT}: {_line(cause)}")
+    return HubError(f"{name} cannot be downloaded from {constants.ENDPOINT}: {_line(cause)}")
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from gllm.checkpoint.wrong_files import no_model_folder
 from gllm.config import ModelSource
 from gllm.hub.download import Tell, find_on_hub
+from gllm.hub.errors import HubError
 from gllm.hub.files import CONFIG, needed_files
 from gllm.hub.name import parse_hub_name
 
@@ -27,7 +28,11 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
         raise ValueError(
             f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}"
         )
-    return find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell), model.removeprefix("hf://")
+    try:
+        found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell)
+    except HubError as error:
+        raise ValueError(f"{error}; nor is there a path {model} here") from None
+    return found, model.removeprefix("hf://")
 
 
 def _model_in(path: Path) -> Path:

@@ -173,6 +173,22 @@ def test_a_hub_that_is_away_does_not_keep_a_cached_model_from_serving(hub: FakeH
     assert told[-1].endswith("it is used as the cache has it")
 
 
+def test_a_cache_that_was_filled_by_hand_is_used(hub: FakeHub, tmp_path: Path) -> None:
+    repository = tmp_path / "cache" / "models--Org--Tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc123")
+    snapshot = repository / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / file).write_text("{}")
+    found, told = find(HubName("Org/Tiny"))
+    assert found == snapshot
+    assert told == [
+        f"there is no model Org/Tiny at {hub.url}; if it is private, set HF_TOKEN to a token that may read it; "
+        "it is used as the cache has it"
+    ]
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
     hub.repo("org/name", files())
@@ -285,6 +301,8 @@ def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monke
     assert place("org/name") == (tmp_path / "org" / "name", "name")
     with pytest.raises(ValueError, match="--revision v1 belongs to a model of the hub; org/name is a path here"):
         place("org/name", revision="v1")
+    with pytest.raises(ValueError, match=r"there is no model org/typo at .*; nor is there a path org/typo here"):
+        place("org/typo")
     hub.requests.clear()
     for path in ("./org/other", "/org/other", "org/name/other/x", "org/other.gguf"):
         with pytest.raises(ValueError, match=r"there is no .*: looked for a folder"):
