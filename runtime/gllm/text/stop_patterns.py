@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from typing import TYPE_CHECKING
 
 from gllm.sampling_params import ParameterError
+
+if TYPE_CHECKING:  # imported where it is used: few texts need it
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 MAX_PATTERNS = 16
 MAX_PATTERN_CHARS = 4096
@@ -63,6 +65,8 @@ class PatternScanner:
 
 def _compile(pattern: str, index: int) -> LLMatcher:
     """A matcher that accepts whenever a match of the pattern ends."""
+    from llguidance import LLMatcher
+
     if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
         raise ParameterError("stop_regex", f"stop_regex[{index}] must have 1 to {MAX_PATTERN_CHARS} characters")
     # Alone first: in the group that follows, `a)(b` would be valid.
@@ -86,6 +90,8 @@ def _reason(error: str) -> str:
 
 def _limits() -> LLParserLimits:
     """Milliseconds of work for a byte, and some megabytes, at most."""
+    from llguidance import LLParserLimits
+
     return LLParserLimits(
         initial_lexer_fuel=500_000,
         step_lexer_fuel=50_000,
@@ -110,4 +116,6 @@ class _Bytes:
 
 @cache
 def _byte_tokenizer() -> LLTokenizer:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
     return LLTokenizer(TokenizerWrapper(_Bytes()))
