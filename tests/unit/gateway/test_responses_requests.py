@@ -42,6 +42,8 @@ def test_history(http: httpx.Client, server: RunningServer) -> None:
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
         {"role": "user", "content": "thanks"},
     ]  # fmt: skip
+    create(http, input=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": {"a": 1}},
+                        {"type": "function_call_output", "call_id": "c", "output": None}])  # fmt: skip
     create(http, input=items, instructions="First")
     assert prompt_of(server) == (
         "<system>First\n<system>Rules\n<user>ab\n<assistant>Calling\n<tool>warm\n<assistant>Warm\n<assistant>No\n"

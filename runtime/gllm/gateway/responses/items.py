@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from gllm.gateway.request.base import Label, Tolerant
@@ -22,6 +23,11 @@ def _shown_parts(content: str | list[TextPart], text_type: str) -> list[Item]:
     texts = [content] if isinstance(content, str) else [part.text for part in content]
     more: Item = {"annotations": [], "logprobs": []} if text_type == "output_text" else {}
     return [{"type": text_type, "text": text, **more} for text in texts]
+
+
+def _json_text(value: Any) -> Any:
+    """Arguments of clients that send the object itself."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 class MessageItem(Tolerant):
@@ -45,7 +51,7 @@ class FunctionCallItem(Tolerant):
     type: Literal["function_call"]
     call_id: Label
     name: Label
-    arguments: str
+    arguments: Annotated[str, BeforeValidator(_json_text)] = ""
 
     def shown(self) -> Item:
         return {
@@ -61,7 +67,7 @@ class FunctionCallItem(Tolerant):
 class FunctionCallOutputItem(Tolerant):
     type: Literal["function_call_output"]
     call_id: Label
-    output: Content
+    output: Content = ""
 
     def shown(self) -> Item:
         output = self.output
