@@ -10,7 +10,8 @@ import httpx
 import pytest
 from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_until
 
-from gllm.gateway.errors import INTERNAL_MESSAGE
+from gllm.gateway.anthropic.errors import error_object
+from gllm.gateway.errors import INTERNAL_MESSAGE, bad_request
 from gllm.text.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
 
@@ -240,6 +241,20 @@ def error_of(answer: httpx.Response, status: int, kind: str) -> str:
 )
 def test_bad_requests(api: httpx.Client, fields: dict[str, Any], says: str) -> None:
     assert says in error_of(api.post("/v1/messages", json={**HI, **fields}), 400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("param", "name"),
+    [
+        ("response_format", "output_config.format"),
+        ("tools[3].function.parameters", "tools[3].input_schema"),
+        ("tools[3].function.name", "tools[3].name"),
+        ("max_tokens", "max_tokens"),
+    ],
+)
+def test_errors_name_anthropics_fields(param: str, name: str) -> None:
+    shown = error_object(bad_request(param, f"{param}: Invalid type: bogus"))
+    assert shown["error"]["message"] == f"{name}: Invalid type: bogus"
 
 
 def test_threads_are_refused_with_the_code_that_the_sdk_knows(api: httpx.Client) -> None:

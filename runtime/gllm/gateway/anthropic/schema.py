@@ -21,6 +21,9 @@ HINTS = frozenset(
 )  # fmt: skip
 """Fields that change no answer here, beside those of `gllm.gateway.request.fields`."""
 
+REFUSED_LISTS = frozenset({"mcp_servers"})
+"""Refused unless they are empty."""
+
 _NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "tool_use": ("id", "name", "input"),
@@ -178,12 +181,10 @@ class CountTokensRequest(Body):
         if not isinstance(body, dict):
             return body
         return {
-            name: value for name, value in body.items() if name not in HINTS and not (name in _LISTS and value == [])
+            name: value
+            for name, value in body.items()
+            if name not in HINTS and not (name in REFUSED_LISTS and value == [])
         }
-
-
-_LISTS = frozenset({"mcp_servers"})
-"""Refused, unless they are empty."""
 
 
 class MessagesRequest(CountTokensRequest):
