@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.text.pretokenizers import ADDS_BOS, IGNORES_MERGES, NORMALIZES_NFC, byte_level_pretokenizer
+from gllm.text.pretokenizers import ADDS_BOS, IGNORES_MERGES, NORMALIZES_NFC, byte_level_pretokenizer, pretokenizer_name
 from gllm.text.token_bytes import SPIECE_SPACE
 
 CONTROL, _USER_DEFINED = 3, 4
@@ -24,6 +24,8 @@ def tokenizer_json_from_gguf(metadata: dict[str, Any]) -> dict[str, Any]:
     if len(vocab) != len(tokens):
         raise ValueError("the GGUF vocabulary (tokenizer.ggml.tokens) names a token twice")
     if kind == "gpt2":
+        name = pretokenizer_name(metadata.get("tokenizer.ggml.pre"), tokens)
+        metadata = {**metadata, "tokenizer.ggml.pre": name}
         parts = _byte_level(metadata, vocab)
     elif kind == "llama":
         parts = _sentencepiece(metadata, tokens, vocab)
@@ -42,7 +44,7 @@ def tokenizer_json_from_gguf(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _byte_level(metadata: dict[str, Any], vocab: dict[str, int]) -> dict[str, Any]:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+    pre = metadata["tokenizer.ggml.pre"]
     merges = metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list):
         raise ValueError("the GGUF file has a BPE vocabulary without merges (tokenizer.ggml.merges)")

@@ -23,11 +23,18 @@ def read_tokenizer_json(folder: Path) -> str:
                 f"{folder} has no tokenizer.json but a tokenizer in Python, and code from a model folder is never run: "
                 "put a converted tokenizer.json there (for GLM-4-9B that of zai-org/glm-4-9b-chat-hf)"
             )
-        raise ValueError(
-            f"{folder} has no tokenizer.json. Make one from the model's slow tokenizer with: "
+        convert = (
             f"python -c \"from transformers import AutoTokenizer as T; T.from_pretrained('{folder}')"
             f".save_pretrained('{folder}')\""
         )
+        if (folder / "tokenizer.model").is_file():
+            # Transformers 5 makes a tokenizer.json that splits text otherwise than SentencePiece.
+            raise ValueError(
+                f"{folder} has no tokenizer.json but a SentencePiece tokenizer.model. Take tokenizer.json from the "
+                "model's page on the hub or from a model with the same tokenizer. Or make it with transformers 4 in an "
+                f"environment of its own: pip install 'transformers<5' sentencepiece protobuf, then {convert}"
+            )
+        raise ValueError(f"{folder} has no tokenizer.json. Make one from the model's slow tokenizer with: {convert}")
     problem = wrong_content(path)
     if problem:
         raise ValueError(f"{path} cannot be read, {problem}")

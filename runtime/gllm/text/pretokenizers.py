@@ -6,7 +6,10 @@ below are those of the original Hugging Face tokenizers behind each name.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 _CL100K_STYLE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}|"
@@ -24,6 +27,15 @@ _GPT4O = _CASED_WORDS.format(suffix="(?i:'s|'t|'re|'ve|'m|'ll|'d)?", digits="{1,
 _DEEPSEEK3_WORDS = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
     r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# Letters with case, but none of scripts and styles that Unicode got later or that are not used for words.
+_CASED = (
+    "[[\\p{Lu}\\p{Ll}\\p{Lt}]&&[^\u0560-\u0588\u10c7-\u10ff\u1c80-\u1c8f\u2d00-\u2d2f\ua790-\ua7ff\uab30-\uab6f"
+    "\U00010570-\U000105ff\U00016e40-\U00016e7f\U0001d400-\U0001d7ff\U0001df00-\U0001dfff]]"
+)
+_SEED_CODER = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 _DIGITS = {"type": "Digits", "individual_digits": True}
@@ -59,9 +71,27 @@ _DEEPSEEK3_SPLIT = [
     _byte_level(use_regex=False),
 ]
 
+_DEEPSEEK_LLM_SPLIT = [
+    _split(r"[\r\n]"),
+    _split(rf"\s?{_CASED}+"),
+    _split("\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"),
+    _split(r"\s+$"),
+    _split("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
+    _DIGITS,
+    _byte_level(use_regex=False),
+]
+_FALCON_SPLIT = [
+    {"type": "Punctuation", "behavior": "Contiguous"},
+    _byte_level(use_regex=True),
+    {"type": "Digits", "individual_digits": False},
+    _split("[0-9][0-9][0-9]"),
+]
+
 _STEPS: dict[str, list[dict[str, Any]]] = {
-    **dict.fromkeys(("default", "gpt-2", "phi-2", "olmo", "mpt"), _GPT2_SPLIT),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), _STARCODER_SPLIT),
+    **dict.fromkeys(("default", "gpt-2", "phi-2", "olmo", "mpt", "trillion", "mellum", "a.x-4.0"), _GPT2_SPLIT),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _STARCODER_SPLIT
+    ),
     **dict.fromkeys(
         ("llama3", "llama-v3", "llama-bpe", "falcon3", "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _LLAMA3_SPLIT
     ),
@@ -70,11 +100,41 @@ _STEPS: dict[str, list[dict[str, Any]]] = {
     "gpt-4o": _GPT4O_SPLIT,
     "deepseek-coder": _DEEPSEEK_CODER_SPLIT,
     "deepseek-v3": _DEEPSEEK3_SPLIT,
+    "deepseek-llm": _DEEPSEEK_LLM_SPLIT,
+    "falcon": _FALCON_SPLIT,
+    "seed-coder": [_split(_SEED_CODER), _byte_level(use_regex=False)],
 }
 # tiktoken-style vocabularies look a whole piece up before merging.
 IGNORES_MERGES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
 ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
 NORMALIZES_NFC = frozenset({"qwen2", "deepseek-r1-qwen", "megrez"})
+
+# Files made before May 2024 do not name the rule. A token at its place tells these vocabularies from all others.
+_TELLING_TOKENS = {
+    "llama-bpe": (128000, "<|begin_of_text|>"),
+    "qwen2": (151644, "<|im_start|>"),
+    "deepseek-llm": (100000, "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
+    "deepseek-coder": (32013, "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
+}
+
+
+def pretokenizer_name(name: str | None, tokens: list[str]) -> str:
+    """`name` (of `tokenizer.ggml.pre`); where it is None or "default", what goes with the vocabulary.
+
+    A vocabulary that tells nothing is split by the rule "default", with a warning.
+    """
+    if name not in (None, "default"):
+        return name
+    for known, (place, token) in _TELLING_TOKENS.items():
+        if place < len(tokens) and tokens[place] == token:
+            return known
+    _log.warning(
+        "the GGUF file does not say how its tokenizer splits text (tokenizer.ggml.pre is %s): GPT-2's rule is used. "
+        "If the model was trained otherwise, numbers and white space become other tokens and answers get worse; "
+        "convert the model with a current converter, or serve its Hugging Face folder",
+        "missing" if name is None else repr(name),
+    )
+    return "default"
 
 
 def byte_level_pretokenizer(name: str) -> dict[str, Any]:

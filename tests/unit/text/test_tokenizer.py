@@ -258,6 +258,24 @@ def test_unsupported_vocabularies(changes: dict[str, Any], message: str) -> None
         ("gpt-4o", "HelloWorld's 1234", ["Hello", "World's", "\u0120", "123", "4"]),
         ("deepseek-coder", "x, 12\n", ["x", ",", "\u0120", "1", "2", "\u010a"]),
         ("deepseek-v3", "a1234 b", ["a", "123", "4", "\u0120b"]),
+        (
+            "deepseek-llm",
+            "a\u00b5 \uff08x\uff09 \u4e2d\u6587 45",
+            [
+                "a",  # the class of punctuation, from : to ~, has letters in it
+                "\u00c2\u00b5",
+                "\u0120\u00ef\u00bc\u012a",
+                "x",
+                "\u00ef\u00bc\u012b",
+                "\u0120",
+                "\u00e4\u00b8\u0143\u00e6\u0138\u0129",
+                "\u0120",
+                "4",
+                "5",
+            ],
+        ),
+        ("falcon", "a, 12345!?", ["a", ",", "\u0120", "123", "45", "!?"]),
+        ("seed-coder", "it's 12;\n\n x", ["it", "'s", "\u0120", "1", "2", ";", "\u010a\u010a", "\u0120x"]),
     ],
 )
 def test_pre_tokenizers(pre: str, text: str, pieces: list[str]) -> None:
@@ -272,6 +290,32 @@ def test_pre_tokenizers(pre: str, text: str, pieces: list[str]) -> None:
     )
     backend = tokenizers.Tokenizer.from_str(json.dumps(content))
     assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+@pytest.mark.parametrize(
+    ("place", "token", "text", "pieces"),
+    [
+        (128000, "<|begin_of_text|>", "123456\n\n\tx", ["123", "456", "\u010a\u010a", "\u0109x"]),
+        (151644, "<|im_start|>", "12\n\n\tx", ["1", "2", "\u010a\u010a", "\u0109x"]),
+        (100000, "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "12 a\n\n", ["1", "2", "\u0120a", "\u010a", "\u010a"]),
+        (32013, "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "12 a\n\n", ["1", "2", "\u0120a", "\u010a", "\u010a"]),
+        (5, "<|im_start|>", "12\n\n\tx", ["12", "\u010a\u010a", "\u0109", "x"]),
+    ],
+)
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_a_missing_pre_tokenizer_name_is_inferred_or_warned_about(
+    caplog: pytest.LogCaptureFixture, pre: str | None, place: int, token: str, text: str, pieces: list[str]
+) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    filler = (f"[{number}]" for number in itertools.count())
+    tokens = [*alphabet, *itertools.islice(filler, max(0, place - len(alphabet)))]
+    tokens[place:place] = [token]
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": []}
+    content = tokenizer_json_from_gguf(metadata if pre is None else metadata | {"tokenizer.ggml.pre": pre})
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == pieces
+    warned = "tokenizer.ggml.pre is" in caplog.text
+    assert warned == (place == 5)
 
 
 def test_gguf_bos_rules(smollm: Tokenizer) -> None:
@@ -390,6 +434,9 @@ def test_chat_templates_of_every_place(folder: Path) -> None:
 
 def test_folder_without_tokenizer_json_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no tokenizer\.json.*save_pretrained"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"tokenizer\.json.* but a SentencePiece tokenizer\.model.*transformers<5"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenization_chatglm.py").write_text("raise SystemExit('never run')")
     with pytest.raises(ValueError, match=r"has no tokenizer\.json but a tokenizer in Python, .* is never run"):
