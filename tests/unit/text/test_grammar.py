@@ -208,6 +208,14 @@ def test_what_a_schema_allows(
     assert [text for text in bad if accepts(smollm, ll_tokenizer, grammar, text)] == []
 
 
+def test_a_long_chain_of_references() -> None:
+    chain = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, needs(f"p{i}")]} for i in range(300)}
+    schema = {"$defs": {**chain, "d300": needs("last")}, "allOf": [{"$ref": "#/$defs/d0"}, needs("first")]}
+    made = json.loads(grammar_from_json_schema(schema))["grammars"][0]["json_schema"]
+    assert set(made["properties"]) == {"first", "last", *(f"p{i}" for i in range(300))}
+    assert made["additionalProperties"] is False
+
+
 def test_a_rewritten_schema_leaves_the_callers_as_it_was() -> None:
     schema = {"$defs": {"base": needs("a")}, "allOf": [{"$ref": "#/$defs/base"}, needs("b")]}
     before = json.dumps(schema)

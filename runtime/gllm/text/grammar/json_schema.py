@@ -78,14 +78,19 @@ class _Rewriter:
         self._root = root
         self._open: dict[str, str] = {}
         """Pointer -> name of the definition that is its target, left open."""
-        self._definitions: dict[str, Any] = {}
+        self._left: list[str] = []
+        """Pointers in `_open` whose definition is not made yet."""
 
     def rewritten(self) -> dict[str, Any]:
         schema = self._schema(self._root, closed=True)
         if not isinstance(schema, dict):
             schema = {"enum": []}  # false: no value at all
-        if self._definitions:
-            schema["$defs"] = {**schema.get("$defs", {}), **self._definitions}
+        definitions: dict[str, Any] = {}
+        while self._left:
+            reference = self._left.pop()
+            definitions[self._open[reference]] = self._schema(self._target(reference), closed=False)
+        if definitions:
+            schema["$defs"] = {**schema.get("$defs", {}), **definitions}
         return schema
 
     def _schema(self, schema: Any, *, closed: bool) -> Any:
@@ -132,7 +137,7 @@ class _Rewriter:
     def _close(self, schema: dict[str, Any], result: dict[str, Any], composed: bool) -> None:
         if not composed and not isinstance(schema.get("properties"), dict):
             return
-        names = self._property_names(schema, set())
+        names = self._property_names(schema)
         if names and composed:
             own = result.get("properties", {})
             result["properties"] = {name: own.get(name, True) for name in names}
@@ -144,26 +149,26 @@ class _Rewriter:
                     result["properties"].setdefault(name, True)
             result["additionalProperties"] = False
 
-    def _property_names(self, schema: Any, seen: set[str]) -> dict[str, None] | None:
+    def _property_names(self, schema: dict[str, Any]) -> dict[str, None] | None:
         """The properties that a schema and its parts list, in order; None if one speaks of others itself."""
         names: dict[str, None] = {}
-        if not isinstance(schema, dict):
-            return names
-        if any(key in schema for key in _SPEAK_OF_OTHERS):
-            return None
-        parts = [part for key in _BRANCHES if isinstance(schema.get(key), list) for part in schema[key]]
-        reference = schema.get("$ref")
-        if isinstance(reference, str) and reference not in seen:
-            seen.add(reference)
-            parts.insert(0, self._target(reference))
-        listed = schema.get("properties")
-        if isinstance(listed, dict):
-            names.update(dict.fromkeys(listed))
-        for part in parts:
-            found = self._property_names(part, seen)
-            if found is None:
+        seen: set[str] = set()
+        parts: list[Any] = [schema]
+        while parts:  # not by recursion: a chain of references may be long
+            part = parts.pop()
+            if not isinstance(part, dict):
+                continue
+            if any(key in part for key in _SPEAK_OF_OTHERS):
                 return None
-            names.update(found)
+            if isinstance(part.get("properties"), dict):
+                names.update(dict.fromkeys(part["properties"]))
+            for key in reversed(_BRANCHES):
+                if isinstance(part.get(key), list):
+                    parts += reversed(part[key])
+            reference = part.get("$ref")
+            if isinstance(reference, str) and reference not in seen:
+                seen.add(reference)
+                parts.append(self._target(reference))
         return names
 
     def _open_reference(self, reference: Any) -> Any:
@@ -172,8 +177,8 @@ class _Rewriter:
         if target is None:
             return reference
         if reference not in self._open:
-            name = self._open[reference] = f"{_OPEN_DEFINITION}{len(self._open)}"
-            self._definitions[name] = self._schema(target, closed=False)
+            self._open[reference] = f"{_OPEN_DEFINITION}{len(self._open)}"
+            self._left.append(reference)
         return f"#/$defs/{self._open[reference]}"
 
     def _target(self, reference: str) -> Any:
