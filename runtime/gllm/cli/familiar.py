@@ -62,7 +62,8 @@ FAMILIAR: tuple[Familiar, ...] = (
     _renamed("--chat-template", "--chat-template", "--chat-template", "a Jinja file"),
     _renamed("--tool-parser", "--tool-call-parser", "--tool-call-parser",
              llama3_json="llama", llama3="llama", qwen25="hermes", qwen="hermes"),
-    _renamed("--reasoning-parser", "--reasoning-parser", "--reasoning-parser", "", **{"qwen3-thinking": "qwen3"}),
+    _renamed("--reasoning-parser", "--reasoning-parser", "--reasoning-parser", "all of these read <think>",
+             **{"qwen3-thinking": "qwen3", "deepseek_r1": "qwen3", "deepseek-r1": "qwen3"}),
     _renamed("--generation-config", "--generation-config", "--sampling-defaults",
              vllm="none", model="auto", openai="none"),
     _ignored("--enable-auto-tool-choice --enable-reasoning", "", "tools and reasoning work without it"),
@@ -73,7 +74,7 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--response-role", "", "the role of an answer is assistant", "assistant"),
     _ignored("--ignore-patterns", "", "only the files that are needed are downloaded", *ANY),
     _ignored("--max-logprobs", "", "20 as with OpenAI", "20"),
-    _ignored("--max-parallel-loading-workers --safetensors-load-strategy", "", "files are mapped, ranks read at once",
+    _ignored("--max-parallel-loading-workers --safetensors-load-strategy", "", "each rank reads its own part of the files, all at once",
              *ANY),
     _ignored("--quantization -q", "--quantization", "what a checkpoint holds is read from it; FP8, AWQ and GPTQ "
              "weights are not supported, GGUF files are", "none", "gguf"),

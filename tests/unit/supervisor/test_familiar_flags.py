@@ -57,6 +57,7 @@ def model(tmp_path: Path) -> str:
         ("--disable-cuda-graph", "--enforce-eager"),
         ("--tool-call-parser llama3_json", "--tool-parser llama"),
         ("--tool-call-parser hermes --enable-auto-tool-choice", "--tool-parser hermes"),
+        ("--reasoning-parser deepseek_r1", "--reasoning-parser qwen3"),
         ("--block-size 32", "--page-size 32"),
         ("--max_model_len=48", "--max-model-len 48"),
         ("--context-length 48", "--max-model-len 48"),
