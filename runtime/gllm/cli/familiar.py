@@ -74,7 +74,7 @@ FAMILIAR: tuple[Familiar, ...] = (
     _ignored("--response-role", "", "the role of an answer is assistant", "assistant"),
     _ignored("--ignore-patterns", "", "only the files that are needed are downloaded", *ANY),
     _ignored("--max-logprobs", "", "20 as with OpenAI", "20"),
-    _ignored("--max-parallel-loading-workers --safetensors-load-strategy", "", "ranks read their own parts, all at once",
+    _ignored("--max-parallel-loading-workers --safetensors-load-strategy", "", "each rank reads its own part",
              *ANY),
     _ignored("--quantization -q", "--quantization", "what a checkpoint holds is read from it; FP8, AWQ and GPTQ "
              "weights are not supported, GGUF files are", "none", "gguf"),
