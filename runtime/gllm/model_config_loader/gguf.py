@@ -107,7 +107,7 @@ def _moe(file: GGUFFile, fields: Fields, name: str) -> MoEConfig | None:
     experts = file.tensors.get("blk.0.ffn_gate_exps.weight")
     if experts is None or len(experts.shape) != 3 or experts.shape[0] != num_experts:
         raise ValueError(
-            f"{file.path} has no tensor blk.0.ffn_gate_exps.weight of {num_experts} experts: make the file anew with a "
+            f"{file.path} has no tensor blk.0.ffn_gate_exps.weight of {num_experts} experts: convert it again with a "
             "converter of after April 2024"
         )
     shared = file.tensors.get("blk.0.ffn_gate_shexp.weight")

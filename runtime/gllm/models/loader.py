@@ -23,8 +23,11 @@ from gllm.models.registry import model_class
 logger = logging.getLogger("gllm.models")
 
 _DUMMY_RANGE = 0.02
-_KNOWN_EXTRAS = ("lm_head.weight", "rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
-"""Endings of tensors that old or tied checkpoints carry without need."""
+_KNOWN_EXTRAS = (
+    *("lm_head.weight", "rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
+    *("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"),
+)
+"""Endings of tensors that old or tied checkpoints carry without need, or that the config was read from."""
 
 
 def load_model(

@@ -15,30 +15,31 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGRO
     for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
-    return min([free, *(_free_of(folder) for folder in _own_groups(cgroups))])
+    return min([free, *_free_in_groups(cgroups)])
 
 
-def _own_groups(cgroups: Path) -> Iterator[Path]:
-    """This process's cgroup (v2) and those around it that have a memory limit."""
-    try:
-        name = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        name = ""
-    folder = cgroups / name.removeprefix("0::").strip("/")
-    for group in (folder, *folder.parents):
-        if not group.is_relative_to(cgroups):
-            return
+def _free_in_groups(cgroups: Path) -> Iterator[int]:
+    """What the limits of this process's cgroup (v2) and those around it leave."""
+    for group in _own_groups(cgroups):
         try:
-            if (group / "memory.max").read_text().strip() != "max":
-                yield group
-        except OSError:  # no cgroup v2, or not seen from inside a container
+            limit, used = (group / "memory.max").read_text(), int((group / "memory.current").read_text())
+            if limit.strip() != "max":
+                yield int(limit) - used + _cached_files(group)
+        except (OSError, ValueError):  # no such file: no cgroup v2, or not seen from inside a container
             continue
 
 
-def _free_of(group: Path) -> int:
-    used = int((group / "memory.current").read_text())
-    for line in (group / "memory.stat").read_text().splitlines():
-        key, _, value = line.partition(" ")
-        if key in ("active_file", "inactive_file"):
-            used -= int(value)
-    return int((group / "memory.max").read_text()) - used
+def _own_groups(cgroups: Path) -> Iterator[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+    folder = cgroups / name.strip("/")
+    yield from (group for group in (folder, *folder.parents) if group.is_relative_to(cgroups))
+
+
+def _cached_files(group: Path) -> int:
+    """Bytes that make room when memory is asked for."""
+    counts = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return sum(int(value) for key, value in counts if key in ("active_file", "inactive_file"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fixtures.tiny_models import VARIANTS
+from fixtures.tiny_models import VARIANTS, write_gguf
 from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
@@ -92,6 +92,15 @@ def test_extra_tensors_are_mentioned_once(
     assert [record.getMessage() for record in caplog.records] == [
         "checkpoint has 2 tensors that the model does not use, first z.a"
     ]
+
+
+def test_rope_tensors_of_a_gguf_file_are_no_surplus(
+    tiny_model: TinyModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_gguf(tiny_model("llama3"), tmp_path / "model.gguf", "F32")
+    with caplog.at_level(logging.WARNING, logger="gllm.models"):
+        load(path)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

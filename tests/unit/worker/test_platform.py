@@ -124,6 +124,7 @@ def test_free_memory_is_bounded_by_the_cgroups_around(tmp_path: Path) -> None:
     (group / "memory.max").write_text("max\n")
     assert free_host_bytes(meminfo, group) == 8000000 * 1024
     (group / "memory.max").write_text("1000000\n")
+    assert free_host_bytes(meminfo, group) == 8000000 * 1024
     (group / "memory.current").write_text("700000\n")
     # Cached files make room when memory is asked for.
     (group / "memory.stat").write_text("anon 400000\ninactive_file 200000\nactive_file 50000\n")
