@@ -1,0 +1,73 @@
+"""The default model's text side as `gllm serve` loads it: its template never reads tools, and yet they work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gllm.checkpoint.default_model import default_model_path
+from gllm.config import Config, EngineConfig
+from gllm.gateway.loading import load_served_model
+from gllm.gateway.request.chat_schema import ChatRequest
+from gllm.gateway.request.grammars import grammar_param, request_grammar
+from gllm.gateway.request.prompts import prompts_of
+from gllm.gateway.served_model import ServedModel
+from gllm.sampling_params import ParameterError
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+FORMAT: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"b": {"type": "integer"}}}},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ServedModel]:
+    model = load_served_model(Config(engine=EngineConfig(model=str(default_model_path()))))
+    yield model
+    model.close()
+
+
+def ask(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "Hi"}], **fields})
+
+
+def test_tools_are_shown_and_calls_are_parsed(model: ServedModel) -> None:
+    (plain,) = prompts_of(model, ask(), 8192)
+    (shown,) = prompts_of(model, ask(tools=[TOOL]), 8192)
+    assert '{"name": "weather"' in shown.text
+    assert len(shown.token_ids) > len(plain.token_ids)
+    assert prompts_of(model, ask(tools=[TOOL], tool_choice="none"), 8192)[0].text == plain.text
+    assert model.parser_of_calls(forced=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [TOOL]}, None),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        ({"tools": [TOOL], "response_format": FORMAT}, "response_format"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": FORMAT}, "tools"),
+        ({"guided_grammar": 'root ::= "a"'}, "guided_grammar"),
+    ],
+)
+def test_grammars_compile(model: ServedModel, fields: dict[str, Any], param: str | None) -> None:
+    request = ask(**fields)
+    assert grammar_param(request) == param
+    assert (request_grammar(model, request) is not None) == (param is not None)
+
+
+def test_the_tool_that_is_wrong_is_named(model: ServedModel) -> None:
+    wrong = {
+        "type": "function",
+        "function": {"name": "b", "parameters": {"properties": {"x": {"not": {"type": "null"}}}}},
+    }
+    with pytest.raises(ParameterError, match=r"^tools\[1\]\.function\.parameters: .*\"not\"") as caught:
+        request_grammar(model, ask(tools=[TOOL, wrong], tool_choice="required"))
+    assert caught.value.param == "tools[1].function.parameters"
+    assert "call_" not in str(caught.value)
