@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,7 +51,7 @@ _CALLING: dict[str, Any] = {
     "role": "assistant",
     "tool_calls": [{"id": "call00001", "type": "function", "function": {"name": _PROBE, "arguments": "{}"}}],
 }
-_RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": _PROBE, "content": "result"}
+_RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": "tool", "content": "result"}
 
 # Unlikely in a message; its trailing space tells whether the template trims messages.
 _CONTINUE_MARK = "\ue000continue-from-here\ue000 "
@@ -147,22 +148,22 @@ class ChatTemplate:
     def _fill(self, compiled: _Compiled, given: dict[str, Any]) -> str:
         return self._environment.render_bounded(compiled.code, {"documents": None, **self._special_tokens, **given})
 
+    @cached_property
+    def shows_calls(self) -> bool:
+        """Whether the template has a form of its own for the tool calls of a history."""
+        return self._main is not None and self._shows_call(self._main, None, tools=None)
+
     def _hides_calls_beside_text(self, compiled: _Compiled, tools: list[dict[str, Any]] | None) -> bool:
         """Whether the template shows a tool call only in a message without text, as DeepSeek-R1's does."""
+        return self._shows_call(compiled, None, tools) and not self._shows_call(compiled, "text", tools)
 
-        def shows(content: str | None) -> bool:
-            chat = [{"role": "user", "content": "question"}, {**_CALLING, "content": content}, _RESULT]
-            given = {
-                "messages": normalise_messages(chat, compiled.wants),
-                "tools": tools,
-                "add_generation_prompt": False,
-            }
-            try:
-                return _PROBE in self._fill(compiled, given)
-            except Exception:  # see `render`
-                return False
-
-        return shows(None) and not shows("text")
+    def _shows_call(self, compiled: _Compiled, content: str | None, tools: list[dict[str, Any]] | None) -> bool:
+        chat = [{"role": "user", "content": "question"}, {**_CALLING, "content": content}, _RESULT]
+        messages = normalise_messages(chat, compiled.wants)
+        try:
+            return _PROBE in self._fill(compiled, {"messages": messages, "tools": tools})
+        except Exception:  # see `render`
+            return False
 
     def _compile(self, source: str) -> _Compiled | None:
         if not source:

@@ -18,6 +18,9 @@ class Template(Protocol):
 
     source: str
 
+    @property
+    def shows_calls(self) -> bool: ...
+
     def render(self, messages: list[dict[str, Any]], /, **arguments: Any) -> str: ...
 
 
@@ -37,8 +40,9 @@ class ToolsInSystemText:
     def render(
         self, messages: list[dict[str, Any]], /, *, tools: list[dict[str, Any]] | None = None, **arguments: Any
     ) -> str:
-        """See `ChatTemplate.render`."""
-        plain = _merged_results([self._plain(message) for message in messages])
+        """See `ChatTemplate.render`. A template that shows calls, though not tools, gets the history as it is."""
+        shown = self._template.shows_calls
+        plain = messages if shown else _merged_results([self._plain(message) for message in messages])
         if not tools:
             return self._template.render(plain, **arguments)
         text = self._describe(tools)

@@ -86,3 +86,23 @@ def test_history_shows_calls_and_results(smollm: Tokenizer, tools: list[dict[str
 def test_without_tools_nothing_changes(smollm: Tokenizer) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     assert render(smollm, messages) == "[user: a][user: b]"
+
+
+def test_a_template_that_shows_calls_keeps_its_own_form(smollm: Tokenizer) -> None:
+    """DeepSeek-R1's distilled models: calls in the history, but no tools."""
+    source = (
+        "{% for m in messages %}[{{ m.role }}: {{ m.content }}"
+        "{% if m.content is none %}{% for c in m.tool_calls %}{{ '<call>' + c.function.name + c.function.arguments }}"
+        "{% endfor %}{% endif %}]{% endfor %}"
+    )
+    template = ToolsInSystemText(ChatTemplate(source, smollm), HERMES)
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]
+    shown = '[user: Hi][assistant: <call>weather{"city": "Bonn"}][tool: sunny]'
+    assert template.render(messages) == shown
+    with_tools = template.render(messages, tools=TOOLS)
+    assert with_tools.startswith("[system: You can call tools.")
+    assert with_tools.endswith(shown)
