@@ -20,13 +20,15 @@ class TemplateWants(NamedTuple):
 
     content: ContentFormat
     reasoning_key: str
+    developer: bool
+    """It knows the role `developer`; others get such messages as `system`."""
 
 
 def template_wants(tree: nodes.Template) -> TemplateWants:
     read = {node.attr for node in tree.find_all(nodes.Getattr)}
     read |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     reasoning_key = next((key for key in REASONING_KEYS if key in read), REASONING_KEYS[0])
-    return TemplateWants(content_format(tree), reasoning_key)
+    return TemplateWants(content_format(tree), reasoning_key, developer="developer" in read)
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
@@ -69,6 +71,8 @@ def _normalise(message: dict[str, Any], where: str, wanted: TemplateWants) -> di
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _error(f"{where} must be an object with a role")
     result = {key: value for key, value in message.items() if value is not None}
+    if result["role"] == "developer" and not wanted.developer:
+        result["role"] = "system"
     result["content"] = _content(message.get("content"), f"{where}.content", wanted.content)
     reasonings = [result.pop(key) for key in REASONING_KEYS if key in result]
     if reasonings:

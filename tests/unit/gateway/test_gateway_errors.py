@@ -107,6 +107,13 @@ def test_half_of_a_surrogate_pair(http: httpx.Client, content: str, half: str) -
     assert whole.status_code == 200
 
 
+def test_whole_and_escaped_pairs_are_no_half(http: httpx.Client) -> None:
+    for text in (r"\ud83d\ude00", r"\\ud83d"):
+        content = '{"prompt": "' + text + '",}'
+        answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+        assert "surrogate" not in error_of(answer, 400, "invalid_json")["message"]
+
+
 def test_byte_order_mark(http: httpx.Client) -> None:
     content = b'\xef\xbb\xbf{"prompt": "a"}'
     answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})

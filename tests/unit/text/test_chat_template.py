@@ -290,3 +290,18 @@ def test_threads_share_a_template(smollm: Tokenizer) -> None:
     chats = [[{"role": "user", "content": str(number)}] for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(template.render, chats)) == [template.render(chat) for chat in chats]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for m in messages %}<{{ m.role }}>{% endfor %}", "<system><user>"),
+        ("{% for m in messages %}{% if m['role'] == 'developer' %}!{% endif %}<{{ m.role }}>{% endfor %}",
+         "!<developer><user>"),
+    ],
+)  # fmt: skip
+def test_developers_are_the_system_where_a_template_does_not_know_them(
+    smollm: Tokenizer, source: str, text: str
+) -> None:
+    chat = [{"role": "developer", "content": "a"}, {"role": "user", "content": "b"}]
+    assert ChatTemplate(source, smollm).render(chat) == text

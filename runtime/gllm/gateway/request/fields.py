@@ -147,6 +147,7 @@ EMPTY: dict[str, tuple[Any, ...]] = {
     "logit_bias": ([],),
     "logprobs": (False,),
     "prompt_logprobs": (False,),
+    "stop_regex": ("",),
     "guided_json": ("",),
     "guided_regex": ("",),
     "guided_grammar": ("",),

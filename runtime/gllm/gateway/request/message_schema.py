@@ -103,11 +103,8 @@ class ChatMessage(Tolerant):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """As chat templates expect it: text joined, `developer` as `system`, nothing that is unset but `content`."""
-        message: dict[str, Any] = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": self._text(),
-        }
+        """As chat templates expect it: text joined, nothing that is unset but `content`."""
+        message: dict[str, Any] = {"role": self.role, "content": self._text()}
         if self.name is not None:
             message["name"] = self.name
         if self.tool_call_id is not None:
