@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal, NamedTuple
 
 import jinja2
@@ -14,12 +15,16 @@ ContentFormat = Literal["string", "parts", "both"]
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Where clients and templates have the reasoning of a message, the usual one first."""
 
+_SHORT_ID = 9
+
 
 class TemplateWants(NamedTuple):
     """What a template expects of messages, read off its syntax tree."""
 
     content: ContentFormat
     reasoning_key: str
+    short_call_ids: bool
+    """Mistral's templates refuse ids of tool calls that have not nine letters and digits."""
     developer: bool
     """It knows the role `developer`; others get such messages as `system`."""
 
@@ -28,7 +33,14 @@ def template_wants(tree: nodes.Template) -> TemplateWants:
     read = {node.attr for node in tree.find_all(nodes.Getattr)}
     read |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     reasoning_key = next((key for key in REASONING_KEYS if key in read), REASONING_KEYS[0])
-    return TemplateWants(content_format(tree), reasoning_key, developer="developer" in read)
+    short_ids = any(_compares_length_with_9(node) for node in tree.find_all(nodes.Compare))
+    return TemplateWants(content_format(tree), reasoning_key, short_ids, developer="developer" in read)
+
+
+def _compares_length_with_9(node: nodes.Compare) -> bool:
+    operand = node.ops[0].expr
+    is_length = isinstance(node.expr, nodes.Filter) and node.expr.name == "length"
+    return is_length and isinstance(operand, nodes.Const) and operand.value == _SHORT_ID
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
@@ -87,7 +99,24 @@ def _normalise(message: dict[str, Any], where: str, wanted: TemplateWants) -> di
             ]
         else:
             del result["tool_calls"]
+    if wanted.short_call_ids:
+        _shorten_ids(result)
     return result
+
+
+def _shorten_ids(message: dict[str, Any]) -> None:
+    if isinstance(message.get("tool_call_id"), str):
+        message["tool_call_id"] = _short_id(message["tool_call_id"])
+    for call in message.get("tool_calls", ()):
+        if isinstance(call.get("id"), str):
+            call["id"] = _short_id(call["id"])
+
+
+def _short_id(call_id: str) -> str:
+    """Nine letters and digits, the same for the same id."""
+    if len(call_id) == _SHORT_ID and call_id.isalnum():
+        return call_id
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:_SHORT_ID]
 
 
 def calls_apart(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -151,3 +151,25 @@ def test_special_tokens_by_every_name(smollm: Tokenizer) -> None:
     source = "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}{{ image_token }}{{ sep_token }}"
     rendered = ChatTemplate(source, tokenizer).render([{"role": "user", "content": ""}])
     assert rendered == "<|im_start|><|im_end|><pad><unk><image>"
+
+
+MISTRAL_LIKE = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{% if c.id is not defined or c.id|length != 9 %}{{ raise_exception('Tool call IDs have length 9!') }}{% endif %}"
+    "{{ c.id }},{% endfor %}{{ m.tool_call_id }}{% endfor %}"
+)
+
+
+def test_call_ids_fit_mistrals_templates(smollm: Tokenizer) -> None:
+    messages = history("{}")
+    messages[1]["tool_calls"][0]["id"] = messages[2]["tool_call_id"] = "call_0123456789abcdef01234567"
+    called, answered = ChatTemplate(MISTRAL_LIKE, smollm).render(messages).split(",")
+    assert called == answered
+    assert len(called) == 9
+    assert called.isalnum()
+    assert messages[1]["tool_calls"][0]["id"] == "call_0123456789abcdef01234567"
+    messages[1]["tool_calls"][0]["id"] = messages[2]["tool_call_id"] = "AbC123456"
+    assert ChatTemplate(MISTRAL_LIKE, smollm).render(messages) == "AbC123456,AbC123456"
+    other = MISTRAL_LIKE.replace("!= 9", "< 1")
+    messages[2]["tool_call_id"] = "call_1"
+    assert ChatTemplate(other, smollm).render(messages) == "AbC123456,call_1"
