@@ -105,6 +105,9 @@ class ParsedDelta(Protocol):
 
 
 class ToolParser(Protocol):
+    ended: bool
+    """The answer should end here, whatever the model would add."""
+
     def feed(self, text: str) -> ParsedDelta: ...
 
     def finish(self) -> ParsedDelta: ...

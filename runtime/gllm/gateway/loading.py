@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gllm.config import Config
+from gllm.gateway import interfaces
 from gllm.gateway.served_model import ServedModel
 from gllm.model_config_loader import load_model_config
 from gllm.text import grammar
@@ -14,7 +16,7 @@ from gllm.text.chat_template import ChatTemplate
 from gllm.text.detokenizer import TextStream
 from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
-from gllm.text.tool_parsers import PLAIN_JSON, ToolFormat, ToolParser, tool_format_for
+from gllm.text.tool_parsers import PLAIN_JSON, ToolFormat, ToolParser, WithoutRepeats, tool_format_for
 from gllm.text.tool_prompt import ToolsInSystemText, reads_tools
 
 
@@ -45,6 +47,15 @@ class Grammars:
         self._checker.close()
 
 
+def _tool_parser(tool_format: ToolFormat | None, knows_tools: bool) -> Callable[[], interfaces.ToolParser] | None:
+    """Makes a parser for one answer."""
+    if tool_format is None:
+        return None
+    if knows_tools:
+        return partial(ToolParser, tool_format)
+    return lambda: WithoutRepeats(ToolParser(tool_format))
+
+
 def load_served_model(config: Config) -> ServedModel:
     """Reads the model's text side. Raises ValueError with one line that says what is wrong."""
     settings = config.gateway
@@ -69,7 +80,7 @@ def load_served_model(config: Config) -> ServedModel:
         text_stream=partial(TextStream, tokenizer),
         grammars=Grammars(tokenizer, shape.vocab_size, tool_format),
         template=shown if template.source else None,
-        tool_parser=partial(ToolParser, tool_format) if tool_format is not None else None,
+        tool_parser=_tool_parser(tool_format, knows_tools),
         reasoning_parser=reasoning if reasoning("") is not None else None,
         sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},
         longest_token=max((len(piece) for piece in tokenizer.token_pieces), default=1),

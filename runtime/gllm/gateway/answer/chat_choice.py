@@ -114,6 +114,9 @@ class ChatChoice:
                 break
             shown.tool_calls.append(call)
             self._keep(call)
+        if self._tools.ended:
+            shown.finish_reason = "tool_calls"
+            self._choice.cut = True
         return shown
 
     def _keep(self, call: ToolCallDelta) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gllm.text.tool_parsers.formats import HERMES, LLAMA, PLAIN_JSON, ToolFormat, tool_format_for
+from gllm.text.tool_parsers.repeats import WithoutRepeats
 from gllm.text.tool_parsers.stream import ParsedDelta, ToolCallDelta, ToolParser
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolFormat",
     "ToolParser",
+    "WithoutRepeats",
     "tool_format_for",
     "tool_parser_for",
 ]

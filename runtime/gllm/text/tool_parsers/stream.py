@@ -35,6 +35,8 @@ class ToolParser:
 
     def __init__(self, tool_format: ToolFormat) -> None:
         self.format = tool_format
+        self.ended = False
+        """Part of the parsers' interface: this one lets every answer go on."""
         self.num_calls = 0
         self._tags = tuple(tag for tag in (tool_format.open_tag, tool_format.close_tag) if tag)
         self._call: CallScanner | None = None
