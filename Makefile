@@ -24,7 +24,7 @@ CLIENTS := .venv-clients
 CLIENTS_INSTALLED := $(CLIENTS)/.installed
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.h')
 
-.PHONY: install serve test test-clients test-cluster check clean
+.PHONY: install serve test test-clients test-cluster check format generate clean
 
 install: $(INSTALLED)
 
@@ -48,6 +48,17 @@ check: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix -q .
+	@$(BIN)/ruff format .
+
+# Every file that is written by a program; tests fail when one is not up to date.
+generate: $(INSTALLED)
+	@$(BIN)/python -m gllm_operator.crd > .generated && mv .generated crds/llmdeployments.yaml
+	@$(BIN)/python -m gllm_operator.crd.reference > .generated && mv .generated docs/llmdeployment.md
+	@$(BIN)/python charts/make_dashboard.py > .generated && mv .generated charts/gllm/dashboards/gllm.json
+	@$(BIN)/python -m gllm.cli.familiar_docs docs/coming-from-vllm.md
 
 clean:
 	rm -rf .venv .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
