@@ -18,7 +18,8 @@ MODEL = "MODEL"
 
 @dataclass(frozen=True)
 class Familiar:
-    """One or more flags with the same meaning: names separated by spaces."""
+    """One or more flags with the same meaning: names separated by spaces. `--mm-*` is every flag that begins so and
+    has no row of its own."""
 
     vllm: str
     sglang: str
@@ -58,6 +59,8 @@ FAMILIAR: tuple[Familiar, ...] = (
     _renamed("--max-model-len", "--max-model-len", "--context-length", "32k and 32K as with vLLM",
              **{"auto": "0", "-1": "0"}),
     _renamed("--load-format", "--load-format", "--load-format", safetensors="auto", gguf="auto"),
+    _renamed("--attention-backend", "--attention-backend", "--attention-backend",
+             FLASHINFER="flashinfer", TORCH_SDPA="reference", torch_native="reference"),
     _renamed("--seed", "--seed", "--random-seed", "of dummy weights only; a request's `seed` seeds its sampling"),
     _renamed("--chat-template", "--chat-template", "--chat-template", "a Jinja file"),
     _renamed("--tool-parser", "--tool-call-parser", "--tool-call-parser",
@@ -96,15 +99,15 @@ FAMILIAR: tuple[Familiar, ...] = (
     _refused("--hf-config-path --config-format --code-revision", "", "config.json is read from the model's folder"),
     _refused("--override-generation-config", "--preferred-sampling-params", "change generation_config.json in a copy "
              "of the model's folder, or send the fields with each request"),
-    _refused("--enable-lora --lora-modules --max-loras --max-lora-rank --max-cpu-loras",
-             "--enable-lora --lora-paths --max-loras-per-batch --max-lora-rank", "LoRA adapters are not supported: "
+    _refused("--enable-lora --lora-* --max-loras --max-lora-rank --max-cpu-loras",
+             "--enable-lora --lora-* --max-loras-per-batch --max-lora-rank", "LoRA adapters are not supported: "
              "merge the adapter into the model"),
-    _refused("--limit-mm-per-prompt --mm-processor-kwargs --allowed-local-media-path", "--enable-multimodal",
+    _refused("--limit-mm-per-prompt --mm-* --allowed-local-media-path", "--enable-multimodal --mm-*",
              "this server reads text only"),
+    _refused("--mamba-*", "--mamba-*", "no model with such layers is supported"),
     _refused("", "--is-embedding", "this server generates text only"),
-    _refused("--speculative-config --speculative-model --num-speculative-tokens",
-             "--speculative-algorithm --speculative-draft-model-path --speculative-num-steps "
-             "--speculative-eagle-topk --speculative-num-draft-tokens", "speculative decoding is not supported"),
+    _refused("--speculative-* --spec-* --num-speculative-tokens", "--speculative-*", "speculative decoding is "
+             "not supported"),
     # --- parallelism
     _renamed("--tp", "--tensor-parallel-size -tp", "--tensor-parallel-size --tp-size"),
     _renamed("--pp", "--pipeline-parallel-size -pp", "--pipeline-parallel-size --pp-size"),
@@ -118,16 +121,18 @@ FAMILIAR: tuple[Familiar, ...] = (
              "(docs/multi-node.md), without Ray", "mp", "uni"),
     _ignored("--data-parallel-size -dp", "--data-parallel-size --dp-size --dp", "start one server for each replica, or "
              "set spec.replicas on Kubernetes", "1"),
+    _refused("--data-parallel-*", "", "start one server for each replica, or set spec.replicas on Kubernetes"),
     _ignored("--disable-custom-all-reduce", "--disable-custom-all-reduce", "collectives are NCCL's or gloo's"),
     _ignored("--api-server-count", "", "one gateway serves a group", "1"),
     _refused("--enable-eplb --eplb-config --num-redundant-experts --expert-placement-strategy --all2all-backend",
-             "--enable-eplb --ep-num-redundant-experts --moe-a2a-backend", "experts are divided evenly by --ep"),
+             "--enable-eplb --eplb-* --ep-num-redundant-experts --moe-a2a-backend", "experts are divided evenly by "
+             "--ep"),
     _refused("--headless", "", "the nodes after the first are started with --launch-mode slave (docs/multi-node.md)"),
     _refused("--worker-use-ray --ray-workers-use-nsight", "--use-ray", "there is no Ray here: nodes join with "
              "--launch-mode (docs/multi-node.md)"),
     _refused("--decode-context-parallel-size -dcp --prefill-context-parallel-size", "--enable-dp-attention",
              "attention is divided by heads (--tp) and layers (--pp) only"),
-    _refused("--kv-transfer-config", "--disaggregation-mode --disaggregation-transfer-backend", "prompts and answers "
+    _refused("--kv-transfer-config --ec-transfer-config", "--disaggregation-*", "prompts and answers "
              "are computed by the same workers"),
     # --- memory
     _renamed("--gpu-memory-utilization", "--gpu-memory-utilization", "--mem-fraction-static",
@@ -150,7 +155,7 @@ FAMILIAR: tuple[Familiar, ...] = (
     _refused("", "--max-total-tokens", "write --num-pages: that many tokens divided by --page-size"),
     _refused("--calculate-kv-scales", "--quantization-param-path", "the KV cache is not quantized"),
     _ignored("--disable-sliding-window", "", "a model with a sliding window runs within its window"),
-    _refused("", "--enable-hierarchical-cache --hicache-ratio --hicache-size", "the KV cache has one tier"),
+    _refused("--kv-offloading-*", "--enable-hierarchical-cache --hicache-*", "the KV cache has one tier"),
     # --- scheduling
     _renamed("--max-prefill-tokens", "--max-num-batched-tokens", "--chunked-prefill-size --max-prefill-tokens",
              "prompt tokens of a step; with --policy chunked_prefill all its tokens"),
@@ -159,8 +164,9 @@ FAMILIAR: tuple[Familiar, ...] = (
              "step holds is decided by --policy", "fcfs", "priority"),
     _ignored("--enable-chunked-prefill", "--enable-mixed-chunk", "long prompts are always cut into chunks"),
     _ignored("--async-scheduling --no-async-scheduling", "--disable-overlap-schedule", "always planned ahead"),
-    _ignored("--compilation-config -cc --optimization-level --max-cudagraph-capture-size --max-seq-len-to-capture",
-             "--cuda-graph-max-bs", "the sizes of CUDA graphs are chosen by --max-num-seqs", *ANY),
+    _ignored("--compilation-config -cc --optimization-level -O --max-cudagraph-capture-size "
+             "--max-seq-len-to-capture", "--cuda-graph-max-bs", "the sizes of CUDA graphs are chosen by --max-num-seqs",
+             *ANY),
     _ignored("", "--enable-torch-compile", "kernels are not compiled at start"),
     _ignored("", "--schedule-conservativeness --num-continuous-decode-steps", "--policy decides", *ANY),
     _ignored("--num-scheduler-steps", "", "steps are always planned ahead", *ANY),
@@ -214,6 +220,7 @@ FAMILIAR: tuple[Familiar, ...] = (
 )  # fmt: skip
 
 _BY_NAME = {name: row for row in FAMILIAR for name in row.names}
+_BY_BEGINNING = {name[:-1]: row for name, row in _BY_NAME.items() if name.endswith("*")}
 
 
 def dashed(name: str) -> str:
@@ -223,7 +230,8 @@ def dashed(name: str) -> str:
 
 def find(name: str) -> Familiar | None:
     """The row of a flag of vLLM or SGLang, or of one that is called the same here; that of --flag for --flag.key."""
-    return _BY_NAME.get(dashed(name).partition(".")[0])
+    name = dashed(name).partition(".")[0]
+    return _BY_NAME.get(name) or next((row for begin, row in _BY_BEGINNING.items() if name.startswith(begin)), None)
 
 
 def canonical(name: str) -> str:

@@ -64,9 +64,12 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
         word = words.popleft()
         if word == "--":
             return [*done, word, *words]
-        name, equals, value = word.partition("=")
+        name, equals, value = _optimization(word).partition("=") if familiar else word.partition("=")
         name = dashed(name)
         row = find(name) if familiar else None
+        if row is not None and _is_switch(row, options):
+            name, equals, value = _switched(name, equals, value, words)
+            row = find(name)
         if not name.startswith("-"):
             done.append(word)
             has_model = True
@@ -79,6 +82,8 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
             has_model = has_model or row.ours == MODEL
         elif row is not None and not row.ours and name not in options:
             _leave_out(row, name, equals, value, words)
+        elif familiar and name not in options and _is_off(name, options):
+            pass  # Off is the default of vLLM and SGLang.
         elif name in options or not name.startswith("--"):
             done.append(name + equals + value)
             if options.get(name) and not equals and words:
@@ -103,9 +108,46 @@ def _renamed(
     if row.ours == MODEL:
         return [value]
     if name.endswith("-init-addr"):
-        value, _, port = value.rpartition(":")
-        return [row.ours, value, "--master-port", port]
+        host, port = _address(name, value)
+        return [row.ours, host, "--master-port", port]
     return [row.ours, value]
+
+
+def _optimization(word: str) -> str:
+    """vLLM's -O3 as -O=3."""
+    return re.sub(r"^-O(?=\d$)", "-O=", word)
+
+
+def _is_switch(row: Familiar, options: dict[str, bool]) -> bool:
+    """Whether no value follows. Of a flag that is refused that is not known."""
+    if row.ours:
+        return not options.get(row.ours, True)
+    return row.ignored == ()
+
+
+def _is_off(name: str, options: dict[str, bool]) -> bool:
+    """Whether it turns a switch off (--no-enforce-eager) that has no other name for that, or one that is refused."""
+    row = find("--" + name.removeprefix("--no-")) if name.startswith("--no-") else None
+    if row is None:
+        return False
+    return _is_switch(row, options) or "--enable-expert-parallel" in row.names or (not row.ours and row.ignored is None)
+
+
+def _switched(name: str, equals: str, value: str, words: deque[str]) -> tuple[str, str, str]:
+    """A switch with the value that older versions of vLLM took: `--flag=false` and `--flag False` are --no-flag."""
+    if not equals and words and words[0].lower() in ("true", "false"):
+        value = words.popleft()
+    if value.lower() == "false":
+        return f"--no-{name.removeprefix('--')}", "", ""
+    return (name, "", "") if value.lower() == "true" else (name, equals, value)
+
+
+def _address(name: str, value: str) -> tuple[str, str]:
+    """Host and port of HOST:PORT or [ADDRESS]:PORT."""
+    match = re.fullmatch(r"(?:tcp://)?(?:\[(?P<address>[^]]+)\]|(?P<host>[^:]+)):(?P<port>\d+)", value)
+    if match is None:
+        raise ValueError(f"{name} {value}: write HOST:PORT, or [ADDRESS]:PORT for IPv6.")
+    return match["address"] or match["host"], match["port"]
 
 
 def _count(value: str) -> str:

@@ -27,6 +27,7 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
     if name is None:
         raise ValueError(
             f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}"
+            + ("; a model of the hub is named ORG/NAME" if "/" not in model else "")
         )
     try:
         found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell)

@@ -37,6 +37,8 @@ def load_rope(config: Fields, family: Family, max_position: int, head_dim: int) 
         case "linear":
             return RopeConfig(theta=theta, partial_factor=part, kind=kind, factor=scaling.positive_float("factor"))
         case "dynamic":
+            if scaling.get("alpha"):
+                raise scaling.error("alpha", "of HunYuan's own dynamic scaling is not supported")
             return RopeConfig(
                 theta=theta,
                 partial_factor=part,

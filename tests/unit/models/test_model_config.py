@@ -360,6 +360,10 @@ def test_generation_config_gives_defaults_and_joins_eos(tmp_path: Path) -> None:
         (LLAMA | {"rope_scaling": {"type": "ntk", "factor": 4}}, "rope_type 'ntk' is not supported; supported are"),
         (LLAMA | {"rope_scaling": {"type": ["yarn"]}}, "rope_type .* is not supported"),
         (LLAMA | {"rope_scaling": {"type": "dynamic"}}, "rope_scaling: factor is missing"),
+        (
+            LLAMA | {"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}},
+            "rope_scaling: alpha of HunYuan",
+        ),
         (LLAMA | {"rope_scaling": {"type": "yarn", "factor": "4"}}, "rope_scaling: factor must be a positive number"),
         (LLAMA | {"rope_scaling": {"type": "yarn", "truncate": 1}}, "truncate must be true or false"),
         (LLAMA | {"rope_parameters": {"rope_type": "longrope"}}, "short_factor must be a list of 64 positive numbers"),

@@ -77,6 +77,14 @@ def model(tmp_path: Path) -> str:
         ("--generation-config vllm", "--generation-config none"),
         ("--compilation-config {} --max-seq-len-to-capture=4096", ""),
         ("--watchdog-timeout 9", "--step-timeout 9"),
+        ("--attention-backend torch_native", "--attention-backend reference"),
+        ("-O3 -O 2 -O.level=1 -cc.mode=3", ""),
+        ("--enforce-eager=True --enable-chunked-prefill True", "--enforce-eager"),
+        ("--enable-prefix-caching=false", "--no-prefix-caching"),
+        ("--enable-prefix-caching False", "--no-prefix-caching"),
+        # Off is the default there, and what a server does that has no such thing.
+        ("--no-enforce-eager --no-enable-auto-tool-choice --no-trust-remote-code --no-enable-lora", ""),
+        ("--no-enable-expert-parallel --no-disable-log-stats --no-enable-sleep-mode", ""),
     ],
 )
 def test_a_flag_of_vllm_or_sglang_does_what_it_does_there(model: str, given: str, ours: str) -> None:
@@ -100,8 +108,11 @@ def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
 
 def test_one_address_is_a_host_and_a_port() -> None:
     options = {"--master-addr": True, "--master-port": True}
-    given = ["--dist-init-addr", "[fd00::1]:5000"]
-    assert translate(given, options, familiar=True) == ["--master-addr", "[fd00::1]", "--master-port", "5000"]
+    for address, host in [("[fd00::1]:5000", "fd00::1"), ("10.0.0.1:5000", "10.0.0.1"), ("tcp://a.b:5000", "a.b")]:
+        given = translate(["--dist-init-addr", address], options, familiar=True)
+        assert given == ["--master-addr", host, "--master-port", "5000"]
+    with pytest.raises(ValueError, match=r"--dist-init-addr 10\.0\.0\.1: write HOST:PORT"):
+        translate(["--dist-init-addr=10.0.0.1"], options, familiar=True)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +132,14 @@ def test_one_address_is_a_host_and_a_port() -> None:
         ("--lora_modules a=b", "--lora-modules does not exist here"),
         ("--speculative-config {}", "speculative decoding is not supported"),
         ("--tokenizer other", "the tokenizer is read from the model's folder"),
+        ("--mm-attention-backend fa3", "--mm-attention-backend does not exist here: this server reads text only"),
+        ("--speculative-ngram-capacity 3", "speculative decoding is not supported"),
+        ("--lora-target-modules x", "LoRA adapters are not supported"),
+        ("--data-parallel-rank 0", "start one server for each replica"),
+        ("--disaggregation-ib-device x", "prompts and answers are computed by the same workers"),
+        ("--enable-chunked-prefill=False", "--no-enable-chunked-prefill does not exist here: long prompts"),
+        ("--no-such-thing", "No such option: --no-such-thing"),
+        ("--no-swap-space", "No such option: --no-swap-space"),
         ("--root-path /x", "let the proxy in front remove the prefix"),
         ("--max-total-tokens 4096", "write --num-pages"),
         ("--tensor-parallel-size", "'--tensor-parallel-size' requires an argument"),
