@@ -72,8 +72,25 @@ def internal_error() -> ApiError:
     return ApiError(500, INTERNAL_MESSAGE, kind="server_error", code="internal_error")
 
 
-def context_too_long(message: str, param: str) -> ApiError:
+def _context_too_long(message: str, param: str) -> ApiError:
     return bad_request(param, message, "context_length_exceeded")
+
+
+def prompt_too_long(size: str, max_model_len: int, param: str) -> ApiError:
+    """`size`: "5 tokens". Clients that shorten a chat look for these phrases of OpenAI, vLLM and SGLang."""
+    return _context_too_long(
+        f"The prompt has {size} and is longer than the model's context length. "
+        f"This model's maximum context length is {max_model_len} tokens, and one is for the answer.",
+        param,
+    )
+
+
+def answer_too_long(requested: int, prompt_tokens: int, max_model_len: int, param: str) -> ApiError:
+    return _context_too_long(
+        f"max_tokens, max_output_tokens or max_completion_tokens is too large: {requested}. "
+        f"This model's maximum context length is {max_model_len} tokens, and the prompt has {prompt_tokens}.",
+        param,
+    )
 
 
 def from_parameter_error(error: ParameterError) -> ApiError:

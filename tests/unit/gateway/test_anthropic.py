@@ -236,7 +236,7 @@ def error_of(answer: httpx.Response, status: int, kind: str) -> str:
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f"}]}]}, "'input'"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "a"}]}]}, "'tool_use_id'"),
         ({"system": [{"type": "image"}]}, "system[0]"),
-        ({"messages": [{"role": "user", "content": "a" * 600}]}, "the context has 512"),
+        ({"messages": [{"role": "user", "content": "a" * 600}]}, "maximum context length is 512 tokens"),
     ],
 )
 def test_bad_requests(api: httpx.Client, fields: dict[str, Any], says: str) -> None:

@@ -128,12 +128,21 @@ def test_model_not_found(client: openai.OpenAI) -> None:
         client.models.retrieve("other")
 
 
-@pytest.mark.parametrize("limits", [{"max_tokens": 510}, {}])
-def test_context_length(http: httpx.Client, limits: dict[str, int]) -> None:
-    content = "a" * (10 if limits else 600)
-    body = {"messages": [{"role": "user", "content": content}], **limits}
+@pytest.mark.parametrize(
+    ("characters", "limits", "says"),
+    [
+        (10, {"max_tokens": 510}, "max_completion_tokens is too large: 510."),
+        (600, {}, "is longer than the model's context length"),
+        (9000, {"stream": True}, "is longer than the model's context length"),
+    ],
+)
+def test_context_length(http: httpx.Client, characters: int, limits: dict[str, Any], says: str) -> None:
+    body = {"messages": [{"role": "user", "content": "a" * characters}], **limits}
     error = error_of(http.post(CHAT, json=body), 400, "context_length_exceeded")
     assert error["param"] == "messages"
+    # Clients know a chat that is too long by these phrases.
+    assert says in error["message"]
+    assert "This model's maximum context length is 512 tokens" in error["message"]
 
 
 def test_min_tokens_beyond_what_fits(http: httpx.Client) -> None:

@@ -36,6 +36,7 @@ def test_previous_response(client: openai.OpenAI, http: httpx.Client, server: Ru
     assert (error["status"], error["param"], error["code"]) == (
         404, "previous_response_id", "previous_response_not_found",
     )  # fmt: skip
+    assert refused(http, previous_response_id="bad")["status"] == 400
     # An id that a client made up names nothing: another client could guess it.
     create(http, input=[{"id": "msg_mine", "role": "user", "content": "secret"}])
     assert refused(http, input=[{"type": "item_reference", "id": "msg_mine"}])["code"] == "item_not_found"

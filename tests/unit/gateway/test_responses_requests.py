@@ -155,7 +155,7 @@ def test_truncation(http: httpx.Client, server: RunningServer) -> None:
          "tool_choice", "no tool named 'x'"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "json_object"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater"),
-        ({"max_output_tokens": 600}, "input", "600 more"),
+        ({"max_output_tokens": 600}, "input", "max_output_tokens or max_completion_tokens is too large: 600."),
         ({"temperature": "hot"}, "temperature", "number"),
         ({"model": "other"}, "model", "does not exist"),
     ],

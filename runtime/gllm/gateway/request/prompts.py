@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.errors import bad_request, context_too_long
+from gllm.gateway.errors import bad_request, prompt_too_long
 from gllm.gateway.request.chat_schema import ChatRequest
 from gllm.gateway.request.completion_schema import CompletionRequest
 from gllm.gateway.request.message_schema import ChatMessage, Tool, template_messages
@@ -71,9 +71,7 @@ def encode(
         leading = model.tokenizer.encode("", add_special_tokens=add_special_tokens)
         return truncation.cut(_encode(model, text, add_special_tokens, None, param), leading)
     if len(text) > max_model_len * model.longest_token:
-        raise context_too_long(
-            f"The prompt has {len(text)} characters, which cannot fit the context of {max_model_len} tokens.", param
-        )
+        raise prompt_too_long(f"{len(text)} characters", max_model_len, param)
     return _encode(model, text, add_special_tokens, max_model_len, param)
 
 
@@ -83,9 +81,8 @@ def _encode(
     try:
         ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens, max_tokens=max_model_len)
     except TooManyTokensError as error:
-        raise context_too_long(
-            f"The prompt has {error.count} tokens; the context has {max_model_len}, and one is for the answer.", param
-        ) from None
+        assert max_model_len is not None
+        raise prompt_too_long(f"{error.count} tokens", max_model_len, param) from None
     except ValueError as error:
         raise bad_request(param, str(error), "invalid_value") from error
     if not ids:

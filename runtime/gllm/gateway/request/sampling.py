@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.gateway.errors import context_too_long
+from gllm.gateway.errors import answer_too_long, prompt_too_long
 from gllm.gateway.request.schema import GenerationRequest
 from gllm.gateway.served_model import ServedModel
 from gllm.sampling_params import SamplingParams
@@ -63,15 +63,8 @@ def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len
         requested, fill = None, requested
     if requested is None:
         if room < 1:
-            raise context_too_long(
-                f"The prompt has {prompt_tokens} tokens; the context has {max_model_len}, and one is for the answer.",
-                param,
-            )
+            raise prompt_too_long(f"{prompt_tokens} tokens", max_model_len, param)
         return room if fill is None else min(fill, room)
     if requested > room:
-        raise context_too_long(
-            f"The prompt has {prompt_tokens} tokens and {requested} more were asked for; "
-            f"the context has only {max_model_len}.",
-            param,
-        )
+        raise answer_too_long(requested, prompt_tokens, max_model_len, param)
     return requested

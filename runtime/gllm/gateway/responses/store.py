@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gllm.gateway.errors import ApiError
+from gllm.gateway.errors import ApiError, bad_request
 from gllm.gateway.responses.items import Item
 
 MAX_RESPONSES = 4096
@@ -70,9 +70,11 @@ class ResponseStore:
         self._drop(response_id)
 
     def history(self, previous_response_id: str | None) -> tuple[bytes, ...]:
-        """The conversation up to and with that response. Raises ApiError 404."""
+        """The conversation up to and with that response. Raises ApiError 404, or 400 for what is no such id."""
         if previous_response_id is None:
             return ()
+        if not previous_response_id.startswith("resp_"):
+            raise bad_request("previous_response_id", "an id of a response begins with 'resp_'", "invalid_value")
         try:
             return self.get(previous_response_id).conversation
         except ApiError:
