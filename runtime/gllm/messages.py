@@ -58,7 +58,7 @@ class TokenLogprob(msgspec.Struct, array_like=True):
     rank: int
     """1 is the most likely token."""
     top: list[tuple[int, float]]
-    """(token id, logprob), most likely first."""
+    """(token id, logprob), most likely first, or in the order of `SamplingParams.logprob_token_ids`."""
 
 
 class RequestOutput(msgspec.Struct, array_like=True):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 MAX_LOGPROBS = 20
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_STOP_CHARS = 16 * 2**20
 """Of all stop strings together; there may be any number of them."""
 MAX_STOP_TOKEN_IDS = 128
@@ -20,7 +21,7 @@ MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
 
 
-_TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_ids")
+_TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -54,6 +55,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Runs of tokens that must not be generated: the last one is masked where the others come before it."""
     logprobs: int | None = None
     """Number of top alternatives returned with each sampled token (0: only the token itself)."""
+    logprob_token_ids: tuple[int, ...] = ()
+    """Return the log-probabilities of these tokens with each sampled token, not those of the most likely ones.
+    Needs `logprobs`."""
     prompt_logprobs: int | None = None
     grammar: str | None = None
     """An llguidance grammar (its serialised JSON form) that the output must match."""
@@ -99,6 +103,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for field, size, most in (
             ("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS),
             ("allowed_token_ids", len(self.allowed_token_ids), MAX_ALLOWED_TOKEN_IDS),
+            ("logprob_token_ids", len(self.logprob_token_ids), MAX_LOGPROB_TOKEN_IDS),
             ("bad_words", len(self.bad_words), MAX_BAD_WORDS),
             ("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS),
             ("grammar", len(self.grammar or ""), MAX_GRAMMAR_BYTES),
@@ -111,9 +116,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for field, token_ids in (
             ("stop_token_ids", self.stop_token_ids),
             ("allowed_token_ids", self.allowed_token_ids),
+            ("logprob_token_ids", self.logprob_token_ids),
         ):
             if token_ids and min(token_ids) < 0:
                 raise ParameterError(field, f"{field} must not be negative")
+        if self.logprob_token_ids and self.logprobs is None:
+            raise ParameterError("logprob_token_ids", "logprob_token_ids needs logprobs")
         self._check_texts()
 
     def _make_tuples(self) -> None:

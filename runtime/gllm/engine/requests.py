@@ -30,6 +30,7 @@ def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | Non
         ("stop_token_ids", submit.sampling.stop_token_ids),
         ("logit_bias", submit.sampling.logit_bias),
         ("allowed_token_ids", submit.sampling.allowed_token_ids),
+        ("logprob_token_ids", submit.sampling.logprob_token_ids),
         ("bad_word_ids", [token for run in submit.sampling.bad_word_ids for token in run]),
     ):
         if token_ids and max(token_ids) >= vocab_size:

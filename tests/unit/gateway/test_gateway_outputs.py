@@ -261,9 +261,20 @@ def test_allowed_token_ids_and_bad_words(http: httpx.Client, clean: RunningServe
     assert clean.engine.submitted[-1].sampling.bad_word_ids == ()
 
 
+@pytest.mark.parametrize(("path", "asked"), [(CHAT, True), (TEXT, 1)])
+def test_logprob_token_ids(http: httpx.Client, clean: RunningServer, path: str, asked: bool | int) -> None:
+    ask(http, path, logprobs=asked, logprob_token_ids=[5, 7])
+    assert clean.engine.submitted[-1].sampling.logprob_token_ids == (5, 7)
+    ask(http, path, logprob_token_ids=[])
+    assert clean.engine.submitted[-1].sampling.logprob_token_ids == ()
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "text"),
     [
+        ({"logprob_token_ids": [5]}, "logprob_token_ids", "needs logprobs"),
+        ({"logprob_token_ids": [300]}, "logprob_token_ids", "outside the model's 300 tokens"),
+        ({"logprob_token_ids": [1] * 129}, "logprob_token_ids", "at most 128"),
         ({"allowed_token_ids": [300]}, "allowed_token_ids", "outside the model's 300 tokens"),
         ({"allowed_token_ids": [-1]}, "allowed_token_ids[0]", "greater than or equal to 0"),
         ({"allowed_token_ids": [97], "bad_words": ["a"]}, "allowed_token_ids", "bad_words leave none"),

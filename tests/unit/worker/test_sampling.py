@@ -363,3 +363,29 @@ def test_zero_top_logprobs_gives_the_token_only() -> None:
     [entry] = token_logprobs(torch.zeros(1, VOCAB), torch.tensor([4]), [0])
     assert entry.top == []
     assert entry.logprob == pytest.approx(-np.log(VOCAB))
+
+
+def test_logprobs_of_the_tokens_that_were_asked_for() -> None:
+    logits = torch.randn(3, VOCAB)
+    expected = torch.log_softmax(logits, -1)
+    chosen = expected.argmax(-1).tolist()
+    asked = {"logprobs": 2, "temperature": 0.0, "seed": 0}
+    other = next(token for token in (3, 6) if token != chosen[1])
+    sampler = Sampler(
+        _state(
+            SamplingParams(**asked),
+            SamplingParams(logprob_token_ids=(other, chosen[1], other), **asked),
+            SamplingParams(logprob_token_ids=(other if other != chosen[2] else other + 1,), **asked),
+        )
+    )
+    found = sampler.sample(logits.clone(), np.array([0, 1, 2], np.int32)).logprobs
+    assert found is not None
+    plain, inside, outside = found
+    assert plain is not None
+    assert inside is not None
+    assert outside is not None
+    assert [token for token, _ in plain.top] == expected[0].topk(2).indices.tolist()
+    assert [token for token, _ in inside.top] == [other, chosen[1]]
+    assert [token for token, _ in outside.top][1:] == [chosen[2]]
+    for row, entry in enumerate((plain, inside, outside)):
+        assert [value for _, value in entry.top] == pytest.approx([float(expected[row, t]) for t, _ in entry.top])

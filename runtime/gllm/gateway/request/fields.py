@@ -64,7 +64,6 @@ REFUSED: dict[str, Refused] = {
     # vLLM
     "return_prompt_text": Refused("/tokenize and /detokenize show the prompt"),
     "return_token_offsets": Refused("use the 'text_offset' of a completion's 'logprobs'"),
-    "logprob_token_ids": Refused("use 'top_logprobs' or 'logprobs'"),
     "repetition_detection": Refused("use 'repetition_penalty'"),
     "watermarking": Refused("watermarks are not implemented"),
     "ec_transfer_params": Refused(_NO_TRANSFER),

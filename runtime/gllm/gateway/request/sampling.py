@@ -37,7 +37,7 @@ def sampling_for(
             values[field] = value
     if request.no_stop_trim:
         values["include_stop_str_in_output"] = True
-    for field in ("stop_token_ids", "allowed_token_ids"):
+    for field in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
         token_ids = getattr(request, field) or ()
         model.check_token_ids(token_ids, field)
         values[field] = tuple(token_ids)

@@ -51,7 +51,9 @@ class Sampler:
         if raw is not None:
             rows = np.flatnonzero(wants_logprobs)
             chosen = tokens[torch.from_numpy(rows).to(tokens.device)]
-            found = iter(token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist()))
+            params = [state.params[slot] for slot in slots[rows].tolist()]
+            asked = {row: one.logprob_token_ids for row, one in enumerate(params) if one.logprob_token_ids}
+            found = iter(token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist(), asked=asked))
             logprobs = [next(found) if wanted else None for wanted in wants_logprobs.tolist()]
         return Sampled(tokens, logprobs, errors)
 
