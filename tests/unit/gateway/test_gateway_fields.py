@@ -82,11 +82,16 @@ def test_empty_values_of_implemented_fields_are_not_given(schema: type[Body], bo
             assert schema.model_validate({**body, field: value}) == plain, (field, value)
 
 
-@pytest.mark.parametrize("field", sorted([*REFUSED, "foo", "Foo-Bar"]))
-@pytest.mark.parametrize(("schema", "path", "body"), PATHS)
-def test_refused_by_name(http: httpx.Client, schema: type[Body], path: str, body: dict[str, Any], field: str) -> None:
-    if field in schema.model_fields:
-        pytest.skip("implemented here")
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (path, body, field)
+        for schema, path, body in PATHS
+        for field in sorted([*REFUSED, "foo", "Foo-Bar"])
+        if field not in schema.model_fields
+    ],
+)
+def test_refused_by_name(http: httpx.Client, path: str, body: dict[str, Any], field: str) -> None:
     answer = http.post(path, json={**body, field: {"a": 1}})
     assert answer.status_code == 400
     error = answer.json()["error"]
