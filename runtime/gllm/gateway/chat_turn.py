@@ -36,7 +36,8 @@ class ChatTurn:
                 choice,
                 thinks(prompt.text) if thinks else None,
                 model.parser_of_calls(forced=request.forces_tool) if request.uses_tools else None,
-                request.parallel_tool_calls is not False,
+                parallel=request.parallel_tool_calls is not False,
+                shows_reasoning=request.include_reasoning is not False,
             )
             for choice in generation.choices
         ]

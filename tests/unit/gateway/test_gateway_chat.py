@@ -200,6 +200,20 @@ def test_reasoning(tools: openai.OpenAI, able: RunningServer) -> None:
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Yes"
 
 
+def test_reasoning_that_is_not_shown(tools: openai.OpenAI, able: RunningServer) -> None:
+    says(able, "<think>abc</think>Yes")
+    hidden: Any = {"model": "tiny", "messages": MESSAGES, "extra_body": {"include_reasoning": False}}
+    answer = tools.chat.completions.create(**hidden)
+    assert answer.choices[0].message.content == "Yes"
+    assert "abc" not in answer.model_dump_json()
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens_details is not None
+    assert answer.usage.completion_tokens_details.reasoning_tokens in range(18, 21)
+    chunks = list(tools.chat.completions.create(**hidden, stream=True))
+    assert not any(hasattr(chunk.choices[0].delta, "reasoning_content") for chunk in chunks)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Yes"
+
+
 def test_no_reasoning_in_a_plain_answer(tools: openai.OpenAI, able: RunningServer) -> None:
     answer = tools.chat.completions.create(model="tiny", messages=MESSAGES)
     assert answer.choices[0].message.content == "Hello world"

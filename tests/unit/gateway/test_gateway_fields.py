@@ -104,7 +104,7 @@ def test_refused_by_name(http: httpx.Client, path: str, body: dict[str, Any], fi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("length_penalty", 1.5), ("include_reasoning", False), ("mirostat", 1), ("use_beam_search", 1), ("suffix", "a"),
+    [("length_penalty", 1.5), ("mirostat", 1), ("use_beam_search", 1), ("suffix", "a"),
      ("length_penalty", True), ("modalities", ["text", "audio"]), ("typical_p", False), ("detokenize", False)],
 )  # fmt: skip
 def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: str, value: Any) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from gateway_fakes import EOS, RunningServer
+from gateway_fakes import EOS, RunningServer, byte_tokenizer
+
+from gllm.gateway.answer.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+from gllm.messages import TokenLogprob
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 LOWEST = -9999.0
@@ -116,3 +119,14 @@ def test_no_number_that_json_cannot_say(http: httpx.Client) -> None:
         raise AssertionError(name)
 
     json.loads(answer.text, parse_constant=refuse)
+
+
+def test_the_token_itself_comes_first() -> None:
+    tokenizer = byte_tokenizer()
+    entry = TokenLogprob(ord("x"), -3.0, 9, [(ord("a"), -0.1), (ord("b"), -0.2)])
+    names = TokenNames(tokenizer, as_ids=False)
+    [top] = CompletionLogprobs(tokenizer, names, skip_special_tokens=True).answer([entry])["top_logprobs"]
+    assert list(top.items()) == [("x", -3.0), ("a", -0.1), ("b", -0.2)]
+    [shown] = prompt_logprobs([entry], tokenizer)
+    assert shown is not None
+    assert [(one["decoded_token"], one["rank"]) for one in shown.values()] == [("x", 9), ("a", 1), ("b", 2)]

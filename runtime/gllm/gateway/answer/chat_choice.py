@@ -39,17 +39,24 @@ class ChatChoice:
     """Runs the parsers of one choice and keeps what they found."""
 
     def __init__(
-        self, choice: Choice, reasoning: ReasoningParser | None, tools: ToolParser | None, parallel: bool
+        self,
+        choice: Choice,
+        reasoning: ReasoningParser | None,
+        tools: ToolParser | None,
+        *,
+        parallel: bool,
+        shows_reasoning: bool,
     ) -> None:
         self._choice = choice
         self._parser = reasoning
         self._tools = tools
         self._parallel = parallel
+        self._shows_reasoning = shows_reasoning
         self._thinking = reasoning is not None
         self._reasoning: list[str] = []
         self._content: list[str] = []
-        self.reasons = reasoning is not None
-        """Reasoning is told apart from content."""
+        self.reasons = reasoning is not None and shows_reasoning
+        """Reasoning is told apart from content, and shown."""
         self.plain = reasoning is None and tools is None
         """Text is content: nothing to parse."""
         self.reasoning_tokens = 0
@@ -77,6 +84,8 @@ class ChatChoice:
             self._content.append(shown.content)
         if shown.reasoning:
             self._reasoning.append(shown.reasoning)
+            if not self._shows_reasoning:
+                shown.reasoning = ""
         if delta.finish_reason is not None and shown.finish_reason is None:
             shown.finish_reason = "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
         self.finish_reason = shown.finish_reason

@@ -66,10 +66,10 @@ class CompletionLogprobs:
             if entry is None:
                 tops.append(None)
                 continue
-            top: dict[str, float] = {}
+            # The token itself comes first, as in vLLM: clients take the first value for its own.
+            top = {name: _finite(entry.logprob)}
             for token, value in entry.top:
                 top.setdefault(self._names(token), _finite(value))
-            top.setdefault(name, _finite(entry.logprob))
             tops.append(top)
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
@@ -81,18 +81,18 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
-    """vLLM's shape: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first."""
+    """vLLM's shape: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first.
+
+    The prompt's own token comes before its alternatives.
+    """
+
+    def shown(token: int, value: float, rank: int) -> dict[str, Any]:
+        return {"logprob": _finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token)}
 
     def one(entry: TokenLogprob) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        found = {str(entry.token_id): shown(entry.token_id, entry.logprob, entry.rank)}
         for rank, (token, value) in enumerate(entry.top, 1):
-            found[str(token)] = {
-                "logprob": _finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token),
-            }  # fmt: skip
-        found[str(entry.token_id)] = {
-            "logprob": _finite(entry.logprob), "rank": entry.rank,
-            "decoded_token": tokenizer.token_text(entry.token_id),
-        }  # fmt: skip
+            found.setdefault(str(token), shown(token, value, rank))
         return found
 
     return [None if entry is None else one(entry) for entry in entries]

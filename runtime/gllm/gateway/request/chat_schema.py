@@ -40,6 +40,8 @@ class ChatRequest(GenerationRequest):
     echo: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     reasoning_effort: Label | None = None
+    include_reasoning: bool | None = None
+    """False: the model reasons, but the answer does not show it."""
 
     @model_validator(mode="after")
     def _chat_consistent(self) -> ChatRequest:

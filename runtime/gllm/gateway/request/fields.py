@@ -81,7 +81,7 @@ REFUSED: dict[str, Refused] = {
     "kv_transfer_params": Refused(_NO_TRANSFER),
     "vllm_xargs": Refused("there are no plug-ins to give arguments to"),
     "thinking_token_budget": Refused("pass what the model's template knows in 'chat_template_kwargs'", (-1,)),
-    "include_reasoning": Refused("reasoning is returned when the server has a reasoning parser", (True,)),
+    "include_reasoning": Refused(_USE_CHAT, (True,)),
     "detokenize": Refused("answers are text; 'return_token_ids' adds their ids", (True,)),
     # SGLang
     "return_prompt_token_ids": Refused("use 'return_token_ids'"),
