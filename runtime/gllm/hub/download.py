@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], None]
 """Gets one line of progress."""
+Check = Callable[[Path], object]
+"""Gets the folder when it has all but the weights; raises ValueError if it cannot be served."""
 
 
-def find_on_hub(name: HubName, *, cache: str = "", weights: bool = True, tell: Tell) -> Path:
+def find_on_hub(
+    name: HubName, *, cache: str = "", weights: bool = True, tell: Tell, check: Check | None = None
+) -> Path:
     """The model's folder or GGUF file in the cache; what is not there is downloaded.
 
     cache: folder; "": huggingface_hub's own (HF_HUB_CACHE, HF_HOME). weights: False if random ones will do.
-    A model that is in the cache is used without asking the hub. Raises HubError.
+    check: called before weights are downloaded into a folder.
+    A model that is in the cache is used without asking the hub. Raises HubError, and what `check` raises.
     """
     from huggingface_hub import constants
 
@@ -40,7 +45,8 @@ def find_on_hub(name: HubName, *, cache: str = "", weights: bool = True, tell: T
     if constants.HF_HUB_OFFLINE:
         raise HubError(f"{name} is not in the cache {folder}, and HF_HUB_OFFLINE forbids to download it")
     try:
-        return download(name, cache=cache, commit=cached.commit if found else "", weights=weights, tell=tell)
+        commit = cached.commit if found else ""
+        return download(name, cache=cache, commit=commit, weights=weights, tell=tell, check=check)
     except HubError as error:
         if found is None:
             raise
@@ -48,13 +54,18 @@ def find_on_hub(name: HubName, *, cache: str = "", weights: bool = True, tell: T
         return found
 
 
-def download(name: HubName, *, cache: str = "", commit: str = "", weights: bool = True, tell: Tell) -> Path:
-    """Into the cache, at the commit which the revision has now, or at `commit`. Raises HubError."""
+def download(
+    name: HubName, *, cache: str = "", commit: str = "", weights: bool = True, tell: Tell, check: Check | None = None
+) -> Path:
+    """Into the cache, at the commit which the revision has now, or at `commit`. `check` and errors: `find_on_hub`."""
     with explained(name):
         folder = _cache_folder(cache)
         repository = _Repository(name, _model_info(name, commit), cache=folder)
         needed = repository.needed(weights)
         snapshot = CachedModel(folder, HubName(name.repo, repository.commit)).snapshot
+        if check is not None and needed.settings and needed.weights:
+            repository.fetch_all(needed._replace(weights=()), snapshot, tell)
+            check(snapshot)
         repository.fetch_all(needed, snapshot, tell)
         CachedModel(folder, name).remember(repository.commit, repository.names)
         return snapshot / needed.model

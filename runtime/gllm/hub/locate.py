@@ -30,10 +30,19 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
             + ("; a model of the hub is named ORG/NAME" if "/" not in model else "")
         )
     try:
-        found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell)
+        found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell, check=_check_settings)
     except HubError as error:
         raise ValueError(f"{error}; nor is there a path {model} here") from None
     return found, model.removeprefix("hf://")
+
+
+def _check_settings(folder: Path) -> None:
+    """Whether the model is one that runs here, before its weights take hours. Raises ValueError."""
+    from gllm.model_config_loader import load_model_config
+    from gllm.text.hf_folder import read_tokenizer_json
+
+    load_model_config(folder)
+    read_tokenizer_json(folder)
 
 
 def _model_in(path: Path) -> Path:

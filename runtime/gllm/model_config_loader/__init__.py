@@ -18,5 +18,5 @@ def load_model_config(path: Path | str) -> ModelConfig:
         return load_gguf_config(path)
     raise ValueError(
         f"model {str(path)!r} does not exist: give a Hugging Face folder or a GGUF file "
-        "(download one with: hf download ORGANIZATION/NAME --local-dir FOLDER)"
+        "(download one with: gllm fetch ORG/NAME FOLDER)"
     )

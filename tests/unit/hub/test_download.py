@@ -23,6 +23,17 @@ from gllm.hub.locate import locate
 from gllm.hub.name import HubName
 
 NAME = HubName("org/name")
+CONFIG = json.dumps(
+    {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+    }
+).encode()
+"""Of a model that runs here."""
 OLD, NEW = b"A" * 30_000, b"B" * 30_000
 
 
@@ -287,7 +298,7 @@ def test_into_a_folder_which_appears_whole(hub: FakeHub, tmp_path: Path) -> None
 
 def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    hub.repo("org/name", files())
+    hub.repo("org/name", files() | {"config.json": CONFIG})
 
     def place(model: str, **source: str) -> tuple[Path, str]:
         return locate(model, ModelSource(**source), weights=True, tell=lambda line: None)
@@ -345,8 +356,26 @@ def test_the_command_and_the_variables_of_huggingface_hub(hub: FakeHub, tmp_path
     assert (status, "org/other is not in the cache" in error) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"config.json": CONFIG.replace(b"Llama", b"Gemma2")}, "architectures 'Gemma2ForCausalLM' is not supported"),
+        ({"config.json": CONFIG.replace(b"{", b'{"quantization_config": {"quant_method": "awq"},')}, "awq"),
+        ({"tokenizer.json": None, "tokenizer.model": b""}, "no tokenizer.json but a SentencePiece tokenizer.model"),
+    ],
+)
+def test_a_model_that_does_not_run_here_is_told_before_its_weights_come(
+    hub: FakeHub, changed: dict[str, bytes | None], message: str
+) -> None:
+    given: dict[str, bytes | None] = {**files(), "config.json": CONFIG, **changed}
+    hub.repo("org/name", {name: data for name, data in given.items() if data is not None})
+    with pytest.raises(ValueError, match=message):
+        locate("org/name", ModelSource(), weights=True, tell=lambda line: None)
+    assert "model.safetensors" not in hub.downloads()
+
+
 def test_python_takes_a_name(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    repo = hub.repo("org/name", files())
+    repo = hub.repo("org/name", files() | {"config.json": CONFIG})
     repo.revisions["v1"] = repo.revisions["main"]
     monkeypatch.setattr("gllm.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
     llm = LLM("org/name", revision="v1", load_format="dummy")
