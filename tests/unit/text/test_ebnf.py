@@ -48,6 +48,7 @@ def ll_tokenizer(smollm: Tokenizer) -> Any:
     ("grammar", "good", "bad"),
     [
         ('root ::= "Hello" | "Hi"', ["Hello", "Hi"], ["H", "HelloHi"]),
+        ('root ::= 2nd | r-1\n2nd ::= "b"\nr-1 ::= "a"', ["a", "b"], ["ab"]),
         (SQL, ["SELECT col_1  from table_2 ", "none"], ["SELECT", "select-statement"]),
         (JSON, ['{"a": [1, 2.5, true, null, "x\\n"]}', "{}"], ['{"a"}', "[1]"]),
         ('root ::= [a-z]+ "x"', ["abx", "xx"], ["ab", "x"]),  # the class must not swallow the last x

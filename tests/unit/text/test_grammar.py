@@ -436,7 +436,7 @@ WRONG = [
     (grammar_from_lark("start: start"), "refers only to itself"),
     (grammar_from_text("root ::= root"), "refers only to itself"),
     (grammar_from_regex(r"[^\s\S]"), "accepts no text"),
-    (grammar_from_json_schema({"type": "number", "maximum": 1e308}), "too large; use at most"),
+    (grammar_from_json_schema({"type": "number", "minimum": 1e308}), "too large; use at most"),
     ("x" * (MAX_GRAMMAR_BYTES + 1), "bytes"),
     ("{}", ""),
     ("", ""),

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 MAX_NESTING = 64
 MAX_REPETITIONS = 10_000
-_RULE_HEAD = re.compile(r"^[ \t]*[A-Za-z_][\w.-]*[ \t]*::=", re.MULTILINE)
+_RULE_HEAD = re.compile(r"^[ \t]*\w[\w.-]*[ \t]*::=", re.MULTILINE)
 _TOKEN = re.compile(
     r"""(?P<space>(?:\s|\#[^\n\r]*)+)
-    |(?P<name>[A-Za-z_][\w.-]*)
+    |(?P<name>\w[\w.-]*)
     |(?P<literal>"(?:[^"\\\n]|\\.)*")
     |(?P<chars>\[(?:[^\]\\\n]|\\.)*\])
     |(?P<count>\{\s*(?P<least>\d*)\s*(?P<range>,?)\s*(?P<most>\d*)\s*\})

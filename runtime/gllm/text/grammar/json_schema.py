@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
+from gllm.text.grammar.plain_schema import NAMED_SUBSCHEMAS, plain_schema
 
 MAX_SCHEMA_DEPTH = 100
 """llguidance's own JSON reader stops at 128 levels, of which our envelope needs a few."""
@@ -20,7 +21,6 @@ ENFORCED_FORMATS = frozenset(
 )
 """String formats that llguidance has a grammar for. All others are annotations, as JSON Schema allows."""
 
-_NAMED_SUBSCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _SUBSCHEMAS = frozenset(
     {"items", "prefixItems", "additionalItems", "additionalProperties", "unevaluatedProperties", "contains", "not"}
     | {"if", "then", "else"}
@@ -49,7 +49,7 @@ def checked_schema(schema: Any, *, param: str) -> dict[str, Any]:
         raise ParameterError(param, f"{param}: the schema is not plain JSON: {error}") from None
     if size > MAX_GRAMMAR_BYTES:
         raise ParameterError(param, f"{param}: the schema has {size} bytes; at most {MAX_GRAMMAR_BYTES} are allowed")
-    return _Rewriter(schema).rewritten()
+    return _Rewriter(plain_schema(schema)).rewritten()
 
 
 def _check_depth_and_references(schema: dict[str, Any], param: str) -> None:
@@ -105,7 +105,7 @@ class _Rewriter:
         parts_closed = closed and not composed
         result: dict[str, Any] = {}
         for key, value in schema.items():
-            if key in _NAMED_SUBSCHEMAS and isinstance(value, dict):
+            if key in NAMED_SUBSCHEMAS and isinstance(value, dict):
                 result[key] = {name: self._schema(subschema, closed=True) for name, subschema in value.items()}
             elif key in _SUBSCHEMAS:
                 result[key] = self._schema(value, closed=True)
@@ -116,7 +116,10 @@ class _Rewriter:
             elif not _is_annotation(key, value):
                 result[key] = value
         self._bound_names(result)
-        if "unevaluatedProperties" in result and not composed and "additionalProperties" not in result:
+        if schema.get("unevaluatedProperties") is False and {*_BRANCHES, "$ref"} & set(schema):
+            del result["unevaluatedProperties"]  # it speaks of all parts: they are closed anyway
+            schema = {key: value for key, value in schema.items() if key != "unevaluatedProperties"}
+        elif "unevaluatedProperties" in result and not composed and "additionalProperties" not in result:
             result["additionalProperties"] = result.pop("unevaluatedProperties")
         if closed:
             self._close(schema, result, composed)
