@@ -66,6 +66,8 @@ class Choice:
         self.sampling = sampling
         self.outputs = outputs
         self.completion_tokens = 0
+        self.delivered_tokens = 0
+        """Of `completion_tokens`, those in the deltas that the caller has: other choices may be ahead."""
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.finish_reason: str | None = None
@@ -147,9 +149,13 @@ class Generation:
         Raises ApiError when the engine fails or dies.
         """
         if self._first is not None:
-            yield self._first
+            yield self._delivered(self._first)
         async for delta in self._merged:
-            yield delta
+            yield self._delivered(delta)
+
+    def _delivered(self, delta: Delta) -> Delta:
+        self.choices[delta.index].delivered_tokens += len(delta.token_ids)
+        return delta
 
     async def _merge(self) -> AsyncGenerator[Delta, None]:
         if len(self.choices) == 1:

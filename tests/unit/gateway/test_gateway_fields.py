@@ -129,6 +129,9 @@ def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: st
         {"logit_bias": {"5": None}},
         {"max_tokens": 16.0, "seed": 7.0, "stop_token_ids": [3.0]},
         {"model": ""},
+        {"stop": "", "tool_choice": "", "response_format": "", "guided_choice": []},
+        {"mirostat": 0, "mirostat_tau": 5.0, "dry_multiplier": 0.0, "dry_base": 1.75, "tfs_z": 1, "samplers": []},
+        {"safe_prompt": False, "do_sample": True, "keep_alive": "5m", "options": {}, "top_a": 0},
     ],
 )
 def test_accepted(http: httpx.Client, fields: dict[str, Any]) -> None:
@@ -190,6 +193,12 @@ def test_sampling_fields_reach_the_engine(
 def test_whole_numbers_in_lists(http: httpx.Client, clean: RunningServer, prompt: Any, ids: Any) -> None:
     assert http.post("/v1/completions", json={"prompt": prompt}).status_code == 200
     assert sorted(stream.prompt for stream in clean.engine.submitted) == ids
+
+
+@pytest.mark.parametrize("body", [{"prompt": ""}, {"content": ""}])
+def test_an_empty_text_has_no_tokens(http: httpx.Client, body: dict[str, Any]) -> None:
+    answer = http.post("/tokenize", json=body).json()
+    assert (answer["tokens"], answer["count"]) == ([], 0)
 
 
 def test_a_prompt_of_a_wrong_type(http: httpx.Client) -> None:

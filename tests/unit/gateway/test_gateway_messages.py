@@ -84,6 +84,37 @@ def test_reasoning_goes_back() -> None:
     assert "reasoning_content" not in shown({"role": "assistant", "content": "a", "reasoning": {"effort": "low"}})[0]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+        {"type": "reasoning", "text": "hm"},
+    ],
+)
+def test_parts_that_are_reasoning(part: dict[str, Any]) -> None:
+    parts = [part, {"type": "text", "text": "Hello"}]
+    (message,) = shown({"role": "assistant", "content": parts})
+    assert message == {"role": "assistant", "content": "Hello", "reasoning_content": "hm"}
+    (message,) = shown({"role": "assistant", "content": parts, "reasoning_content": "so"})
+    assert (message["content"], message["reasoning_content"]) == ("Hello", "so")
+
+
+@pytest.mark.parametrize("nothing", [{}, [], "", None])
+def test_no_calls_in_every_spelling(nothing: Any) -> None:
+    echoed = {"role": "assistant", "content": "Hello", "tool_calls": nothing, "function_call": nothing}
+    assert shown(echoed) == [{"role": "assistant", "content": "Hello"}]
+
+
+def test_ids_of_calls_may_be_long() -> None:
+    call = {"id": "c" * 5000, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked, result = shown(
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "r"},
+    )
+    assert asked["tool_calls"][0]["id"] == result["tool_call_id"] == call["id"]
+
+
 def test_a_refusal_is_what_was_said() -> None:
     assert shown({"role": "assistant", "content": None, "refusal": "No."})[0]["content"] == "No."
     assert shown({"role": "assistant", "content": "Yes.", "refusal": "No."})[0]["content"] == "Yes."

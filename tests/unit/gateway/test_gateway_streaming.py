@@ -225,6 +225,7 @@ def test_continuous_usage(
     assert counts[-1] == last["usage"]["completion_tokens"]
     for chunk in [*chunks, last]:
         assert chunk["usage"]["total_tokens"] == chunk["usage"]["prompt_tokens"] + chunk["usage"]["completion_tokens"]
+    assert len(set(counts)) == 1 + last["usage"]["completion_tokens"] - ("text" in chunks[0]["choices"][0])
     if n == 1:
         with_tokens = [chunk for chunk in chunks if "role" not in chunk["choices"][0].get("delta", {})]
         assert [chunk["usage"]["completion_tokens"] for chunk in with_tokens] == list(range(1, len(with_tokens) + 1))

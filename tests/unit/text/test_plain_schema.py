@@ -1,4 +1,4 @@
-"""Schemas as libraries write them, in words that llguidance does not know: the values that fit, and those that do not."""
+"""Schemas as libraries write them, in words that llguidance does not know: what fits, and what does not."""
 
 from __future__ import annotations
 

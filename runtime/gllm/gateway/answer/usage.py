@@ -20,11 +20,12 @@ class TokenCounts(msgspec.Struct):
 
 
 def count_tokens(generation: Generation, reasoning: int | None = None) -> TokenCounts:
+    """Those of the deltas so far."""
     prompts = [choice for choice in generation.choices if choice.first_of_prompt]
     return TokenCounts(
         prompt=sum(len(choice.prompt) for choice in prompts),
         cached=sum(choice.cached_tokens for choice in prompts),
-        completion=sum(choice.completion_tokens for choice in generation.choices),
+        completion=sum(choice.delivered_tokens for choice in generation.choices),
         reasoning=reasoning,
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
-from gllm.gateway.request.base import MAX_INT, Body, Label, Tolerant, by_type, check_json
+from gllm.gateway.request.base import MAX_INT, Body, CallId, Label, Tolerant, by_type, check_json
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
 from gllm.gateway.request.message_schema import MAX_TOOLS, FunctionName
 from gllm.gateway.request.schema import StopString
@@ -62,10 +62,10 @@ class Block(Tolerant):
 
     type: Label
     text: str | None = None
-    id: Label | None = None
+    id: CallId | None = None
     name: Label | None = None
     input: dict[str, Any] | None = None
-    tool_use_id: Label | None = None
+    tool_use_id: CallId | None = None
     content: Texts | None = None
     is_error: bool | None = None
     thinking: str | None = None

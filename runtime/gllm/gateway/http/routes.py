@@ -67,7 +67,11 @@ def text_routes(gateway: Gateway) -> APIRouter:
                 )
             else:
                 text = body.prompt or body.content or ""
-            ids = encode(model, text, body.adds_special_tokens, most, "prompt" if body.messages is None else "messages")
+            special = body.adds_special_tokens
+            if text:
+                ids = encode(model, text, special, most, "prompt" if body.messages is None else "messages")
+            else:
+                ids = model.tokenizer.encode("", add_special_tokens=special)
             strings = [model.tokenizer.spelling(token) for token in ids] if body.return_token_strs else None
             tokens = [_piece(model.tokenizer, token) for token in ids] if body.with_pieces else ids
             return msgspec.json.encode(

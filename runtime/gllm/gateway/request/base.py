@@ -13,6 +13,8 @@ MAX_JSON_DEPTH = 128
 MAX_JSON_NODES = 10_000
 
 Label = Annotated[str, StringConstraints(max_length=256)]
+CallId = Annotated[str, StringConstraints(max_length=65_536)]
+"""Of a tool call. Some services put encrypted thoughts into it."""
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, Tag, model_validator
 
-from gllm.gateway.request.base import Label, Tolerant, by_type, check_json
+from gllm.gateway.request.base import CallId, Label, Tolerant, by_type, check_json
 from gllm.gateway.request.constraints import JsonSchema
 
 MAX_CONTENT_PARTS = 4096
@@ -62,7 +62,7 @@ class CalledFunction(Tolerant):
 
 
 class ToolCall(Tolerant):
-    id: Label | None = None
+    id: CallId | None = None
     function: CalledFunction
 
     @model_validator(mode="before")
@@ -75,13 +75,23 @@ class ToolCall(Tolerant):
         return {**call, "function": {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}}
 
 
+def _thought(part: Any) -> str | None:
+    """The text of a part that is reasoning."""
+    if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning"):
+        return None
+    inside = part.get("thinking") or part.get("text") or part.get("reasoning") or ""
+    pieces = inside if isinstance(inside, list) else [inside]
+    texts = [piece.get("text") if isinstance(piece, dict) else piece for piece in pieces]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 class ChatMessage(Tolerant):
     role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     """Any that the model's template takes."""
     content: Content | None = None
     name: Label | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
-    tool_call_id: Label | None = None
+    tool_call_id: CallId | None = None
     function_call: CalledFunction | None = None
     """OpenAI's older form of a tool call; its result has the role `function`."""
     reasoning_content: Any = None
@@ -90,11 +100,26 @@ class ChatMessage(Tolerant):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_empty_call(cls, message: Any) -> Any:
-        """Clients that know the older form send it empty."""
-        if isinstance(message, dict) and message.get("function_call") in ({}, "", []):
-            return {key: value for key, value in message.items() if key != "function_call"}
-        return message
+    def _no_empty_calls(cls, message: Any) -> Any:
+        """Clients send the form that they do not use empty."""
+        if not isinstance(message, dict):
+            return message
+        calls = ("function_call", "tool_calls")
+        return {key: value for key, value in message.items() if key not in calls or value not in ({}, "", [])}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _thoughts_apart(cls, message: Any) -> Any:
+        """Parts of an assistant's content that are reasoning, as Mistral and Anthropic write it."""
+        if not isinstance(message, dict) or message.get("role") != "assistant":
+            return message
+        content = message.get("content")
+        thoughts = [_thought(part) for part in content] if isinstance(content, list) else []
+        if not any(thought is not None for thought in thoughts):
+            return message
+        parts = [part if thought is None else "" for part, thought in zip(content, thoughts, strict=True)]
+        reasoning = "\n".join(thought for thought in thoughts if thought is not None)
+        return {"reasoning_content": reasoning, **message, "content": parts}
 
     @model_validator(mode="after")
     def _asks_something(self) -> ChatMessage:

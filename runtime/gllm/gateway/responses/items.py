@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from gllm.gateway.request.base import Label, Tolerant
+from gllm.gateway.request.base import CallId, Label, Tolerant
 from gllm.gateway.request.message_schema import MAX_CONTENT_PARTS, Content, TextPart
 
 Item = dict[str, Any]
@@ -49,7 +49,7 @@ class MessageItem(Tolerant):
 
 class FunctionCallItem(Tolerant):
     type: Literal["function_call"]
-    call_id: Label
+    call_id: CallId
     name: Label
     arguments: Annotated[str, BeforeValidator(_json_text)] = ""
 
@@ -66,7 +66,7 @@ class FunctionCallItem(Tolerant):
 
 class FunctionCallOutputItem(Tolerant):
     type: Literal["function_call_output"]
-    call_id: Label
+    call_id: CallId
     output: Content = ""
 
     def shown(self) -> Item:
