@@ -129,7 +129,7 @@ def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: st
         {"logit_bias": {"5": None}},
         {"max_tokens": 16.0, "seed": 7.0, "stop_token_ids": [3.0]},
         {"model": ""},
-        {"stop": "", "tool_choice": "", "response_format": "", "guided_choice": []},
+        {"tool_choice": "", "response_format": "", "reasoning_effort": False},
         {"mirostat": 0, "mirostat_tau": 5.0, "dry_multiplier": 0.0, "dry_base": 1.75, "tfs_z": 1, "samplers": []},
         {"safe_prompt": False, "do_sample": True, "keep_alive": "5m", "options": {}, "top_a": 0},
     ],

@@ -178,9 +178,7 @@ REFUSED: dict[str, Refused] = {
 EMPTY: dict[str, tuple[Any, ...]] = {
     "response_format": ({}, ""),
     "structured_outputs": ({},),
-    "stop": ("",),
     "tool_choice": ("",),
-    "guided_choice": ([], ""),
     "stream_options": ({},),
     "chat_template_kwargs": ([],),
     "logit_bias": ([],),

@@ -114,8 +114,10 @@ class ChatMessage(Tolerant):
         if not isinstance(message, dict) or message.get("role") != "assistant":
             return message
         content = message.get("content")
-        thoughts = [_thought(part) for part in content] if isinstance(content, list) else []
-        if not any(thought is not None for thought in thoughts):
+        if not isinstance(content, list):
+            return message
+        thoughts = [_thought(part) for part in content]
+        if all(thought is None for thought in thoughts):
             return message
         parts = [part if thought is None else "" for part, thought in zip(content, thoughts, strict=True)]
         reasoning = "\n".join(thought for thought in thoughts if thought is not None)
