@@ -19,8 +19,8 @@ from gateway_fakes import FakeEngine, make_server, wait_until
 
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http import lifecycle, protocol
-from gllm.gateway.http.connections import MAX_CONNECTIONS, RefusalLog, connection_limit
-from gllm.gateway.http.lifecycle import Lifecycle
+from gllm.gateway.http.connections import MAX_CONNECTIONS, RESERVED_DESCRIPTORS, RefusalLog, connection_limit
+from gllm.gateway.http.lifecycle import ACCEPT_BATCH, Lifecycle
 from gllm.messages import Hello
 from gllm.supervisor.link import SupervisorLink
 
@@ -57,6 +57,18 @@ def test_the_limit_leaves_descriptors_for_other_things() -> None:
     before, after, soft, hard = map(int, done.stdout.split())
     assert 40 < before < 85
     assert (after - before, soft, hard) == (200, 300, 300)
+
+
+def test_a_burst_beyond_the_limit_fits_into_the_reserve() -> None:
+    # Else accept() finds no descriptor and pauses for a second, in which nobody is answered.
+    assert 4 * ACCEPT_BATCH <= RESERVED_DESCRIPTORS
+    with make_server() as server:
+        server.uvicorn.config.http_protocol_class.max_connections = 0  # type: ignore[attr-defined]
+        burst = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+        for connection in burst:
+            with connection:
+                connection.settimeout(5)
+                assert connection.recv(4096).startswith(b"HTTP/1.1 503 ")
 
 
 def test_the_limit_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32_768
 """Most at once, however many descriptors there are: each costs memory too."""
-RESERVED_DESCRIPTORS = 16
-"""Left for what opens later: the sockets to the next engine, files, the grammar checker's pipes."""
+RESERVED_DESCRIPTORS = 32
+"""Left for connections that are being refused, and for what opens later: the sockets to the next engine, files, the
+grammar checker's pipes."""
 MIN_CONNECTIONS = 4
 _LOG_INTERVAL = 1.0
 

@@ -27,8 +27,9 @@ KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
 BACKLOG = 2048
 """Connections that wait in the kernel to be accepted."""
-ACCEPT_BATCH = 128
-"""Accepted in a row before any of them is counted; asyncio takes it for the backlog as well."""
+ACCEPT_BATCH = 4
+"""Accepted in a row before any of them is counted; asyncio takes it for the backlog as well. Four turns of the event
+loop pass before one too many is closed, so four batches must fit into RESERVED_DESCRIPTORS."""
 RETRY_INTERVAL = 1.0
 """Seconds between attempts to connect to an engine when the process lacks something, such as a file descriptor."""
 SHUTTING_DOWN = "the server is shutting down"
