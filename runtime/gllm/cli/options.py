@@ -54,14 +54,17 @@ def parse_layers(text: str | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def parse_origins(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """`https://a.example,https://b.example`, the same as a JSON list (vLLM's way), or `*`."""
+    """`https://a.example,https://b.example`, the same as a JSON list (vLLM's way), or `*`.
+
+    `localhost` (llama.cpp's way) names what is allowed anyway.
+    """
     if isinstance(text, tuple):
         return text
     try:
         parts = msgspec.json.decode(text, type=list[str]) if text.startswith("[") else text.split(",")
     except msgspec.MsgspecError:
         raise typer.BadParameter(f"{text!r} is no JSON list of origins") from None
-    origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip())
+    origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip() not in ("", "localhost"))
     for origin in origins:
         if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin) is None:
             raise typer.BadParameter(f"{origin!r} is no origin; write for example https://example.com, or *")

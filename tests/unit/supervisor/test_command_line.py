@@ -116,6 +116,8 @@ def test_amounts_of_memory(text: str, amount: int) -> None:
     ("text", "origins"),
     [
         ("*", ("*",)),
+        ("localhost", ()),
+        ("localhost, https://a.example", ("https://a.example",)),
         ("https://A.example/, http://[::1]", ("https://a.example", "http://[::1]")),
         ('["https://a.example", "app://obsidian.md"]', ("https://a.example", "app://obsidian.md")),
     ],
