@@ -115,6 +115,39 @@ def test_ids_of_calls_may_be_long() -> None:
     assert asked["tool_calls"][0]["id"] == result["tool_call_id"] == call["id"]
 
 
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+NAMED = {"type": "function", "function": {"name": "g"}}
+
+
+@pytest.mark.parametrize("named", [NAMED, {"type": "function", "name": "g"}])
+def test_choices_of_tools_in_every_spelling(named: dict[str, Any]) -> None:
+    def asked(choice: Any) -> ChatRequest:
+        return ChatRequest.model_validate({"messages": [USER], "tools": TOOLS, "tool_choice": choice})
+
+    assert asked(named) == asked(NAMED)
+    allowed = {"mode": "required", "tools": [named]}
+    for choice in ({"type": "allowed_tools", "allowed_tools": allowed}, {"type": "allowed_tools", **allowed}):
+        request = asked(choice)
+        assert [tool.function.name for tool in request.tools or ()] == ["g"]
+        assert request.tool_choice == "required"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        ({"mode": "required", "tools": [{"type": "function", "function": {"name": "h"}}]}, "no tool named 'h'"),
+        ({"mode": "always", "tools": [NAMED]}, "'mode'"),
+        ({"mode": "auto", "tools": []}, "'tools'"),
+        (5, "'tools'"),
+    ],
+)
+def test_allowed_tools_that_are_none(http: httpx.Client, allowed: Any, message: str) -> None:
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    answer = http.post("/v1/chat/completions", json={"messages": [USER], "tools": TOOLS, "tool_choice": choice})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
+    assert message in answer.json()["error"]["message"]
+
+
 def test_a_refusal_is_what_was_said() -> None:
     assert shown({"role": "assistant", "content": None, "refusal": "No."})[0]["content"] == "No."
     assert shown({"role": "assistant", "content": "Yes.", "refusal": "No."})[0]["content"] == "Yes."

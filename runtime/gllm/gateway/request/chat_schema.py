@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from gllm.gateway.request.base import MAX_INT, Label
 from gllm.gateway.request.message_schema import (
     MAX_TOOLS,
+    AllowedTools,
     ChatMessage,
     NamedTool,
     TemplateKwargs,
@@ -42,6 +43,26 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Label | None = None
     include_reasoning: bool | None = None
     """False: the model reasons, but the answer does not show it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_allowed_tools(cls, data: Any) -> Any:
+        """A choice of type `allowed_tools` is a choice of its mode, among those tools alone."""
+        choice = data.get("tool_choice") if isinstance(data, dict) else None
+        if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+            return data
+        try:
+            allowed = AllowedTools.model_validate(choice.get("allowed_tools", choice))
+        except ValidationError:
+            raise ParameterError("tool_choice", "a choice of type 'allowed_tools' needs 'mode' ('auto' or 'required') "
+                                 "and 'tools' (by name)") from None  # fmt: skip
+        tools = data.get("tools")
+        offered = {_name(tool): tool for tool in tools} if isinstance(tools, list) else {}
+        for tool in allowed.tools:
+            if tool.function.name not in offered:
+                raise ParameterError("tool_choice", f"there is no tool named '{tool.function.name}'")
+        names = {tool.function.name for tool in allowed.tools}
+        return {**data, "tools": [tool for name, tool in offered.items() if name in names], "tool_choice": allowed.mode}
 
     @model_validator(mode="after")
     def _chat_consistent(self) -> ChatRequest:
@@ -104,3 +125,10 @@ class ChatRequest(GenerationRequest):
     @property
     def output_limit(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+def _name(tool: Any) -> str | None:
+    """The name of a tool that is not checked yet."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None

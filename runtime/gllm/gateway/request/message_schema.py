@@ -205,6 +205,19 @@ class NamedTool(Tolerant):
     type: Literal["function"] = "function"
     function: NamedFunction
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nested(cls, choice: Any) -> Any:
+        """The Responses API has the name beside the type."""
+        if isinstance(choice, dict) and "function" not in choice and isinstance(choice.get("name"), str):
+            return {**choice, "function": {"name": choice["name"]}}
+        return choice
+
+
+class AllowedTools(Tolerant):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
+
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("(word)")] | Annotated[NamedTool, Tag("(tool)")],
