@@ -27,6 +27,7 @@ END_OF_TURN = frozenset(
     }
 )
 """How models spell the token that ends a turn."""
+_END_OF_TEXT = frozenset({"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>"})  # noqa: RUF001
 
 
 class _AddedToken(msgspec.Struct):
@@ -84,14 +85,15 @@ def gguf_eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     """The `eos`, `eot` and `eom` ids of a GGUF header.
 
     Headers of early 2024 name the end of text only: where none of these ids ends a turn, control tokens that are
-    spelled as such an end count too. So does `<|eom_id|>`, which converters seldom name.
+    spelled as such an end count too. So does `<|eom_id|>`, which converters seldom name. Headers without any id
+    have the control tokens that are spelled as the end of a turn or of the text.
     """
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     types = metadata.get("tokenizer.ggml.token_type") or []
     values = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     named = [token for token in values if isinstance(token, int) and (token < len(tokens) or not tokens)]
     names_turn = any(tokens[token] in END_OF_TURN for token in named if tokens)
-    wanted = {_END_OF_MESSAGE} if names_turn else END_OF_TURN
+    wanted = {_END_OF_MESSAGE} if names_turn else END_OF_TURN if named else END_OF_TURN | _END_OF_TEXT
     spelled = [
         token
         for token, (text, kind) in enumerate(zip(tokens, types, strict=False))

@@ -55,8 +55,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json over the older special_tokens_map.json."""
-    return read_json_object(folder / "special_tokens_map.json") | read_json_object(folder / "tokenizer_config.json")
+    """tokenizer_config.json over the older special_tokens_map.json; null means that a file says nothing."""
+    older, newer = (read_json_object(folder / name) for name in ("special_tokens_map.json", "tokenizer_config.json"))
+    return older | {key: value for key, value in newer.items() if value is not None}
 
 
 def token_string(setting: Any) -> str | None:

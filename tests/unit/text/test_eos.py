@@ -35,6 +35,14 @@ def folder_of(path: Path, **files: Any) -> Path:
         ({"config": {"eos_token_id": 10}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (10, 12)),
         ({"config": {}, "tokenizer_config": {"eos_token": {"content": "<|im_end|>", "lstrip": False}}}, (12,)),
         ({"config": {}, "special_tokens_map": {"eos_token": {"content": "<|im_end|>"}}}, (12,)),
+        (
+            {
+                "config": {},
+                "special_tokens_map": {"eos_token": "<|im_end|>"},
+                "tokenizer_config": {"eos_token": None},
+            },
+            (12,),
+        ),
         ({"config": {"eos_token_id": 10}, "generation_config": {"eos_token_id": [12, 10]}}, (12, 10)),
         ({"config": {"text_config": {"eos_token_id": [7]}, "eos_token_id": None}}, (7,)),
         ({"config": {"eos_token_id": [10, 99], "vocab_size": 64}}, (10,)),
@@ -120,3 +128,12 @@ def header(tokens: dict[str, int], **ids: int) -> dict[str, Any]:
 )
 def test_a_gguf_header(metadata: dict[str, Any], expected: tuple[int, ...]) -> None:
     assert gguf_eos_ids(metadata) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [(["<s>", "</s>"], (1,)), (["a", "<|endoftext|>", "<|im_end|>"], (1, 2)), (["a", "b"], ())],
+)
+def test_a_gguf_header_without_ids(tokens: list[str], expected: tuple[int, ...]) -> None:
+    types = [3] * len(tokens)
+    assert gguf_eos_ids({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}) == expected
