@@ -77,5 +77,6 @@ class ServedModel:
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
         """Against the width of the logits: a larger id would index past a row."""
         if ids and max(ids) >= self.config.vocab_size:
-            raise ApiError(400, f"{param}: token id {max(ids)} is outside the model's {self.config.vocab_size} tokens.",
+            size = self.config.vocab_size
+            raise ApiError(400, f"{param}: token id {max(ids)} is out of vocabulary: the model has {size} tokens.",
                            param=param, code="invalid_value")  # fmt: skip
