@@ -30,7 +30,7 @@ FolderArgument = Annotated[
 def fetch(source: SourceArgument, folder: FolderArgument = "", *, flags: dict[str, str]) -> None:
     """Download a model: config, tokenizer and the weights once, as safetensors or GGUF.
 
-    Prints where it lies. Into the cache, what the revision is now is downloaded; a folder appears whole or not at all.
+    Prints the path. The cache gets the newest commit of the revision; a folder appears whole or not at all.
     HF_TOKEN, HF_ENDPOINT, HF_HOME and the other variables of huggingface_hub count.
     """
     where = ModelSource(**flags)

@@ -19,7 +19,7 @@ _SUBCOMMANDS = {
     "simulate": ("gllm.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),
     "bench": ("gllm.cli.bench", "Measure an OpenAI server, or the engine alone."),
     "keys": ("gllm.cli.keys", "Make the keys of a group of several nodes."),
-    "fetch": ("gllm.cli.fetch", "Download a model from a Hugging Face hub into a folder."),
+    "fetch": ("gllm.cli.fetch", "Download a model from a Hugging Face hub into its cache or a folder."),
     "render": ("gllm.cli.render", "Print the Kubernetes objects that the operator makes of a manifest."),
     "run": ("gllm.cli.run", "Run the pods of a manifest as processes of this machine."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gllm.checkpoint.wrong_files import no_model_folder
@@ -10,6 +11,9 @@ from gllm.hub.download import Tell, find_on_hub
 from gllm.hub.errors import HubError
 from gllm.hub.files import CONFIG, needed_files
 from gllm.hub.name import parse_hub_name
+
+_ALMOST_A_NAME = re.compile(r"[^/]+$|https?://|hf://|hf\.co/|huggingface\.co/")
+"""A name without its organization, or with the address of the hub."""
 
 
 def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tuple[Path, str]:
@@ -27,7 +31,7 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
     if name is None:
         raise ValueError(
             f"there is no {model!r}: looked for a folder with config.json or a GGUF file at {path.absolute()}"
-            + ("; a model of the hub is named ORG/NAME" if "/" not in model else "")
+            + ("; a model of the hub is named ORG/NAME" if _ALMOST_A_NAME.match(model) else "")
         )
     try:
         found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell, check=_check_settings)

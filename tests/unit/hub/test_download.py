@@ -318,6 +318,9 @@ def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monke
     for path in ("./org/other", "/org/other", "org/name/other/x", "org/other.gguf"):
         with pytest.raises(ValueError, match=r"there is no .*: looked for a folder"):
             place(path)
+    for almost in ("gpt2", "hf://gpt2", "https://huggingface.co/org/other", "hf.co/org/other:Q8_0"):
+        with pytest.raises(ValueError, match=r"there is no .*; a model of the hub is named ORG/NAME"):
+            place(almost)
     assert hub.requests == []
 
 
