@@ -32,6 +32,8 @@ class _Answer:
 
     def __init__(self, turn: ChatTurn) -> None:
         self._turn = turn
+        # As OpenAI does: an answer that can only be calls has no content, not even an empty one.
+        self._no_text: dict[str, Any] = {} if turn.request.forces_tool else {"content": ""}
         self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
@@ -40,6 +42,7 @@ class _Answer:
         wants_usage = request.wants_usage_chunk
         chunks = Chunks("chat.completion.chunk", turn.id, turn.created, turn.model.name, wants_usage)
         begun = [False] * len(turn.choices)
+        first = {"role": "assistant", "content": None} | self._no_text
         top = self._prompt_ids()
         if request.wants_continuous_usage:
             # The first chunk of an answer has no token in it yet.
@@ -49,7 +52,7 @@ class _Answer:
                 index = delta.index
                 if not begun[index]:
                     begun[index] = True
-                    yield chunks.delta(index, {"role": "assistant", "content": ""}, top=top)
+                    yield chunks.delta(index, first, top=top)
                     top = {}
                     if request.echoed_text:
                         yield chunks.content(index, request.echoed_text)
@@ -98,7 +101,7 @@ class _Answer:
             logprobs, ids = None, {}
         if ends:
             stopped_by = self._turn.choices[delta.index].stopped_by
-            last = {"content": "", **fields} if shares else {"content": ""}
+            last = self._no_text | fields if shares else self._no_text
             yield chunks.delta(delta.index, last, logprobs, delta.finish_reason, stopped_by | ids)
 
     def _prompt_ids(self) -> dict[str, Any]:
