@@ -16,6 +16,7 @@ from serving import LIGHT, Process, Server, Stream, end_all, gone, until
 from fixtures.ports import free_port
 from fixtures.tiny_models import write_hf
 from gllm.curve import make_keys
+from gllm.node_messages import PROTOCOL
 
 LONG = 3000
 """Tokens that take longer than it takes to notice a silent node."""
@@ -172,7 +173,7 @@ def test_what_does_not_fit_is_refused_on_both_sides(nodes: Nodes, tmp_path: Path
         (nodes.slave(3, "--node-rank", "1", "--pp", "4"), "the shape differs: --pp is 4 here and 2 on the master"),
         (
             nodes.slave(4, "--node-rank", "1", env={"PYTHONPATH": str(version)}),
-            "the version differs: gLLM 9.9.9 (protocol 1) here",
+            f"the version differs: gLLM 9.9.9 (protocol {PROTOCOL}) here",
         ),
     ]
     for slave, reason in cases:
