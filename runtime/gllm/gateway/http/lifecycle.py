@@ -80,6 +80,12 @@ class Server(uvicorn.Server):
             )
         )
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # uvicorn has just told the kernel of the small backlog.
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -102,7 +108,7 @@ class Lifecycle:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._link.report("starting")
-        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving(listener))]
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -114,10 +120,9 @@ class Lifecycle:
             await self._gateway.engine.close()
             self._gateway.model.close()
 
-    async def _wait_serving(self, listener: socket.socket) -> None:
+    async def _wait_serving(self) -> None:
         while not self._server.started:
             await asyncio.sleep(0.01)
-        listener.listen(BACKLOG)
         self._serving.set()
 
     async def _listen(self) -> None:
