@@ -25,20 +25,20 @@ def test_number_and_use() -> None:
 
 def test_bytes() -> None:
     store = ResponseStore(max_bytes=250)
-    store.add("a", stored(100))
+    store.add("resp_a", stored(100))
     # The conversation so far counts again.
-    store.add("b", stored(100, store.history("a")))
+    store.add("resp_b", stored(100, store.history("resp_a")))
     with pytest.raises(ApiError):
-        store.history("a")
-    assert len(read_items(store.history("b"))) == 2
-    store.add("large", stored(300))
-    for name in ("b", "large"):
+        store.history("resp_a")
+    assert len(read_items(store.history("resp_b"))) == 2
+    store.add("resp_large", stored(300))
+    for name in ("resp_b", "resp_large"):
         with pytest.raises(ApiError):
             store.get(name)
     # What is gone is not counted any more.
-    store.add("c", stored(250))
-    store.delete("c")
-    store.add("d", stored(250))
+    store.add("resp_c", stored(250))
+    store.delete("resp_c")
+    store.add("resp_d", stored(250))
 
 
 def test_items() -> None:
