@@ -1,4 +1,4 @@
-"""Requests with grammars: compiled once a text, waited for outside the queue, dropped when nobody needs them."""
+"""Requests with grammars: each text compiled once, waited for outside the queue, dropped after its last request."""
 
 from __future__ import annotations
 

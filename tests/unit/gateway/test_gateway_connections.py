@@ -60,7 +60,7 @@ def test_the_limit_leaves_descriptors_for_other_things() -> None:
 
 
 def test_a_burst_beyond_the_limit_fits_into_the_reserve() -> None:
-    # Else accept() finds no descriptor and pauses for a second, in which nobody is answered.
+    # Else accept() finds no descriptor and pauses for a second, and no connection is answered meanwhile.
     assert 4 * ACCEPT_BATCH <= RESERVED_DESCRIPTORS
     with make_server() as server:
         server.uvicorn.config.http_protocol_class.max_connections = 0  # type: ignore[attr-defined]

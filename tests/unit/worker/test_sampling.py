@@ -322,7 +322,7 @@ def test_grammars_are_compiled_once_apart_from_the_steps() -> None:
     store.prepare(2, "[-1]", lambda number, error: done.put((number, error)))
     store.prepare(3, "[3]", lambda number, error: done.put((number, error)))
     store.drop(3)
-    assert done.empty(), "whoever asks does not wait"
+    assert done.empty(), "the caller does not wait"
     may_go.set()
     assert done.get(timeout=10) == (1, "")
     number, error = done.get(timeout=10)

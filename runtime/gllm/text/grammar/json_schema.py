@@ -117,7 +117,7 @@ class _Rewriter:
                 result[key] = value
         self._bound_names(result)
         if schema.get("unevaluatedProperties") is False and {*_BRANCHES, "$ref"} & set(schema):
-            del result["unevaluatedProperties"]  # it speaks of all parts: they are closed anyway
+            del result["unevaluatedProperties"]  # it refers to all parts, which are closed already
             schema = {key: value for key, value in schema.items() if key != "unevaluatedProperties"}
         elif "unevaluatedProperties" in result and not composed and "additionalProperties" not in result:
             result["additionalProperties"] = result.pop("unevaluatedProperties")
@@ -153,7 +153,7 @@ class _Rewriter:
             result["additionalProperties"] = False
 
     def _property_names(self, schema: dict[str, Any]) -> dict[str, None] | None:
-        """The properties that a schema and its parts list, in order; None if one speaks of others itself."""
+        """The properties that a schema and its parts list, in order; None if one of them allows others."""
         names: dict[str, None] = {}
         seen: set[str] = set()
         parts: list[Any] = [schema]
