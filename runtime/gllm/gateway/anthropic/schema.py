@@ -8,6 +8,7 @@ from pydantic import Field, Tag, field_validator, model_validator
 
 from gllm.gateway.request.base import MAX_INT, Body, CallId, Label, Tolerant, by_type, check_json
 from gllm.gateway.request.chat_schema import MAX_MESSAGES
+from gllm.gateway.request.constraints import JsonSchema
 from gllm.gateway.request.message_schema import MAX_TOOLS, FunctionName
 from gllm.gateway.request.schema import StopString
 
@@ -105,7 +106,7 @@ class Message(Tolerant):
 class ToolSpec(Tolerant):
     name: FunctionName
     description: str | None = None
-    input_schema: dict[str, Any]
+    input_schema: JsonSchema
     strict: bool | None = None
 
     @model_validator(mode="before")
@@ -117,12 +118,6 @@ class ToolSpec(Tolerant):
                 f"'{str(kind)[:64]}' is a tool of Anthropic's; this server takes tools with 'name' and 'input_schema'"
             )
         return tool
-
-    @field_validator("input_schema")
-    @classmethod
-    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_json(value, "input_schema")
-        return value
 
 
 class ToolChoice(Tolerant):
@@ -143,13 +138,7 @@ class Thinking(Tolerant):
 
 class OutputFormat(Tolerant):
     type: Literal["json_schema"]
-    json_schema: dict[str, Any] = Field(alias="schema")
-
-    @field_validator("json_schema")
-    @classmethod
-    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_json(value, "schema")
-        return value
+    json_schema: JsonSchema = Field(alias="schema")
 
 
 class OutputConfig(Tolerant):

@@ -153,7 +153,7 @@ class _Rewriter:
             result["additionalProperties"] = False
 
     def _property_names(self, schema: dict[str, Any]) -> dict[str, None] | None:
-        """The properties that a schema and its parts list, in order; None if one of them allows others."""
+        """The properties that a schema and its parts list, in order; None if a part says which others may be there."""
         names: dict[str, None] = {}
         seen: set[str] = set()
         parts: list[Any] = [schema]
