@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gllm.bench import report
-from gllm.bench.client import Endpoint
-from gllm.bench.serve import find_model, run_requests
-from gllm.bench.traces import TRACES, make_requests
+from gllm.apps.bench import report
+from gllm.apps.bench.client import Endpoint
+from gllm.apps.bench.serve import find_model, run_requests
+from gllm.apps.bench.traces import TRACES, make_requests
 from gllm.engine.timing.trace import read_slices
 from servers import MAX_MODEL_LEN, Server, ServerCommand, free_port
 
@@ -70,7 +70,7 @@ class Run:
 def serve_command(policy: str, pp: int, trace: Path, flags: list[str]) -> ServerCommand:
     port = free_port()
     command = [
-        *(sys.executable, "-c", "from gllm.cli.main import main; main()", "serve"),
+        *(sys.executable, "-c", "from gllm.apps.cli.main import main; main()", "serve"),
         *("--host", "127.0.0.1", "--port", str(port), "--pp", str(pp), "--threads", "1", "--policy", policy),
         *("--max-model-len", str(MAX_MODEL_LEN), "--no-prefix-caching", "--trace", str(trace), *flags),
     ]

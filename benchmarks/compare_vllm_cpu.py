@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from export_gguf import export_gguf
-from gllm.bench import report
-from gllm.bench.client import Endpoint
-from gllm.bench.serve import find_model, run_requests
-from gllm.bench.traces import TRACES, BenchRequest, make_requests
+from gllm.apps.bench import report
+from gllm.apps.bench.client import Endpoint
+from gllm.apps.bench.serve import find_model, run_requests
+from gllm.apps.bench.traces import TRACES, BenchRequest, make_requests
 from process_tree import Watch
 from servers import MAX_MODEL_LEN, Server, gllm_command, vllm_command
 

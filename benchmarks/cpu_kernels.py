@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gllm.attention.base import AttentionBatch, KVShape
-from gllm.attention.native import NativeAttention
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.native import NativeAttention
 from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu
 

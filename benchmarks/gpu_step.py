@@ -15,9 +15,9 @@ import time
 import torch
 
 from gllm.config import EngineConfig
-from gllm.messages import Configure, NewSequence, StepPlan
 from gllm.model_config_loader import load_model_config
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import Configure, NewSequence, StepPlan
 from gllm.worker.build import WorkerBuilder
 from gllm.worker.runner import ModelRunner
 

@@ -20,9 +20,9 @@ from gllm.engine.collector import calm_collector
 from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.messages import Outputs, StageReport, StepPlan, StepResult, WorkerToEngine
 from gllm.sampling_params import SamplingParams
-from gllm.transport import decoder, encode
+from gllm.wire.messages import Outputs, StageReport, StepPlan, StepResult, WorkerToEngine
+from gllm.wire.transport import decoder, encode
 
 VOCAB = 32_000
 PHASES = ("schedule", "encode", "process_result", "outputs", "total")

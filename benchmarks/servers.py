@@ -71,7 +71,7 @@ def gllm_command(folder: Path) -> ServerCommand:
     """This repository, with the interpreter that runs the comparison."""
     port = free_port()
     command = [
-        *(sys.executable, "-c", "from gllm.cli.main import main; main()", "serve", str(folder)),
+        *(sys.executable, "-c", "from gllm.apps.cli.main import main; main()", "serve", str(folder)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN), "--no-prefix-caching"),
     ]

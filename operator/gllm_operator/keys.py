@@ -1,4 +1,4 @@
-"""CURVE keys of a deployment's groups, in the text form of `gllm keys` (`gllm.curve`), without ZeroMQ."""
+"""CURVE keys of a deployment's groups, in the text form of `gllm keys` (`gllm.wire.curve`), without ZeroMQ."""
 
 from __future__ import annotations
 

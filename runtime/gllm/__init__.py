@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gllm.llm import LLM, Completion
+    from gllm.apps.offline.llm import LLM, Completion
     from gllm.sampling_params import SamplingParams
 
 __all__ = ["LLM", "Completion", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public names on first use, so that `import gllm.messages` stays light."""
+    """Load the public names on first use, so that `import gllm.wire.messages` stays light."""
     if name == "SamplingParams":
         from gllm.sampling_params import SamplingParams
 
         return SamplingParams
     if name in ("LLM", "Completion"):
-        import gllm.llm
+        import gllm.apps.offline.llm
 
-        return getattr(gllm.llm, name)
+        return getattr(gllm.apps.offline.llm, name)
     raise AttributeError(f"module 'gllm' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m gllm` is the `gllm` command."""
 
-from gllm.cli.main import main
+from gllm.apps.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -170,7 +170,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def worker_address(self) -> str:
-        """Where workers reach the engine's ROUTER; their identity is `gllm.transport.worker_identity`."""
+        """Where workers reach the engine's ROUTER; their identity is `gllm.wire.transport.worker_identity`."""
         return self._worker_address(self.nodes.master_addr)
 
     @property

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from fixtures.kube_tools import ROOT
 from gllm.gateway.metrics import Metrics as GatewayMetrics
-from gllm.messages import EngineStats, Hello, StageStats
+from gllm.wire.messages import EngineStats, Hello, StageStats
 from gllm_operator.metrics import Metrics as OperatorMetrics
 
 FILE = ROOT / "charts/gllm/dashboards/gllm.json"

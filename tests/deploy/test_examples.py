@@ -65,7 +65,10 @@ def test_manifests_in_the_docs_render() -> None:
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_gllm_render_prints_it(file: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gllm.cli.main", "render", "-f", str(file)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "gllm.apps.cli.main", "render", "-f", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     kinds = {one["kind"] for one in yaml.safe_load_all(done.stdout) if one}
     assert {"StatefulSet", "Service", "PodDisruptionBudget"} <= kinds

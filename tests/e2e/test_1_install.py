@@ -61,7 +61,7 @@ def test_pods_are_as_rendered(kube: Kube) -> None:
     """What `gllm render` prints is what runs: arguments, probes, security; and the environment inside says the same."""
     serving(kube)
     done = subprocess.run(
-        [sys.executable, "-m", "gllm.cli.main", "render", "-f", "examples/smol.yaml"],
+        [sys.executable, "-m", "gllm.apps.cli.main", "render", "-f", "examples/smol.yaml"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     sets = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "StatefulSet"]

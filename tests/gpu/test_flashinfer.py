@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gllm.attention.base import AttentionBatch, KVShape
-from gllm.attention.reference import ReferenceAttention
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.ops.torch_ops import TorchOps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -30,7 +30,7 @@ at tp 2; Qwen3-30B-A3B, whole and at tp 2."""
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), SHAPES)
 def test_attention_over_ragged_mixed_batches(heads: int, kv_heads: int, head_dim: int) -> None:
-    from gllm.attention.flashinfer import FlashInferAttention
+    from gllm.layers.attention_backends.flashinfer import FlashInferAttention
 
     device = torch.device("cuda", 0)
     shape = KVShape(1, heads, kv_heads, head_dim, 16, torch.bfloat16, device)

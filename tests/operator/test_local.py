@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gllm.cli.main import app
+from gllm.apps.cli.main import app
 from gllm_operator.local.manifest import objects_of, read_deployments
 from gllm_operator.local.processes import host_paths, loopback, processes_of, translate
 from gllm_operator.local.run import prepare

@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fixtures.ports import free_port
-from gllm.curve import parse_keys
-from gllm.model_config import ModelConfig, RopeConfig
+from gllm.models.config import ModelConfig, RopeConfig
+from gllm.wire.curve import parse_keys
 from gllm_operator.api import LLMDeploymentSpec
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.model import model_files, served_name

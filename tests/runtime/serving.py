@@ -46,7 +46,7 @@ class Process:
         self._run_base = tempfile.mkdtemp(prefix="run-", dir="/tmp")
         with err_path.open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gllm.cli.main", "serve", *flags],
+                [sys.executable, "-m", "gllm.apps.cli.main", "serve", *flags],
                 stdout=subprocess.PIPE,
                 stderr=err,
                 text=True,

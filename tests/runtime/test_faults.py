@@ -129,7 +129,7 @@ def test_ctrl_c_ends_a_running_stream_quickly_and_quietly(serve: Serve) -> None:
 
 def test_kv_memory_that_does_not_exist_is_refused_in_one_line(model: Path) -> None:
     flags = ["--device", "cpu", "--kv-cache-memory", "100T", "--port", str(free_port())]
-    command = [sys.executable, "-m", "gllm.cli.main", "serve", str(model), *flags]
+    command = [sys.executable, "-m", "gllm.apps.cli.main", "serve", str(model), *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -139,7 +139,7 @@ def test_kv_memory_that_does_not_exist_is_refused_in_one_line(model: Path) -> No
 def test_a_model_that_cannot_be_served_is_one_line(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["WeirdForCausalLM"]}))
-    command = [sys.executable, "-m", "gllm.cli.main", "serve", str(tmp_path), "--device", "cpu"]
+    command = [sys.executable, "-m", "gllm.apps.cli.main", "serve", str(tmp_path), "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""

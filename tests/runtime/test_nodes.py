@@ -15,8 +15,8 @@ from serving import LIGHT, Process, Server, Stream, end_all, gone, until
 
 from fixtures.ports import free_port
 from fixtures.tiny_models import write_hf
-from gllm.curve import make_keys
-from gllm.node_messages import PROTOCOL
+from gllm.wire.curve import make_keys
+from gllm.wire.node_messages import PROTOCOL
 
 LONG = 3000
 """Tokens that take longer than it takes to notice a silent node."""
@@ -287,7 +287,7 @@ def test_by_environment(nodes: Nodes) -> None:
 )
 def test_shapes_that_do_not_fit_name_the_flags(model: Path, flags: list[str], message: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gllm.cli.main", "serve", str(model), *flags],
+        [sys.executable, "-m", "gllm.apps.cli.main", "serve", str(model), *flags],
         capture_output=True,
         text=True,
         timeout=60,

@@ -19,7 +19,7 @@ _LIVENESS_PERIOD = 10
 _READY = "/ready?recovering=true"
 """A group that recovers keeps its place in the Service: new requests wait in its gateway with the others. Without it,
 those of a deployment with one group would be refused. A gateway that is gone is out at once."""
-_PROBE = ["python3", "-m", "gllm.cli.probe"]
+_PROBE = ["python3", "-m", "gllm.supervisor.probe"]
 
 
 def probes(source: PodSource, role: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 
 class ModelReader:

@@ -29,7 +29,7 @@ from gllm_operator.plan.observed import Applied, Child, Exit, Key, Observed, Pod
 from gllm_operator.spec.revision import source_of
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 Object = dict[str, Any]
 

@@ -24,7 +24,7 @@ from gllm_operator.names import GROUP_NAME, ROLE, Owner, keys_name
 from gllm_operator.plan import Plan, plan
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 _log = logging.getLogger(__name__)
 

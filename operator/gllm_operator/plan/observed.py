@@ -12,7 +12,7 @@ from gllm_operator.names import GroupId, Owner
 from gllm_operator.spec.revision import PodSource
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 
 class Key(NamedTuple):

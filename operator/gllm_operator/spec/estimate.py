@@ -10,7 +10,7 @@ from gllm_operator.spec.quantity import parse_quantity
 from gllm_operator.spec.shape import GroupShape
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 _ACTIVATIONS = 0.06
 """Share of the memory that activations, graphs and libraries take."""

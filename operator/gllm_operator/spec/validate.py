@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gllm.cli.familiar import canonical
+from gllm.apps.cli.familiar import canonical
 from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
@@ -15,7 +15,7 @@ from gllm_operator.spec.quantity import parse_quantity
 from gllm_operator.spec.shape import group_shape
 
 if TYPE_CHECKING:
-    from gllm.model_config import ModelConfig
+    from gllm.models.config import ModelConfig
 
 _MOST_PROBLEMS = 5
 

@@ -8,7 +8,7 @@ from gllm.engine.policies import ceil_div
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence
 from gllm.engine.timing.time_model import Work, chunk_pairs
-from gllm.messages import NewSequence, StepPlan
+from gllm.wire.messages import NewSequence, StepPlan
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ import zmq
 from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.results import Outputs as OutputsByClient
 from gllm.engine.scheduler import Scheduler
-from gllm.messages import Abort, Connect, EngineStats, GatewayToEngine, Hello, Outputs, RequestOutput, Submit
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 from gllm.sampling_params import ParameterError
-from gllm.transport import decoder, encode
+from gllm.wire.messages import Abort, Connect, EngineStats, GatewayToEngine, Hello, Outputs, RequestOutput, Submit
+from gllm.wire.transport import decoder, encode
 
 logger = logging.getLogger("gllm.engine")
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from gllm.engine.sequence import Sequence
-from gllm.messages import DropGrammar, PrepareGrammar
+from gllm.wire.messages import DropGrammar, PrepareGrammar
 
 MAX_IDLE = 8
 """Compiled grammars kept for later requests after their last one ended. An ordinary one compiles in a millisecond;

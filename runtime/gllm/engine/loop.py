@@ -11,13 +11,13 @@ from contextlib import suppress
 import zmq
 
 from gllm.config import Config
-from gllm.curve import Gatekeeper, Keys, keys_of_group, secure_server
 from gllm.engine.failure import EngineFailure, WorkersHang
 from gllm.engine.gateway_side import Gateways
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.worker_side import Workers
-from gllm.model_config import ModelConfig
-from gllm.transport import configure_socket
+from gllm.models.config import ModelConfig
+from gllm.wire.curve import Gatekeeper, Keys, keys_of_group, secure_server
+from gllm.wire.transport import configure_socket
 
 logger = logging.getLogger("gllm.engine")
 

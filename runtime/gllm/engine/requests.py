@@ -6,8 +6,8 @@ import msgspec
 
 from gllm.engine.kv_pages import root_digest
 from gllm.engine.sequence import Sequence
-from gllm.messages import RequestOutput, Submit
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
+from gllm.wire.messages import RequestOutput, Submit
 
 
 def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | None:

@@ -9,7 +9,7 @@ from gllm.engine.grammars import Grammars
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, Status
 from gllm.engine.waiting import WaitingQueue
-from gllm.messages import RequestOutput, StepResult, TokenLogprob
+from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
 
 # An enum's members are slow to look up, and these are compared for every row.
 _DECODING = Status.DECODING

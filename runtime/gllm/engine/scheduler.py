@@ -26,7 +26,15 @@ from gllm.engine.timing.stages import StageTracker, TokenCounter
 from gllm.engine.timing.time_model import TimeModel, Work
 from gllm.engine.timing.time_view import predicted_times
 from gllm.engine.waiting import WaitingQueue
-from gllm.messages import ITERATION_EDGES, EngineStats, GrammarReady, RequestOutput, StageReport, StepPlan, StepResult
+from gllm.wire.messages import (
+    ITERATION_EDGES,
+    EngineStats,
+    GrammarReady,
+    RequestOutput,
+    StageReport,
+    StepPlan,
+    StepResult,
+)
 
 _ESTIMATED_REQUESTS = 32
 """Queued requests whose prefix hits are looked at again at each step."""

@@ -7,8 +7,8 @@ from enum import IntEnum
 
 import msgspec
 
-from gllm.messages import NewSequence, TokenLogprob
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import NewSequence, TokenLogprob
 
 NEVER = sys.maxsize
 

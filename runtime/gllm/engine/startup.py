@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gllm.config import EngineConfig
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 
 
 def pool_size(config: EngineConfig, capacities: Iterable[int]) -> int:

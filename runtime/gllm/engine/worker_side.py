@@ -18,7 +18,9 @@ from gllm.engine.results import Outputs
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.startup import context_length, pool_size
 from gllm.engine.timing.trace import TraceWriter
-from gllm.messages import (
+from gllm.models.config import ModelConfig
+from gllm.parallel.layout import Place
+from gllm.wire.messages import (
     Capacity,
     Configure,
     GrammarReady,
@@ -30,9 +32,7 @@ from gllm.messages import (
     WorkerFailed,
     WorkerToEngine,
 )
-from gllm.model_config import ModelConfig
-from gllm.parallel.layout import Place
-from gllm.transport import decoder, encode, worker_identity
+from gllm.wire.transport import decoder, encode, worker_identity
 
 logger = logging.getLogger("gllm.engine")
 

@@ -8,7 +8,7 @@ import os
 import sys
 
 from gllm.config import Config
-from gllm.engine_client.client import EngineClient
+from gllm.engine.client.client import EngineClient
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
 from gllm.gateway.http.connections import raise_descriptor_limit

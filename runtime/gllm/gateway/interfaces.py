@@ -1,6 +1,6 @@
 """What the gateway needs of the engine client and of the text layer, so that tests can put something else there.
 
-The real ones are `gllm.engine_client.client.EngineClient` and the classes of `gllm.text`.
+The real ones are `gllm.engine.client.client.EngineClient` and the classes of `gllm.text`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
-from gllm.messages import EngineStats, Hello, RequestOutput
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import EngineStats, Hello, RequestOutput
 
 
 class Engine(Protocol):

@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gllm.gateway.interfaces import Engine
-from gllm.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
 
 if TYPE_CHECKING:
     from gllm.gateway.service import Choice

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from gllm.gateway.errors import ApiError
 from gllm.gateway.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
 from gllm.gateway.text_threads import TextThreads
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 from gllm.text.stop_patterns import StopPatterns
 from gllm.text.stops import StopStrings
 from gllm.text.tool_parsers import PLAIN_JSON

@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 
-from gllm.engine_client.stream import EngineError
+from gllm.engine.client.stream import EngineError
 from gllm.gateway.admission import Admission, Ticket
 from gllm.gateway.errors import ApiError, bad_request, engine_dead, internal_error
 from gllm.gateway.interfaces import Engine
 from gllm.gateway.metrics import Metrics
 from gllm.gateway.served_model import ServedModel
-from gllm.messages import RequestOutput, TokenLogprob
 from gllm.sampling_params import SamplingParams
 from gllm.text.answer import AnswerText
 from gllm.text.stop_patterns import PatternTooComplexError, StopPatterns
 from gllm.text.stops import StopStrings
+from gllm.wire.messages import RequestOutput, TokenLogprob
 
 logger = logging.getLogger(__name__)
 

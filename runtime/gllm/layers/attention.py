@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from gllm.attention.base import AttentionBackend
+from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer, RotaryPairs
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 
 
 class Attention(Layer):

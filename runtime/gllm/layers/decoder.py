@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from gllm.attention.base import AttentionBackend
 from gllm.layers.attention import Attention
+from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.layers.mlp import GatedMLP
 from gllm.layers.moe import MoE
 from gllm.layers.norm import RMSNorm

@@ -8,7 +8,7 @@ import torch
 
 from gllm.layers.context import LayerContext
 from gllm.layers.parameter import ALL, ExpertParameter, Layer, Part
-from gllm.model_config import MoEConfig
+from gllm.models.config import MoEConfig
 from gllm.parallel.layout import rank_slice
 
 

@@ -10,7 +10,7 @@ from gllm.layers.experts import ExpertNames, Experts
 from gllm.layers.linear import Linear
 from gllm.layers.mlp import GatedMLP
 from gllm.layers.parameter import Layer, Parameter, Part
-from gllm.model_config import MoEConfig
+from gllm.models.config import MoEConfig
 
 
 class Router(Layer):

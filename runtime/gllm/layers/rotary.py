@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from gllm.model_config import RopeConfig
+from gllm.models.config import RopeConfig
 
 
 class Rotary:

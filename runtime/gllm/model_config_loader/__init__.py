@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gllm.model_config import ModelConfig
 from gllm.model_config_loader.gguf import load_gguf_config
 from gllm.model_config_loader.huggingface import load_huggingface_config
+from gllm.models.config import ModelConfig
 
 
 def load_model_config(path: Path | str) -> ModelConfig:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gllm.model_config import ModelConfig, RopeConfig
 from gllm.model_config_loader.fields import MAX_LAYERS, Fields
+from gllm.models.config import ModelConfig, RopeConfig
 
 _ONLY = {
     "rmsnorm": True,

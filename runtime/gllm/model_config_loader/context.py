@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.model_config import RopeConfig
 from gllm.model_config_loader.families import Family
 from gllm.model_config_loader.fields import Fields
 from gllm.model_config_loader.rope import scaled_positions
+from gllm.models.config import RopeConfig
 
 _DEFAULT_WINDOW = 4096
 """Of the Qwen families in transformers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 
 _LARGEST = 1e38
 """Largest number a config may hold: what float32 can."""

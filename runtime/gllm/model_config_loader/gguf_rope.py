@@ -6,9 +6,9 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
-from gllm.model_config import RopeConfig
 from gllm.model_config_loader.fields import Fields
 from gllm.model_config_loader.rope import yarn_attention_factor
+from gllm.models.config import RopeConfig
 
 _KINDS = ("none", "linear", "yarn", "longrope")
 

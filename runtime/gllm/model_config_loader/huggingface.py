@@ -9,7 +9,6 @@ from typing import Any, Literal
 import msgspec
 
 from gllm.checkpoint.wrong_files import no_model_folder, wrong_content
-from gllm.model_config import ModelConfig
 from gllm.model_config_loader.architecture import load_architecture
 from gllm.model_config_loader.chatglm import load_chatglm_shape
 from gllm.model_config_loader.context import load_context
@@ -17,6 +16,7 @@ from gllm.model_config_loader.families import FAMILIES, Family
 from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 from gllm.model_config_loader.moe import load_moe
 from gllm.model_config_loader.rope import load_rope
+from gllm.models.config import ModelConfig
 from gllm.text.eos import folder_eos_ids
 
 _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gllm.model_config import MoEConfig
 from gllm.model_config_loader.families import Family
 from gllm.model_config_loader.fields import MOST_EXPERTS, Fields
+from gllm.models.config import MoEConfig
 
 
 def load_moe(config: Fields, family: Family, num_layers: int) -> MoEConfig | None:

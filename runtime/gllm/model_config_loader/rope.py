@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from gllm.model_config import RopeConfig
 from gllm.model_config_loader.families import Family
 from gllm.model_config_loader.fields import Fields
+from gllm.models.config import RopeConfig
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _ALIASES = {"su": "longrope"}

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from gllm.attention.base import AttentionBackend
+from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.embedding import Embedding, LMHead
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

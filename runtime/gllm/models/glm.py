@@ -8,8 +8,8 @@ from gllm.layers.decoder import DecoderLayer
 from gllm.layers.mlp import GatedMLP
 from gllm.layers.norm import RMSNorm
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.config import ModelConfig
 
 
 class GlmForCausalLM(CausalLM):

@@ -14,9 +14,9 @@ from gllm.layers.context import LayerContext
 from gllm.layers.ops.expert_base import ExpertOps
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.parameter import ExpertParameter, Parameter
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.checkpoint_faults import missing_tensor_hint, refuse_lost_biases
+from gllm.models.config import ModelConfig
 from gllm.models.head import follow_shared_matrix, settle_head
 from gllm.models.registry import model_class
 

@@ -9,8 +9,8 @@ from gllm.layers.experts import ExpertNames
 from gllm.layers.moe import MoE
 from gllm.layers.norm import RMSNorm
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.config import ModelConfig
 
 _EXPERT = ExpertNames(gate="w1", up="w3", down="w2")
 

@@ -9,8 +9,8 @@ from gllm.layers.mlp import GatedMLP
 from gllm.layers.moe import MoE
 from gllm.layers.norm import RMSNorm
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.config import ModelConfig
 
 
 class Qwen2MoeForCausalLM(CausalLM):

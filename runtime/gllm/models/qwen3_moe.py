@@ -7,8 +7,8 @@ from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.norm import RMSNorm
 from gllm.layers.rotary import Rotary
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.config import ModelConfig
 from gllm.models.qwen2_moe import mlp
 
 

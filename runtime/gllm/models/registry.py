@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
 from gllm.models.chatglm import ChatGLMModel
+from gllm.models.config import ModelConfig
 from gllm.models.glm import Glm4ForCausalLM, GlmForCausalLM
 from gllm.models.llama import LlamaForCausalLM
 from gllm.models.mixtral import MixtralForCausalLM

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gllm.model_config import ModelConfig, MoEConfig
+from gllm.models.config import ModelConfig, MoEConfig
 
 _TOKENS, _SAMPLED = 256, 128
 """The micro-batch for which stage times are estimated: half of what a pipeline computes is decodes, which sample."""

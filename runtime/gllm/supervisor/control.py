@@ -10,8 +10,8 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.messages import Status, SupervisorToProcess
-from gllm.transport import configure_socket, decoder, encode
+from gllm.wire.messages import Status, SupervisorToProcess
+from gllm.wire.transport import configure_socket, decoder, encode
 
 _log = logging.getLogger(__name__)
 _decoder = decoder(Status)

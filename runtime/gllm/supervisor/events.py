@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gllm.messages import EngineDown, EngineUp, Status
+from gllm.wire.messages import EngineDown, EngineUp, Status
 
 
 class EngineReady(msgspec.Struct, frozen=True):

@@ -12,8 +12,6 @@ from pathlib import Path
 import msgspec
 
 from gllm.config import Config
-from gllm.curve import KEYS_VARIABLE
-from gllm.messages import EngineDown, EngineUp, Status, SupervisorToProcess
 from gllm.supervisor.control import ControlServer
 from gllm.supervisor.crew import Crew
 from gllm.supervisor.events import EngineReady, GroupError, GroupEvent, GroupFailed, Note, Restarting
@@ -25,6 +23,8 @@ from gllm.supervisor.restart import Recovery, RestartPolicy
 from gllm.supervisor.run_dir import make_run_dir
 from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
+from gllm.wire.curve import KEYS_VARIABLE
+from gllm.wire.messages import EngineDown, EngineUp, Status, SupervisorToProcess
 
 __all__ = [
     "EngineGroup",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-from gllm.messages import Status
+from gllm.wire.messages import Status
 
 _BAR_WIDTH = 28
 _LINE_EVERY = 0.25

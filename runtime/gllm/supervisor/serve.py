@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TextIO
 
 from gllm.config import Config
-from gllm.curve import KEYS_VARIABLE
-from gllm.messages import Drain, EngineDown, EngineUp, Loading, Status
 from gllm.supervisor.crew import LAST_WORDS_SECONDS
 from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note, Restarting
 from gllm.supervisor.group import EngineGroup
@@ -24,6 +22,8 @@ from gllm.supervisor.progress import LoadProgress, ProgressPrinter
 from gllm.supervisor.restart import RestartPolicy
 from gllm.supervisor.signals import handling
 from gllm.supervisor.stopped import kill_stopped
+from gllm.wire.curve import KEYS_VARIABLE
+from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, Status
 
 _STOP_SECONDS = 2.0
 """How long a process may take to end itself before it is killed."""

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from gllm.messages import RequestOutput
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import RequestOutput
 
 
 class Stream(Protocol):

@@ -9,10 +9,10 @@ import sys
 
 from gllm.config import Config
 from gllm.logs import setup_logging
-from gllm.messages import WorkerFailed
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
 from gllm.supervisor.stacks import show_stacks_on_signal
+from gllm.wire.messages import WorkerFailed
 
 logger = logging.getLogger("gllm.worker")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gllm.attention.base import AttentionBatch
-from gllm.messages import StepPlan
+from gllm.layers.attention_backends.base import AttentionBatch
+from gllm.wire.messages import StepPlan
 from gllm.worker.slots import Int32, Int64, SlotTable
 
 

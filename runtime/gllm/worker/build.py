@@ -9,17 +9,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from gllm.attention.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.config import EngineConfig
+from gllm.layers.attention_backends.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.layers.context import LayerContext
-from gllm.messages import Configure, NewSequence, StepPlan
-from gllm.model_config import ModelConfig
 from gllm.models.base import CausalLM
+from gllm.models.config import ModelConfig
 from gllm.models.loader import estimate_weight_bytes, load_model
 from gllm.parallel.layout import Place, check_shape, kv_head_slice, split_layers
 from gllm.parallel.tensor_group import Planned
 from gllm.parallel.world import World, join_world, ranks_beside, ranks_per_device
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import Configure, NewSequence, StepPlan
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.graphs import DecodeGraphs

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from gllm.attention.base import AttentionBackend, KVShape
 from gllm.config import EngineConfig
+from gllm.layers.attention_backends.base import AttentionBackend, KVShape
 from gllm.layers.ops.base import Ops
 from gllm.layers.ops.expert_base import ExpertOps
 from gllm.layers.ops.torch_experts import TorchExperts
-from gllm.model_config import ModelConfig
+from gllm.models.config import ModelConfig
 from gllm.parallel.world import local_device
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,13 +39,13 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
     dtype = _dtype(config, model, device)
     backend = _backend(config, model, device, dtype)
     if backend == "flashinfer":
-        from gllm.attention.flashinfer import FlashInferAttention
+        from gllm.layers.attention_backends.flashinfer import FlashInferAttention
         from gllm.layers.ops.flashinfer_ops import FlashInferOps
         from gllm.layers.ops.triton_experts import TritonExperts
 
         return Platform(device, dtype, backend, FlashInferOps(), TritonExperts(), FlashInferAttention, None)
     if backend == "native":
-        from gllm.attention.native import NativeAttention
+        from gllm.layers.attention_backends.native import NativeAttention
         from gllm.layers.ops.native_experts import NativeExperts
         from gllm.layers.ops.native_ops import NativeOps
         from gllm_kernels import cpu
@@ -55,7 +55,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
         # torch's own pool would fight with the kernels' for the cores.
         torch.set_num_threads(1)
         return Platform(device, dtype, backend, native, NativeExperts(native), NativeAttention, native.argmax)
-    from gllm.attention.reference import ReferenceAttention
+    from gllm.layers.attention_backends.reference import ReferenceAttention
     from gllm.layers.ops.torch_ops import TorchOps
 
     if device.type == "cpu":

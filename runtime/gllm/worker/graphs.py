@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gllm.attention.base import AttentionBatch, GraphAttention
+from gllm.layers.attention_backends.base import AttentionBatch, GraphAttention
 from gllm.models.base import CausalLM
 from gllm.worker.replay import StepReplay
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gllm.messages import StepPlan, TokenLogprob
 from gllm.models.base import CausalLM
 from gllm.parallel.tensor_group import TensorGroup
+from gllm.wire.messages import StepPlan, TokenLogprob
 from gllm.worker.batch import StepBatch
 from gllm.worker.sampling.logprobs import token_logprobs
 from gllm.worker.sampling.sampler import Sampled, Sampler

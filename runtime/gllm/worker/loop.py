@@ -14,8 +14,9 @@ import torch
 import zmq
 
 from gllm.config import Config
-from gllm.curve import keys_of_group, secure_client
-from gllm.messages import (
+from gllm.parallel.layout import Place
+from gllm.wire.curve import keys_of_group, secure_client
+from gllm.wire.messages import (
     Capacity,
     Configure,
     DropGrammar,
@@ -28,8 +29,7 @@ from gllm.messages import (
     WorkerFailed,
     WorkerToEngine,
 )
-from gllm.parallel.layout import Place
-from gllm.transport import configure_socket, decoder, encode, worker_identity
+from gllm.wire.transport import configure_socket, decoder, encode, worker_identity
 from gllm.worker.runner import LaunchedStep, ModelRunner
 
 

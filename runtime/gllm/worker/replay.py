@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gllm.attention.base import AttentionBatch
+from gllm.layers.attention_backends.base import AttentionBatch
 
 
 class StepReplay(ABC):

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gllm.attention.base import AttentionBackend
-from gllm.messages import StageReport, StepPlan, StepResult
+from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.models.base import CausalLM
 from gllm.parallel.world import World
+from gllm.wire.messages import StageReport, StepPlan, StepResult
 from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.last_stage import LastStage, StageOutput
 from gllm.worker.replay import StepReplay

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gllm.messages import NewSequence, StepPlan
+from gllm.wire.messages import NewSequence, StepPlan
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gllm.attention.base import AttentionBackend, AttentionBatch
+from gllm.layers.attention_backends.base import AttentionBackend, AttentionBatch
 from gllm.models.base import CausalLM
 from gllm.worker.replay import StepReplay
 from gllm_kernels.cpu import native

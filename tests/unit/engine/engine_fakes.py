@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from gllm.engine.kv_pages import root_digest
 from gllm.engine.sequence import Sequence
-from gllm.messages import StepPlan, StepResult, TokenLogprob
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import StepPlan, StepResult, TokenLogprob
 
 VOCAB = 50
 EOS = 7

@@ -13,12 +13,12 @@ import zmq
 from engine_fakes import EOS, VOCAB, FakeWorker
 
 from gllm.config import Config, EngineConfig
+from gllm.engine.client.client import EngineClient
 from gllm.engine.loop import EngineLoop
 from gllm.engine.scheduler import Scheduler
-from gllm.engine_client.client import EngineClient
-from gllm.messages import Capacity, Configure, EngineToWorker, GrammarReady, PrepareGrammar, Ready, StepPlan, Stop
-from gllm.model_config import ModelConfig, RopeConfig
-from gllm.transport import configure_socket, decoder, encode, worker_identity
+from gllm.models.config import ModelConfig, RopeConfig
+from gllm.wire.messages import Capacity, Configure, EngineToWorker, GrammarReady, PrepareGrammar, Ready, StepPlan, Stop
+from gllm.wire.transport import configure_socket, decoder, encode, worker_identity
 
 MODEL = ModelConfig(
     architecture="LlamaForCausalLM",

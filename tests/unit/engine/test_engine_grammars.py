@@ -10,12 +10,12 @@ from engine_harness import Engine, WorkerThread, converse, settings
 
 from gllm.config import EngineConfig
 from gllm.engine import grammars as grammars_module
+from gllm.engine.client.client import EngineClient
 from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
-from gllm.engine_client.client import EngineClient
-from gllm.messages import DropGrammar, GrammarReady, PrepareGrammar
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import DropGrammar, GrammarReady, PrepareGrammar
 
 
 class Bench:

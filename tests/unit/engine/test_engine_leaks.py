@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from engine_harness import Engine, WorkerThread, converse, settings, until
 
-from gllm.engine_client.client import EngineClient
+from gllm.engine.client.client import EngineClient
 from gllm.sampling_params import SamplingParams
 
 

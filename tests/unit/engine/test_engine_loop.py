@@ -16,11 +16,12 @@ from engine_fakes import EOS, VOCAB, generate, make_sequence
 from engine_harness import MODEL, Engine, WorkerThread, connected, converse, settings, until
 
 from gllm.config import Config, EngineConfig
+from gllm.engine.client.client import EngineClient
+from gllm.engine.client.replay import Replay
+from gllm.engine.client.stream import EngineError, OutputStream, merge
 from gllm.engine.startup import context_length, pool_size
-from gllm.engine_client.client import EngineClient
-from gllm.engine_client.replay import Replay
-from gllm.engine_client.stream import EngineError, OutputStream, merge
-from gllm.messages import (
+from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import (
     Configure,
     RequestOutput,
     Stop,
@@ -28,8 +29,7 @@ from gllm.messages import (
     TokenLogprob,
     WorkerFailed,
 )
-from gllm.sampling_params import SamplingParams
-from gllm.transport import encode
+from gllm.wire.transport import encode
 
 
 def test_requests_are_served_together(run_dir: str) -> None:
@@ -395,7 +395,7 @@ def test_a_missing_model_ends_the_process(run_dir: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("gllm.engine.loop", "asyncio"), ("gllm.engine.loop", "torch"), ("gllm.engine_client.client", "torch")],
+    [("gllm.engine.loop", "asyncio"), ("gllm.engine.loop", "torch"), ("gllm.engine.client.client", "torch")],
 )
 def test_the_engine_stays_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

@@ -11,11 +11,11 @@ from engine_fakes import EOS, generate
 from engine_harness import Engine, WorkerThread, connected, settings, until
 
 from gllm.config import Config
-from gllm.engine_client.client import EngineClient
-from gllm.engine_client.replay import MOST_LOSSES, Replay
-from gllm.engine_client.stream import EngineError, OutputStream
-from gllm.messages import RequestOutput, Submit
+from gllm.engine.client.client import EngineClient
+from gllm.engine.client.replay import MOST_LOSSES, Replay
+from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import RequestOutput, Submit
 
 ENDLESS = SamplingParams(max_tokens=40, ignore_eos=True, seed=0)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gllm.engine.client.replay import for_engine
 from gllm.engine.requests import last_output, make_sequence, refusal
 from gllm.engine.sequence import Sequence
-from gllm.engine_client.replay import for_engine
-from gllm.messages import Submit
-from gllm.model_config import ModelConfig, RopeConfig
+from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
+from gllm.wire.messages import Submit
 
 MODEL = ModelConfig(
     architecture="LlamaForCausalLM",

@@ -13,7 +13,7 @@ from gllm.engine.batch import BatchBuilder
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.policies import Budget
 from gllm.engine.scheduler import Scheduler
-from gllm.messages import RequestOutput, StepPlan, StepResult
+from gllm.wire.messages import RequestOutput, StepPlan, StepResult
 
 
 class Bench:

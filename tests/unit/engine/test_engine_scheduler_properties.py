@@ -14,7 +14,7 @@ from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.messages import RequestOutput, StageReport, StepResult
+from gllm.wire.messages import RequestOutput, StageReport, StepResult
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gllm.engine.timing.stages import StageTracker
 from gllm.engine.timing.time_model import Work
 from gllm.engine.timing.trace import TraceWriter, read_slices
-from gllm.messages import MICROBATCH_EDGES, EngineStats, StageReport
+from gllm.wire.messages import MICROBATCH_EDGES, EngineStats, StageReport
 
 WORK = Work(prefill_tokens=100, decode_rows=7, attention=5050.0, decode_context=900, sampled_rows=8)
 

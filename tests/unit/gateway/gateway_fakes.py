@@ -12,17 +12,17 @@ from typing import Any, Self
 import tokenizers
 
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.engine_client.stream import EngineError
+from gllm.engine.client.stream import EngineError
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
 from gllm.gateway.http.lifecycle import Server, bind
 from gllm.gateway.served_model import ServedModel
-from gllm.messages import EngineStats, Hello, RequestOutput, TokenLogprob
-from gllm.model_config import ModelConfig, RopeConfig
+from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.text.chat_template import ChatTemplate
 from gllm.text.detokenizer import TextStream
 from gllm.text.tokenizer import Tokenizer
+from gllm.wire.messages import EngineStats, Hello, RequestOutput, TokenLogprob
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"

@@ -21,8 +21,8 @@ from gllm.gateway.gateway import Gateway
 from gllm.gateway.http import lifecycle, protocol
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RESERVED_DESCRIPTORS, RefusalLog, connection_limit
 from gllm.gateway.http.lifecycle import ACCEPT_BATCH, Lifecycle
-from gllm.messages import Hello
 from gllm.supervisor.link import SupervisorLink
+from gllm.wire.messages import Hello
 
 
 def test_connections_beyond_the_limit_are_refused(caplog: pytest.LogCaptureFixture) -> None:

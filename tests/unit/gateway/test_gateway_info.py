@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gllm import __version__
 from gllm.gateway.metrics import length_buckets
 from gllm.gateway.request.fields import HINTS
-from gllm.messages import EngineStats, StageStats, TokenHistogram
+from gllm.wire.messages import EngineStats, StageStats, TokenHistogram
 
 LABELS = {"model_name": "tiny", "engine": "0"}
 

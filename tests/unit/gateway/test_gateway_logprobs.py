@@ -11,7 +11,7 @@ import pytest
 from gateway_fakes import EOS, RunningServer, byte_tokenizer
 
 from gllm.gateway.answer.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 LOWEST = -9999.0

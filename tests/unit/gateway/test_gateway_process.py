@@ -22,7 +22,7 @@ from gateway_fakes import EOS, TEMPLATE, VOCAB, byte_tokenizer, wait_until
 
 from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.messages import (
+from gllm.wire.messages import (
     Abort,
     Connect,
     Drain,
@@ -38,7 +38,7 @@ from gllm.messages import (
     Submit,
     SupervisorToProcess,
 )
-from gllm.transport import configure_socket, decoder, encode
+from gllm.wire.transport import configure_socket, decoder, encode
 
 BODY = {"prompt": "a"}
 

@@ -380,7 +380,7 @@ def test_a_model_that_does_not_run_here_is_told_before_its_weights_come(
 def test_python_takes_a_name(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = hub.repo("org/name", files() | {"config.json": CONFIG})
     repo.revisions["v1"] = repo.revisions["main"]
-    monkeypatch.setattr("gllm.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
+    monkeypatch.setattr("gllm.apps.offline.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
     llm = LLM("org/name", revision="v1", load_format="dummy")
     assert Path(llm.config.engine.model).name == repo.revisions["v1"]
     assert not (Path(llm.config.engine.model) / "model.safetensors").exists()

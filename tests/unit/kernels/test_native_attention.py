@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gllm.attention.base import AttentionBatch, KVShape
-from gllm.attention.native import NativeAttention
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.native import NativeAttention
 from gllm_kernels import cpu
 
 pytestmark = pytest.mark.usefixtures("isa")

@@ -13,9 +13,9 @@ import transformers
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import MiniRunner
 from fixtures.tiny_models import VARIANTS, greedy_reference, load_reference, random_prompts, write_gguf, write_hf
-from gllm.attention.base import KVShape
-from gllm.attention.reference import ReferenceAttention
 from gllm.checkpoint.default_model import default_model_path
+from gllm.layers.attention_backends.base import KVShape
+from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.model_config_loader import load_model_config

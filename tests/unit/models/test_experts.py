@@ -17,7 +17,7 @@ from gllm.layers.expert_dispatch import Dispatch
 from gllm.layers.moe import MoE
 from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.layers.ops.torch_ops import TorchOps
-from gllm.model_config import MoEConfig
+from gllm.models.config import MoEConfig
 from gllm.parallel.tensor_group import Alone
 from gllm_kernels import cpu
 

@@ -8,11 +8,11 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from gllm.attention.base import AttentionBatch, KVShape
-from gllm.attention.reference import ReferenceAttention
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.rotary import Rotary, inverse_frequencies
-from gllm.model_config import RopeConfig
+from gllm.models.config import RopeConfig
 
 CPU = torch.device("cpu")
 OPS = TorchOps()

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from fixtures.tiny_models import BOS_ID, EOS_ID, VARIANTS, VOCAB_SIZE, write_gguf
-from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
 from gllm.model_config_loader import load_model_config
 from gllm.model_config_loader.families import SUPPORTED_ARCHITECTURES
+from gllm.models.config import ModelConfig, MoEConfig, RopeConfig
 from gllm.models.registry import model_class
 
 TinyModel = Callable[[str], Path]

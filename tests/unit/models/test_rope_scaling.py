@@ -14,8 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import MiniRunner
 from fixtures.tiny_models import greedy_reference, load_reference, random_prompts, write_gguf, write_hf
-from gllm.attention.base import KVShape
-from gllm.attention.reference import ReferenceAttention
+from gllm.layers.attention_backends.base import KVShape
+from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.rotary import Rotary

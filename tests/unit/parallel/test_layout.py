@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.model_config import ModelConfig, MoEConfig, RopeConfig
+from gllm.models.config import ModelConfig, MoEConfig, RopeConfig
 from gllm.parallel.layout import Place, check_shape, kv_head_slice, layer_weights, rank_slice, split_layers
 
 

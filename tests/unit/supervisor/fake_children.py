@@ -11,7 +11,7 @@ from gllm.supervisor.process import Commands
 _PREAMBLE = """
 import asyncio, os, signal, sys, time
 from gllm.config import Config
-from gllm.messages import Drain, EngineDown, EngineUp
+from gllm.wire.messages import Drain, EngineDown, EngineUp
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter, SupervisorLink
 from gllm.supervisor.stacks import show_stacks_on_signal

@@ -12,9 +12,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gllm.cli.configure import make_config
-from gllm.cli.main import app
-from gllm.cli.options import (
+from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.main import app
+from gllm.apps.cli.options import (
     ENGINE_FLAGS,
     GATEWAY_FLAGS,
     SOURCE_FLAGS,
@@ -23,10 +23,10 @@ from gllm.cli.options import (
     parse_origins,
     takes_flags,
 )
-from gllm.cli.parsing import EngineCommand
+from gllm.apps.cli.parsing import EngineCommand
+from gllm.apps.server_url import server_base
 from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.gateway.http.lifecycle import bind
-from gllm.server_url import server_base
 
 
 def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:
@@ -144,7 +144,7 @@ def test_help_imports_nothing_heavy() -> None:
     script = """
 import sys
 from typer.testing import CliRunner
-from gllm.cli.main import app
+from gllm.apps.cli.main import app
 assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 heavy = {"torch", "transformers", "numpy", "zmq", "fastapi", "httpx", "tokenizers"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)

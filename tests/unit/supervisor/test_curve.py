@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import zmq
 
-from gllm.curve import KEYS_VARIABLE, Gatekeeper, Keys, make_keys, parse_keys, read_keys, secure_client, secure_server
+from gllm.wire.curve import (
+    KEYS_VARIABLE,
+    Gatekeeper,
+    Keys,
+    make_keys,
+    parse_keys,
+    read_keys,
+    secure_client,
+    secure_server,
+)
 
 
 def test_the_text_is_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

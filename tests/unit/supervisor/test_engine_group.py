@@ -13,7 +13,6 @@ import pytest
 from fake_children import ENGINE, fake_commands
 
 from gllm.config import Config, EngineConfig
-from gllm.messages import EngineDown, EngineUp, Status
 from gllm.supervisor.group import (
     EngineGroup,
     EngineReady,
@@ -24,6 +23,7 @@ from gllm.supervisor.group import (
     RestartPolicy,
 )
 from gllm.supervisor.process import Commands
+from gllm.wire.messages import EngineDown, EngineUp, Status
 
 CONFIG = Config(engine=EngineConfig(model="fake"))
 FAST = RestartPolicy(first_delay=0.05, longest_delay=0.1)

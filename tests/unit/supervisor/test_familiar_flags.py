@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_command_line import parse
 
-from gllm.cli.familiar import FAMILIAR, canonical
-from gllm.cli.familiar_docs import with_tables
-from gllm.cli.parsing import translate
+from gllm.apps.cli.familiar import FAMILIAR, canonical
+from gllm.apps.cli.familiar_docs import with_tables
+from gllm.apps.cli.parsing import translate
 from gllm.config import Config
 
 NOTHING_IS_MEANT = re.findall(r"\S+", """
@@ -188,8 +188,8 @@ def test_a_command_without_an_engine_keeps_its_own_flags() -> None:
 
 
 def test_every_counterpart_exists() -> None:
-    from gllm.cli.nodes import NODES_FLAGS
-    from gllm.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS
+    from gllm.apps.cli.nodes import NODES_FLAGS
+    from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS
 
     flags = SOURCE_FLAGS + ENGINE_FLAGS + GATEWAY_FLAGS + NODES_FLAGS
     known = {"MODEL", "--log-level"} | {part for flag in flags for part in flag.option.strip(" /").split("/")}
@@ -212,4 +212,4 @@ def test_the_default_config_is_not_changed_by_flags_that_mean_nothing_here(model
 
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[3] / "docs" / "coming-from-vllm.md").read_text()
-    assert page == with_tables(page), "run: python -m gllm.cli.familiar_docs docs/coming-from-vllm.md"
+    assert page == with_tables(page), "run: python -m gllm.apps.cli.familiar_docs docs/coming-from-vllm.md"

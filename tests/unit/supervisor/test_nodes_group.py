@@ -17,14 +17,14 @@ from fake_children import ENGINE, WORKER, fake_commands
 
 from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, NodesConfig
-from gllm.curve import make_keys
-from gllm.messages import EngineDown, EngineUp, Status
-from gllm.node_messages import Heartbeat, ModelDigest
 from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note
 from gllm.supervisor.group import EngineGroup
 from gllm.supervisor.nodes.master import Master
 from gllm.supervisor.nodes.slave import Slave
 from gllm.supervisor.restart import RestartPolicy
+from gllm.wire.curve import make_keys
+from gllm.wire.messages import EngineDown, EngineUp, Status
+from gllm.wire.node_messages import Heartbeat, ModelDigest
 
 KEYS = make_keys()
 MODEL = ModelDigest("c", "t", 1, 1)

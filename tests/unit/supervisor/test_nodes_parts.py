@@ -14,14 +14,14 @@ import typer
 
 from fixtures.tiny_models import write_gguf, write_hf
 from gllm import __version__
-from gllm.cli.nodes import make_nodes
+from gllm.apps.cli.nodes import make_nodes
 from gllm.config import Config, EngineConfig, NodesConfig
-from gllm.node_messages import PROTOCOL, Join, ModelDigest, Shape
 from gllm.supervisor.nodes.addresses import address_towards, interface_of, is_wildcard, resolve_by
 from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
 from gllm.supervisor.nodes.digest import digest_model
 from gllm.supervisor.nodes.placement import check_nodes, ranks_of, rendezvous, worker_environment
-from gllm.transport import encode
+from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, Shape
+from gllm.wire.transport import encode
 
 # --- placement -----------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gllm.messages import Status
 from gllm.supervisor.progress import LoadProgress
+from gllm.wire.messages import Status
 
 
 def loading(rank: int, progress: float, state: str = "loading") -> Status:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gllm.messages import NewSequence, StepPlan
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import NewSequence, StepPlan
 from gllm.worker.batch import build_batch
 from gllm.worker.slots import SlotTable
 

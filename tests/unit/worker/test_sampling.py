@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from gllm.messages import NewSequence
 from gllm.sampling_params import ParameterError, SamplingParams
+from gllm.wire.messages import NewSequence
 from gllm.worker.sampling import choose as choose_module
 from gllm.worker.sampling import draws
 from gllm.worker.sampling import grammar as grammar_module

@@ -11,7 +11,7 @@ import torch
 
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
-from gllm.attention.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
 from gllm.layers.context import LayerContext
 from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
@@ -20,7 +20,7 @@ from gllm_kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="needs the C++ kernels")
 if cpu.available():
-    from gllm.attention.native import NativeAttention
+    from gllm.layers.attention_backends.native import NativeAttention
     from gllm.layers.ops.native_experts import NativeExperts
     from gllm.layers.ops.native_ops import NativeOps
     from gllm.worker.tape import StepTape, _Recording, record_steps

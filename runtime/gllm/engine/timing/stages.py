@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import deque
 
 from gllm.engine.timing.time_model import Work
-from gllm.messages import MICROBATCH_EDGES, StageStats, TokenHistogram
+from gllm.wire.messages import MICROBATCH_EDGES, StageStats, TokenHistogram
 
 WINDOW_SECONDS = 30.0
 

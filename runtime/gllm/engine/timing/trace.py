@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from gllm.engine.timing.time_model import Work
-from gllm.messages import EngineStats, StageReport
+from gllm.wire.messages import EngineStats, StageReport
 
 logger = logging.getLogger("gllm.engine")
 

@@ -8,7 +8,7 @@ import msgspec
 
 from gllm.gateway.interfaces import ReasoningParser, ToolCallDelta, ToolParser
 from gllm.gateway.service import Choice, Delta
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 
 class ChatDelta(msgspec.Struct, gc=False):

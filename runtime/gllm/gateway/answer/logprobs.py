@@ -7,7 +7,7 @@ from typing import Any
 
 from gllm.gateway.answer.offsets import TextOffsets
 from gllm.gateway.interfaces import Tokenizer
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 LOWEST = -9999.0
 """JSON has no -inf; OpenAI sends this."""

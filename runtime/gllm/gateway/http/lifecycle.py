@@ -14,12 +14,12 @@ import uvicorn
 import zmq
 from starlette.types import ASGIApp
 
-from gllm.engine_client.stream import EngineError
+from gllm.engine.client.stream import EngineError
 from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.connections import RefusalLog, connection_limit
 from gllm.gateway.http.protocol import BoundedProtocol
-from gllm.messages import Drain, EngineDown, EngineUp, Loading
 from gllm.supervisor.link import SupervisorLink
+from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
 
 logger = logging.getLogger(__name__)
 

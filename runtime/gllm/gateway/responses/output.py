@@ -9,7 +9,7 @@ from gllm.gateway.answer.chat_choice import ChatDelta
 from gllm.gateway.answer.logprobs import TokenNames, chat_logprobs
 from gllm.gateway.interfaces import Tokenizer, ToolCallDelta
 from gllm.gateway.responses.items import Item, new_id
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 Event = dict[str, Any]
 """A streamed event but for its sequence number."""

@@ -8,7 +8,7 @@ import msgspec
 
 from gllm import __version__
 from gllm.config import EngineConfig, NodesConfig
-from gllm.node_messages import PROTOCOL, Join, ModelDigest, Refuse, Shape
+from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, Refuse, Shape
 
 _FLAGS: Mapping[str, str] = {"nnodes": "--nnodes", "pp": "--pp", "tp": "--tp", "ep": "--ep",
                              "assigned_layers": "--assigned-layers"}  # fmt: skip

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from gllm.node_messages import ModelDigest
+from gllm.wire.node_messages import ModelDigest
 
 _LARGEST_HEADER = 256 * 1024 * 1024
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gllm.config import Config
-from gllm.messages import Status
+from gllm.wire.messages import Status
 
 
 class OtherNodes(Protocol):

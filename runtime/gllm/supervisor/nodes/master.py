@@ -12,8 +12,12 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config, tcp_address
-from gllm.curve import KEYS_VARIABLE, Gatekeeper, Keys, secure_server
-from gllm.node_messages import (
+from gllm.supervisor.nodes.addresses import Resolver, is_wildcard, resolve, resolve_by
+from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
+from gllm.supervisor.nodes.interfaces import NodeListener
+from gllm.supervisor.nodes.placement import ranks_of
+from gllm.wire.curve import KEYS_VARIABLE, Gatekeeper, Keys, secure_server
+from gllm.wire.node_messages import (
     Goodbye,
     Heartbeat,
     Join,
@@ -28,11 +32,7 @@ from gllm.node_messages import (
     StopEpoch,
     Welcome,
 )
-from gllm.supervisor.nodes.addresses import Resolver, is_wildcard, resolve, resolve_by
-from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
-from gllm.supervisor.nodes.interfaces import NodeListener
-from gllm.supervisor.nodes.placement import ranks_of
-from gllm.transport import configure_socket, decoder, encode
+from gllm.wire.transport import configure_socket, decoder, encode
 
 _log = logging.getLogger(__name__)
 _decoder = decoder(SlaveToMaster)

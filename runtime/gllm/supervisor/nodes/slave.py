@@ -15,20 +15,6 @@ import msgspec
 
 from gllm import __version__
 from gllm.config import Config, EngineConfig
-from gllm.curve import KEYS_VARIABLE, Keys
-from gllm.messages import Status
-from gllm.node_messages import (
-    PROTOCOL,
-    Goodbye,
-    Join,
-    Leaving,
-    MasterToSlave,
-    ModelDigest,
-    NodeExit,
-    NodeStatus,
-    StartEpoch,
-    StopEpoch,
-)
 from gllm.supervisor.control import ControlServer
 from gllm.supervisor.crew import Crew
 from gllm.supervisor.nodes.addresses import Resolver, address_towards, interface_of, resolve, resolve_by
@@ -41,6 +27,20 @@ from gllm.supervisor.run_dir import make_run_dir
 from gllm.supervisor.signals import handling
 from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
+from gllm.wire.curve import KEYS_VARIABLE, Keys
+from gllm.wire.messages import Status
+from gllm.wire.node_messages import (
+    PROTOCOL,
+    Goodbye,
+    Join,
+    Leaving,
+    MasterToSlave,
+    ModelDigest,
+    NodeExit,
+    NodeStatus,
+    StartEpoch,
+    StopEpoch,
+)
 
 _LEAVING_GRACE_SECONDS = 5.0
 """What a slave that was asked to end stays on top of the drain timeout, for the master to finish."""

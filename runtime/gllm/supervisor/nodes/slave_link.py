@@ -14,9 +14,9 @@ import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from gllm.config import NodesConfig, tcp_address
-from gllm.curve import Keys, secure_client
-from gllm.node_messages import Heartbeat, Join, MasterToSlave, Refuse, SlaveToMaster, Welcome
-from gllm.transport import configure_socket, decoder, encode
+from gllm.wire.curve import Keys, secure_client
+from gllm.wire.node_messages import Heartbeat, Join, MasterToSlave, Refuse, SlaveToMaster, Welcome
+from gllm.wire.transport import configure_socket, decoder, encode
 
 T = TypeVar("T")
 

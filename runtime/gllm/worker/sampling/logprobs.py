@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 
 def token_logprobs(

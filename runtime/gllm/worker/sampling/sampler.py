@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gllm.messages import TokenLogprob
+from gllm.wire.messages import TokenLogprob
 from gllm.worker.sampling import draws
 from gllm.worker.sampling.choose import choose
 from gllm.worker.sampling.edits import edit_row

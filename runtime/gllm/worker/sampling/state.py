@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gllm.messages import NewSequence
 from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import NewSequence
 from gllm.worker.sampling.grammar import GrammarState, GrammarStore
 from gllm.worker.sampling.words import BadWords
 

@@ -1,0 +1,215 @@
+"""A cheap client for /v1/completions streams.
+
+On a small machine the client takes cores from the server that it measures. So while a stream runs, this one only notes
+when bytes came; HTTP and JSON are taken apart after the stream has ended, and each request has its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gllm.apps.bench.sse import HttpStream, timed_events
+from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.server_url import server_base
+
+_END_MARKS = (b"0\r\n\r\n", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to send completions, and as whom."""
+
+    host: str
+    port: int
+    tls: bool = False
+    prefix: str = ""
+    """Path before /v1, without a slash at its end."""
+    api_key: str = ""
+    model: str = ""
+
+    @classmethod
+    def from_url(cls, url: str, *, api_key: str = "", model: str = "") -> Endpoint:
+        """Accepts http(s)://host:port, with or without /v1. Raises ValueError."""
+        parts = urlsplit(server_base(url))
+        tls = parts.scheme == "https"
+        return cls(
+            host=parts.hostname or "",
+            port=parts.port or (443 if tls else 80),
+            tls=tls,
+            prefix=parts.path,
+            api_key=api_key,
+            model=model,
+        )
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """What happened to one request. Times are seconds; `start` counts from the start of the run."""
+
+    index: int
+    prompt_tokens: int
+    output_tokens: int = 0
+    start: float = 0.0
+    pieces: list[tuple[float, float]] = []
+    """(seconds after `start`, tokens) of each piece of output. HTTP does not say how many tokens a frame carries: the
+    first counts as one, the rest of `output_tokens` is spread evenly over the others. The offline engine knows."""
+    latency: float = 0.0
+    """E2EL: from sending to the end of the output."""
+    finish_reason: str = ""
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+    @property
+    def ttft(self) -> float:
+        """From sending to the first piece of output."""
+        return self.pieces[0][0]
+
+    @property
+    def tpot(self) -> float | None:
+        """Mean time per output token after the first; None with only one token."""
+        return (self.latency - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+
+    @property
+    def gaps(self) -> list[tuple[float, float]]:
+        """Inter-token latencies as (seconds, number of tokens): a piece's gap is split evenly over its tokens."""
+        return [((now - before) / tokens, tokens) for (before, _), (now, tokens) in itertools.pairwise(self.pieces)]
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_event_decoder = msgspec.json.Decoder(_Event)
+
+
+class _Recorder(asyncio.Protocol):
+    """Notes (time, bytes) until the answer ends."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[float, bytes]] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append((time.perf_counter(), data))
+        if data.endswith(_END_MARKS):
+            self._finish()
+
+    def eof_received(self) -> None:
+        self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def request_bytes(endpoint: Endpoint, request: BenchRequest, *, ignore_eos: bool) -> bytes:
+    """The whole HTTP request: a greedy streamed completion of exactly `output_len` tokens if EOS is ignored."""
+    body = msgspec.json.encode(
+        {
+            "model": endpoint.model,
+            "prompt": request.token_ids,
+            "max_tokens": request.output_len,
+            "temperature": 0.0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **({"ignore_eos": True} if ignore_eos else {}),
+        }
+    )
+    lines = [
+        f"POST {endpoint.prefix}/v1/completions HTTP/1.1",
+        f"Host: {endpoint.host}:{endpoint.port}",
+        "Content-Type: application/json",
+        "Accept: text/event-stream",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    if endpoint.api_key:
+        lines.append(f"Authorization: Bearer {endpoint.api_key}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+async def send_completion(
+    endpoint: Endpoint, request: BenchRequest, payload: bytes, *, run_start: float, timeout: float
+) -> RequestRecord:
+    """Send one request and record it; a failure of any kind becomes the record's `error`.
+
+    Args:
+        payload: of `request_bytes`, made beforehand so that it costs nothing during the run.
+        run_start: `time.perf_counter()` of the run's start.
+    """
+    record = RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
+    loop = asyncio.get_running_loop()
+    context = ssl.create_default_context() if endpoint.tls else None
+    start = time.perf_counter()
+    record.start = start - run_start
+    try:
+        async with asyncio.timeout(timeout):
+            transport, recorder = await loop.create_connection(_Recorder, endpoint.host, endpoint.port, ssl=context)
+            try:
+                transport.write(payload)
+                await recorder.done
+            finally:
+                transport.abort()
+        read_answer(recorder.pieces, start, record)
+    except TimeoutError:
+        record.error = f"no answer within {timeout:g} s"
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        record.error = f"{type(error).__name__}: {error}"
+    return record
+
+
+def read_answer(received: list[tuple[float, bytes]], start: float, record: RequestRecord) -> None:
+    """Fill `record` from the bytes of an answer; `start` is when the request was sent, on the clock of `received`."""
+    stream = HttpStream()
+    times: list[float] = []
+    for now, payload in timed_events(received, stream):
+        event = _event_decoder.decode(payload)
+        if event.error:
+            record.error = f"error in the stream: {bytes(event.error)[:300].decode(errors='replace')}"
+            return
+        if event.usage is not None:
+            record.output_tokens = event.usage.completion_tokens
+            record.prompt_tokens = event.usage.prompt_tokens or record.prompt_tokens
+        if not event.choices:
+            continue
+        choice = event.choices[0]
+        record.finish_reason = choice.finish_reason or record.finish_reason
+        record.latency = now - start
+        # A frame that only closes the stream is no token, though the answer lasts until it.
+        if choice.text or not choice.finish_reason or not times:
+            times.append(now - start)
+    if stream.status == 0:
+        record.error = "the server closed the connection without an answer"
+    elif stream.status != 200:
+        record.error = f"HTTP {stream.status}: {bytes(stream.body[:300]).decode(errors='replace')}"
+    elif not times:
+        record.error = "the stream had no output"
+    elif not (stream.complete and record.finish_reason):
+        record.error = "the stream broke off"
+    elif not record.output_tokens:
+        record.error = "the stream had no usage (the server must support stream_options.include_usage)"
+    else:
+        rest = max(record.output_tokens - 1, 1) / max(len(times) - 1, 1)
+        record.pieces = [(time, rest if place else 1.0) for place, time in enumerate(times)]

@@ -1,0 +1,208 @@
+"""From records of requests to the figures that `vllm bench serve` prints, under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from gllm.apps.bench.client import RequestRecord
+
+DEFINITIONS = """\
+TTFT   time to first token: from sending a request to the first piece of its output.
+TPOT   time per output token: (E2EL - TTFT) / (output tokens - 1), one value a request.
+ITL    inter-token latency: gaps between successive pieces of output, over all requests. When there are fewer pieces
+       than tokens, a gap is split evenly over the tokens of its piece (vllm bench serve counts it as one gap).
+E2EL   end-to-end latency: from sending a request to the end of its output.
+Tokens are counted by the server (`usage`). Failed requests count in no other figure. Percentiles interpolate linearly.
+Goodput counts requests per second that meet every given bound."""
+
+GOODPUT_METRICS = ("ttft", "tpot", "e2el")
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Mean, median and 99th percentile of one latency, in milliseconds."""
+
+    mean: float
+    median: float
+    p99: float
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one run. Throughputs are per second of `duration`."""
+
+    completed: int
+    failed: int
+    duration: float
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    request_goodput: float | None
+    output_throughput: float
+    peak_output_throughput: float
+    """Most output tokens in any one second from the start."""
+    total_token_throughput: float
+    max_concurrent_requests: int
+    ttft: Spread
+    tpot: Spread
+    itl: Spread
+    e2el: Spread
+
+
+def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
+    """Linear-interpolated percentile of (value, weight) pairs; `share` is 0 to 1. Weights of 1 give numpy's default.
+
+    A weight of w stands for w equal values, so that weighted and repeated values give the same result.
+    """
+    ordered = sorted((value, weight) for value, weight in values if weight > 0)
+    if not ordered:
+        return 0.0
+    total = sum(weight for _, weight in ordered)
+    target = share * max(total - 1.0, 0.0)
+    passed = 0.0
+    for place, (value, weight) in enumerate(ordered):
+        # This value holds the ranks passed .. passed + weight - 1; between it and the next one lies one step.
+        last_rank = passed + weight - 1.0
+        if target <= last_rank or place == len(ordered) - 1:
+            return value
+        if target < last_rank + 1.0:
+            following = ordered[place + 1][0]
+            return value + (following - value) * (target - last_rank)
+        passed += weight
+    return ordered[-1][0]
+
+
+def spread(values: Sequence[tuple[float, float]]) -> Spread:
+    """Of (seconds, weight) pairs; zeros when there are none."""
+    weight = sum(weight for _, weight in values)
+    mean = sum(value * weight for value, weight in values) / weight if weight else 0.0
+    return Spread(1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99))
+
+
+def summarize(records: Sequence[RequestRecord], duration: float, goodput: dict[str, float] | None = None) -> Summary:
+    """Compute every figure.
+
+    Args:
+        duration: seconds from the first request's sending to the last one's end.
+        goodput: most milliseconds of ttft, tpot and e2el that a good request may take.
+    """
+    good = [record for record in records if record.ok]
+    duration = max(duration, 1e-9)
+    inputs = sum(record.prompt_tokens for record in good)
+    outputs = sum(record.output_tokens for record in good)
+    return Summary(
+        completed=len(good),
+        failed=len(records) - len(good),
+        duration=duration,
+        total_input_tokens=inputs,
+        total_output_tokens=outputs,
+        request_throughput=len(good) / duration,
+        request_goodput=sum(_meets(record, goodput) for record in good) / duration if goodput else None,
+        output_throughput=outputs / duration,
+        peak_output_throughput=_busiest_second(good),
+        total_token_throughput=(inputs + outputs) / duration,
+        max_concurrent_requests=_peak_concurrency(good),
+        ttft=spread([(record.ttft, 1.0) for record in good]),
+        tpot=spread([(tpot, 1.0) for record in good if (tpot := record.tpot) is not None]),
+        itl=spread([gap for record in good for gap in record.gaps]),
+        e2el=spread([(record.latency, 1.0) for record in good]),
+    )
+
+
+def parse_goodput(bounds: Sequence[str]) -> dict[str, float]:
+    """["ttft:200", "tpot:50"] as {"ttft": 200.0, "tpot": 50.0}, in milliseconds."""
+    parsed = {}
+    for bound in bounds:
+        name, _, value = bound.partition(":")
+        try:
+            parsed[name] = float(value)
+        except ValueError:
+            parsed[name] = -1.0
+        if name not in GOODPUT_METRICS or parsed[name] <= 0:
+            raise ValueError(
+                f"goodput must look like ttft:200 (milliseconds; {', '.join(GOODPUT_METRICS)}), not {bound!r}"
+            )
+    return parsed
+
+
+def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
+    measured = {"ttft": record.ttft, "tpot": record.tpot or 0.0, "e2el": record.latency}
+    return all(1e3 * measured[name] <= bound for name, bound in bounds.items())
+
+
+def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
+    """Most requests between sending and end at the same moment; one that ends as another starts does not overlap."""
+    changes = [(record.start, 1) for record in records] + [(record.start + record.latency, -1) for record in records]
+    live = peak = 0
+    for _, change in sorted(changes):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def _busiest_second(records: Sequence[RequestRecord]) -> float:
+    seconds: dict[int, float] = {}
+    for record in records:
+        for time, tokens in record.pieces:
+            second = int(record.start + time)
+            seconds[second] = seconds.get(second, 0.0) + tokens
+    return max(seconds.values(), default=0.0)
+
+
+def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[RequestRecord] = ()) -> dict[str, Any]:
+    """Figures under the keys of vLLM's result files (`mean_ttft_ms`, ...), the run's settings, and records if given."""
+    figures = msgspec.to_builtins(summary)
+    for name in ("ttft", "tpot", "itl", "e2el"):
+        for statistic, value in figures.pop(name).items():
+            figures[f"{statistic}_{name}_ms"] = value
+    result = {**settings, **figures}
+    if records:
+        result["requests"] = [
+            {
+                **msgspec.to_builtins(record),
+                "ttft": record.ttft if record.ok else None,
+                "tpot": record.tpot if record.ok else None,
+            }
+            for record in records
+        ]
+    return result
+
+
+def as_table(summary: Summary, title: str = "Serving Benchmark Result") -> str:
+    """The table of `vllm bench serve`, row for row."""
+    width = 50
+    rows: list[tuple[str, int | float]] = [
+        ("Successful requests:", summary.completed),
+        ("Failed requests:", summary.failed),
+        ("Benchmark duration (s):", summary.duration),
+        ("Total input tokens:", summary.total_input_tokens),
+        ("Total generated tokens:", summary.total_output_tokens),
+        ("Request throughput (req/s):", summary.request_throughput),
+    ]
+    if summary.request_goodput is not None:
+        rows.append(("Request goodput (req/s):", summary.request_goodput))
+    rows += [
+        ("Output token throughput (tok/s):", summary.output_throughput),
+        ("Peak output token throughput (tok/s):", summary.peak_output_throughput),
+        ("Peak concurrent requests:", summary.max_concurrent_requests),
+        ("Total token throughput (tok/s):", summary.total_token_throughput),
+    ]
+    lines = [f" {title} ".center(width, "=")]
+    lines += [_row(label, value) for label, value in rows]
+    for name, about, figures in (
+        ("TTFT", "Time to First Token", summary.ttft),
+        ("TPOT", "Time per Output Token (excl. 1st token)", summary.tpot),
+        ("ITL", "Inter-token Latency", summary.itl),
+        ("E2EL", "End-to-end Latency", summary.e2el),
+    ):
+        lines.append(about.center(width, "-"))
+        lines.append(_row(f"Mean {name} (ms):", figures.mean))
+        lines.append(_row(f"Median {name} (ms):", figures.median))
+        lines.append(_row(f"P99 {name} (ms):", figures.p99))
+    lines.append("=" * width)
+    return "\n".join(lines)
+
+
+def _row(label: str, value: int | float) -> str:
+    return f"{label:<40}{value:>10}" if isinstance(value, int) else f"{label:<40}{value:>10.2f}"

@@ -1,0 +1,78 @@
+"""Measure an OpenAI server: send a trace's requests on time, collect what happened to each."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+import msgspec
+
+from gllm.apps.bench.client import Endpoint, RequestRecord, request_bytes, send_completion
+from gllm.apps.bench.traces import BenchRequest
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """What /v1/models says; None where the server does not tell."""
+
+    name: str
+    max_model_len: int | None = None
+    vocab_size: int | None = None
+
+
+async def find_model(endpoint: Endpoint, name: str = "") -> ServedModel:
+    """The server's first model, or the one called `name`. Raises ValueError when the server cannot be asked."""
+    scheme = "https" if endpoint.tls else "http"
+    url = f"{scheme}://{endpoint.host}:{endpoint.port}{endpoint.prefix}/v1/models"
+    headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+    try:
+        async with httpx.AsyncClient(timeout=30.0) as client:
+            answer = await client.get(url, headers=headers)
+    except httpx.HTTPError as error:
+        raise ValueError(f"no server at {url} ({error or type(error).__name__})") from error
+    if answer.status_code == 401:
+        raise ValueError("the server wants an API key: add --api-key")
+    if answer.status_code != 200:
+        raise ValueError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
+    models = answer.json().get("data", [])
+    for model in models:
+        if not name or model["id"] == name:
+            return ServedModel(model["id"], model.get("max_model_len"), model.get("vocab_size"))
+    known = ", ".join(model["id"] for model in models) or "none"
+    raise ValueError(f"the server has no model {name!r}; it has: {known}")
+
+
+async def run_requests(
+    endpoint: Endpoint,
+    requests: Sequence[BenchRequest],
+    *,
+    ignore_eos: bool = True,
+    max_concurrency: int | None = None,
+    timeout: float = 3600.0,
+    on_done: Callable[[RequestRecord], None] = lambda record: None,
+) -> tuple[list[RequestRecord], float]:
+    """Send every request at its arrival time; returns their records, in order, and the run's seconds.
+
+    Args:
+        max_concurrency: later requests wait in the client; their clocks start when they are sent.
+        on_done: called as each request ends.
+    """
+    payloads = [request_bytes(endpoint, request, ignore_eos=ignore_eos) for request in requests]
+    gate = asyncio.Semaphore(max_concurrency or max(len(requests), 1))
+    run_start = time.perf_counter()
+
+    async def one(request: BenchRequest, payload: bytes) -> RequestRecord:
+        delay = request.arrival - (time.perf_counter() - run_start)
+        if delay > 0:
+            await asyncio.sleep(delay)
+        async with gate:
+            record = await send_completion(endpoint, request, payload, run_start=run_start, timeout=timeout)
+        on_done(record)
+        return record
+
+    records = await asyncio.gather(*(one(*pair) for pair in zip(requests, payloads, strict=True)))
+    ends = [record.start + record.latency for record in records if record.ok]
+    first = min((record.start for record in records), default=0.0)
+    return list(records), max(ends, default=math.nan) - first if ends else time.perf_counter() - run_start

@@ -1,0 +1,55 @@
+"""Measure the offline engine with the traces of the server benchmark: no HTTP, no text, exact token times."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.offline.engine import Client
+from gllm.engine.client.stream import EngineError
+from gllm.sampling_params import SamplingParams
+
+
+async def run_offline(
+    client: Client,
+    requests: Sequence[BenchRequest],
+    *,
+    ignore_eos: bool = True,
+    max_concurrency: int | None = None,
+    prefix: str = "bench",
+    on_done: Callable[[RequestRecord], None] = lambda record: None,
+) -> tuple[list[RequestRecord], float]:
+    """Submit every request (all at once, unless limited); returns their records, in order, and the run's seconds.
+
+    prefix: of the request ids, which must not repeat during an engine's life.
+    """
+    gate = asyncio.Semaphore(max_concurrency or max(len(requests), 1))
+    run_start = time.perf_counter()
+
+    async def one(request: BenchRequest) -> RequestRecord:
+        async with gate:
+            record = RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
+            sampling = SamplingParams(temperature=0.0, max_tokens=request.output_len, ignore_eos=ignore_eos)
+            start = time.perf_counter()
+            record.start = start - run_start
+            try:
+                async for output in client.generate(f"{prefix}-{request.index}", request.token_ids, sampling):
+                    record.latency = time.perf_counter() - start
+                    if output.token_ids:
+                        record.pieces.append((record.latency, float(len(output.token_ids))))
+                        record.output_tokens += len(output.token_ids)
+                    if output.finish_reason in ("error", "abort"):
+                        record.error = output.error or output.finish_reason
+                    record.finish_reason = output.finish_reason or ""
+            except EngineError as error:
+                record.error = str(error)
+            if not record.pieces and not record.error:
+                record.error = "the request had no output"
+        on_done(record)
+        return record
+
+    records = list(await asyncio.gather(*(one(request) for request in requests)))
+    return records, max((record.start + record.latency for record in records), default=0.0)

@@ -1,0 +1,277 @@
+"""`gllm bench serve` and `gllm bench throughput`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import typer
+
+from gllm.apps.bench import report
+from gllm.apps.bench.client import Endpoint, RequestRecord
+from gllm.apps.bench.serve import find_model, run_requests
+from gllm.apps.bench.traces import TRACES, make_requests, token_range_for
+from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.loading import quiet_end
+from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
+from gllm.apps.cli.parsing import Command, EngineCommand
+from gllm.apps.offline.progress import ProgressLine
+
+app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
+
+TraceName = Literal["sharegpt", "azure", "decode", "prefill", "cpu"]
+
+_TRACE_HELP = "; ".join(
+    f"{trace.name}: {trace.about} (mean {trace.prompt.mean:g} in, {trace.output.mean:g} out)"
+    for trace in TRACES.values()
+)
+
+_EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
+"""Paragraphs, which help texts keep apart."""
+
+WorkloadOption = Annotated[TraceName, typer.Option("--workload", help=_TRACE_HELP)]
+OldWorkloadOption = Annotated[TraceName | None, typer.Option("--trace", hidden=True)]
+"""What --workload was called, before `gllm serve` had a --trace of its own."""
+RequestRateOption = Annotated[
+    str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
+]
+NumPromptsOption = Annotated[
+    int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the workload's own]")
+]
+InputLenOption = Annotated[
+    int | None, typer.Option("--input-len", min=1, help="Every prompt has this many tokens.  [default: the workload's]")
+]
+OutputLenOption = Annotated[
+    int | None,
+    typer.Option("--output-len", min=1, help="Every answer has this many tokens.  [default: the workload's]"),
+]
+IgnoreEosOption = Annotated[
+    bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the workload asks for.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed sends the same requests.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Also write the figures and the settings as JSON to this file.")
+]
+RecordsOption = Annotated[bool, typer.Option("--save-requests", help="Put a record of every request into --output.")]
+GoodputOption = Annotated[
+    list[str] | None,
+    typer.Option("--goodput", help="Count requests within bounds in ms: ttft:200, tpot:50, e2el:5000; repeatable."),
+]
+ConcurrencyOption = Annotated[
+    int | None, typer.Option("--max-concurrency", min=1, help="Most requests in flight; the rest wait in the client.")
+]
+WarmupsOption = Annotated[
+    int, typer.Option("--num-warmups", min=0, help="Requests sent beforehand, all at once, that do not count.")
+]
+VocabOption = Annotated[
+    int | None,
+    typer.Option("--vocab-size", min=8, help="Prompts are random ids in 1000..32000 and below this."),
+]
+
+
+WARMUP_SEED = 1_000_003
+"""Added to the seed for warm-up requests."""
+
+
+def parse_rate(text: str) -> float:
+    """`inf` or requests per second."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not rate > 0:
+        raise typer.BadParameter(f"must be a number above 0, or inf; not {text!r}", param_hint="--request-rate")
+    return rate
+
+
+def finish(
+    records: list[RequestRecord],
+    duration: float,
+    settings: dict[str, Any],
+    *,
+    title: str,
+    goodput: list[str] | None,
+    output: Path | None,
+    save_requests: bool,
+) -> None:
+    """Print the table, write the JSON, and leave with status 1 if a request failed."""
+    summary = report.summarize(records, duration, report.parse_goodput(goodput or []))
+    print(report.as_table(summary, title))
+    if output is not None:
+        result = report.as_json(summary, settings, records if save_requests else ())
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    errors = [record for record in records if not record.ok]
+    if errors:
+        print(f"{len(errors)} requests failed; the first: {errors[0].error}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(cls=Command, epilog=_EPILOG)
+def serve(
+    url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
+    model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
+    api_key: Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Bearer token.")] = "",
+    workload: WorkloadOption = "sharegpt",
+    trace: OldWorkloadOption = None,
+    num_prompts: NumPromptsOption = None,
+    input_len: InputLenOption = None,
+    output_len: OutputLenOption = None,
+    request_rate: RequestRateOption = "inf",
+    max_concurrency: ConcurrencyOption = None,
+    num_warmups: WarmupsOption = 0,
+    seed: SeedOption = 0,
+    ignore_eos: IgnoreEosOption = True,
+    vocab_size: VocabOption = None,
+    max_model_len: Annotated[
+        int | None, typer.Option("--max-model-len", min=8, help="Clip requests to it.  [default: as /v1/models says]")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a request may take.")] = 3600.0,
+    goodput: GoodputOption = None,
+    output: OutputOption = None,
+    save_requests: RecordsOption = False,
+) -> None:
+    """Send a workload to any OpenAI server's /v1/completions (streaming, greedy) and print its figures."""
+    rate = parse_rate(request_rate)
+    with quiet_end():
+        report.parse_goodput(goodput or [])
+        endpoint = Endpoint.from_url(url, api_key=api_key)
+        served = asyncio.run(find_model(endpoint, model))
+        endpoint = Endpoint.from_url(url, api_key=api_key, model=served.name)
+        shape = TRACES[trace or workload]
+        count = num_prompts or shape.num_prompts
+        draw = partial(
+            make_requests,
+            shape,
+            token_range=token_range_for(vocab_size or served.vocab_size),
+            max_model_len=max_model_len or served.max_model_len,
+            input_len=input_len,
+            output_len=output_len,
+        )
+        requests = draw(count, seed=seed, rate=rate)
+        line = ProgressLine(count)
+
+        async def measure() -> tuple[list[RequestRecord], float]:
+            if num_warmups:
+                # Another seed: warm-up must not fill a prefix cache with the prompts to come.
+                warm = draw(num_warmups, seed=seed + WARMUP_SEED)
+                await run_requests(
+                    endpoint, warm, ignore_eos=ignore_eos, max_concurrency=max_concurrency, timeout=timeout
+                )
+            return await run_requests(
+                endpoint,
+                requests,
+                ignore_eos=ignore_eos,
+                max_concurrency=max_concurrency,
+                timeout=timeout,
+                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
+            )
+
+        records, duration = asyncio.run(measure())
+        line.finish()
+    settings = {
+        "backend": "openai-completions",
+        "url": url,
+        "model": served.name,
+        "trace": shape.name,
+        "num_prompts": count,
+        "request_rate": "inf" if math.isinf(rate) else rate,
+        "max_concurrency": max_concurrency,
+        "num_warmups": num_warmups,
+        "seed": seed,
+        "input_len": input_len,
+        "output_len": output_len,
+        "ignore_eos": ignore_eos,
+    }
+    finish(
+        records,
+        duration,
+        settings,
+        title="Serving Benchmark Result",
+        goodput=goodput,
+        output=output,
+        save_requests=save_requests,
+    )
+
+
+@app.command(cls=EngineCommand, epilog=_EPILOG)
+@takes_flags(*SOURCE_FLAGS, *(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
+def throughput(
+    model: ModelArgument = "",
+    *,
+    workload: WorkloadOption = "sharegpt",
+    trace: OldWorkloadOption = None,
+    num_prompts: NumPromptsOption = None,
+    input_len: InputLenOption = None,
+    output_len: OutputLenOption = None,
+    max_concurrency: ConcurrencyOption = None,
+    num_warmups: WarmupsOption = 0,
+    seed: SeedOption = 0,
+    ignore_eos: IgnoreEosOption = True,
+    goodput: GoodputOption = None,
+    output: OutputOption = None,
+    save_requests: RecordsOption = False,
+    log_level: LogLevelOption = "warning",
+    flags: dict[str, Any],
+) -> None:
+    """Run a workload through the engine without HTTP and text, all requests at once, and print its figures."""
+    config = make_config(model, {**flags, "seed": seed}, log_level=log_level)
+    shape = TRACES[trace or workload]
+    count = num_prompts or shape.num_prompts
+
+    from gllm.apps.bench.throughput import run_offline
+    from gllm.apps.cli.loading import offline_llm
+
+    with quiet_end(), offline_llm(config) as llm:
+        report.parse_goodput(goodput or [])
+        draw = partial(
+            make_requests,
+            shape,
+            token_range=token_range_for(llm.model_config.vocab_size),
+            max_model_len=llm.max_model_len,
+            input_len=input_len,
+            output_len=output_len,
+        )
+        run = partial(run_offline, llm.engine.client, ignore_eos=ignore_eos, max_concurrency=max_concurrency)
+        if num_warmups:
+            llm.engine.call(run(draw(num_warmups, seed=seed + WARMUP_SEED), prefix="warmup"))
+        line = ProgressLine(count)
+        records, duration = llm.engine.call(
+            run(
+                draw(count, seed=seed),
+                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
+            )
+        )
+        line.finish()
+    settings = {
+        "backend": "gllm-offline",
+        "model": config.engine.model,
+        "engine": msgspec.to_builtins(config.engine),
+        "trace": shape.name,
+        "num_prompts": count,
+        "max_concurrency": max_concurrency,
+        "num_warmups": num_warmups,
+        "seed": seed,
+        "input_len": input_len,
+        "output_len": output_len,
+        "ignore_eos": ignore_eos,
+    }
+    finish(
+        records,
+        duration,
+        settings,
+        title="Offline Throughput Result",
+        goodput=goodput,
+        output=output,
+        save_requests=save_requests,
+    )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add `bench` to the `gllm` command."""
+    parent.add_typer(app, name="bench")

@@ -1,0 +1,211 @@
+"""What happens to arguments before typer parses them: flags of vLLM and SGLang get their name here, underscores become
+dashes, and an unknown flag is answered with the one that was meant, if that is clear."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections import deque
+from typing import Any
+
+import typer.core
+
+from gllm.apps.cli.familiar import ANY, FAMILIAR, MODEL, Familiar, canonical, dashed, find
+
+_LEAST_ALIKE = 0.8
+"""Ratio of difflib from which a known flag may be what an unknown one was meant to be."""
+_LEAST_ALIKE_WORD = 0.75
+"""Each of its words must be this much like one of the known flag, which may have more: --log-format is not
+--load-format."""
+_VERY_ALIKE = 0.9
+"""From here on words do not matter."""
+
+
+_COUNTS = ("--max-model-len", "--max-prefill-tokens")
+_UNITS = {"k": 1000, "K": 2**10, "m": 10**6, "M": 2**20}
+
+
+class Command(typer.core.TyperCommand):
+    """A subcommand with flags of its own."""
+
+    familiar = False
+    """Whether the flags of vLLM and SGLang are known."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.get_params(ctx)
+            for name in (*option.opts, *option.secondary_opts)
+            if name.startswith("-")
+        }
+        try:
+            args = translate(args, options, familiar=self.familiar)
+        except ValueError as error:
+            ctx.fail(str(error))
+        return super().parse_args(ctx, args)
+
+
+class EngineCommand(Command):
+    """A subcommand with MODEL and the settings of an engine."""
+
+    familiar = True
+
+
+def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> list[str]:
+    """The arguments in the names that `options` has; options: name to whether a value follows.
+
+    Raises ValueError for a flag that is unknown, or has no counterpart here.
+    """
+    done: list[str] = []
+    words = deque(args)
+    has_model = False
+    while words:
+        word = words.popleft()
+        if word == "--":
+            return [*done, word, *words]
+        name, equals, value = _optimization(word).partition("=") if familiar else word.partition("=")
+        name = dashed(name)
+        row = find(name) if familiar else None
+        if row is not None and _is_switch(row, options):
+            name, equals, value = _switched(name, equals, value, words)
+            row = find(name)
+        if not name.startswith("-"):
+            done.append(word)
+            has_model = True
+        elif name == "--enable-expert-parallel" and row is not None:
+            done += ["--ep", _ranks_of_a_stage(args)]
+        elif row is not None and row.ours in (MODEL, *options):
+            done += _renamed(row, name, equals, value, words, options)
+            if row.ours == "--served-model-name" and has_model and "--served-model-alias" in options:
+                done += _more_names(words)
+            has_model = has_model or row.ours == MODEL
+        elif row is not None and not row.ours and name not in options:
+            _leave_out(row, name, equals, value, words)
+        elif familiar and name not in options and _is_off(name, options):
+            pass  # Off is the default of vLLM and SGLang.
+        elif name in options or not name.startswith("--"):
+            done.append(name + equals + value)
+            if options.get(name) and not equals and words:
+                done.append(words.popleft())
+        else:
+            raise ValueError(f"No such option: {name}{_suggestion(name, options, familiar=familiar)}")
+    return done
+
+
+def _renamed(
+    row: Familiar, name: str, equals: str, value: str, words: deque[str], options: dict[str, bool]
+) -> list[str]:
+    if row.ours != MODEL and not options[row.ours]:
+        return [row.ours + equals + value]
+    if not equals:
+        if not words:
+            raise ValueError(f"Option {name!r} requires an argument.")
+        value = words.popleft()
+    value = row.values.get(value, value)
+    if row.ours in _COUNTS:
+        value = _count(value)
+    if row.ours == MODEL:
+        return [value]
+    if name.endswith("-init-addr"):
+        host, port = _address(name, value)
+        return [row.ours, host, "--master-port", port]
+    return [row.ours, value]
+
+
+def _optimization(word: str) -> str:
+    """vLLM's -O3 as -O=3."""
+    return re.sub(r"^-O(?=\d$)", "-O=", word)
+
+
+def _is_switch(row: Familiar, options: dict[str, bool]) -> bool:
+    """Whether no value follows. Of a flag that is refused that is not known."""
+    if row.ours:
+        return not options.get(row.ours, True)
+    return row.ignored == ()
+
+
+def _is_off(name: str, options: dict[str, bool]) -> bool:
+    """Whether it turns a switch off (--no-enforce-eager) that has no other name for that, or one that is refused."""
+    row = find("--" + name.removeprefix("--no-")) if name.startswith("--no-") else None
+    if row is None:
+        return False
+    return _is_switch(row, options) or "--enable-expert-parallel" in row.names or (not row.ours and row.ignored is None)
+
+
+def _switched(name: str, equals: str, value: str, words: deque[str]) -> tuple[str, str, str]:
+    """A switch with the value that older versions of vLLM took: `--flag=false` and `--flag False` are --no-flag."""
+    if not equals and words and words[0].lower() in ("true", "false"):
+        value = words.popleft()
+    if value.lower() == "false":
+        return f"--no-{name.removeprefix('--')}", "", ""
+    return (name, "", "") if value.lower() == "true" else (name, equals, value)
+
+
+def _address(name: str, value: str) -> tuple[str, str]:
+    """Host and port of HOST:PORT or [ADDRESS]:PORT."""
+    match = re.fullmatch(r"(?:tcp://)?(?:\[(?P<address>[^]]+)\]|(?P<host>[^:]+)):(?P<port>\d+)", value)
+    if match is None:
+        raise ValueError(f"{name} {value}: write HOST:PORT, or [ADDRESS]:PORT for IPv6.")
+    return match["address"] or match["host"], match["port"]
+
+
+def _count(value: str) -> str:
+    """vLLM's 32k (thousands) and 32K (of 1024); anything else as it is."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM])", value)
+    return value if match is None else str(round(float(match[1]) * _UNITS[match[2]]))
+
+
+def _more_names(words: deque[str]) -> list[str]:
+    """vLLM's `MODEL --served-model-name ONE OTHER ...`."""
+    names = []
+    while words and not words[0].startswith("-"):
+        names.append(words.popleft())
+    return ["--served-model-alias", ",".join(names)] if names else []
+
+
+def _leave_out(row: Familiar, name: str, equals: str, value: str, words: deque[str]) -> None:
+    """Accept a flag that changes nothing here, with its value; raises ValueError if it would change something."""
+    if row.ignored is None:
+        raise ValueError(f"{name} does not exist here: {row.note}.")
+    if not row.ignored:
+        return
+    if not equals:
+        value = words.popleft() if words else ""
+    if row.ignored != ANY and value not in row.ignored:
+        raise ValueError(f"{name} {value} is not supported: {row.note}.")
+
+
+def _ranks_of_a_stage(args: list[str]) -> str:
+    """The value of --tp, by whichever name it is given."""
+    for place, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if canonical(name) == "--tp":
+            return value if equals else "".join(args[place + 1 : place + 2])
+    return os.environ.get("GLLM_TP") or "1"
+
+
+def _suggestion(name: str, options: dict[str, bool], *, familiar: bool) -> str:
+    """What to add to the error; empty unless one flag is clearly meant."""
+    meant = {option: option for option in options}
+    if familiar:
+        meant |= {other: row.ours for row in FAMILIAR if row.ours in options for other in row.names}
+    alike: dict[str, float] = {}
+    for known, option in meant.items():
+        alike[option] = max(alike.get(option, 0.0), _likeness(name.strip("-"), known.strip("-")))
+    best = max(alike.values(), default=0.0)
+    found = [option for option, likeness in alike.items() if likeness == best]
+    return f" (did you mean {found[0]}?)" if best >= _LEAST_ALIKE and len(found) == 1 else ""
+
+
+def _likeness(typed: str, known: str) -> float:
+    likeness = _ratio(typed, known)
+    words, others = typed.split("-"), known.split("-")
+    same_words = len(words) <= len(others) and all(
+        max(_ratio(word, other) for other in others) >= _LEAST_ALIKE_WORD for word in words
+    )
+    return likeness if same_words or likeness >= _VERY_ALIKE else 0.0
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -1,0 +1,169 @@
+"""`gllm simulate`: the scheduler on a simulated pipeline."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from gllm.apps.bench.traces import TRACES, make_requests
+from gllm.apps.cli.bench import (
+    InputLenOption,
+    NumPromptsOption,
+    OutputLenOption,
+    OutputOption,
+    RequestRateOption,
+    SeedOption,
+    TraceName,
+    parse_rate,
+)
+from gllm.apps.cli.loading import quiet_end
+from gllm.apps.cli.options import ENGINE_FLAGS, takes_flags
+from gllm.apps.cli.parsing import Command
+from gllm.apps.simulate import ablation, figures, fit
+from gllm.apps.simulate.hardware import Hardware, read_hardware
+from gllm.apps.simulate.presets import PRESETS
+from gllm.apps.simulate.simulation import Outcome, Simulation
+from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
+from gllm.engine.timing.trace import TraceWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FLAGS = ("max_num_seqs", "max_prefill_tokens", "min_prefill_tokens", "prefill_iterations", "kv_threshold",
+          "ttft_target", "page_size")  # fmt: skip
+_COMPARED = ("token_throttling", "balanced", "chunked_prefill")
+
+_PRESET_HELP = "The pipeline: " + "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()) + "."
+
+
+def _pipeline(preset: str, hardware: Path | None, fitted: Path | None, pp: int, kv_tokens: int) -> Hardware:
+    """The one that the flags name. ValueError says what is wrong with them."""
+    if hardware is not None:
+        return read_hardware(hardware)
+    if fitted is not None:
+        found, errors = fit.fit_trace(fitted, kv_tokens or 65536)
+        print(f"fitted {found.pp} stages, mean relative error "
+              + ", ".join(f"{100 * error:.1f} %" for error in errors), file=sys.stderr)  # fmt: skip
+        return found
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}: take one of {', '.join(PRESETS)}")
+    made = PRESETS[preset].hardware(pp)
+    return msgspec.structs.replace(made, kv_tokens=kv_tokens) if kv_tokens else made
+
+
+def simulate(
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", help=f"One of {', '.join(POLICY_NAMES)}; repeatable, or all.")
+    ] = None,
+    pp: Annotated[int, typer.Option("--pp", min=1, help="Stages, with --preset.")] = 4,
+    preset: Annotated[str, typer.Option("--preset", help=_PRESET_HELP)] = "qwen2.5-32b-h200",
+    hardware: Annotated[
+        Path | None, typer.Option("--hardware", help="The pipeline as JSON, as --save-hardware writes it.")
+    ] = None,
+    fit_trace: Annotated[
+        Path | None, typer.Option("--fit", help="The pipeline fitted to a real run: a file that `--trace` wrote.")
+    ] = None,
+    kv_tokens: Annotated[
+        int, typer.Option("--kv-tokens", min=0, help="Tokens that the KV pool holds.", show_default="the pipeline's")
+    ] = 0,
+    save_hardware: Annotated[Path | None, typer.Option("--save-hardware", help="Write the pipeline as JSON.")] = None,
+    workload: Annotated[
+        TraceName, typer.Option("--workload", help="Lengths of prompts and answers, as in `gllm bench`.")
+    ] = "sharegpt",
+    num_prompts: NumPromptsOption = None,
+    input_len: InputLenOption = None,
+    output_len: OutputLenOption = None,
+    request_rate: RequestRateOption = "inf",
+    seed: SeedOption = 0,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="Write what the stages do, for ui.perfetto.dev (the last policy's).")
+    ] = None,
+    output: OutputOption = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Folder for pictures; needs matplotlib (the extra `plots`).")
+    ] = None,
+    ablate: Annotated[
+        bool,
+        typer.Option("--ablation", help="All policies at PP2 to PP16 on sharegpt and azure, three loads: minutes."),
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of --ablation.")] = 2,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Run the engine's own scheduler on a simulated pipeline, and print what it would do."""
+    with quiet_end():
+        if ablate:
+            return _ablation(ablation.Grid(preset=preset, seeds=seeds), output, plots)
+        pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens)
+        if save_hardware is not None:
+            save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
+        shape = TRACES[workload]
+        count = num_prompts or shape.num_prompts
+        rate = parse_rate(request_rate)
+        requests = make_requests(shape, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
+        settings = {"pp": pipeline.pp, "workload": workload, "num_prompts": count, "request_rate": request_rate,
+                    "seed": seed, **flags}  # fmt: skip
+        results, rows = [], []
+        outcomes: dict[str, Outcome] = {}
+        for name in _policies(policy):
+            config = EngineConfig(model="", policy=name, enable_prefix_caching=False, **flags)
+            writer = TraceWriter(trace, pipeline.pp) if trace is not None else None
+            outcome = Simulation(config, pipeline, requests, seed=seed, trace=writer).run()
+            if writer is not None:
+                writer.close()
+            found = figures.figures_of(outcome)
+            outcomes[name] = outcome
+            rows.append([name, *figures.cells(found)])
+            results.append(figures.as_json(found, {"policy": name, **settings}))
+        print(figures.table(["policy", *figures.COLUMNS], rows))
+        if output is not None:
+            output.write_text(json.dumps(results, indent=1) + "\n")
+        if plots is not None:
+            from gllm.apps.simulate.plots import plot_microbatches
+
+            plots.mkdir(parents=True, exist_ok=True)
+            plot_microbatches(outcomes, plots / "microbatches.png")
+    return None
+
+
+def _policies(names: Sequence[str] | None) -> list[PolicyName]:
+    wanted = list(names or ["token_throttling"])
+    chosen = [name for name in POLICY_NAMES if wanted == ["all"] or name in wanted]
+    unknown = set(wanted) - set(POLICY_NAMES) - {"all"}
+    if unknown or not chosen:
+        raise ValueError(f"there is no policy {', '.join(sorted(unknown)) or 'all with others'}: "
+                         f"take some of {', '.join(POLICY_NAMES)}, or all alone")  # fmt: skip
+    return chosen
+
+
+def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> None:
+    """Tables on stdout, rows as JSON, pictures."""
+    progress = sys.stderr.isatty()
+    rows = ablation.run_grid(
+        grid, on_done=lambda done, total: print(f"\r{done}/{total} ", end="", file=sys.stderr) if progress else None
+    )
+    means = ablation.means(rows)
+    for trace in grid.traces:
+        print(f"\n{trace}, {grid.preset}, {grid.seeds} seeds of {grid.seconds:g} s\n")
+        print(figures.table(ablation.COLUMNS, [ablation.cells(mean) for mean in means if mean.trace == trace]))
+    if output is not None:
+        output.write_text(json.dumps(msgspec.to_builtins(means), indent=1) + "\n")
+    if plots is not None:
+        from gllm.apps.simulate.plots import plot_ablation, plot_microbatches
+
+        plots.mkdir(parents=True, exist_ok=True)
+        for trace in grid.traces:
+            plot_ablation(means, trace, plots / f"ablation-{trace}.png")
+        case = ablation.Case(preset=grid.preset, pp=4, trace=grid.traces[-1], load=0.8, seed=0, seconds=grid.seconds)
+        plot_microbatches({name: ablation.simulate_case(case, name) for name in _policies(_COMPARED)},
+                          plots / "microbatches.png")  # fmt: skip
+
+
+def register(parent: typer.Typer) -> None:
+    """Add `simulate` to the `gllm` command."""
+    parent.command(cls=Command)(takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name in _FLAGS))(simulate))

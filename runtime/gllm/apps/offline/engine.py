@@ -1,0 +1,201 @@
+"""An engine group and its client behind one background thread, for programs that are not asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from gllm.config import Config
+from gllm.engine.client.stream import EngineError
+from gllm.sampling_params import SamplingParams
+from gllm.supervisor.group import GroupError, GroupEvent, GroupFailed
+from gllm.wire.messages import EngineDown, EngineUp, Hello, RequestOutput, Status
+
+T = TypeVar("T")
+
+_RETRY_SECONDS = 0.1
+
+
+class Group(Protocol):
+    """What is used of `gllm.supervisor.group.EngineGroup`."""
+
+    config: Config
+
+    async def start(self) -> None: ...
+    async def wait_ready(self) -> None: ...
+    async def stop(self, timeout: float = 5.0) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Client(Protocol):
+    """What is used of `gllm.engine.client.client.EngineClient`."""
+
+    async def connect(self, epoch: int, timeout: float = 600.0) -> Hello: ...
+
+    def generate(
+        self,
+        request_id: str,
+        token_ids: list[int],
+        sampling: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AsyncIterator[RequestOutput]: ...
+
+    def pause(self, reason: str) -> None: ...
+    def engine_down(self, reason: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+GroupFactory = Callable[[Config, Callable[[GroupEvent], None]], Group]
+ClientFactory = Callable[[Config], Client]
+
+
+def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> Group:
+    from gllm.supervisor.group import EngineGroup
+
+    return EngineGroup(config, on_event=on_event)
+
+
+def real_client(config: Config) -> Client:
+    from gllm.engine.client.client import EngineClient
+
+    return EngineClient(config)
+
+
+class OfflineEngine:
+    """Starts the engine in the constructor and owns it until `close`, which leaves no process and no thread.
+
+    Raises RuntimeError, with the group's one-line reason, when the engine cannot start.
+    """
+
+    client: Client
+    hello: Hello
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_status: Callable[[Status], None] = lambda status: None,
+        make_group: GroupFactory = real_group,
+        make_client: ClientFactory = real_client,
+    ) -> None:
+        self._on_status = on_status
+        self._make_group = make_group
+        self._make_client = make_client
+        self._config = config
+        self._group: Group | None = None
+        self._client: Client | None = None
+        self._failure: str | None = None
+        self._connecting: asyncio.Future[None] | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        self._loop = asyncio.new_event_loop()
+        # A daemon: an interpreter that ends without `close` must not wait for it, and its end ends the children.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gllm-engine", daemon=True)
+        self._thread.start()
+        try:
+            self.call(self._start())
+        except GroupError as error:
+            self.close()
+            raise RuntimeError(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine is gone; None while it serves."""
+        return "the engine was closed" if self._closed else self._failure
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `work` in the engine's loop without waiting for it. Raises RuntimeError when the engine is gone."""
+        if self._closed:
+            work.close()
+            raise RuntimeError("the engine was closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the engine's loop and wait; Ctrl-C cancels it."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _start(self) -> None:
+        self._group = group = self._make_group(self._config, self._on_event)
+        await group.start()
+        await group.wait_ready()
+        self._client = self.client = self._make_client(group.config)
+        while True:
+            try:
+                self.hello = await self.client.connect(group.config.epoch)
+                break
+            except EngineError as error:
+                # It died while we connected; if it comes back, `_reconnect` took over.
+                if self._failure is not None:
+                    raise GroupError(self._failure) from error
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _on_event(self, event: GroupEvent) -> None:
+        """An engine that dies is replaced, and goes on with what it had; only the group's failure is the end."""
+        client = self._client
+        match event:
+            case Status():
+                self._on_status(event)
+            case EngineUp(epoch=epoch) if client is not None:
+                self._connecting = asyncio.ensure_future(self._reconnect(client, epoch))
+            case EngineDown(reason=reason, recovery_seconds=seconds) if seconds:
+                if client is not None:
+                    client.pause(reason)
+            case EngineDown(reason=reason) | GroupFailed(reason=reason) if client is not None:
+                self._failure = reason
+                client.engine_down(reason)
+            case GroupFailed(reason=reason):
+                self._failure = reason
+
+    @staticmethod
+    async def _reconnect(client: Client, epoch: int) -> None:
+        with contextlib.suppress(EngineError):  # The group tells what becomes of an engine that does not answer.
+            await client.connect(epoch)
+
+    async def _stop(self) -> None:
+        this = asyncio.current_task()
+        pending = [task for task in asyncio.all_tasks() if task is not this] if self._client else []
+        if self._client is not None:
+            self._client.engine_down("the engine was closed")
+        if self._group is not None:
+            await self._group.stop()
+        if self._client is not None:
+            await self._client.close()
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+
+    def close(self) -> None:
+        """End every process and the thread. Safe to call twice, and from any thread but the engine's."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        stopping = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        try:
+            stopping.result()
+        except BaseException:
+            # A second Ctrl-C, or a group that cannot stop in order: nothing may stay behind.
+            if self._group is not None:
+                self._group.kill()
+            raise
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=5.0)
+            if not self._thread.is_alive():
+                with contextlib.suppress(RuntimeError):
+                    self._loop.close()

@@ -1,0 +1,388 @@
+"""`from gllm import LLM`: the engine inside a Python program, without HTTP.
+
+with LLM("path/to/model") as llm:
+    for completion in llm.generate(["Once upon a time", "The sky is"], SamplingParams(max_tokens=32)):
+        print(completion.text)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import msgspec
+
+from gllm.apps.offline.completion import Completion, CompletionOutput, collect
+from gllm.apps.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_client, real_group
+from gllm.apps.offline.options import make_config
+from gllm.apps.offline.progress import ProgressLine
+from gllm.apps.offline.prompts import Message, Prompt, as_prompts
+from gllm.apps.offline.text_rules import stop_patterns, stop_strings
+from gllm.config import Config, ModelSource
+from gllm.model_config_loader import load_model_config
+from gllm.sampling_params import ParameterError, SamplingParams
+from gllm.text.bad_words import bad_word_ids
+from gllm.text.truncation import truncation_for
+from gllm.wire.messages import Status
+
+if TYPE_CHECKING:
+    from gllm.text.chat_template import ChatTemplate
+    from gllm.text.tokenizer import Tokenizer
+
+__all__ = ["LLM", "Completion", "CompletionOutput"]
+
+Key = TypeVar("Key")
+
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+class LLM:
+    """A model ready to generate. Start-up takes seconds; keep one and reuse it, and `close` it (or use `with`).
+
+    Args:
+        model: a Hugging Face folder, a GGUF file, or a name on the hub ("Qwen/Qwen3-0.6B", "org/name:Q4_K_M"), which is
+            downloaded unless the Hugging Face cache has it.
+        revision: branch, tag or commit of a model on the hub; "": main.
+        download_dir: the cache for models of the hub; "": Hugging Face's own.
+        chat_template: path of a Jinja file that replaces the model's own.
+        allow_special_tokens: special tokens spelled in a conversation's messages count; otherwise they are text.
+        generation_config: "auto" takes sampling defaults from the model's generation_config.json, "none" OpenAI's.
+        on_status: called from another thread with each report of a starting process.
+        engine_options: fields of `gllm.config.EngineConfig`, for example dtype, device, max_model_len, max_num_seqs.
+
+    Raises:
+        TypeError: an option that does not exist.
+        ValueError: a wrong value of an option, or a model that cannot be served.
+        RuntimeError: the engine did not start; the message says why. Also raised by every method once the engine died.
+
+    Threads may share an LLM.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str = "",
+        download_dir: str = "",
+        chat_template: str = "",
+        allow_special_tokens: bool = False,
+        generation_config: str = "auto",
+        log_level: str = "warning",
+        on_status: Callable[[Status], None] = lambda status: None,
+        **engine_options: Any,
+    ) -> None:
+        source = ModelSource(revision=revision, download_dir=download_dir)
+        gateway_options = {
+            "chat_template": chat_template,
+            "allow_special_tokens": allow_special_tokens,
+            "generation_config": generation_config,
+        }
+        config = make_config(model, source, engine_options, gateway_options, log_level)
+        self._start(config, on_status, real_group, real_client)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        on_status: Callable[[Status], None] = lambda status: None,
+        make_group: GroupFactory = real_group,
+        make_client: ClientFactory = real_client,
+    ) -> LLM:
+        """From a whole `Config`, as the command line makes it; the factories allow for other kinds of groups."""
+        llm = cls.__new__(cls)
+        llm._start(config, on_status, make_group, make_client)
+        return llm
+
+    def _start(
+        self,
+        config: Config,
+        on_status: Callable[[Status], None],
+        make_group: GroupFactory,
+        make_client: ClientFactory,
+    ) -> None:
+        self.config = config
+        self.model_config = load_model_config(config.engine.model)
+        self._request_numbers = itertools.count()
+        self.engine = OfflineEngine(config, on_status=on_status, make_group=make_group, make_client=make_client)
+        self.max_model_len = self.engine.hello.max_model_len
+        """Longest prompt + output, in tokens."""
+        # Also runs at the interpreter's end, so that a program that forgets `close` leaves no socket folder.
+        self._finalizer = weakref.finalize(self, self.engine.close)
+
+    # --- generation ------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Completion]:
+        """Complete one prompt or many, as text or token ids; the results are in the prompts' order.
+
+        Args:
+            sampling: for all prompts, or one for each; None: the model's defaults with max_tokens 16.
+            progress: show a line on stderr.
+
+        A request that the engine gave up has `Completion.error` set; the others are unaffected.
+        Raises ParameterError (a ValueError) for a prompt or parameter that cannot be served, before any work.
+        """
+        return self._generate_all(as_prompts(prompts), sampling, self.default_sampling(max_tokens=16), progress)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        progress: bool = False,
+    ) -> list[Completion]:
+        """Answer one conversation or many, each a list of {"role": ..., "content": ...}.
+
+        sampling: None means the model's defaults, with answers as long as the context allows.
+        """
+        if not messages:
+            raise ParameterError("messages", "messages is empty")
+        several = [messages] if isinstance(messages[0], dict) else messages
+        conversations = cast("list[list[Message]]", [list(conversation) for conversation in several])
+        return self._generate_all(list[Prompt](conversations), sampling, self.default_sampling(), progress)
+
+    def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Iterator[str]:
+        """The text of one answer, piece by piece; leaving the loop early stops the generation.
+
+        prompt: text, token ids or a conversation. Raises RuntimeError when the engine fails on the way.
+        """
+        sampling = sampling or self.default_sampling()
+        if sampling.n != 1:
+            raise ParameterError("n", "a stream has one answer: n must be 1")
+        text, token_ids = self._encode(prompt, sampling)
+        return self._stream(Completion(text, token_ids, []), sampling)
+
+    def generate_unordered(
+        self, requests: Iterable[tuple[Key, Prompt, SamplingParams]]
+    ) -> Iterator[tuple[Key, Completion | Exception]]:
+        """Complete requests as they are drawn from an iterable of any length; yields each under its key when done.
+
+        Only as many are drawn as keep the engine busy. A request that cannot be served yields its ParameterError;
+        RuntimeError is raised when the engine is gone.
+        """
+        done: queue.SimpleQueue[tuple[Key, Completion, Future[None]]] = queue.SimpleQueue()
+        running: set[Future[None]] = set()
+        # Twice what can run: the next ones are queued in the engine when a place gets free.
+        most = 2 * self.engine.hello.max_num_seqs
+
+        def put(key: Key, completion: Completion, future: Future[None]) -> None:
+            done.put((key, completion, future))
+
+        def take() -> tuple[Key, Completion]:
+            key, completion, future = done.get()
+            running.discard(future)
+            self._check(future)
+            return key, completion
+
+        try:
+            for key, prompt, sampling in requests:
+                try:
+                    text, token_ids = self._encode(prompt, sampling)
+                except ValueError as error:
+                    yield key, error
+                    continue
+                completion = Completion(text, token_ids, [])
+                future = self.engine.submit(self._complete(completion, sampling))
+                running.add(future)
+                future.add_done_callback(partial(put, key, completion))
+                while len(running) >= most:
+                    yield take()
+            while running:
+                yield take()
+        finally:
+            for future in running:
+                future.cancel()
+
+    def default_sampling(self, **changes: Any) -> SamplingParams:
+        """The model's own defaults (generation_config.json), no limit of tokens but the context's, and `changes`."""
+        defaults: dict[str, Any] = {"max_tokens": None}
+        if self.config.gateway.generation_config == "auto":
+            known = self.model_config.generation_defaults
+            defaults |= {name: known[name] for name in _SAMPLING_DEFAULTS if known.get(name) is not None}
+        return SamplingParams(**{**defaults, **changes})
+
+    def chat_token_ids(self, messages: list[Message]) -> list[int]:
+        """A conversation as the prompt that the model's chat template makes of it."""
+        return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
+
+    # --- the model's text side ---------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when first needed: prompts of token ids without text output do without one."""
+        from gllm.text.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.config.engine.model)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        from gllm.text.chat_template import ChatTemplate
+
+        settings = self.config.gateway
+        return ChatTemplate.of_model(
+            self.tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
+        )
+
+    # --- the end -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every process. Safe to call twice."""
+        self._finalizer()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _generate_all(
+        self,
+        prompts: list[Prompt],
+        sampling: SamplingParams | Sequence[SamplingParams] | None,
+        default: SamplingParams,
+        progress: bool,
+    ) -> list[Completion]:
+        if sampling is None or isinstance(sampling, SamplingParams):
+            samplings = [sampling or default] * len(prompts)
+        else:
+            samplings = list(sampling)
+            if len(samplings) != len(prompts):
+                raise ValueError(
+                    f"sampling has {len(samplings)} entries for {len(prompts)} prompts: give one, or one each"
+                )
+        # Encoded first: a wrong prompt must be told before any work is done.
+        encoded = [self._encode(*pair) for pair in zip(prompts, samplings, strict=True)]
+        line = ProgressLine(len(prompts), shown=progress)
+        results: dict[int, Completion] = {}
+        requests = ((place, ids, samplings[place]) for place, (_, ids) in enumerate(encoded))
+        for place, completion in self.generate_unordered(requests):
+            if isinstance(completion, Exception):
+                raise completion
+            completion.prompt = encoded[place][0]
+            results[place] = completion
+            line.update(sum(len(output.token_ids) for output in completion.outputs), failed=bool(completion.error))
+        line.finish()
+        return [results[place] for place in range(len(prompts))]
+
+    def _encode(self, prompt: Prompt, sampling: SamplingParams) -> tuple[str | None, list[int]]:
+        """(text, token ids) of a prompt that fits; raises ParameterError."""
+        text: str | None = None
+        if isinstance(prompt, str):
+            text, field = prompt, "prompt"
+            token_ids = self.tokenizer.encode(text)
+        elif prompt and isinstance(prompt[0], dict):
+            field = "messages"
+            text = self.chat_template.render(prompt)
+            token_ids = self.tokenizer.encode(text, add_special_tokens=False)
+        else:
+            field, token_ids = "prompt", list(cast("list[int]", prompt))
+        self._check_tokens(field, token_ids)
+        truncation = truncation_for(
+            sampling.truncate_prompt_tokens, sampling.truncation_side, sampling.max_tokens, self.max_model_len
+        )
+        if truncation is not None:
+            token_ids = truncation.cut(token_ids, self.tokenizer.encode("") if isinstance(prompt, str) else [])
+        if sampling.stop_regex:
+            stop_patterns(sampling.stop_regex)  # a wrong pattern must be told before any work is done
+        room = self.max_model_len - len(token_ids)
+        wanted = max(1, sampling.max_tokens or 1)
+        if wanted > room:
+            raise ParameterError(
+                field if room < 1 else "max_tokens",
+                f"{field} has {len(token_ids)} tokens and at least {wanted} more were asked for, "
+                f"but the context has {self.max_model_len}",
+            )
+        return text, token_ids
+
+    def _check_tokens(self, field: str, token_ids: list[int]) -> None:
+        if not token_ids:
+            raise ParameterError(field, f"{field} is empty")
+        if not all(type(token) is int for token in token_ids):
+            raise ParameterError(field, f"{field} must be text, or a list of whole numbers")
+        if min(token_ids) < 0 or max(token_ids) >= self.model_config.vocab_size:
+            raise ParameterError(
+                field,
+                f"{field}: token ids must be from 0 to {self.model_config.vocab_size - 1}, the model's vocabulary",
+            )
+
+    async def _complete(
+        self, completion: Completion, sampling: SamplingParams, on_text: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
+        from gllm.text.answer import AnswerText
+        from gllm.text.detokenizer import TextStream
+
+        if sampling.bad_words:
+            runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer, sampling.bad_words)
+            sampling = msgspec.structs.replace(sampling, bad_word_ids=runs)
+        completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
+        collecting = []
+        for answer in completion.outputs:
+            outputs = self.engine.client.generate(
+                f"offline-{next(self._request_numbers)}",
+                completion.prompt_token_ids,
+                sampling.for_choice(answer.index),
+            )
+            stream = TextStream(
+                self.tokenizer,
+                stop=stop_strings(sampling.stop),
+                patterns=stop_patterns(sampling.stop_regex) if sampling.stop_regex else None,
+                include_stop=sampling.include_stop_str_in_output,
+                min_tokens=sampling.min_tokens,
+                skip_special_tokens=sampling.skip_special_tokens,
+            )
+            text = AnswerText(stream, sampling, self.model_config.eos_token_ids)
+            collecting.append(collect(outputs, text, completion, answer, on_text))
+        if len(collecting) == 1:
+            await collecting[0]
+        else:
+            await _all_or_none(collecting)
+
+    def _stream(self, completion: Completion, sampling: SamplingParams) -> Iterator[str]:
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        future = self.engine.submit(self._complete(completion, sampling, pieces.put))
+        future.add_done_callback(lambda future: pieces.put(None))
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            self._check(future)
+            if completion.error:
+                raise RuntimeError(completion.error)
+        finally:
+            future.cancel()
+
+    def _check(self, future: Future[None]) -> None:
+        """Raise what the work raised, in words for a user of Python."""
+        from gllm.engine.client.stream import EngineError
+
+        try:
+            future.result()
+        except CancelledError:
+            raise RuntimeError(self.engine.failure or "the generation was cancelled") from None
+        except EngineError as error:
+            raise RuntimeError(f"the engine is gone: {self.engine.failure or error}") from None
+
+
+async def _all_or_none(work: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all; when one fails, end the others before raising."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

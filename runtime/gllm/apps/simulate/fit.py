@@ -1,0 +1,100 @@
+"""A pipeline for the simulator from a real run: the stages' coefficients out of the file that `--trace` wrote."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median
+
+from gllm.apps.simulate.hardware import Hardware, StageTimes
+from gllm.engine.timing.time_model import StageModel
+from gllm.engine.timing.trace import Slice, read_slices
+
+_ROUNDS = 4
+"""Times that the run is gone through: the first ones settle scale and outliers."""
+_ENOUGH = 8
+"""Waits from which a delay is taken; with fewer the simulator's default stays."""
+
+
+def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
+    """The pipeline, and for each stage the mean relative error of the fitted times over the run.
+
+    Stage times are the scheduler's own model (`gllm.engine.timing.time_model`), scaled so that the run's steps take as
+    long together as they did: the model itself does not listen to outliers, and a simulated run must have them. The
+    delays between stages and over the
+    engine are medians of what stages waited that had nothing else to do: they hold transfers, wake-ups and the work
+    before a step. The stages' clocks must agree, as they do on one machine. ValueError if a stage has no steps.
+    """
+    runs: dict[int, list[Slice]] = {}
+    for piece in read_slices(path):
+        runs.setdefault(piece.stage, []).append(piece)
+    if not runs or sorted(runs) != list(range(len(runs))):
+        raise ValueError(f"{path} lacks steps of some stages: it has stages {sorted(runs)}")
+    stages = [sorted(runs[stage], key=lambda piece: piece.begin) for stage in sorted(runs)]
+    models = [_fit(stage) for stage in stages]
+    errors = [
+        fmean(abs(model.cost.predict(piece.work) / piece.seconds - 1.0) for piece in stage if piece.seconds > 0.0)
+        for stage, model in zip(stages, models, strict=True)
+    ]
+    usual = Hardware(stages=(), kv_tokens=0)
+    round_trip = _delay(_over_engine(stages), usual.result + usual.engine + usual.plan + usual.prepare)
+    jitter = _jitter(errors)
+    hardware = Hardware(
+        stages=tuple(_scaled(model, stage, jitter) for model, stage in zip(models, stages, strict=True)),
+        kv_tokens=kv_tokens,
+        transfer=_delay(_between_stages(stages), usual.transfer),
+        transfer_per_token=0.0,
+        prepare=max(round_trip - usual.result - usual.engine - usual.plan, 0.0),
+        jitter=jitter,
+    )
+    return hardware, errors
+
+
+def _fit(steps: list[Slice]) -> StageModel:
+    model = StageModel(forgetting=1.0)
+    for _ in range(_ROUNDS):
+        for piece in steps:
+            model.observe(piece.work, piece.seconds)
+    return model
+
+
+def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
+    """A log-normal factor with deviation `jitter` has the mean exp(jitter^2 / 2)."""
+    predicted = sum(model.cost.predict(piece.work) for piece in steps) * math.exp(jitter**2 / 2)
+    scale = sum(piece.seconds for piece in steps) / predicted if predicted > 0.0 else 1.0
+    cost = model.cost
+    return StageTimes(a=cost.a * scale, b=cost.b * scale, c=cost.c * scale, d=cost.d * scale, e=cost.e * scale)
+
+
+def _between_stages(stages: list[list[Slice]]) -> list[float]:
+    """From the end of a step on one stage to its start on the next, where that one was idle already."""
+    waits = []
+    for before, after in pairwise(stages):
+        ends = {piece.step: piece.end for piece in before}
+        for previous, piece in pairwise(after):
+            sent = ends.get(piece.step)
+            if sent is not None and previous.end < sent <= piece.begin:
+                waits.append(piece.begin - sent)
+    return waits
+
+
+def _over_engine(stages: list[list[Slice]]) -> list[float]:
+    """From the latest end of a step on the last stage to a start on the first, where that one was idle already."""
+    ends = [piece.end for piece in stages[-1]]
+    waits = []
+    for previous, piece in pairwise(stages[0]):
+        index = bisect_right(ends, piece.begin) - 1
+        if index >= 0 and previous.end < ends[index]:
+            waits.append(piece.begin - ends[index])
+    return waits
+
+
+def _delay(waits: list[float], usual: float) -> float:
+    return median(waits) if len(waits) >= _ENOUGH else usual
+
+
+def _jitter(errors: list[float]) -> float:
+    """What the model does not explain, as noise: a normal variable's deviation is 1.25 times its mean distance."""
+    return min(1.25 * fmean(errors), 0.5)

@@ -1,0 +1,107 @@
+"""Pictures of simulations. matplotlib is asked for only here; it is no dependency of the server."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gllm.apps.simulate.ablation import Mean
+from gllm.apps.simulate.simulation import Outcome
+
+STYLES: dict[str, tuple[str, str]] = {
+    "balanced": ("#1b7837", "o"),
+    "token_throttling": ("#2166ac", "s"),
+    "no_wt": ("#67a9cf", "v"),
+    "no_ut": ("#92c5de", "^"),
+    "decode_cap": ("#f4a582", "D"),
+    "chunked_prefill": ("#b2182b", "x"),
+}
+"""Colour and marker of each policy."""
+
+
+def _pyplot() -> Any:
+    """matplotlib.pyplot without a display; ValueError says how to get it."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("plots need matplotlib: pip install 'gllm[plots]'") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 8, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 9})
+    pyplot.rcParams["svg.hashsalt"] = "gllm"
+    return pyplot
+
+
+def plot_ablation(means: Sequence[Mean], trace: str, path: Path) -> None:
+    """One figure a trace: a column a depth; p99 TTFT, mean TPOT, throughput and bubble share against load."""
+    pyplot = _pyplot()
+    chosen = [mean for mean in means if mean.trace == trace]
+    depths = sorted({mean.pp for mean in chosen})
+    rows: tuple[tuple[str, Callable[[Mean], float], bool], ...] = (
+        ("p99 TTFT, s", lambda mean: mean.ttft_p99 / 1e3, True),
+        ("mean TPOT, ms", lambda mean: mean.tpot_mean, False),
+        ("steady tok/s", lambda mean: mean.throughput, False),
+        ("bubble share", lambda mean: mean.bubble, False),
+    )
+    figure, axes = pyplot.subplots(
+        len(rows), len(depths), figsize=(2.3 * len(depths) + 0.6, 7.2), squeeze=False, sharex=True, sharey="row"
+    )
+    for column, depth in enumerate(depths):
+        here = [mean for mean in chosen if mean.pp == depth]
+        for line, (label, value, logarithmic) in enumerate(rows):
+            axis = axes[line][column]
+            for policy, (colour, marker) in STYLES.items():
+                points = sorted((mean.load, value(mean)) for mean in here if mean.policy == policy)
+                if points:
+                    axis.plot(
+                        *zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=policy, lw=1.2
+                    )
+            if logarithmic:
+                axis.set_yscale("log")
+            if column == 0:
+                axis.set_ylabel(label)
+            if line == 0:
+                axis.set_title(f"PP{depth}")
+            if line == len(rows) - 1:
+                axis.set_xlabel("rate / capacity")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    _save(figure, path)
+    pyplot.close(figure)
+
+
+def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 400) -> None:
+    """Tokens and times of successive micro-batches while requests still arrive: the volatility to be throttled."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        2, len(outcomes), figsize=(3.0 * len(outcomes) + 0.5, 4.2), squeeze=False, sharex=True, sharey="row"
+    )
+    for column, (policy, outcome) in enumerate(outcomes.items()):
+        last = max(record.start for record in outcome.records) or outcome.duration
+        first = bisect(outcome.sent, 0.7 * last)
+        middle = slice(first, first + count)
+        works, seconds = outcome.works[middle], outcome.stage_seconds[middle]
+        steps = range(len(works))
+        top, bottom = axes[0][column], axes[1][column]
+        decode, prefill = [work.decode_rows for work in works], [work.prefill_tokens for work in works]
+        top.stackplot(steps, decode, prefill, colors=("#92c5de", "#b2182b"), labels=("decode", "prefill"))
+        bottom.plot(steps, [1e3 * value for value in seconds], color=STYLES.get(policy, ("#333333", ""))[0], lw=0.8)
+        top.set_title(f"{policy}\ntime CV {outcome.time_cv:.2f}, bubble {100 * outcome.bubble:.0f} %")
+        bottom.set_xlabel("micro-batch")
+        if column == 0:
+            top.set_ylabel("tokens")
+            bottom.set_ylabel("slowest stage, ms")
+            top.legend(loc="upper left", frameon=False)
+    figure.tight_layout()
+    _save(figure, path)
+    pyplot.close(figure)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Without the date, so that the same figures make the same file."""
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=110, metadata=metadata)

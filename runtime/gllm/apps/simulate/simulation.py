@@ -1,0 +1,194 @@
+"""The event loop of a simulation: arrivals, results and stage reports in order of time, and the real scheduler."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.simulate.hardware import Hardware
+from gllm.apps.simulate.pipeline import Passage, Pipeline
+from gllm.config import EngineConfig
+from gllm.engine.kv_pages import PagePool, root_digest
+from gllm.engine.results import Outputs
+from gllm.engine.scheduler import Scheduler
+from gllm.engine.sequence import Sequence
+from gllm.engine.timing.time_model import Work
+from gllm.engine.timing.trace import TraceWriter
+from gllm.sampling_params import SamplingParams
+from gllm.wire.messages import StageReport, StepPlan, StepResult
+
+_REPORT_SECONDS = 1e-3
+"""From the end of a step on a stage to the scheduler's knowing how long it took."""
+
+
+class SimulationError(RuntimeError):
+    """The scheduler left requests for ever; this is a bug of it or of a policy."""
+
+
+@dataclass
+class Outcome:
+    """What happened in one run. Times are simulated seconds."""
+
+    records: list[RequestRecord]
+    duration: float
+    """From the first arrival to the last token."""
+    present: float
+    """Seconds with a micro-batch in flight."""
+    busy: list[float]
+    """Seconds that each stage computed."""
+    preemptions: int
+    works: list[Work] = field(default_factory=list)
+    """Of each micro-batch."""
+    sent: list[float] = field(default_factory=list)
+    """When each micro-batch's plan was sent."""
+    stage_seconds: list[float] = field(default_factory=list)
+    """Of each micro-batch, on its slowest stage."""
+    prediction_error: float = 0.0
+    """Relative, of the scheduler's time model at the end, mean over the stages."""
+
+    @property
+    def bubble(self) -> float:
+        """Share of the time with a micro-batch in flight that stages did not compute, mean over the stages."""
+        return 1.0 - fmean(self.busy) / self.present if self.present else 0.0
+
+    @property
+    def tokens(self) -> tuple[float, float]:
+        """Mean and standard deviation of a micro-batch's tokens."""
+        values = [work.tokens for work in self.works]
+        return fmean(values), pstdev(values)
+
+    @property
+    def time_cv(self) -> float:
+        """Coefficient of variation of a micro-batch's time on its slowest stage."""
+        return pstdev(self.stage_seconds) / fmean(self.stage_seconds)
+
+
+class Simulation:
+    """One run of a scheduler over a pipeline, from the first arrival until the last request has ended.
+
+    The engine is one thread: it takes what has come, then sends plans until the scheduler has none, each costing it
+    `hardware.engine` seconds. A run depends on nothing but its arguments.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        hardware: Hardware,
+        requests: Seq[BenchRequest],
+        *,
+        seed: int = 0,
+        trace: TraceWriter | None = None,
+    ) -> None:
+        self.now = 0.0
+        self._hardware = hardware
+        self._trace = trace
+        num_pages = config.num_pages or hardware.kv_tokens // config.page_size
+        room = num_pages * config.page_size
+        self.max_model_len = min(config.max_model_len or room, room)
+        longest = max(len(request.token_ids) + request.output_len for request in requests)
+        if longest > self.max_model_len:
+            raise ValueError(f"a request of {longest} tokens does not fit the KV pool or max_model_len")
+        pool = PagePool(num_pages, config.page_size, prefix_caching=config.enable_prefix_caching)
+        self.scheduler = Scheduler(
+            config, pool, max_model_len=self.max_model_len, pp=hardware.pp, clock=lambda: self.now
+        )
+        self._pipeline = Pipeline(hardware, seed)
+        self._arrivals = deque(sorted(requests, key=lambda request: request.arrival))
+        self._records = {
+            str(request.index): RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
+            for request in requests
+        }
+        self._in_flight: deque[tuple[StepPlan, Passage]] = deque()
+        self._reports: list[tuple[float, int, StageReport]] = []
+        self._outcome = Outcome(list(self._records.values()), 0.0, 0.0, [], 0)
+
+    def run(self) -> Outcome:
+        while self._arrivals or self._in_flight:
+            self._wait()
+            self._take()
+            while (plan := self.scheduler.schedule()) is not None:
+                self._send(plan)
+        if self.scheduler.has_work:
+            raise SimulationError("requests are left and the scheduler plans nothing")
+        outcome = self._outcome
+        start = min(record.start for record in outcome.records)
+        outcome.duration = max(record.start + record.latency for record in outcome.records) - start
+        outcome.busy = self._pipeline.busy
+        stats = self.scheduler.stats()
+        outcome.preemptions = stats.num_preemptions
+        outcome.prediction_error = fmean(stage.prediction_error for stage in stats.stages)
+        return outcome
+
+    def _wait(self) -> None:
+        """Move the clock to the next event, unless the engine is late for it already."""
+        times = []
+        if self._in_flight:
+            times.append(self._in_flight[0][1].answered)
+        if self._arrivals:
+            times.append(self._arrivals[0].arrival)
+        before = self.now
+        self.now = max(self.now, min(times))
+        if self._in_flight:
+            self._outcome.present += self.now - before
+
+    def _take(self) -> None:
+        """All that has come by now."""
+        while self._arrivals and self._arrivals[0].arrival <= self.now:
+            self._add(self._arrivals.popleft())
+        while self._reports and self._reports[0][0] <= self.now:
+            report = heapq.heappop(self._reports)[2]
+            self.scheduler.observe(report)
+            if self._trace is not None:
+                self._trace.stage(report, self.scheduler.work_of(report.step))
+        while self._in_flight and self._in_flight[0][1].answered <= self.now:
+            plan, passage = self._in_flight.popleft()
+            result = StepResult(plan.epoch, plan.step, [0] * sum(plan.samples), passage.slices[-1][1])
+            self._note(self.scheduler.process_result(result))
+            if self._trace is not None:
+                self._trace.counters(self.now, self.scheduler.stats())
+
+    def _add(self, request: BenchRequest) -> None:
+        self._records[str(request.index)].start = request.arrival
+        sampling = SamplingParams(max_tokens=request.output_len, ignore_eos=True, seed=0)
+        self.scheduler.add(
+            Sequence(
+                str(request.index),
+                request.token_ids,
+                sampling,
+                max_model_len=self.max_model_len,
+                root=root_digest(""),
+                client=b"simulation",
+                arrival_time=request.arrival,
+            )
+        )
+
+    def _send(self, plan: StepPlan) -> None:
+        busy_from = self.now
+        self.now += self._hardware.engine
+        if self._in_flight:
+            self._outcome.present += self.now - busy_from
+        work = self.scheduler.work_of(plan.step)
+        assert work is not None
+        passage = self._pipeline.send(work, self.now)
+        self._in_flight.append((plan, passage))
+        for stage, (start, elapsed) in enumerate(passage.slices):
+            report = StageReport(plan.epoch, plan.step, stage, start, elapsed)
+            due = start + elapsed + _REPORT_SECONDS
+            heapq.heappush(self._reports, (due, plan.step * self._hardware.pp + stage, report))
+        self._outcome.works.append(work)
+        self._outcome.sent.append(self.now)
+        self._outcome.stage_seconds.append(max(elapsed for _, elapsed in passage.slices))
+
+    def _note(self, outputs: Outputs) -> None:
+        for output in outputs.get(b"simulation", ()):
+            record = self._records[output.request_id]
+            record.latency = self.now - record.start
+            record.output_tokens += len(output.token_ids)
+            record.pieces.append((record.latency, float(len(output.token_ids))))
+            record.finish_reason = output.finish_reason or ""
+            record.error = output.error or ""

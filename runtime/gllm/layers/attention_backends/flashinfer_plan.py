@@ -1,0 +1,55 @@
+"""Index arrays in FlashInfer's form: flat page lists with offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gllm.layers.attention_backends.base import AttentionBatch, IntArray
+
+
+@dataclass(slots=True)
+class FlashInferPlan:
+    """Device index arrays of one micro-batch and the wrappers planned for it."""
+
+    num_decode_rows: int
+    decode: Any
+    """None without decode rows."""
+    prefill: Any
+    """None without prefill rows."""
+    batch_indices: torch.Tensor
+    """[n] int32 row of each token."""
+    positions: torch.Tensor
+    """[n] int32"""
+    indptr: torch.Tensor
+    """[rows + 1] int32 into `indices`."""
+    indices: torch.Tensor
+    """int32 page ids of all rows, one after the other."""
+    last_page_len: torch.Tensor
+    """[rows] int32"""
+
+
+@dataclass(slots=True)
+class PageIndex:
+    """A batch's pages on the host."""
+
+    indptr: IntArray
+    """[rows + 1]"""
+    indices: IntArray
+    last_page_len: IntArray
+    """[rows] tokens in each row's last page, 1 to page_size."""
+
+    @classmethod
+    def of(cls, batch: AttentionBatch, page_size: int) -> PageIndex:
+        num_pages = -(-batch.kv_lens // page_size)
+        indptr = np.zeros(len(num_pages) + 1, np.int32)
+        np.cumsum(num_pages, out=indptr[1:])
+        in_use = np.arange(batch.block_tables.shape[1]) < num_pages[:, None]
+        return cls(indptr, batch.block_tables[in_use], batch.kv_lens - (num_pages - 1) * page_size)
+
+
+def on_host(array: IntArray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

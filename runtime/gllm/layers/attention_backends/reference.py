@@ -1,0 +1,78 @@
+"""Paged attention in plain torch, the yardstick for the fast backends; any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+
+
+@dataclass(slots=True)
+class _Row:
+    """One sequence of a micro-batch."""
+
+    start: int
+    end: int
+    """Its tokens in the batch: [start, end)."""
+    slots: torch.Tensor
+    """[kv_len] where each token of its context lies in the pool, page * page_size + offset."""
+    mask: torch.Tensor
+    """[end - start, kv_len] bool: query i sees the keys up to its own position."""
+
+
+class ReferenceAttention:
+    """Row by row, so that a row's result depends on its own tokens alone, bit for bit.
+
+    Softmax and products run in float32 whatever the KV dtype.
+    """
+
+    name = "reference"
+
+    def __init__(self, shape: KVShape) -> None:
+        self.shape = shape
+        self._keys = torch.empty(0)
+        self._values = torch.empty(0)
+
+    def allocate(self, num_pages: int) -> None:
+        """Allocate keys and values, each [num_layers, num_pages * page_size, num_kv_heads, head_dim]."""
+        s = self.shape
+        size = (s.num_layers, num_pages * s.page_size, s.num_kv_heads, s.head_dim)
+        self._keys = torch.zeros(size, dtype=s.dtype, device=s.device)
+        self._values = torch.zeros(size, dtype=s.dtype, device=s.device)
+
+    def plan(self, batch: AttentionBatch) -> list[_Row]:
+        page_size, device = self.shape.page_size, self.shape.device
+        tables = torch.from_numpy(batch.block_tables).to(device=device, dtype=torch.int64)
+        rows: list[_Row] = []
+        start = 0
+        for index, (query_len, kv_len) in enumerate(
+            zip(batch.query_lens.tolist(), batch.kv_lens.tolist(), strict=True)
+        ):
+            at = torch.arange(kv_len, device=device)
+            slots = tables[index, at // page_size] * page_size + at % page_size
+            mask = at <= at[kv_len - query_len :, None]
+            rows.append(_Row(start, start + query_len, slots, mask))
+            start += query_len
+        return rows
+
+    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: list[_Row]) -> torch.Tensor:
+        keys, values = self._keys[layer], self._values[layer]
+        for row in plan:
+            new = row.slots[len(row.slots) - (row.end - row.start) :]
+            keys[new] = k[row.start : row.end]
+            values[new] = v[row.start : row.end]
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        for row in plan:
+            # scaled_dot_product_attention wants [heads, tokens, head_dim].
+            attended = F.scaled_dot_product_attention(
+                q[row.start : row.end].transpose(0, 1).float().unsqueeze(0),
+                keys[row.slots].transpose(0, 1).float().unsqueeze(0),
+                values[row.slots].transpose(0, 1).float().unsqueeze(0),
+                attn_mask=row.mask,
+                enable_gqa=True,
+            )
+            out[row.start : row.end] = attended[0].transpose(0, 1)
+        return out.view(q.shape[0], -1)

@@ -1,0 +1,1 @@
+"""What travels between processes and between nodes: message types, codec, sockets, keys."""

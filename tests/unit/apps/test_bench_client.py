@@ -1,0 +1,187 @@
+"""The measuring client: against bytes cut at every place, and against a small server on a real socket."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gllm.apps.bench.client import Endpoint, RequestRecord, read_answer
+from gllm.apps.bench.serve import find_model, run_requests
+from gllm.apps.bench.sse import HttpStream
+from gllm.apps.bench.traces import TRACES, make_requests
+
+
+def frame(text: str = "", finish: str | None = None, **more) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}], **more}).encode() + b"\n\n"
+
+
+USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}\n\n'
+DONE = b"data: [DONE]\n\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+
+def chunked(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+ANSWER = (
+    HEAD
+    + b"Transfer-Encoding: chunked\r\n\r\n"
+    + chunked(frame("a"), frame("b\r\n") + frame("c", "length"), USAGE + DONE)
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+def test_events_do_not_depend_on_how_the_bytes_came(size: int) -> None:
+    stream = HttpStream()
+    events = [event for at in range(0, len(ANSWER), size) for event in stream.feed(ANSWER[at : at + size])]
+    assert [json.loads(event)["choices"][0]["text"] for event in events[:3]] == ["a", "b\r\n", "c"]
+    assert json.loads(events[3])["usage"]["completion_tokens"] == 5
+    assert stream.complete
+
+
+def test_plain_bodies_with_and_without_length() -> None:
+    body = frame("x") + DONE
+    for header in (b"\r\n", b"Content-Length: %d\r\n\r\n" % len(body)):
+        stream = HttpStream()
+        assert len(stream.feed(HEAD + header + body)) == 1
+        assert stream.complete
+    with pytest.raises(ValueError, match="not an HTTP"):
+        HttpStream().feed(b"SSH-2.0\r\n\r\n")
+
+
+def read(*pieces: tuple[float, bytes]) -> RequestRecord:
+    record = RequestRecord(index=0, prompt_tokens=1)
+    read_answer(list(pieces), 10.0, record)
+    return record
+
+
+def test_record_of_an_answer() -> None:
+    head = HEAD + b"\r\n"
+    record = read((10.1, head), (10.5, frame("a")), (10.7, frame("bc")), (11.0, frame("d", "length") + USAGE + DONE))
+    assert record.ok
+    assert record.ttft == pytest.approx(0.5)
+    assert record.latency == pytest.approx(1.0)
+    assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (7, 5, "length")
+    # Five tokens in three frames: one in the first, two in each of the others.
+    assert record.gaps == [(pytest.approx(0.1), 2.0), (pytest.approx(0.15), 2.0)]
+    assert record.tpot == pytest.approx(0.5 / 4)
+
+
+def test_a_closing_frame_is_no_token() -> None:
+    record = read((10.5, HEAD + b"\r\n" + frame("a")), (10.7, frame("b")), (10.8, frame("", "stop") + USAGE + DONE))
+    assert len(record.pieces) == 2
+    assert record.latency == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", "closed the connection"),
+        (b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nbusy", "HTTP 429: busy"),
+        (HEAD + b"\r\n" + DONE, "no output"),
+        (HEAD + b"\r\n" + frame("a"), "broke off"),
+        (HEAD + b"\r\n" + frame("a", "stop") + DONE, "no usage"),
+        (HEAD + b"\r\n" + frame("a") + b'data: {"error": {"message": "the engine died"}}\n\n', "the engine died"),
+    ],
+)
+def test_what_counts_as_failed(data: bytes, error: str) -> None:
+    assert error in read((10.5, data)).error
+
+
+def test_endpoint_from_url() -> None:
+    assert Endpoint.from_url("http://h:81/v1/").prefix == ""
+    assert Endpoint.from_url("https://h/proxy").port == 443
+    assert Endpoint.from_url("https://h/proxy").prefix == "/proxy"
+    with pytest.raises(ValueError, match="--url"):
+        Endpoint.from_url("ftp://localhost:8000")
+
+
+class TinyServer:
+    """Answers /v1/completions with one frame a token, and /v1/models; keeps the bodies and the most live requests."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict] = []
+        self.keys: set[bytes] = set()
+        self.live = self.peak = 0
+        self.fail_every = 0
+
+    async def run(self, work: Callable[[str], Awaitable[None]]) -> None:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            await work(f"http://127.0.0.1:{port}")
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        header = await reader.readuntil(b"\r\n\r\n")
+        lines = header.split(b"\r\n")
+        self.keys.update(line for line in lines if line.lower().startswith(b"authorization"))
+        if lines[0].startswith(b"GET"):
+            models = b'{"data": [{"id": "tiny", "max_model_len": 600}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(models), models))
+        else:
+            length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length"))
+            await self._complete(json.loads(await reader.readexactly(length)), writer)
+        await writer.drain()
+        writer.close()
+
+    async def _complete(self, body: dict, writer: asyncio.StreamWriter) -> None:
+        self.bodies.append(body)
+        if self.fail_every and len(self.bodies) % self.fail_every == 0:
+            writer.write(b"HTTP/1.1 429 Busy\r\nContent-Length: 0\r\n\r\n")
+            return
+        self.live += 1
+        self.peak = max(self.peak, self.live)
+        count = body["max_tokens"]
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.002)
+        frames = [frame("t", "length" if place == count - 1 else None) for place in range(count)]
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": count}
+        frames.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n" + DONE)
+        writer.write(chunked(*frames))
+        self.live -= 1
+
+
+def test_against_a_server() -> None:
+    server = TinyServer()
+    server.fail_every = 5
+    requests = make_requests(TRACES["cpu"], 20, seed=1, rate=2000.0)
+    done: list[RequestRecord] = []
+
+    async def work(url: str) -> None:
+        endpoint = Endpoint.from_url(url, api_key="secret", model="tiny")
+        records, duration = await run_requests(endpoint, requests, max_concurrency=3, on_done=done.append)
+        assert [record.index for record in records] == list(range(20))
+        assert sum(not record.ok for record in records) == 4
+        assert all("429" in record.error for record in records if not record.ok)
+        for record, request in zip(records, requests, strict=True):
+            if record.ok:
+                assert record.output_tokens == request.output_len
+                assert record.prompt_tokens == len(request.token_ids)
+        assert duration > 0
+
+    asyncio.run(server.run(work))
+    assert len(done) == 20
+    assert server.peak <= 3
+    assert server.keys == {b"Authorization: Bearer secret"}
+    assert server.bodies[0]["ignore_eos"] is True
+    assert server.bodies[0]["stream_options"] == {"include_usage": True}
+
+
+def test_finding_the_model() -> None:
+    async def work(url: str) -> None:
+        assert (await find_model(Endpoint.from_url(url))).max_model_len == 600
+        assert (await find_model(Endpoint.from_url(url), "tiny")).name == "tiny"
+        with pytest.raises(ValueError, match=r"no model 'big'; it has: tiny"):
+            await find_model(Endpoint.from_url(url), "big")
+
+    asyncio.run(TinyServer().run(work))
+    with pytest.raises(ValueError, match="no server at"):
+        asyncio.run(find_model(Endpoint.from_url("http://127.0.0.1:9")))
+
+
+def test_nobody_listens_is_a_failed_request() -> None:
+    endpoint = Endpoint.from_url("http://127.0.0.1:9", model="m")
+    records, _ = asyncio.run(run_requests(endpoint, make_requests(TRACES["cpu"], 1)))
+    assert "ConnectionRefused" in records[0].error
