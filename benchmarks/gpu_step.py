@@ -17,7 +17,7 @@ import torch
 from gllm.config import EngineConfig
 from gllm.model_config_loader import load_model_config
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import Configure, NewSequence, StepPlan
+from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
 from gllm.worker.build import WorkerBuilder
 from gllm.worker.runner import ModelRunner
 
@@ -36,11 +36,20 @@ def _register(runner: ModelRunner, rows: int, prompt: int) -> None:
     sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=None)
     for slot in range(rows):
         pages = list(range(slot * per_row, (slot + 1) * per_row))
-        sequence = NewSequence(slot, _prompt(slot, prompt), prompt, prompt - 1, pages, sampling)
-        runner.launch(StepPlan(0, 0, [], [], [], [], [sequence], []))
+        sequence = NewSequence(
+            slot=slot,
+            token_ids=_prompt(slot, prompt),
+            num_prompt_tokens=prompt,
+            num_computed_tokens=prompt - 1,
+            pages=pages,
+            sampling=sampling,
+        )
+        runner.launch(
+            SchedulerOutput(epoch=0, step=0, slots=[], num_tokens=[], samples=[], pages=[], new=[sequence], freed=[])
+        )
 
 
-def _time(runner: ModelRunner, plans: list[StepPlan]) -> tuple[float, float]:
+def _time(runner: ModelRunner, plans: list[SchedulerOutput]) -> tuple[float, float]:
     """(device ms, host ms) a step; steps are launched as the engine does, two in flight."""
     torch.cuda.synchronize()
     steps, host = [], 0.0
@@ -83,21 +92,54 @@ def main() -> None:
     print(f"{'step':>24} {'wall ms':>9} {'host ms':>9} {'tok/s':>9} {'GB/s':>7}")
     for rows in (1, 8, 32, 64, 128, 256, 512):
         _register(runner, rows, CONTEXT)
-        plans = [StepPlan(0, i, list(range(rows)), [1] * rows, [True] * rows, [], [], []) for i in range(24)]
+        plans = [
+            SchedulerOutput(
+                epoch=0,
+                step=i,
+                slots=list(range(rows)),
+                num_tokens=[1] * rows,
+                samples=[True] * rows,
+                pages=[],
+                new=[],
+                freed=[],
+            )
+            for i in range(24)
+        ]
         _time(runner, plans[:4])
         wall, host = _time(runner, plans[4:])
         moved = _weights_read(builder, rows) + rows * (CONTEXT + 16) * builder.shape.page_bytes / PAGE
         print(f"{f'decode {rows}':>24} {wall:9.2f} {host:9.2f} {rows / wall * 1e3:9.0f} {moved / wall / 1e6:7.0f}")
     for tokens in (512, 2048, 8192):
         sampling = SamplingParams(temperature=0.0, seed=0)
-        sequence = NewSequence(0, _prompt(0, tokens), tokens, 0, list(range(-(-tokens // PAGE))), sampling)
-        plan = StepPlan(0, 0, [0], [tokens], [True], [], [sequence], [])
+        sequence = NewSequence(
+            slot=0,
+            token_ids=_prompt(0, tokens),
+            num_prompt_tokens=tokens,
+            num_computed_tokens=0,
+            pages=list(range(-(-tokens // PAGE))),
+            sampling=sampling,
+        )
+        plan = SchedulerOutput(
+            epoch=0, step=0, slots=[0], num_tokens=[tokens], samples=[True], pages=[], new=[sequence], freed=[]
+        )
         _time(runner, [plan] * 2)
         wall, host = _time(runner, [plan] * 6)
         print(f"{f'prefill {tokens}':>24} {wall:9.2f} {host:9.2f} {tokens / wall * 1e3:9.0f}")
     if options.profile:
         _register(runner, 256, CONTEXT)
-        plans = [StepPlan(0, i, list(range(256)), [1] * 256, [True] * 256, [], [], []) for i in range(6)]
+        plans = [
+            SchedulerOutput(
+                epoch=0,
+                step=i,
+                slots=list(range(256)),
+                num_tokens=[1] * 256,
+                samples=[True] * 256,
+                pages=[],
+                new=[],
+                freed=[],
+            )
+            for i in range(6)
+        ]
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profile:
             _time(runner, plans)

@@ -21,7 +21,7 @@ from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import Outputs, StageReport, StepPlan, StepResult, WorkerToEngine
+from gllm.wire.messages import RequestOutputs, SchedulerOutput, StageReport, StepResult, WorkerToEngine
 from gllm.wire.transport import decoder, encode
 
 VOCAB = 32_000
@@ -63,7 +63,7 @@ def measure(
     load = Load(running, policy, pp)
     scheduler = load.scheduler
     decode = decoder(WorkerToEngine).decode
-    in_flight: deque[StepPlan] = deque()
+    in_flight: deque[SchedulerOutput] = deque()
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
     while len(times["total"]) < steps:
         load.refill()
@@ -79,9 +79,17 @@ def measure(
             continue
         done = in_flight.popleft()
         tokens = [load.random.randrange(VOCAB) for samples in done.samples if samples]
-        payload = encode(StepResult(done.epoch, done.step, tokens, 0.01))
+        payload = encode(StepResult(epoch=done.epoch, step=done.step, token_ids=tokens, elapsed=0.01))
         reports = [
-            encode(StageReport(done.epoch, done.step, stage, 0.0, 0.01 + 1e-4 * sum(done.num_tokens)))
+            encode(
+                StageReport(
+                    epoch=done.epoch,
+                    step=done.step,
+                    stage=stage,
+                    started=0.0,
+                    elapsed=0.01 + 1e-4 * sum(done.num_tokens),
+                )
+            )
             for stage in range(pp)
         ]
         marks.append(clock())
@@ -91,7 +99,7 @@ def measure(
         marks.append(clock())
         for entries in outputs.values():
             load.live -= sum(entry.finish_reason is not None for entry in entries)
-            encode(Outputs(entries, scheduler.stats()))
+            encode(RequestOutputs(entries, scheduler.stats()))
         marks.append(clock())
         if plan is not None and len(plan.slots) >= 0.9 * running / pp:
             spent = [marks[1] - marks[0], marks[2] - marks[1], marks[4] - marks[3], marks[5] - marks[4]]

@@ -157,7 +157,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def control_address(self) -> str:
-        """Supervisor's ROUTER: Status in, Drain/EngineUp/EngineDown out."""
+        """Supervisor's ROUTER: ProcessStatus in, Drain/EngineUp/EngineDown out."""
         return f"ipc://{Path(self.run_dir)}/control.sock"
 
     @property

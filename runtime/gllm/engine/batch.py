@@ -8,7 +8,7 @@ from gllm.engine.policies import ceil_div
 from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence
 from gllm.engine.timing.time_model import Work, chunk_pairs
-from gllm.wire.messages import NewSequence, StepPlan
+from gllm.wire.messages import NewSequence, SchedulerOutput
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class BatchBuilder:
             ),
         )
 
-    def plan(self, epoch: int) -> StepPlan:
+    def plan(self, epoch: int) -> SchedulerOutput:
         """The message for the workers; it takes over the slots freed since the last plan.
 
         Only now do the pages that its chunks fill enter the prefix cache: what a row finds there was
@@ -135,7 +135,7 @@ class BatchBuilder:
         for seq in self._chunked:
             self._running.register_full_pages(seq)
         freed, self._running.freed = self._running.freed, []
-        return StepPlan(
+        return SchedulerOutput(
             epoch=epoch,
             step=self.step,
             slots=self._slots,

@@ -10,11 +10,20 @@ import msgspec
 import zmq
 
 from gllm.engine.requests import last_output, make_sequence, refusal
-from gllm.engine.results import Outputs as OutputsByClient
+from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.models.config import ModelConfig
 from gllm.sampling_params import ParameterError
-from gllm.wire.messages import Abort, Connect, EngineStats, GatewayToEngine, Hello, Outputs, RequestOutput, Submit
+from gllm.wire.messages import (
+    Abort,
+    Connect,
+    EngineStats,
+    GatewayToEngine,
+    Hello,
+    RequestOutput,
+    RequestOutputs,
+    Submit,
+)
 from gllm.wire.transport import decoder, encode
 
 logger = logging.getLogger("gllm.engine")
@@ -84,7 +93,7 @@ class Gateways:
         return self._refuse(client, submit.request_id, error)
 
     def _refuse(self, client: bytes, request_id: str, reason: str) -> None:
-        self.merge({client: [RequestOutput(request_id, [], "error", error=reason)]})
+        self.merge({client: [RequestOutput(request_id=request_id, token_ids=[], finish_reason="error", error=reason)]})
 
     def _refuse_undecodable(self, client: bytes, payload: bytes, reason: str) -> None:
         """A Submit with a bad field still names its request, whose client must not wait for ever."""
@@ -105,16 +114,16 @@ class Gateways:
         outputs, self._outputs = self._outputs, {}
         stats = self._scheduler.stats() if self._scheduler is not None else EngineStats()
         for client, entries in outputs.items():
-            self._send(client, Outputs(entries, stats))
+            self._send(client, RequestOutputs(entries, stats))
 
     def send_heartbeat(self) -> None:
         """Tell every client that the engine lives, and how it is."""
         if self._scheduler is not None:
-            heartbeat = Outputs([], self._scheduler.stats())
+            heartbeat = RequestOutputs([], self._scheduler.stats())
             for client in list(self._clients):
                 self._send(client, heartbeat)
 
-    def _send(self, client: bytes, message: Hello | Outputs) -> None:
+    def _send(self, client: bytes, message: Hello | RequestOutputs) -> None:
         try:
             self._socket.send_multipart((client, encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:

@@ -72,7 +72,9 @@ def last_output(seq: Sequence) -> RequestOutput | None:
     """Of a request that an earlier engine had brought to its end, or to that of this engine's context; else None."""
     generated = len(seq.tokens) - seq.num_prompt
     if generated and seq.tokens[-1] in seq.stop_ids and len(seq.tokens) >= seq.min_length:
-        return RequestOutput(seq.request_id, [], "stop", stop_token_id=seq.tokens[-1])
+        return RequestOutput(
+            request_id=seq.request_id, token_ids=[], finish_reason="stop", stop_token_id=seq.tokens[-1]
+        )
     if generated and len(seq.tokens) >= seq.max_length:
-        return RequestOutput(seq.request_id, [], "length")
+        return RequestOutput(request_id=seq.request_id, token_ids=[], finish_reason="length")
     return None

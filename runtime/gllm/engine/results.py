@@ -7,15 +7,15 @@ from collections.abc import Callable
 from gllm.engine.batch import MicroBatch
 from gllm.engine.grammars import Grammars
 from gllm.engine.running import RunningSet
-from gllm.engine.sequence import Sequence, Status
+from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.engine.waiting import WaitingQueue
 from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
 
 # An enum's members are slow to look up, and these are compared for every row.
-_DECODING = Status.DECODING
-_FINISHED = Status.FINISHED
+_DECODING = SequenceStatus.DECODING
+_FINISHED = SequenceStatus.FINISHED
 
-Outputs = dict[bytes, list[RequestOutput]]
+OutputsByClient = dict[bytes, list[RequestOutput]]
 """By client, in row order."""
 
 
@@ -40,17 +40,17 @@ class ResultReader:
 
     def finish(self, seq: Sequence) -> None:
         """Forget a live request; its slot and pages are free for the next plan."""
-        if seq.status is Status.WAITING:
+        if seq.status is SequenceStatus.WAITING:
             self._queue.remove(seq)
-        elif seq.status is not Status.PREPARING:
+        elif seq.status is not SequenceStatus.PREPARING:
             self._running.vacate(seq)
         self._grammars.release(seq)
-        seq.status = Status.FINISHED
+        seq.status = SequenceStatus.FINISHED
         del self._requests[seq.request_id]
 
-    def read(self, batch: MicroBatch, result: StepResult) -> Outputs:
+    def read(self, batch: MicroBatch, result: StepResult) -> OutputsByClient:
         """Apply the result of a micro-batch. Rows of requests that have ended meanwhile are ignored."""
-        outputs: Outputs = {}
+        outputs: OutputsByClient = {}
         sampled = batch.sampled
         token_ids = result.token_ids
         logprobs = result.logprobs
@@ -82,7 +82,7 @@ class ResultReader:
             length = len(tokens)
             if seq.register_at <= length and seq.register_at <= seq.num_scheduled:
                 running.register_full_pages(seq)
-            output = RequestOutput(seq.request_id, [token])
+            output = RequestOutput(request_id=seq.request_id, token_ids=[token])
             if logprobs is not None and seq.sampling.logprobs is not None:
                 found = logprobs[index]
                 output.logprobs = None if found is None else [found]
@@ -102,7 +102,7 @@ class ResultReader:
 
         for seq in batch.scored:
             if seq.status is not _FINISHED:
-                output = RequestOutput(seq.request_id, [])
+                output = RequestOutput(request_id=seq.request_id, token_ids=[])
                 self._describe_first(seq, output)
                 outputs.setdefault(seq.client, []).append(output)
                 self._end(seq, output, "length")
@@ -131,10 +131,16 @@ class ResultReader:
         if not seq.prompt_scored and seq.prompt_logprobs is not None:
             seq.prompt_logprobs += entries
 
-    def fail(self, seq: Sequence, message: str, outputs: Outputs, *, invalid_request: bool = False) -> None:
+    def fail(self, seq: Sequence, message: str, outputs: OutputsByClient, *, invalid_request: bool = False) -> None:
         """Make an error the request's last output, unless it has ended."""
         if seq.status is not _FINISHED:
-            output = RequestOutput(seq.request_id, [], "error", error=message, num_preemptions=seq.num_preemptions)
+            output = RequestOutput(
+                request_id=seq.request_id,
+                token_ids=[],
+                finish_reason="error",
+                error=message,
+                num_preemptions=seq.num_preemptions,
+            )
             output.invalid_request = invalid_request
             outputs.setdefault(seq.client, []).append(output)
             self.finish(seq)

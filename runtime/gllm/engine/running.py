@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.policies import ceil_div
-from gllm.engine.sequence import NEVER, Sequence, Status
+from gllm.engine.sequence import NEVER, Sequence, SequenceStatus
 
 
 class RunningSet:
@@ -37,7 +37,7 @@ class RunningSet:
         seq.capacity = seq.num_scheduled = len(hits) * pool.page_size
         seq.prefill_end = len(seq.tokens)
         seq.register_at = seq.capacity + pool.page_size if pool.prefix_caching else NEVER
-        seq.status = Status.PREFILLING
+        seq.status = SequenceStatus.PREFILLING
         self.members[seq] = None
         self.prefilling[seq] = None
 
@@ -52,9 +52,9 @@ class RunningSet:
         """The last chunk is scheduled: the sequence decodes, or has nothing left to schedule."""
         del self.prefilling[seq]
         if seq.max_length <= seq.prefill_end + 1:
-            seq.status = Status.DRAINING
+            seq.status = SequenceStatus.DRAINING
             return
-        seq.status = Status.DECODING
+        seq.status = SequenceStatus.DECODING
         self.num_decoding += 1
         self.decode_context += seq.num_scheduled
         if self.overlap:
@@ -62,16 +62,16 @@ class RunningSet:
 
     def end_decode(self, seq: Sequence) -> None:
         """The decode's last token is scheduled."""
-        seq.status = Status.DRAINING
+        seq.status = SequenceStatus.DRAINING
         self.num_decoding -= 1
         self.decode_context -= seq.num_scheduled
         self.ready.pop(seq, None)
 
     def vacate(self, seq: Sequence) -> None:
         """Take slot and pages back, at once: later plans run after those in flight that still use them."""
-        if seq.status is Status.PREFILLING:
+        if seq.status is SequenceStatus.PREFILLING:
             del self.prefilling[seq]
-        elif seq.status is Status.DECODING:
+        elif seq.status is SequenceStatus.DECODING:
             self.end_decode(seq)
         del self.members[seq]
         self.pool.release(seq.pages)

@@ -1,4 +1,4 @@
-"""The scheduler: turns requests into micro-batches, one StepPlan at a time, and step results into outputs.
+"""The scheduler: turns requests into micro-batches, one SchedulerOutput at a time, and step results into outputs.
 
 It knows no sockets and no clock but the one it is given. Plans run on the workers in the order they are
 made, so pages and slots freed here may be reused by the very next plan while older ones are in flight.
@@ -19,9 +19,9 @@ from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, ceil_div
 from gllm.engine.policies.reserve import adapted_reserve
-from gllm.engine.results import Outputs, ResultReader
+from gllm.engine.results import OutputsByClient, ResultReader
 from gllm.engine.running import RunningSet
-from gllm.engine.sequence import Sequence, Status
+from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.engine.timing.stages import StageTracker, TokenCounter
 from gllm.engine.timing.time_model import TimeModel, Work
 from gllm.engine.timing.time_view import predicted_times
@@ -31,8 +31,8 @@ from gllm.wire.messages import (
     EngineStats,
     GrammarReady,
     RequestOutput,
+    SchedulerOutput,
     StageReport,
-    StepPlan,
     StepResult,
 )
 
@@ -122,7 +122,7 @@ class Scheduler:
         if self.grammars.claim(seq):
             self._enqueue(seq)
         else:
-            seq.status = Status.PREPARING
+            seq.status = SequenceStatus.PREPARING
         self._requests[seq.request_id] = seq
 
     def _enqueue(self, seq: Sequence) -> None:
@@ -130,14 +130,14 @@ class Scheduler:
             self._last_progress = self._clock()
         self._arrivals += 1
         seq.rank = (seq.priority, self._arrivals)
-        seq.status = Status.WAITING
+        seq.status = SequenceStatus.WAITING
         seq.queued_tokens = seq.num_prompt
         self._queue.push(seq)
         self._estimate_hits(seq)
 
-    def process_grammar(self, ready: GrammarReady) -> Outputs:
+    def process_grammar(self, ready: GrammarReady) -> OutputsByClient:
         """Queue the requests that waited for a grammar, or fail them; outputs by client."""
-        outputs: Outputs = {}
+        outputs: OutputsByClient = {}
         for seq in self.grammars.compiled(ready.number, failed=bool(ready.error)):
             if ready.error:
                 self._results.fail(seq, ready.error, outputs, invalid_request=True)
@@ -154,7 +154,9 @@ class Scheduler:
         if seq is None or (client is not None and seq.client != client):
             return None
         self._results.finish(seq)
-        return RequestOutput(request_id, [], "abort", num_preemptions=seq.num_preemptions)
+        return RequestOutput(
+            request_id=request_id, token_ids=[], finish_reason="abort", num_preemptions=seq.num_preemptions
+        )
 
     def requests_of(self, client: bytes) -> list[str]:
         """Ids of a client's live requests."""
@@ -162,7 +164,7 @@ class Scheduler:
 
     # --- steps ---------------------------------------------------------------------------------------
 
-    def schedule(self) -> StepPlan | None:
+    def schedule(self) -> SchedulerOutput | None:
         """The next micro-batch; None if pp + 1 are in flight or nothing can be scheduled now."""
         running = self._running
         if len(self._in_flight) >= self._depth:
@@ -196,7 +198,7 @@ class Scheduler:
         self._reserve = adapted_reserve(self._reserve, self._num_preemptions - preemptions, self._limits)
         return batch
 
-    def process_result(self, result: StepResult) -> Outputs:
+    def process_result(self, result: StepResult) -> OutputsByClient:
         """Account for the oldest step in flight, which is the one this must answer; outputs by client."""
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
@@ -295,7 +297,7 @@ class Scheduler:
     def _preempt(self, seq: Sequence) -> None:
         """Back to the queue's front, keeping only its tokens; those of steps in flight still count."""
         self._running.vacate(seq)
-        seq.status = Status.WAITING
+        seq.status = SequenceStatus.WAITING
         seq.num_preemptions += 1
         self._num_preemptions += 1
         seq.hit_pages = 0

@@ -13,7 +13,7 @@ from gllm.wire.messages import NewSequence, TokenLogprob
 NEVER = sys.maxsize
 
 
-class Status(IntEnum):
+class SequenceStatus(IntEnum):
     WAITING = 0
     """In the queue: new, or preempted (its last tokens may still be on their way back)."""
     PREFILLING = 1
@@ -104,7 +104,7 @@ class Sequence:
 
         self.grammar = 0
         """Number of its grammar, see gllm.engine.grammars; 0 for none."""
-        self.status = Status.WAITING
+        self.status = SequenceStatus.WAITING
         self.slot = -1
         self.pages: list[int] = []
         self.capacity = 0

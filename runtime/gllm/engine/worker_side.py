@@ -14,7 +14,7 @@ import zmq
 from gllm.config import Config
 from gllm.engine.failure import EngineFailure, WorkersHang
 from gllm.engine.kv_pages import PagePool
-from gllm.engine.results import Outputs
+from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.startup import context_length, pool_size
 from gllm.engine.timing.trace import TraceWriter
@@ -54,7 +54,7 @@ class Workers:
         *,
         report: Callable[[str, str], None],
         on_ready: Callable[[Scheduler, Hello], None],
-        on_outputs: Callable[[Outputs], None],
+        on_outputs: Callable[[OutputsByClient], None],
     ) -> None:
         self._socket = socket
         self._config = config
@@ -126,7 +126,13 @@ class Workers:
             max_model_len = context_length(engine, self._model, num_pages)
         except ValueError as error:
             raise EngineFailure(str(error)) from None
-        self._hello = Hello(self._config.epoch, max_model_len, num_pages, engine.page_size, engine.max_num_seqs)
+        self._hello = Hello(
+            epoch=self._config.epoch,
+            max_model_len=max_model_len,
+            num_pages=num_pages,
+            page_size=engine.page_size,
+            max_num_seqs=engine.max_num_seqs,
+        )
         self._report("loading", "workers allocate their KV pools")
         configure = encode(Configure(num_pages, max_model_len))
         for rank in self._capacities:

@@ -1,4 +1,4 @@
-"""The supervisor's end of the control socket: `Status` of every child in, orders to the gateway out."""
+"""The supervisor's end of the control socket: `ProcessStatus` of every child in, orders to the gateway out."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.wire.messages import Status, SupervisorToProcess
+from gllm.wire.messages import ProcessStatus, SupervisorToProcess
 from gllm.wire.transport import configure_socket, decoder, encode
 
 _log = logging.getLogger(__name__)
-_decoder = decoder(Status)
+_decoder = decoder(ProcessStatus)
 
 
 class ControlServer:
     """Binds `config.control_address`; `receive` runs until cancelled."""
 
-    def __init__(self, config: Config, on_status: Callable[[Status], None]) -> None:
+    def __init__(self, config: Config, on_status: Callable[[ProcessStatus], None]) -> None:
         self._on_status = on_status
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -28,12 +28,12 @@ class ControlServer:
         self._socket.bind(config.control_address)
 
     async def receive(self) -> None:
-        """Hand every Status to the callback; what does not decode, or claims another's role, is logged and dropped."""
+        """Call the callback with every status; log and drop one that does not decode or claims another's role."""
         while True:
             identity, *frames = await self._socket.recv_multipart()
             try:
                 (frame,) = frames
-                status: Status = _decoder.decode(frame)
+                status: ProcessStatus = _decoder.decode(frame)
                 if status.role.encode() != identity:
                     raise ValueError(f"{identity!r} reports as {status.role!r}")
             except (ValueError, msgspec.DecodeError) as error:

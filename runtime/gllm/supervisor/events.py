@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gllm.wire.messages import EngineDown, EngineUp, Status
+from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 
 
 class EngineReady(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Note(msgspec.Struct, frozen=True):
     text: str
 
 
-GroupEvent = Status | EngineUp | EngineReady | EngineDown | Restarting | GroupFailed | Note
+GroupEvent = ProcessStatus | EngineUp | EngineReady | EngineDown | Restarting | GroupFailed | Note
 
 
 class GroupError(Exception):

@@ -24,7 +24,7 @@ from gllm.supervisor.run_dir import make_run_dir
 from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
 from gllm.wire.curve import KEYS_VARIABLE
-from gllm.wire.messages import EngineDown, EngineUp, Status, SupervisorToProcess
+from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus, SupervisorToProcess
 
 __all__ = [
     "EngineGroup",
@@ -276,7 +276,7 @@ class EngineGroup:
             self.kill()
             self._fail(f"the supervisor failed: {error!r}")
 
-    def on_status(self, status: Status) -> None:
+    def on_status(self, status: ProcessStatus) -> None:
         """Children's reports: of this epoch's engine and workers on any node, and of a gateway beside them."""
         if status.role == "gateway":
             self._on_event(status)
@@ -292,7 +292,7 @@ class EngineGroup:
             self._settled.set()
             self._on_event(EngineReady(status.epoch))
 
-    def _on_failed(self, down: asyncio.Event, status: Status) -> None:
+    def _on_failed(self, down: asyncio.Event, status: ProcessStatus) -> None:
         """A process of the epoch that `down` ends said that it failed, and nothing else explained it meanwhile."""
         if down is self._down and not down.is_set():
             self._explained = True

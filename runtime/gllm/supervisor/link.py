@@ -1,4 +1,4 @@
-"""A child's line to the supervisor: `Status` out; for the gateway also `EngineUp`, `EngineDown` and `Drain` in."""
+"""The link of a process to its supervisor: sends `ProcessStatus`; the gateway also receives its orders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.wire.messages import Status, SupervisorToProcess
+from gllm.wire.messages import ProcessStatus, SupervisorToProcess
 from gllm.wire.transport import configure_socket, decoder, encode
 
 _FLUSH_MILLISECONDS = 1000
@@ -34,7 +34,7 @@ class SupervisorLink:
             self._socket.connect(config.control_address)
 
     async def report(self, state: str, detail: str = "", progress: float = 0.0) -> None:
-        """Send a `Status`; `state` is starting, loading, ready, draining or failed."""
+        """Send a `ProcessStatus`; `state` is starting, loading, ready, draining or failed."""
         if self._socket is not None:
             await self._socket.send(_status(self._config, self._role, state, detail, progress))
 
@@ -68,7 +68,7 @@ class StatusReporter:
             self._socket.connect(config.control_address)
 
     def report(self, state: str, detail: str = "", progress: float = 0.0) -> None:
-        """Send a `Status`; `state` is starting, loading, ready, draining, failed or hung.
+        """Send a `ProcessStatus`; `state` is starting, loading, ready, draining, failed or hung.
 
         `failed` or `hung` is a process's last word: it is flushed before this returns, so the caller may exit at once,
         and later reports are dropped. Its `detail` is the one line the user will read.
@@ -88,4 +88,6 @@ class StatusReporter:
 
 
 def _status(config: Config, role: str, state: str, detail: str, progress: float) -> bytes:
-    return encode(Status(role=role, epoch=config.epoch, pid=os.getpid(), state=state, detail=detail, progress=progress))
+    return encode(
+        ProcessStatus(role=role, epoch=config.epoch, pid=os.getpid(), state=state, detail=detail, progress=progress)
+    )

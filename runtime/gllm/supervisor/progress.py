@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TextIO
 
-from gllm.wire.messages import Status
+from gllm.wire.messages import ProcessStatus
 
 _BAR_WIDTH = 28
 _LINE_EVERY = 0.25
@@ -29,7 +29,7 @@ class LoadProgress:
         """0 to 1; None while no rank has begun."""
         return sum(self._ranks.values()) / self._world_size if self._ranks else None
 
-    def hear(self, status: Status) -> bool:
+    def hear(self, status: ProcessStatus) -> bool:
         """Take a worker's report in; whether that is news, of a hundredth or more."""
         if status.state != "loading":
             return False
@@ -54,7 +54,7 @@ class ProgressPrinter:
         self.clear()
         print(text, file=self._stream, flush=True)
 
-    def status(self, status: Status) -> None:
+    def status(self, status: ProcessStatus) -> None:
         """Show where a child stands, if that is news."""
         if status.state != "loading":
             self.clear()

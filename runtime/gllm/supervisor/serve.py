@@ -23,7 +23,7 @@ from gllm.supervisor.restart import RestartPolicy
 from gllm.supervisor.signals import handling
 from gllm.supervisor.stopped import kill_stopped
 from gllm.wire.curve import KEYS_VARIABLE
-from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, Status
+from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, ProcessStatus
 
 _STOP_SECONDS = 2.0
 """How long a process may take to end itself before it is killed."""
@@ -145,9 +145,9 @@ class Server:
 
     def _on_event(self, event: GroupEvent) -> None:
         match event:
-            case Status(role="gateway"):
+            case ProcessStatus(role="gateway"):
                 self._on_gateway_status(event)
-            case Status():
+            case ProcessStatus():
                 self._progress.status(event)
                 if self._loading.hear(event):
                     self._tell_loading()
@@ -164,7 +164,7 @@ class Server:
             case Note(text):
                 self._progress.line(f"gllm: {text}")
 
-    def _on_gateway_status(self, status: Status) -> None:
+    def _on_gateway_status(self, status: ProcessStatus) -> None:
         if not self._gateway_reported:
             self._gateway_reported = True
             if self._group.running:

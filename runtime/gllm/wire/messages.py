@@ -5,10 +5,10 @@ Those between the supervisors of two nodes are in `gllm.wire.node_messages`.
 Never pickle: decoding is typed, unknown tags and fields are refused, sizes are bounded by the transport.
 
     gateway  -> engine      Connect | Submit | Abort
-    engine   -> gateway     Hello | Outputs
-    engine   -> worker      Configure | PrepareGrammar | DropGrammar | StepPlan | Stop
+    engine   -> gateway     Hello | RequestOutputs
+    engine   -> worker      Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
     worker   -> engine      Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
-    process  -> supervisor  Status
+    process  -> supervisor  ProcessStatus
     supervisor -> process   EngineUp | EngineDown | Drain
 """
 
@@ -30,7 +30,7 @@ class Connect(Message):
     """A gateway (or an offline `LLM`) asks for `Hello` and becomes a receiver of its requests' outputs."""
 
 
-class Submit(Message):
+class Submit(Message, kw_only=True):
     request_id: str
     """Made by the server, unique for the engine's life."""
     token_ids: list[int]
@@ -50,7 +50,7 @@ class Abort(Message):
 # --- engine -> gateway ---------------------------------------------------------------------------
 
 
-class TokenLogprob(msgspec.Struct, array_like=True):
+class TokenLogprob(msgspec.Struct, array_like=True, kw_only=True):
     """Log-probability of one token and of its `top` alternatives, from the unmodified logits."""
 
     token_id: int
@@ -61,7 +61,7 @@ class TokenLogprob(msgspec.Struct, array_like=True):
     """(token id, logprob), most likely first, or in the order of `SamplingParams.logprob_token_ids`."""
 
 
-class RequestOutput(msgspec.Struct, array_like=True):
+class RequestOutput(msgspec.Struct, array_like=True, kw_only=True):
     """What one step added to one request. The last one of a request has `finish_reason`."""
 
     request_id: str
@@ -101,7 +101,7 @@ class TokenHistogram(msgspec.Struct, array_like=True):
     """Tokens in all of them."""
 
 
-class StageStats(msgspec.Struct, array_like=True):
+class StageStats(msgspec.Struct, array_like=True, kw_only=True):
     """What one stage did lately; `gllm.engine.timing.stages` defines the shares."""
 
     busy: float = 0.0
@@ -114,7 +114,7 @@ class StageStats(msgspec.Struct, array_like=True):
     """Mean of |predicted - measured| / measured step time."""
 
 
-class EngineStats(msgspec.Struct, array_like=True):
+class EngineStats(msgspec.Struct, array_like=True, kw_only=True):
     """A snapshot for metrics and health. Counters count from the engine's start."""
 
     step: int = 0
@@ -145,14 +145,14 @@ class EngineStats(msgspec.Struct, array_like=True):
     """Prompt tokens computed and tokens generated, of each step that came back."""
 
 
-class Outputs(Message):
+class RequestOutputs(Message):
     """Results of a step; with no outputs it is the heartbeat (once a second)."""
 
     outputs: list[RequestOutput]
     stats: EngineStats
 
 
-class Hello(Message):
+class Hello(Message, kw_only=True):
     """The engine is ready to serve."""
 
     epoch: int
@@ -204,7 +204,7 @@ class NewSequence(msgspec.Struct, array_like=True):
     """Number of the grammar, which is ready; 0 for none."""
 
 
-class StepPlan(Message):
+class SchedulerOutput(Message, kw_only=True):
     """One micro-batch, as a delta to what the worker already knows.
 
     Order of effects: free `freed` slots, register `new`, append `pages`, run the rows.
@@ -254,7 +254,7 @@ class GrammarReady(Message):
     """Empty: it may be used."""
 
 
-class StepResult(Message):
+class StepResult(Message, kw_only=True):
     epoch: int
     step: int
     token_ids: list[int]
@@ -269,7 +269,7 @@ class StepResult(Message):
     """(row, message): what the row asks for cannot be done, as with a grammar. The request fails, the batch goes on."""
 
 
-class StageReport(Message):
+class StageReport(Message, kw_only=True):
     """What a step cost one stage; from the first rank of each stage, in no order with the step's result."""
 
     epoch: int
@@ -291,7 +291,7 @@ class WorkerFailed(Message):
 # --- process <-> supervisor ----------------------------------------------------------------------
 
 
-class Status(Message):
+class ProcessStatus(Message, kw_only=True):
     """A child tells where it stands."""
 
     role: str
@@ -334,7 +334,7 @@ class Drain(Message):
 
 
 GatewayToEngine = Connect | Submit | Abort
-EngineToGateway = Hello | Outputs
-EngineToWorker = Configure | PrepareGrammar | DropGrammar | StepPlan | Stop
+EngineToGateway = Hello | RequestOutputs
+EngineToWorker = Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
 WorkerToEngine = Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
 SupervisorToProcess = EngineUp | EngineDown | Loading | Drain

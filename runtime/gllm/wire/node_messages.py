@@ -9,13 +9,13 @@ from __future__ import annotations
 import msgspec
 
 from gllm.config import EngineConfig
-from gllm.wire.messages import Message, Status
+from gllm.wire.messages import Message, ProcessStatus
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Grows with every change of what crosses a process boundary between nodes; different ones do not work together."""
 
 
-class Shape(msgspec.Struct, frozen=True, array_like=True):
+class ParallelConfig(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """How the ranks are laid out; the same on every node."""
 
     nnodes: int
@@ -25,7 +25,7 @@ class Shape(msgspec.Struct, frozen=True, array_like=True):
     assigned_layers: tuple[int, ...]
 
 
-class ModelDigest(msgspec.Struct, frozen=True, array_like=True):
+class ModelDigest(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What a model folder or file holds, whatever its path."""
 
     config: str
@@ -36,7 +36,7 @@ class ModelDigest(msgspec.Struct, frozen=True, array_like=True):
     num_bytes: int
 
 
-class Join(Message):
+class Join(Message, kw_only=True):
     """A slave asks to be part of the group. `protocol` and `version` stay the first fields for ever, so that nodes of
     different versions can tell each other so."""
 
@@ -45,7 +45,7 @@ class Join(Message):
     node_rank: int
     host: str
     """The slave's own address, for messages."""
-    shape: Shape
+    shape: ParallelConfig
     model: ModelDigest
 
 
@@ -78,7 +78,7 @@ class StopEpoch(Message):
 class NodeStatus(Message):
     """A slave's worker reports."""
 
-    status: Status
+    status: ProcessStatus
 
 
 class NodeExit(Message):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gllm.layers.attention_backends.base import AttentionBatch
-from gllm.wire.messages import StepPlan
+from gllm.wire.messages import SchedulerOutput
 from gllm.worker.slots import Int32, Int64, SlotTable
 
 
@@ -34,7 +34,7 @@ class StepBatch:
     """[s] index of that last token among the n."""
 
 
-def build_batch(plan: StepPlan, table: SlotTable) -> StepBatch:
+def build_batch(plan: SchedulerOutput, table: SlotTable) -> StepBatch:
     """Build the arrays of a plan whose state changes were applied, and advance `table` past it."""
     slots = np.asarray(plan.slots, np.int32)
     query_lens = np.asarray(plan.num_tokens, np.int32)

@@ -19,7 +19,7 @@ from gllm.parallel.layout import Place, check_shape, kv_head_slice, split_layers
 from gllm.parallel.tensor_group import Planned
 from gllm.parallel.world import World, join_world, ranks_beside, ranks_per_device
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import Configure, NewSequence, StepPlan
+from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
 from gllm.worker import memory
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.graphs import DecodeGraphs
@@ -207,8 +207,20 @@ def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) ->
     prompt = max(1, min(8, configure.max_model_len - 1))
     pages = list(range(-(-(prompt + 1) // config.page_size)))
     sampling = SamplingParams(temperature=1.0, top_k=8, seed=0)
-    sequence = NewSequence(0, [0] * prompt, prompt, 0, pages, sampling)
+    sequence = NewSequence(
+        slot=0, token_ids=[0] * prompt, num_prompt_tokens=prompt, num_computed_tokens=0, pages=pages, sampling=sampling
+    )
     tokens = [0] if config.pp > 1 else []
-    runner.launch(StepPlan(0, 0, [0], [prompt], [True], [], [sequence], [])).wait()
-    runner.launch(StepPlan(0, 1, [0], [1], [True], [], [], [], tokens)).wait()
-    runner.launch(StepPlan(0, 2, [], [], [], [], [], [0])).wait()
+    runner.launch(
+        SchedulerOutput(
+            epoch=0, step=0, slots=[0], num_tokens=[prompt], samples=[True], pages=[], new=[sequence], freed=[]
+        )
+    ).wait()
+    runner.launch(
+        SchedulerOutput(
+            epoch=0, step=1, slots=[0], num_tokens=[1], samples=[True], pages=[], new=[], freed=[], tokens=tokens
+        )
+    ).wait()
+    runner.launch(
+        SchedulerOutput(epoch=0, step=2, slots=[], num_tokens=[], samples=[], pages=[], new=[], freed=[0])
+    ).wait()

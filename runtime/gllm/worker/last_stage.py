@@ -9,7 +9,7 @@ import torch
 
 from gllm.models.base import CausalLM
 from gllm.parallel.tensor_group import TensorGroup
-from gllm.wire.messages import StepPlan, TokenLogprob
+from gllm.wire.messages import SchedulerOutput, TokenLogprob
 from gllm.worker.batch import StepBatch
 from gllm.worker.sampling.logprobs import token_logprobs
 from gllm.worker.sampling.sampler import Sampled, Sampler
@@ -61,7 +61,7 @@ class LastStage:
         if device.type == "cpu":  # steps follow one another; on CUDA the next may be launched while these are read
             self._logits = torch.empty(num_slots, model.config.vocab_size)
 
-    def apply(self, plan: StepPlan) -> None:
+    def apply(self, plan: SchedulerOutput) -> None:
         """Forget and register sequences."""
         for sequence in plan.new:
             asked = sequence.sampling.prompt_logprobs

@@ -24,7 +24,7 @@ from gllm.wire.messages import (
     GrammarReady,
     PrepareGrammar,
     Ready,
-    StepPlan,
+    SchedulerOutput,
     Stop,
     WorkerFailed,
     WorkerToEngine,
@@ -86,7 +86,7 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
             _answer(runner.world.place, runner.launch(plan), link.send)
 
 
-def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[StepPlan]:
+def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
     """The plans until `Stop`. What else the engine says is carried out on the way."""
     tell: list[Callable[[WorkerToEngine], None]] = []
 
@@ -98,7 +98,7 @@ def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[StepPlan]:
 
     while not isinstance(message := link.receive(), Stop):
         match message:
-            case StepPlan():
+            case SchedulerOutput():
                 yield message
             case PrepareGrammar(number=number, grammar=grammar):
                 runner.grammars.prepare(number, grammar, compiled)

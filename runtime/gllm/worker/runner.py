@@ -18,7 +18,7 @@ import torch
 from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.models.base import CausalLM
 from gllm.parallel.world import World
-from gllm.wire.messages import StageReport, StepPlan, StepResult
+from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.last_stage import LastStage, StageOutput
 from gllm.worker.replay import StepReplay
@@ -30,7 +30,7 @@ from gllm.worker.slots import SlotTable
 class LaunchedStep:
     """A step whose results may still be on the device."""
 
-    plan: StepPlan
+    plan: SchedulerOutput
     stage: int
     batch: StepBatch
     output: StageOutput | None
@@ -50,7 +50,9 @@ class LaunchedStep:
             self.done.synchronize()
             self.elapsed = self.begun.elapsed_time(self.done) / 1000
             self.started = max(self.started, time.time() - self.elapsed)
-        return StageReport(self.plan.epoch, self.plan.step, self.stage, self.started, self.elapsed)
+        return StageReport(
+            epoch=self.plan.epoch, step=self.plan.step, stage=self.stage, started=self.started, elapsed=self.elapsed
+        )
 
     def collect(self) -> StepResult:
         """Wait for the device and return the step's result; only on the rank that samples."""
@@ -110,7 +112,7 @@ class ModelRunner:
         return self.last_stage.sampler.state.grammars
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> LaunchedStep:
+    def launch(self, plan: SchedulerOutput) -> LaunchedStep:
         self.table.apply(plan)
         if self.last_stage is not None:
             self.last_stage.apply(plan)

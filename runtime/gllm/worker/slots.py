@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gllm.wire.messages import NewSequence, StepPlan
+from gllm.wire.messages import NewSequence, SchedulerOutput
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ class SlotTable:
         """See `NewSequence`."""
         self._tokens: list[Int64 | None] = [None] * max_num_seqs
 
-    def apply(self, plan: StepPlan) -> None:
+    def apply(self, plan: SchedulerOutput) -> None:
         """Free, register, append pages: the state changes that come before the plan's rows run."""
         for slot in plan.freed:
             self._tokens[slot] = None

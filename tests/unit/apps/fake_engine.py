@@ -82,7 +82,9 @@ class FakeClient:
     """
 
     def __init__(self, config: Config, max_num_seqs: int = 2, max_model_len: int = 64) -> None:
-        self._hello = Hello(0, max_model_len, 100, 16, max_num_seqs)
+        self._hello = Hello(
+            epoch=0, max_model_len=max_model_len, num_pages=100, page_size=16, max_num_seqs=max_num_seqs
+        )
         self.submitted: list[tuple[str, SamplingParams]] = []
         self.live: set[str] = set()
         self.most_live = 0
@@ -111,11 +113,13 @@ class FakeClient:
         try:
             if sampling.max_tokens == 0:
                 finished = True
-                yield RequestOutput(request_id, [], "length")
+                yield RequestOutput(request_id=request_id, token_ids=[], finish_reason="length")
                 return
             if prompt.startswith(b"!fail"):
                 finished = True
-                yield RequestOutput(request_id, [], "error", error="the sampler choked")
+                yield RequestOutput(
+                    request_id=request_id, token_ids=[], finish_reason="error", error="the sampler choked"
+                )
                 return
             answer = [*prompt.upper(), EOS]
             for place, token in enumerate(answer, start=1):
@@ -127,9 +131,19 @@ class FakeClient:
                     raise EngineError(self.reason)
                 stop = token if token == EOS else None
                 reason = "stop" if stop else "length" if place == sampling.max_tokens else None
-                logprobs = [TokenLogprob(token, -0.5, 1, [(token, -0.5)])] if sampling.logprobs is not None else None
+                logprobs = (
+                    [TokenLogprob(token_id=token, logprob=-0.5, rank=1, top=[(token, -0.5)])]
+                    if sampling.logprobs is not None
+                    else None
+                )
                 finished = reason is not None
-                yield RequestOutput(request_id, [token], reason, stop, logprobs=logprobs)
+                yield RequestOutput(
+                    request_id=request_id,
+                    token_ids=[token],
+                    finish_reason=reason,
+                    stop_token_id=stop,
+                    logprobs=logprobs,
+                )
                 if reason:
                     return
         finally:

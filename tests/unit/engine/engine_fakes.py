@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gllm.engine.kv_pages import root_digest
 from gllm.engine.sequence import Sequence
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import StepPlan, StepResult, TokenLogprob
+from gllm.wire.messages import SchedulerOutput, StepResult, TokenLogprob
 
 VOCAB = 50
 EOS = 7
@@ -75,7 +75,7 @@ class FakeWorker:
     decode_slots: set[int] = field(default_factory=set)
     """Of the last plan: slots that continue from a token sampled here."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: SchedulerOutput) -> StepResult:
         assert plan.step == self.last_step + 1
         self.last_step = plan.step
         for freed in plan.freed:
@@ -102,7 +102,7 @@ class FakeWorker:
         if plan.tokens:  # pp > 1: the first stage does not have what the last one sampled
             inputs = [self.slots[slot].tokens[self.slots[slot].num_computed] for slot in plan.slots]
             assert plan.tokens == inputs[: sum(decode_rows)]
-        result = StepResult(plan.epoch, plan.step, [], 0.001)
+        result = StepResult(epoch=plan.epoch, step=plan.step, token_ids=[], elapsed=0.001)
         logprobs: list[TokenLogprob | None] = []
         for row, (slot_id, count, samples) in enumerate(zip(plan.slots, plan.num_tokens, plan.samples, strict=True)):
             slot = self.slots[slot_id]
@@ -146,4 +146,4 @@ class FakeWorker:
 
     @staticmethod
     def logprob(token: int) -> TokenLogprob:
-        return TokenLogprob(token, -float(token), 1, [])
+        return TokenLogprob(token_id=token, logprob=-float(token), rank=1, top=[])

@@ -17,7 +17,16 @@ from gllm.engine.client.client import EngineClient
 from gllm.engine.loop import EngineLoop
 from gllm.engine.scheduler import Scheduler
 from gllm.models.config import ModelConfig, RopeConfig
-from gllm.wire.messages import Capacity, Configure, EngineToWorker, GrammarReady, PrepareGrammar, Ready, StepPlan, Stop
+from gllm.wire.messages import (
+    Capacity,
+    Configure,
+    EngineToWorker,
+    GrammarReady,
+    PrepareGrammar,
+    Ready,
+    SchedulerOutput,
+    Stop,
+)
 from gllm.wire.transport import configure_socket, decoder, encode, worker_identity
 
 MODEL = ModelConfig(
@@ -46,7 +55,7 @@ class WorkerThread:
         self.num_pages = num_pages
         self.held = held
         self.start_after = start_after
-        self.plans: list[StepPlan] = []
+        self.plans: list[SchedulerOutput] = []
         self.prepared: list[str] = []
         """Grammars that it was told to compile."""
         self.configured: Configure | None = None
@@ -78,7 +87,7 @@ class WorkerThread:
                     case PrepareGrammar(number=number, grammar=grammar):
                         self.prepared.append(grammar)
                         socket.send(encode(GrammarReady(number, "it is bad" if grammar == "bad" else "")))
-                    case StepPlan() as plan:
+                    case SchedulerOutput() as plan:
                         self.plans.append(plan)
                         waiting.append(encode(worker.execute(plan)))
                     case Stop():

@@ -178,14 +178,14 @@ def test_frames_that_do_not_decode_are_survived(run_dir: str) -> None:
     WorkerThread(config)
 
     async def talk(client: EngineClient) -> None:
-        submit = msgspec.to_builtins(Submit("odd", [1], SamplingParams()))
+        submit = msgspec.to_builtins(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
         submit[3] = {"temperature": -1.0}
         socket = client._socket
         assert socket is not None
         for payload in (b"", b"\xc1", encode(Stop()), msgspec.msgpack.encode(["Submit"])):
             await socket.send(payload)
         await socket.send_multipart([b"one", b"frame", b"too many"])
-        replay = Replay(Submit("odd", [1], SamplingParams()))
+        replay = Replay(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
         stream = client._live["odd"] = OutputStream("odd", replay, lambda stream: None)
         await socket.send(msgspec.msgpack.encode(submit))
         [output] = [output async for output in stream]
@@ -288,14 +288,18 @@ def test_connecting_gives_up_in_time(run_dir: str) -> None:
 
 
 def test_merged_outputs_lose_nothing() -> None:
-    entry = TokenLogprob(1, -1.0, 1, [])
-    first = RequestOutput("a", [1], logprobs=[entry], prompt_logprobs=[None], num_cached_tokens=4, queue_time=1.0)
-    then = RequestOutput("a", [2], "stop", 2, logprobs=[entry], num_preemptions=1)
+    entry = TokenLogprob(token_id=1, logprob=-1.0, rank=1, top=[])
+    first = RequestOutput(
+        request_id="a", token_ids=[1], logprobs=[entry], prompt_logprobs=[None], num_cached_tokens=4, queue_time=1.0
+    )
+    then = RequestOutput(
+        request_id="a", token_ids=[2], finish_reason="stop", stop_token_id=2, logprobs=[entry], num_preemptions=1
+    )
     assert merge(first, then) == RequestOutput(
-        "a",
-        [1, 2],
-        "stop",
-        2,
+        request_id="a",
+        token_ids=[1, 2],
+        finish_reason="stop",
+        stop_token_id=2,
         logprobs=[entry, entry],
         prompt_logprobs=[None],
         num_cached_tokens=4,

@@ -196,9 +196,9 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
 
 
 def test_usage_is_that_of_the_first_computation() -> None:
-    replay = Replay(Submit("a", [1, 2], SamplingParams(seed=1)))
+    replay = Replay(Submit(request_id="a", token_ids=[1, 2], sampling=SamplingParams(seed=1)))
     assert replay.message().num_generated == 0
-    first = RequestOutput("a", [5], num_cached_tokens=16, queue_time=1.0)
+    first = RequestOutput(request_id="a", token_ids=[5], num_cached_tokens=16, queue_time=1.0)
     replay.receive(first)
     assert first.queue_time == pytest.approx(1.0, abs=0.1)
     for _ in range(MOST_LOSSES):
@@ -206,7 +206,7 @@ def test_usage_is_that_of_the_first_computation() -> None:
         message = replay.message()
         assert (message.token_ids, message.num_generated) == ([1, 2, 5], 1)
     assert not replay.hopeless
-    last = RequestOutput("a", [6], "length", num_cached_tokens=32)
+    last = RequestOutput(request_id="a", token_ids=[6], finish_reason="length", num_cached_tokens=32)
     replay.receive(last)
     assert last.num_cached_tokens == 16
     assert replay.losses == 0

@@ -31,7 +31,14 @@ MODEL = ModelConfig(
 
 
 def made(sampling: SamplingParams, *, salt: str = "", generated: list[int] | None = None) -> Sequence:
-    submit = Submit("a", [1, 2, 3, *(generated or ())], for_engine(sampling), 4, salt, len(generated or ()))
+    submit = Submit(
+        request_id="a",
+        token_ids=[1, 2, 3, *(generated or ())],
+        sampling=for_engine(sampling),
+        priority=4,
+        cache_salt=salt,
+        num_generated=len(generated or ()),
+    )
     assert refusal(submit, vocab_size=MODEL.vocab_size, max_model_len=128) is None
     return make_sequence(submit, MODEL, max_model_len=128, client=b"gateway", now=5.0)
 
@@ -46,7 +53,9 @@ def test_the_client_draws_a_seed_only_where_none_was_given() -> None:
     seeds = {for_engine(SamplingParams()).seed for _ in range(20)}
     assert len(seeds) == 20
     assert None not in seeds
-    assert "seed" in (refusal(Submit("a", [1], SamplingParams()), vocab_size=9, max_model_len=9) or "")
+    assert "seed" in (
+        refusal(Submit(request_id="a", token_ids=[1], sampling=SamplingParams()), vocab_size=9, max_model_len=9) or ""
+    )
 
 
 def test_the_engine_does_not_get_stop_strings() -> None:

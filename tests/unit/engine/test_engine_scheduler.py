@@ -13,7 +13,7 @@ from gllm.engine.batch import BatchBuilder
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.policies import Budget
 from gllm.engine.scheduler import Scheduler
-from gllm.wire.messages import RequestOutput, StepPlan, StepResult
+from gllm.wire.messages import RequestOutput, SchedulerOutput, StepResult
 
 
 class Bench:
@@ -32,7 +32,7 @@ class Bench:
     def add(self, request_id: str, prompt: list[int], **options: Any) -> None:
         self.scheduler.add(make_sequence(request_id, prompt, max_model_len=self.scheduler.max_model_len, **options))
 
-    def plan(self) -> StepPlan:
+    def plan(self) -> SchedulerOutput:
         plan = self.scheduler.schedule()
         assert plan is not None
         self.results.append(self.worker.execute(plan))

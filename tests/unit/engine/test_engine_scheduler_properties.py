@@ -199,7 +199,9 @@ class Trial:
             number = step.result.step
             seconds = self.setting.token_seconds[number % len(self.setting.token_seconds)]
             elapsed = seconds * (5 + len(step.rows))
-            self.scheduler.observe(StageReport(3 if stage != 1 else 2, number, stage, 0.0, elapsed))
+            self.scheduler.observe(
+                StageReport(epoch=3 if stage != 1 else 2, step=number, stage=stage, started=0.0, elapsed=elapsed)
+            )
         for client, outputs in self.scheduler.process_result(step.result).items():
             assert client == b"client"
             for output in outputs:

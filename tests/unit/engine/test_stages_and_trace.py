@@ -95,13 +95,13 @@ def events_of(path: Path) -> list[dict[str, Any]]:
 def test_a_trace_has_a_track_a_stage_and_counters(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 2)
-    writer.stage(StageReport(0, 1, 0, 100.0, 0.5), WORK)
-    writer.stage(StageReport(0, 1, 1, 100.6, 0.25), WORK)
-    writer.stage(StageReport(0, 2, 0, 100.5, 0.1), None)
-    writer.stage(StageReport(0, 2, 7, 100.5, 0.1), None)
+    writer.stage(StageReport(epoch=0, step=1, stage=0, started=100.0, elapsed=0.5), WORK)
+    writer.stage(StageReport(epoch=0, step=1, stage=1, started=100.6, elapsed=0.25), WORK)
+    writer.stage(StageReport(epoch=0, step=2, stage=0, started=100.5, elapsed=0.1), None)
+    writer.stage(StageReport(epoch=0, step=2, stage=7, started=100.5, elapsed=0.1), None)
     writer.counters(101.0, EngineStats(num_waiting_tokens=5, num_running=3, kv_usage=0.5, num_inflight=2))
     writer.close()
-    writer.stage(StageReport(0, 3, 0, 102.0, 0.5), WORK)
+    writer.stage(StageReport(epoch=0, step=3, stage=0, started=102.0, elapsed=0.5), WORK)
     writer.close()
     events = events_of(path)
     names = {event["args"]["name"] for event in events if event["ph"] == "M"}
@@ -124,7 +124,7 @@ def test_slices_of_a_stage_never_overlap(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 1)
     for step, (start, elapsed) in enumerate([(0.0, 1.0), (0.9, 1.0), (0.5, 0.1), (3.0, 0.0), (2.0, 5.0)]):
-        writer.stage(StageReport(0, step, 0, start, elapsed), WORK)
+        writer.stage(StageReport(epoch=0, step=step, stage=0, started=start, elapsed=elapsed), WORK)
     writer.close()
     end = 0.0
     for event in events_of(path):
@@ -138,7 +138,7 @@ def test_a_trace_is_bounded_and_complete(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 1, max_events=10)
     for step in range(100):
-        writer.stage(StageReport(0, step, 0, float(step), 0.5), WORK)
+        writer.stage(StageReport(epoch=0, step=step, stage=0, started=float(step), elapsed=0.5), WORK)
     writer.close()
     assert len(events_of(path)) == 10
 
@@ -146,7 +146,7 @@ def test_a_trace_is_bounded_and_complete(tmp_path: Path) -> None:
 def test_a_trace_that_was_cut_off_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 1)
-    writer.stage(StageReport(0, 1, 0, 1.0, 0.5), WORK)
+    writer.stage(StageReport(epoch=0, step=1, stage=0, started=1.0, elapsed=0.5), WORK)
     writer.close()
     path.write_text(path.read_text().removesuffix("\n]\n"))
     assert [(piece.stage, piece.work, piece.seconds) for piece in read_slices(path)] == [(0, WORK, 0.5)]

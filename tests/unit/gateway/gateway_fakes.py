@@ -90,7 +90,11 @@ class FakeStream(AsyncIterator[RequestOutput]):
             engine.live.pop(self.request_id, None)
             error = engine.invalid or "secret detail of the engine"
             return RequestOutput(
-                self.request_id, [], finish_reason="error", error=error, invalid_request=bool(engine.invalid)
+                request_id=self.request_id,
+                token_ids=[],
+                finish_reason="error",
+                error=error,
+                invalid_request=bool(engine.invalid),
             )
         count = engine.tokens_per_output
         limit = self.sampling.max_tokens or 0
@@ -105,8 +109,8 @@ class FakeStream(AsyncIterator[RequestOutput]):
             self.ended = True
             engine.live.pop(self.request_id, None)
         return RequestOutput(
-            self.request_id,
-            ids,
+            request_id=self.request_id,
+            token_ids=ids,
             finish_reason=reason,
             stop_token_id=stop,
             logprobs=[fake_logprob(t, self.sampling.logprobs) for t in ids]
@@ -132,7 +136,7 @@ class FakeStream(AsyncIterator[RequestOutput]):
 
 
 def fake_logprob(token: int, top: int) -> TokenLogprob:
-    return TokenLogprob(token, -0.5, 1, [(token, -0.5), (ord("z"), float("-inf"))][:top])
+    return TokenLogprob(token_id=token, logprob=-0.5, rank=1, top=[(token, -0.5), (ord("z"), float("-inf"))][:top])
 
 
 class FakeEngine:

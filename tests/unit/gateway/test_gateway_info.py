@@ -135,13 +135,22 @@ def test_request_metrics(http: httpx.Client, clean: RunningServer) -> None:
 
 def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
     clean.engine.stats = EngineStats(
-        num_running=3, num_waiting=4, num_deferred=1, kv_usage=0.25, num_preemptions=7, prefix_cache_queries=100,
-        prefix_cache_hits=60, num_inflight=2,
-        stages=[StageStats(0.9, 0.1, 0.01, 0.05), StageStats(0.8, 0.2, 0.02, 0.06)],
+        num_running=3,
+        num_waiting=4,
+        num_deferred=1,
+        kv_usage=0.25,
+        num_preemptions=7,
+        prefix_cache_queries=100,
+        prefix_cache_hits=60,
+        num_inflight=2,
+        stages=[
+            StageStats(busy=0.9, bubble=0.1, step_time=0.01, prediction_error=0.05),
+            StageStats(busy=0.8, bubble=0.2, step_time=0.02, prediction_error=0.06),
+        ],
         microbatch_prefill=TokenHistogram([4, 0, 1] + [0] * 11, 12),
         microbatch_decode=TokenHistogram([0, 5] + [0] * 12, 20),
         iterations=TokenHistogram([39, 0, 1] + [0] * 11, 49),
-    )  # fmt: skip
+    )
     got = samples(http)
     assert got["gllm:stage_busy_perc[('stage', '0')]"] == 0.9
     assert got["gllm:stage_bubble_perc[('stage', '1')]"] == 0.2

@@ -123,7 +123,7 @@ def test_no_number_that_json_cannot_say(http: httpx.Client) -> None:
 
 def test_the_token_itself_comes_first() -> None:
     tokenizer = byte_tokenizer()
-    entry = TokenLogprob(ord("x"), -3.0, 9, [(ord("a"), -0.1), (ord("b"), -0.2)])
+    entry = TokenLogprob(token_id=ord("x"), logprob=-3.0, rank=9, top=[(ord("a"), -0.1), (ord("b"), -0.2)])
     names = TokenNames(tokenizer, as_ids=False)
     [top] = CompletionLogprobs(tokenizer, names, skip_special_tokens=True).answer([entry])["top_logprobs"]
     assert list(top.items()) == [("x", -3.0), ("a", -0.1), ("b", -0.2)]

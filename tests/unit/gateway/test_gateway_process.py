@@ -32,9 +32,9 @@ from gllm.wire.messages import (
     GatewayToEngine,
     Hello,
     Loading,
-    Outputs,
+    ProcessStatus,
     RequestOutput,
-    Status,
+    RequestOutputs,
     Submit,
     SupervisorToProcess,
 )
@@ -120,17 +120,19 @@ class Group:
         poller = zmq.Poller()
         poller.register(self.control, zmq.POLLIN)
         poller.register(self.engine, zmq.POLLIN)
-        status, requests = decoder(Status), decoder(GatewayToEngine)
+        status, requests = decoder(ProcessStatus), decoder(GatewayToEngine)
         gateway = b""
         while not self._closing.is_set():
             ready = dict(poller.poll(20))
             while self.outbox and gateway:
                 self.control.send_multipart([gateway, encode(self.outbox.pop(0))])
             while self.results:
-                self.engine.send_multipart([self.peer, encode(Outputs([self.results.pop(0)], EngineStats(step=2)))])
+                self.engine.send_multipart(
+                    [self.peer, encode(RequestOutputs([self.results.pop(0)], EngineStats(step=2)))]
+                )
             if self.control in ready:
                 gateway, payload = self.control.recv_multipart()
-                said: Status = status.decode(payload)
+                said: ProcessStatus = status.decode(payload)
                 self.states.append(said.state)
                 self.details.append(said.detail)
                 if said.state == "starting" and len(self.states) == 1:
@@ -149,12 +151,12 @@ class Group:
             self.submitted.append(message)
             ended = self.answer
             output = RequestOutput(
-                message.request_id,
-                [*b"Hi", EOS] if ended else [*b"Hi"],
+                request_id=message.request_id,
+                token_ids=[*b"Hi", EOS] if ended else [*b"Hi"],
                 finish_reason="stop" if ended else None,
                 stop_token_id=EOS if ended else None,
             )
-            self.engine.send_multipart([peer, encode(Outputs([output], EngineStats(step=1)))])
+            self.engine.send_multipart([peer, encode(RequestOutputs([output], EngineStats(step=1)))])
 
     def until_ready(self) -> None:
         wait_until(lambda: "ready" in self.states, 30)
@@ -282,7 +284,9 @@ def test_drain(folder: Path, how: str) -> None:
             assert refused.status_code == 503
             assert refused.headers["retry-after"]
         if how == "finish":
-            rest = RequestOutput(group.submitted[0].request_id, [EOS], finish_reason="stop", stop_token_id=EOS)
+            rest = RequestOutput(
+                request_id=group.submitted[0].request_id, token_ids=[EOS], finish_reason="stop", stop_token_id=EOS
+            )
             group.results.append(rest)
         elif how == "second signal":
             group.process.send_signal(signal.SIGTERM)

@@ -23,7 +23,7 @@ from gllm.supervisor.group import (
     RestartPolicy,
 )
 from gllm.supervisor.process import Commands
-from gllm.wire.messages import EngineDown, EngineUp, Status
+from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 
 CONFIG = Config(engine=EngineConfig(model="fake"))
 FAST = RestartPolicy(first_delay=0.05, longest_delay=0.1)
@@ -61,7 +61,7 @@ class Observer:
             await asyncio.wait_for(self._news.wait(), 20)
 
     def without_statuses(self) -> list[GroupEvent]:
-        return [event for event in self.events if not isinstance(event, Status)]
+        return [event for event in self.events if not isinstance(event, ProcessStatus)]
 
 
 def observe(
@@ -100,12 +100,14 @@ def test_starts_reports_progress_and_stops(tmp_path: Path, notes: Path) -> None:
         await observer.group.wait_ready()
         assert set(observer.group.pids) == {"engine", "worker-0"}
         assert observer.group.running
-        while len([e for e in observer.events if isinstance(e, Status) and e.state == "loading"]) < 5:
+        while len([e for e in observer.events if isinstance(e, ProcessStatus) and e.state == "loading"]) < 5:
             await asyncio.sleep(0.02)
 
     observer = observe(fake_commands(tmp_path), NEVER, scenario)
     assert observer.without_statuses() == [EngineUp(0), EngineReady(0)]
-    progress = [event.progress for event in observer.events if isinstance(event, Status) and event.state == "loading"]
+    progress = [
+        event.progress for event in observer.events if isinstance(event, ProcessStatus) and event.state == "loading"
+    ]
     assert progress == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert sorted(notes.read_text().split("\n")[:-1]) == ["engine 0 start", "worker-0 0 start"]
 
@@ -305,8 +307,8 @@ def test_the_first_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -
     async def scenario(observer: Observer) -> None:
         await observer.group.wait_ready()
         Path(os.environ["FAKE_NOTES"] + ".kill").touch()
-        await observer.until_type(Status)
-        while not any(isinstance(event, Status) and event.state == "failed" for event in observer.events):
+        await observer.until_type(ProcessStatus)
+        while not any(isinstance(event, ProcessStatus) and event.state == "failed" for event in observer.events):
             await asyncio.sleep(0.001)
         os.kill(observer.group.pids["worker-0"], signal.SIGKILL)
         await observer.until_type(EngineDown)

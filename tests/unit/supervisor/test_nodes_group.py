@@ -23,11 +23,11 @@ from gllm.supervisor.nodes.master import Master
 from gllm.supervisor.nodes.slave import Slave
 from gllm.supervisor.restart import RestartPolicy
 from gllm.wire.curve import make_keys
-from gllm.wire.messages import EngineDown, EngineUp, Status
+from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 from gllm.wire.node_messages import Heartbeat, ModelDigest
 
 KEYS = make_keys()
-MODEL = ModelDigest("c", "t", 1, 1)
+MODEL = ModelDigest(config="c", tensors="t", num_tensors=1, num_bytes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_a_name_that_is_known_late_then_a_group_then_its_end(tmp_path: Path, not
         await pair.until_event(EngineReady(0))
         assert set(pair.group.pids) == {"engine", "worker-0"}
         await pair.until(lambda: set(slave.pids) == {"worker-1"})
-        loading = lambda event: isinstance(event, Status) and event.role == "worker-1" and event.progress == 1.0  # noqa: E731
+        loading = lambda event: isinstance(event, ProcessStatus) and event.role == "worker-1" and event.progress == 1.0  # noqa: E731
         await pair.until(lambda: any(map(loading, pair.events)))
         await pair.group.stop()
         assert await running == 0
@@ -205,7 +205,7 @@ def test_a_second_node_of_the_same_rank_waits_and_gets_in_when_the_first_is_gone
 
 def test_a_refused_node_ends_and_the_group_goes_on_waiting(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
-        _, wrong = pair.slave(ModelDigest("other", "t", 1, 1))
+        _, wrong = pair.slave(ModelDigest(config="other", tensors="t", num_tensors=1, num_bytes=1))
         await pair.group.start()
         assert await wrong == 1
         assert "gllm: error: the master at 127.0.0.1:" in pair.err.getvalue()

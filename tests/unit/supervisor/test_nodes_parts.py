@@ -20,7 +20,7 @@ from gllm.supervisor.nodes.addresses import address_towards, interface_of, is_wi
 from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
 from gllm.supervisor.nodes.digest import digest_model
 from gllm.supervisor.nodes.placement import check_nodes, ranks_of, rendezvous, worker_environment
-from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, Shape
+from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, ParallelConfig
 from gllm.wire.transport import encode
 
 # --- placement -----------------------------------------------------------------------------------------
@@ -120,24 +120,44 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 # --- admission -----------------------------------------------------------------------------------------
 
-SHAPE = Shape(2, 4, 2, 1, ())
-MODEL = ModelDigest("c", "t", 10, 1000)
+SHAPE = ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=())
+MODEL = ModelDigest(config="c", tensors="t", num_tensors=10, num_bytes=1000)
 
 
 def join(**changes: object) -> Join:
-    return msgspec.structs.replace(Join(PROTOCOL, __version__, 1, "10.0.0.2", SHAPE, MODEL), **changes)
+    return msgspec.structs.replace(
+        Join(protocol=PROTOCOL, version=__version__, node_rank=1, host="10.0.0.2", shape=SHAPE, model=MODEL), **changes
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"shape": Shape(2, 2, 2, 1, ())}, "--pp is 2 here and 4 on the master"),
-        ({"shape": Shape(2, 4, 2, 1, (1, 2))}, "--assigned-layers is 1,2 here and not set on the master"),
-        ({"shape": Shape(3, 6, 2, 1, ())}, "--nnodes is 3 here and 2 on the master, --pp is 6"),
+        (
+            {"shape": ParallelConfig(nnodes=2, pp=2, tp=2, ep=1, assigned_layers=())},
+            "--pp is 2 here and 4 on the master",
+        ),
+        (
+            {"shape": ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=(1, 2))},
+            "--assigned-layers is 1,2 here and not set on the master",
+        ),
+        (
+            {"shape": ParallelConfig(nnodes=3, pp=6, tp=2, ep=1, assigned_layers=())},
+            "--nnodes is 3 here and 2 on the master, --pp is 6",
+        ),
         ({"node_rank": 2}, "--node-rank 2 is not one of 1 to 1"),
-        ({"model": ModelDigest("x", "t", 10, 1000)}, "its configuration is another one"),
-        ({"model": ModelDigest("c", "x", 9, 900)}, "9 tensors of 900 bytes here, 10 of 1000 on the master"),
-        ({"model": ModelDigest("c", "x", 10, 1000)}, "other names, types or shapes"),
+        (
+            {"model": ModelDigest(config="x", tensors="t", num_tensors=10, num_bytes=1000)},
+            "its configuration is another one",
+        ),
+        (
+            {"model": ModelDigest(config="c", tensors="x", num_tensors=9, num_bytes=900)},
+            "9 tensors of 900 bytes here, 10 of 1000 on the master",
+        ),
+        (
+            {"model": ModelDigest(config="c", tensors="x", num_tensors=10, num_bytes=1000)},
+            "other names, types or shapes",
+        ),
     ],
 )
 def test_refusals_say_what_differs(changes: dict[str, object], reason: str) -> None:

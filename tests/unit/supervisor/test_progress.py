@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gllm.supervisor.progress import LoadProgress
-from gllm.wire.messages import Status
+from gllm.wire.messages import ProcessStatus
 
 
-def loading(rank: int, progress: float, state: str = "loading") -> Status:
-    return Status(role=f"worker-{rank}", epoch=0, pid=1, state=state, progress=progress)
+def loading(rank: int, progress: float, state: str = "loading") -> ProcessStatus:
+    return ProcessStatus(role=f"worker-{rank}", epoch=0, pid=1, state=state, progress=progress)
 
 
 def test_ranks_count_alike() -> None:

@@ -5,22 +5,37 @@ from __future__ import annotations
 import numpy as np
 
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import NewSequence, StepPlan
+from gllm.wire.messages import NewSequence, SchedulerOutput
 from gllm.worker.batch import build_batch
 from gllm.worker.slots import SlotTable
 
 PARAMS = SamplingParams(seed=0)
 
 
-def _plan(step: int, rows: list[tuple[int, int, bool]], **deltas: list) -> StepPlan:
+def _plan(step: int, rows: list[tuple[int, int, bool]], **deltas: list) -> SchedulerOutput:
     slots, tokens, samples = zip(*rows, strict=True)
     fields = {"pages": [], "new": [], "freed": []} | deltas
-    return StepPlan(0, step, list(slots), list(tokens), list(samples), **fields)
+    return SchedulerOutput(
+        epoch=0, step=step, slots=list(slots), num_tokens=list(tokens), samples=list(samples), **fields
+    )
 
 
 def test_chunked_prompt_then_decode() -> None:
     table = SlotTable(max_num_seqs=4, max_model_len=32, page_size=4)
-    first = _plan(0, [(2, 3, False)], new=[NewSequence(2, [10, 11, 12, 13, 14], 5, 0, [7, 3], PARAMS)])
+    first = _plan(
+        0,
+        [(2, 3, False)],
+        new=[
+            NewSequence(
+                slot=2,
+                token_ids=[10, 11, 12, 13, 14],
+                num_prompt_tokens=5,
+                num_computed_tokens=0,
+                pages=[7, 3],
+                sampling=PARAMS,
+            )
+        ],
+    )
     table.apply(first)
     batch = build_batch(first, table)
     assert batch.token_ids.tolist() == [10, 11, 12]
@@ -48,7 +63,15 @@ def test_chunked_prompt_then_decode() -> None:
 
 def test_mixed_batch_keeps_rows_apart() -> None:
     table = SlotTable(max_num_seqs=4, max_model_len=32, page_size=4)
-    setup = _plan(0, [(0, 2, True)], new=[NewSequence(0, [1, 2], 2, 0, [0], PARAMS)])
+    setup = _plan(
+        0,
+        [(0, 2, True)],
+        new=[
+            NewSequence(
+                slot=0, token_ids=[1, 2], num_prompt_tokens=2, num_computed_tokens=0, pages=[0], sampling=PARAMS
+            )
+        ],
+    )
     table.apply(setup)
     build_batch(setup, table)
     mixed = _plan(
@@ -56,8 +79,17 @@ def test_mixed_batch_keeps_rows_apart() -> None:
         [(0, 1, True), (3, 5, True), (1, 2, False)],
         pages=[(0, [9])],
         new=[
-            NewSequence(3, [20, 21, 22, 23, 24, 25, 26, 27, 28], 9, 4, [5, 6, 8], PARAMS),
-            NewSequence(1, [30, 31, 32], 3, 0, [4], PARAMS),
+            NewSequence(
+                slot=3,
+                token_ids=[20, 21, 22, 23, 24, 25, 26, 27, 28],
+                num_prompt_tokens=9,
+                num_computed_tokens=4,
+                pages=[5, 6, 8],
+                sampling=PARAMS,
+            ),
+            NewSequence(
+                slot=1, token_ids=[30, 31, 32], num_prompt_tokens=3, num_computed_tokens=0, pages=[4], sampling=PARAMS
+            ),
         ],
     )
     table.apply(mixed)
@@ -75,7 +107,20 @@ def test_mixed_batch_keeps_rows_apart() -> None:
 def test_generated_tokens_of_a_resumed_sequence_are_known() -> None:
     """After a preemption the registration carries prompt and output; the last of them is computed from the host."""
     table = SlotTable(max_num_seqs=2, max_model_len=16, page_size=4)
-    plan = _plan(0, [(0, 5, True)], new=[NewSequence(0, [1, 2, 3, 40, 41], 3, 0, [0, 1], PARAMS)])
+    plan = _plan(
+        0,
+        [(0, 5, True)],
+        new=[
+            NewSequence(
+                slot=0,
+                token_ids=[1, 2, 3, 40, 41],
+                num_prompt_tokens=3,
+                num_computed_tokens=0,
+                pages=[0, 1],
+                sampling=PARAMS,
+            )
+        ],
+    )
     table.apply(plan)
     batch = build_batch(plan, table)
     assert batch.token_ids.tolist() == [1, 2, 3, 40, 41]
@@ -84,10 +129,32 @@ def test_generated_tokens_of_a_resumed_sequence_are_known() -> None:
 
 def test_slot_is_reused_without_traces() -> None:
     table = SlotTable(max_num_seqs=1, max_model_len=16, page_size=4)
-    plan = _plan(0, [(0, 6, True)], new=[NewSequence(0, list(range(6)), 6, 0, [1, 2], PARAMS)])
+    plan = _plan(
+        0,
+        [(0, 6, True)],
+        new=[
+            NewSequence(
+                slot=0,
+                token_ids=list(range(6)),
+                num_prompt_tokens=6,
+                num_computed_tokens=0,
+                pages=[1, 2],
+                sampling=PARAMS,
+            )
+        ],
+    )
     table.apply(plan)
     build_batch(plan, table)
-    again = _plan(1, [(0, 2, True)], freed=[0], new=[NewSequence(0, [8, 9], 2, 0, [3], PARAMS)])
+    again = _plan(
+        1,
+        [(0, 2, True)],
+        freed=[0],
+        new=[
+            NewSequence(
+                slot=0, token_ids=[8, 9], num_prompt_tokens=2, num_computed_tokens=0, pages=[3], sampling=PARAMS
+            )
+        ],
+    )
     table.apply(again)
     batch = build_batch(again, table)
     assert batch.token_ids.tolist() == [8, 9]

@@ -38,7 +38,16 @@ def _state(*params: SamplingParams, prompt: list[int] | None = None, output: lis
     state = SamplingState(8, VOCAB, torch.device("cpu"), GrammarStore(_no_grammar, VOCAB))
     prompt, output = prompt or [1, 2, 3], output or []
     for slot, entry in enumerate(params):
-        state.register(NewSequence(slot, prompt + output, len(prompt), 0, [], entry))
+        state.register(
+            NewSequence(
+                slot=slot,
+                token_ids=prompt + output,
+                num_prompt_tokens=len(prompt),
+                num_computed_tokens=0,
+                pages=[],
+                sampling=entry,
+            )
+        )
     return state
 
 
@@ -258,8 +267,27 @@ def _with_grammar(text: str, *, output: list[int] | None = None, **fields: Any) 
     state = SamplingState(8, VOCAB, torch.device("cpu"), store)
     output = output or []
     params = SamplingParams(temperature=0.0, stop_token_ids=(4,), seed=0, max_tokens=99, **fields)
-    state.register(NewSequence(0, [1, *output], 1, 0, [], params, grammar=1))
-    state.register(NewSequence(1, [1], 1, 0, [], SamplingParams(temperature=0.0, seed=0)))
+    state.register(
+        NewSequence(
+            slot=0,
+            token_ids=[1, *output],
+            num_prompt_tokens=1,
+            num_computed_tokens=0,
+            pages=[],
+            sampling=params,
+            grammar=1,
+        )
+    )
+    state.register(
+        NewSequence(
+            slot=1,
+            token_ids=[1],
+            num_prompt_tokens=1,
+            num_computed_tokens=0,
+            pages=[],
+            sampling=SamplingParams(temperature=0.0, seed=0),
+        )
+    )
     return state
 
 

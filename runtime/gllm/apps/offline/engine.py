@@ -13,7 +13,7 @@ from gllm.config import Config
 from gllm.engine.client.stream import EngineError
 from gllm.sampling_params import SamplingParams
 from gllm.supervisor.group import GroupError, GroupEvent, GroupFailed
-from gllm.wire.messages import EngineDown, EngineUp, Hello, RequestOutput, Status
+from gllm.wire.messages import EngineDown, EngineUp, Hello, ProcessStatus, RequestOutput
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class OfflineEngine:
         self,
         config: Config,
         *,
-        on_status: Callable[[Status], None] = lambda status: None,
+        on_status: Callable[[ProcessStatus], None] = lambda status: None,
         make_group: GroupFactory = real_group,
         make_client: ClientFactory = real_client,
     ) -> None:
@@ -147,7 +147,7 @@ class OfflineEngine:
         """An engine that dies is replaced, and goes on with what it had; only the group's failure is the end."""
         client = self._client
         match event:
-            case Status():
+            case ProcessStatus():
                 self._on_status(event)
             case EngineUp(epoch=epoch) if client is not None:
                 self._connecting = asyncio.ensure_future(self._reconnect(client, epoch))

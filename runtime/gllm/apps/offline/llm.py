@@ -29,7 +29,7 @@ from gllm.model_config_loader import load_model_config
 from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.text.bad_words import bad_word_ids
 from gllm.text.truncation import truncation_for
-from gllm.wire.messages import Status
+from gllm.wire.messages import ProcessStatus
 
 if TYPE_CHECKING:
     from gllm.text.chat_template import ChatTemplate
@@ -74,7 +74,7 @@ class LLM:
         allow_special_tokens: bool = False,
         generation_config: str = "auto",
         log_level: str = "warning",
-        on_status: Callable[[Status], None] = lambda status: None,
+        on_status: Callable[[ProcessStatus], None] = lambda status: None,
         **engine_options: Any,
     ) -> None:
         source = ModelSource(revision=revision, download_dir=download_dir)
@@ -91,7 +91,7 @@ class LLM:
         cls,
         config: Config,
         *,
-        on_status: Callable[[Status], None] = lambda status: None,
+        on_status: Callable[[ProcessStatus], None] = lambda status: None,
         make_group: GroupFactory = real_group,
         make_client: ClientFactory = real_client,
     ) -> LLM:
@@ -103,7 +103,7 @@ class LLM:
     def _start(
         self,
         config: Config,
-        on_status: Callable[[Status], None],
+        on_status: Callable[[ProcessStatus], None],
         make_group: GroupFactory,
         make_client: ClientFactory,
     ) -> None:

@@ -14,13 +14,13 @@ from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.pipeline import Passage, Pipeline
 from gllm.config import EngineConfig
 from gllm.engine.kv_pages import PagePool, root_digest
-from gllm.engine.results import Outputs
+from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
 from gllm.engine.timing.time_model import Work
 from gllm.engine.timing.trace import TraceWriter
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import StageReport, StepPlan, StepResult
+from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 
 _REPORT_SECONDS = 1e-3
 """From the end of a step on a stage to the scheduler's knowing how long it took."""
@@ -103,7 +103,7 @@ class Simulation:
             str(request.index): RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
             for request in requests
         }
-        self._in_flight: deque[tuple[StepPlan, Passage]] = deque()
+        self._in_flight: deque[tuple[SchedulerOutput, Passage]] = deque()
         self._reports: list[tuple[float, int, StageReport]] = []
         self._outcome = Outcome(list(self._records.values()), 0.0, 0.0, [], 0)
 
@@ -147,7 +147,9 @@ class Simulation:
                 self._trace.stage(report, self.scheduler.work_of(report.step))
         while self._in_flight and self._in_flight[0][1].answered <= self.now:
             plan, passage = self._in_flight.popleft()
-            result = StepResult(plan.epoch, plan.step, [0] * sum(plan.samples), passage.slices[-1][1])
+            result = StepResult(
+                epoch=plan.epoch, step=plan.step, token_ids=[0] * sum(plan.samples), elapsed=passage.slices[-1][1]
+            )
             self._note(self.scheduler.process_result(result))
             if self._trace is not None:
                 self._trace.counters(self.now, self.scheduler.stats())
@@ -167,7 +169,7 @@ class Simulation:
             )
         )
 
-    def _send(self, plan: StepPlan) -> None:
+    def _send(self, plan: SchedulerOutput) -> None:
         busy_from = self.now
         self.now += self._hardware.engine
         if self._in_flight:
@@ -177,14 +179,14 @@ class Simulation:
         passage = self._pipeline.send(work, self.now)
         self._in_flight.append((plan, passage))
         for stage, (start, elapsed) in enumerate(passage.slices):
-            report = StageReport(plan.epoch, plan.step, stage, start, elapsed)
+            report = StageReport(epoch=plan.epoch, step=plan.step, stage=stage, started=start, elapsed=elapsed)
             due = start + elapsed + _REPORT_SECONDS
             heapq.heappush(self._reports, (due, plan.step * self._hardware.pp + stage, report))
         self._outcome.works.append(work)
         self._outcome.sent.append(self.now)
         self._outcome.stage_seconds.append(max(elapsed for _, elapsed in passage.slices))
 
-    def _note(self, outputs: Outputs) -> None:
+    def _note(self, outputs: OutputsByClient) -> None:
         for output in outputs.get(b"simulation", ()):
             record = self._records[output.request_id]
             record.latency = self.now - record.start

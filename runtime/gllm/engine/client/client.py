@@ -20,7 +20,7 @@ from gllm.config import Config
 from gllm.engine.client.replay import Replay, for_engine
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, Outputs, Submit
+from gllm.wire.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, RequestOutputs, Submit
 from gllm.wire.transport import configure_socket, decoder, encode
 
 logger = logging.getLogger("gllm.engine.client")
@@ -109,7 +109,15 @@ class EngineClient:
             raise EngineError("the engine is not ready")
         if request_id in self._live:
             raise ValueError(f"request_id {request_id!r} is already live")
-        replay = Replay(Submit(request_id, token_ids, for_engine(sampling), priority, cache_salt))
+        replay = Replay(
+            Submit(
+                request_id=request_id,
+                token_ids=token_ids,
+                sampling=for_engine(sampling),
+                priority=priority,
+                cache_salt=cache_salt,
+            )
+        )
         stream = self._live[request_id] = OutputStream(request_id, replay, self._leave)
         if self.hello is not None:
             self._submit(stream)
@@ -209,7 +217,7 @@ class EngineClient:
                 continue
             self._take(message)
 
-    def _take(self, message: Outputs) -> None:
+    def _take(self, message: RequestOutputs) -> None:
         self.stats = message.stats
         for output in message.outputs:
             stream = self._live.get(output.request_id)

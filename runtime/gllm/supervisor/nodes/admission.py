@@ -8,14 +8,16 @@ import msgspec
 
 from gllm import __version__
 from gllm.config import EngineConfig, NodesConfig
-from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, Refuse, Shape
+from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, ParallelConfig, Refuse
 
 _FLAGS: Mapping[str, str] = {"nnodes": "--nnodes", "pp": "--pp", "tp": "--tp", "ep": "--ep",
                              "assigned_layers": "--assigned-layers"}  # fmt: skip
 
 
-def shape_of(engine: EngineConfig, nodes: NodesConfig) -> Shape:
-    return Shape(nodes.nnodes, engine.pp, engine.tp, engine.ep, engine.assigned_layers)
+def shape_of(engine: EngineConfig, nodes: NodesConfig) -> ParallelConfig:
+    return ParallelConfig(
+        nnodes=nodes.nnodes, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers
+    )
 
 
 def refusal_of_stranger(payload: bytes) -> Refuse | None:
@@ -34,7 +36,7 @@ def refusal_of_stranger(payload: bytes) -> Refuse | None:
     return None
 
 
-def refusal_of(join: Join, shape: Shape, model: ModelDigest) -> Refuse | None:
+def refusal_of(join: Join, shape: ParallelConfig, model: ModelDigest) -> Refuse | None:
     """Why a node with our protocol may not join; None if it may. Written from the slave's point of view."""
     different = [
         f"{flag} is {_text(getattr(join.shape, name))} here and {_text(getattr(shape, name))} on the master"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gllm.config import Config
-from gllm.wire.messages import Status
+from gllm.wire.messages import ProcessStatus
 
 
 class OtherNodes(Protocol):
@@ -30,6 +30,6 @@ class OtherNodes(Protocol):
 class NodeListener(Protocol):
     """What the other nodes tell a group."""
 
-    def on_status(self, status: Status) -> None: ...
+    def on_status(self, status: ProcessStatus) -> None: ...
     def bring_down(self, reason: str) -> None: ...
     def note(self, text: str) -> None: ...

@@ -28,7 +28,7 @@ from gllm.supervisor.signals import handling
 from gllm.supervisor.stacks import log_stacks
 from gllm.supervisor.stopped import kill_stopped
 from gllm.wire.curve import KEYS_VARIABLE, Keys
-from gllm.wire.messages import Status
+from gllm.wire.messages import ProcessStatus
 from gllm.wire.node_messages import (
     PROTOCOL,
     Goodbye,
@@ -137,7 +137,14 @@ class Slave:
         config = msgspec.structs.replace(self._config, nodes=nodes)
         async with SlaveLink(nodes, self._keys) as link:
             shape = shape_of(config.engine, nodes)
-            join = Join(PROTOCOL, __version__, nodes.node_rank, own, shape, self._model)
+            join = Join(
+                protocol=PROTOCOL,
+                version=__version__,
+                node_rank=nodes.node_rank,
+                host=own,
+                shape=shape,
+                model=self._model,
+            )
             welcome = await link.join(join, deadline)
             self._joined = True
             self._progress.line(f"gllm: node {nodes.node_rank} joined the master at {address}:{nodes.master_port}")
@@ -172,7 +179,7 @@ class Slave:
             except OSError as error:
                 self._tell(NodeExit(config.epoch, f"cannot start a process: {error}"))
 
-    def _on_status(self, status: Status) -> None:
+    def _on_status(self, status: ProcessStatus) -> None:
         self._progress.status(status)
         self._tell(NodeStatus(status))
 

@@ -27,7 +27,9 @@ def token_logprobs(
     ranks = (logprobs > chosen).sum(-1) + 1
     values, indices = logprobs.topk(max(1, max(num_top)), dim=-1)
     entries = [
-        TokenLogprob(token, logprob, rank, list(zip(top_tokens[:n], top_values[:n], strict=True)))
+        TokenLogprob(
+            token_id=token, logprob=logprob, rank=rank, top=list(zip(top_tokens[:n], top_values[:n], strict=True))
+        )
         for token, logprob, rank, top_tokens, top_values, n in zip(
             tokens.tolist(),
             chosen[:, 0].tolist(),
