@@ -27,8 +27,8 @@ from typing import Any
 
 from gllm.apps.bench import report
 from gllm.apps.bench.client import Endpoint
-from gllm.apps.bench.serve import find_model, run_requests
-from gllm.apps.bench.traces import TRACES, make_requests
+from gllm.apps.bench.serving import find_model, run_requests
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.engine.timing.trace import read_slices
 from servers import MAX_MODEL_LEN, Server, ServerCommand, free_port
 
@@ -112,7 +112,7 @@ def quota(pids: list[int], cores: float) -> Iterator[None]:
 def measure(policy: str, pp: int, options: argparse.Namespace, seed: int, folder: Path) -> Run:
     trace = folder / f"{policy}-pp{pp}-{seed}.trace.json"
     requests = make_requests(
-        TRACES[options.trace], options.num_prompts, seed=seed, rate=options.rate, max_model_len=MAX_MODEL_LEN
+        WORKLOADS[options.workload], options.num_prompts, seed=seed, rate=options.rate, max_model_len=MAX_MODEL_LEN
     )
     command = serve_command(policy, pp, trace, options.flags)
     with Server(command, trace.with_suffix(".log")) as server, contextlib.ExitStack() as stack:
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pp", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--policies", nargs="+", default=["token_throttling", "chunked_prefill"])
-    parser.add_argument("--trace", default="cpu", choices=sorted(TRACES))
+    parser.add_argument("--workload", "--trace", default="cpu", choices=sorted(WORKLOADS))
     parser.add_argument("--num-prompts", type=int, default=128)
     parser.add_argument("--rate", type=float, default=math.inf, help="requests a second (default: all at once)")
     parser.add_argument("--repeats", type=int, default=3)
@@ -230,7 +230,7 @@ def main() -> None:
     print("|" + "---|" * 8)
     for pp in options.pp:
         print("\n".join(ratios(runs, pp, options.policies)))
-    name = re.sub(r"\W+", "-", f"balance-{options.trace}")
+    name = re.sub(r"\W+", "-", f"balance-{options.workload}")
     (options.output / f"{name}.json").write_text(json.dumps([vars(run) for run in runs]))
     draw(runs, options.output / f"{name}.png")
     print(f"\ndrawn: {options.output / f'{name}.png'}")

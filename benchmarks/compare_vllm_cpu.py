@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from export_gguf import export_gguf
-from gllm.apps.bench import report
+from gllm.apps.bench import report, workloads
 from gllm.apps.bench.client import Endpoint
-from gllm.apps.bench.serve import find_model, run_requests
-from gllm.apps.bench.traces import TRACES, BenchRequest, make_requests
+from gllm.apps.bench.serving import find_model, run_requests
+from gllm.apps.bench.workloads import BenchRequest, make_requests
 from process_tree import Watch
 from servers import MAX_MODEL_LEN, Server, gllm_command, vllm_command
 
@@ -41,8 +41,8 @@ WORKLOADS = ("batch", "single")
 def requests_of(workload: str, seed: int) -> tuple[list[BenchRequest], int | None]:
     """(requests, most in flight)"""
     if workload == "batch":
-        return make_requests(TRACES["cpu"], 128, seed=seed, max_model_len=MAX_MODEL_LEN), None
-    return make_requests(TRACES["cpu"], 8, seed=seed, input_len=120, output_len=128), 1
+        return make_requests(workloads.WORKLOADS["cpu"], 128, seed=seed, max_model_len=MAX_MODEL_LEN), None
+    return make_requests(workloads.WORKLOADS["cpu"], 8, seed=seed, input_len=120, output_len=128), 1
 
 
 def measure(server: Server, workload: str, seed: int) -> dict[str, Any]:

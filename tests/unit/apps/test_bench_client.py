@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gllm.apps.bench.client import Endpoint, RequestRecord, read_answer
-from gllm.apps.bench.serve import find_model, run_requests
-from gllm.apps.bench.sse import HttpStream
-from gllm.apps.bench.traces import TRACES, make_requests
+from gllm.apps.bench.serving import find_model, run_requests
+from gllm.apps.bench.sse import SseResponse
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 
 
 def frame(text: str = "", finish: str | None = None, **more) -> bytes:
@@ -34,21 +34,28 @@ ANSWER = (
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
 def test_events_do_not_depend_on_how_the_bytes_came(size: int) -> None:
-    stream = HttpStream()
-    events = [event for at in range(0, len(ANSWER), size) for event in stream.feed(ANSWER[at : at + size])]
+    response = SseResponse()
+    events = [event for at in range(0, len(ANSWER), size) for event in response.feed(ANSWER[at : at + size])]
     assert [json.loads(event)["choices"][0]["text"] for event in events[:3]] == ["a", "b\r\n", "c"]
     assert json.loads(events[3])["usage"]["completion_tokens"] == 5
-    assert stream.complete
+    assert response.complete
 
 
 def test_plain_bodies_with_and_without_length() -> None:
     body = frame("x") + DONE
     for header in (b"\r\n", b"Content-Length: %d\r\n\r\n" % len(body)):
-        stream = HttpStream()
-        assert len(stream.feed(HEAD + header + body)) == 1
-        assert stream.complete
+        response = SseResponse()
+        assert len(response.feed(HEAD + header + body)) == 1
+        assert response.complete
     with pytest.raises(ValueError, match="not an HTTP"):
-        HttpStream().feed(b"SSH-2.0\r\n\r\n")
+        SseResponse().feed(b"SSH-2.0\r\n\r\n")
+
+
+def test_chunk_extensions_and_trailers_are_no_body() -> None:
+    response = SseResponse()
+    body = b"%x;ext=1\r\n%s\r\n0\r\nTrailer: 1\r\n\r\n" % (len(frame("x")), frame("x"))
+    assert len(response.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)) == 1
+    assert response.complete
 
 
 def read(*pieces: tuple[float, bytes]) -> RequestRecord:
@@ -99,7 +106,7 @@ def test_endpoint_from_url() -> None:
 
 
 class TinyServer:
-    """Answers /v1/completions with one frame a token, and /v1/models; keeps the bodies and the most live requests."""
+    """Answers /v1/completions with one frame for each token, and /v1/models; counts live requests, keeps bodies."""
 
     def __init__(self) -> None:
         self.bodies: list[dict] = []
@@ -146,7 +153,7 @@ class TinyServer:
 def test_against_a_server() -> None:
     server = TinyServer()
     server.fail_every = 5
-    requests = make_requests(TRACES["cpu"], 20, seed=1, rate=2000.0)
+    requests = make_requests(WORKLOADS["cpu"], 20, seed=1, rate=2000.0)
     done: list[RequestRecord] = []
 
     async def work(url: str) -> None:
@@ -181,7 +188,7 @@ def test_finding_the_model() -> None:
         asyncio.run(find_model(Endpoint.from_url("http://127.0.0.1:9")))
 
 
-def test_nobody_listens_is_a_failed_request() -> None:
+def test_a_refused_connection_is_a_failed_request() -> None:
     endpoint = Endpoint.from_url("http://127.0.0.1:9", model="m")
-    records, _ = asyncio.run(run_requests(endpoint, make_requests(TRACES["cpu"], 1)))
+    records, _ = asyncio.run(run_requests(endpoint, make_requests(WORKLOADS["cpu"], 1)))
     assert "ConnectionRefused" in records[0].error

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gllm.apps.bench.traces import TRACES, BenchRequest, make_requests
+from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
 from gllm.apps.cli.main import app
 from gllm.apps.simulate.ablation import Grid, capacity, means, run_grid
 from gllm.apps.simulate.figures import figures_of
@@ -43,7 +43,7 @@ def run(
 @pytest.mark.parametrize("pp", [1, 2, 5])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 def test_every_request_gets_every_token(policy: PolicyName, pp: int) -> None:
-    requests = make_requests(TRACES["cpu"], 40, seed=3, rate=200.0)
+    requests = make_requests(WORKLOADS["cpu"], 40, seed=3, rate=200.0)
     outcome = run(requests, hardware(pp), policy)
     for request, record in zip(requests, outcome.records, strict=True):
         assert record.ok
@@ -78,7 +78,7 @@ def test_unequal_contexts_in_a_tight_pool(
 
 
 def test_a_seed_decides_everything() -> None:
-    requests = make_requests(TRACES["cpu"], 30, seed=3, rate=100.0)
+    requests = make_requests(WORKLOADS["cpu"], 30, seed=3, rate=100.0)
     first, again = (run(requests, hardware(3), "balanced") for _ in range(2))
     assert first.records == again.records
     assert first.stage_seconds == again.stage_seconds
@@ -100,7 +100,7 @@ def test_a_lone_decode_takes_the_sum_of_its_way() -> None:
 def test_the_trace_of_a_simulation(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 3)
-    outcome = run(make_requests(TRACES["cpu"], 30, seed=3), hardware(3), "balanced", trace=writer)
+    outcome = run(make_requests(WORKLOADS["cpu"], 30, seed=3), hardware(3), "balanced", trace=writer)
     writer.close()
     events = json.loads(path.read_text())
     ends = [0.0] * 3
@@ -145,7 +145,7 @@ def test_capacity_is_a_rate_that_saturates() -> None:
     rate = capacity(pipeline, "cpu", 64)
     queues = []
     for load in (0.4, 2.5):
-        requests = make_requests(TRACES["cpu"], 200, seed=0, rate=load * rate)
+        requests = make_requests(WORKLOADS["cpu"], 200, seed=0, rate=load * rate)
         outcome = run(requests, pipeline, max_num_seqs=64)
         queues.append(figures_of(outcome).summary.ttft.p99)
     assert queues[1] > 3 * queues[0]
@@ -154,7 +154,7 @@ def test_capacity_is_a_rate_that_saturates() -> None:
 def test_throttling_evens_out_micro_batches() -> None:
     """The paper's finding in small: steadier micro-batches and less bubble than Sarathi's chunked prefill."""
     pipeline = PRESETS["qwen2.5-32b-h200"].hardware(4)
-    requests = make_requests(TRACES["azure"], 60, seed=0, rate=16.0)
+    requests = make_requests(WORKLOADS["azure"], 60, seed=0, rate=16.0)
     figures = {
         policy: figures_of(run(requests, pipeline, policy, max_num_seqs=256))
         for policy in ("token_throttling", "balanced", "chunked_prefill")
@@ -166,7 +166,7 @@ def test_throttling_evens_out_micro_batches() -> None:
 
 def test_a_grid_gives_every_policy_the_same_requests() -> None:
     policies: tuple[PolicyName, ...] = ("token_throttling", "balanced")
-    grid = Grid(policies=policies, depths=(2,), traces=("azure",), loads=(0.5,), seeds=2, seconds=2)
+    grid = Grid(policies=policies, depths=(2,), workloads=("azure",), loads=(0.5,), seeds=2, seconds=2)
     rows = run_grid(grid, processes=1)
     assert len(rows) == 4
     inputs = {row.figures.summary.total_input_tokens for row in rows if row.case.seed == 0}

@@ -1,1 +1,1 @@
-"""Load generation and measurement: the traces, the HTTP client, the figures."""
+"""Load generation and measurement: workloads, the HTTP client, the figures."""

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gllm.apps.bench.sse import HttpStream, timed_events
-from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.bench.sse import SseResponse, timed_events
+from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.server_url import server_base
 
 _END_MARKS = (b"0\r\n\r\n", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
@@ -182,9 +182,9 @@ async def send_completion(
 
 def read_answer(received: list[tuple[float, bytes]], start: float, record: RequestRecord) -> None:
     """Fill `record` from the bytes of an answer; `start` is when the request was sent, on the clock of `received`."""
-    stream = HttpStream()
+    response = SseResponse()
     times: list[float] = []
-    for now, payload in timed_events(received, stream):
+    for now, payload in timed_events(received, response):
         event = _event_decoder.decode(payload)
         if event.error:
             record.error = f"error in the stream: {bytes(event.error)[:300].decode(errors='replace')}"
@@ -200,13 +200,13 @@ def read_answer(received: list[tuple[float, bytes]], start: float, record: Reque
         # A frame that only closes the stream is no token, though the answer lasts until it.
         if choice.text or not choice.finish_reason or not times:
             times.append(now - start)
-    if stream.status == 0:
+    if response.status == 0:
         record.error = "the server closed the connection without an answer"
-    elif stream.status != 200:
-        record.error = f"HTTP {stream.status}: {bytes(stream.body[:300]).decode(errors='replace')}"
+    elif response.status != 200:
+        record.error = f"HTTP {response.status}: {bytes(response.body[:300]).decode(errors='replace')}"
     elif not times:
         record.error = "the stream had no output"
-    elif not (stream.complete and record.finish_reason):
+    elif not (response.complete and record.finish_reason):
         record.error = "the stream broke off"
     elif not record.output_tokens:
         record.error = "the stream had no usage (the server must support stream_options.include_usage)"

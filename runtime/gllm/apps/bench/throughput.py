@@ -1,4 +1,4 @@
-"""Measure the offline engine with the traces of the server benchmark: no HTTP, no text, exact token times."""
+"""Measure the offline engine with the workloads of the server benchmark: no HTTP, no text, exact token times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from gllm.apps.bench.client import RequestRecord
-from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.offline.engine import Client
 from gllm.engine.client.stream import EngineError
 from gllm.sampling_params import SamplingParams

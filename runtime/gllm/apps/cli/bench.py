@@ -15,8 +15,8 @@ import typer
 
 from gllm.apps.bench import report
 from gllm.apps.bench.client import Endpoint, RequestRecord
-from gllm.apps.bench.serve import find_model, run_requests
-from gllm.apps.bench.traces import TRACES, make_requests, token_range_for
+from gllm.apps.bench.serving import find_model, run_requests
+from gllm.apps.bench.workloads import WORKLOADS, make_requests, token_range_for
 from gllm.apps.cli.configure import make_config
 from gllm.apps.cli.loading import quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
@@ -25,19 +25,19 @@ from gllm.apps.offline.progress import ProgressLine
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
 
-TraceName = Literal["sharegpt", "azure", "decode", "prefill", "cpu"]
+WorkloadName = Literal["sharegpt", "azure", "decode", "prefill", "cpu"]
 
-_TRACE_HELP = "; ".join(
-    f"{trace.name}: {trace.about} (mean {trace.prompt.mean:g} in, {trace.output.mean:g} out)"
-    for trace in TRACES.values()
+_WORKLOAD_HELP = "; ".join(
+    f"{workload.name}: {workload.about} (mean {workload.prompt.mean:g} in, {workload.output.mean:g} out)"
+    for workload in WORKLOADS.values()
 )
 
 _EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
 """Paragraphs, which help texts keep apart."""
 
-WorkloadOption = Annotated[TraceName, typer.Option("--workload", help=_TRACE_HELP)]
-OldWorkloadOption = Annotated[TraceName | None, typer.Option("--trace", hidden=True)]
-"""What --workload was called, before `gllm serve` had a --trace of its own."""
+WorkloadOption = Annotated[WorkloadName, typer.Option("--workload", help=_WORKLOAD_HELP)]
+OldWorkloadOption = Annotated[WorkloadName | None, typer.Option("--trace", hidden=True)]
+"""The old name of --workload; elsewhere --trace writes a file for Perfetto."""
 RequestRateOption = Annotated[
     str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
 ]
@@ -143,11 +143,11 @@ def serve(
         endpoint = Endpoint.from_url(url, api_key=api_key)
         served = asyncio.run(find_model(endpoint, model))
         endpoint = Endpoint.from_url(url, api_key=api_key, model=served.name)
-        shape = TRACES[trace or workload]
-        count = num_prompts or shape.num_prompts
+        chosen = WORKLOADS[trace or workload]
+        count = num_prompts or chosen.num_prompts
         draw = partial(
             make_requests,
-            shape,
+            chosen,
             token_range=token_range_for(vocab_size or served.vocab_size),
             max_model_len=max_model_len or served.max_model_len,
             input_len=input_len,
@@ -178,7 +178,7 @@ def serve(
         "backend": "openai-completions",
         "url": url,
         "model": served.name,
-        "trace": shape.name,
+        "trace": chosen.name,  # the key that result files have always had
         "num_prompts": count,
         "request_rate": "inf" if math.isinf(rate) else rate,
         "max_concurrency": max_concurrency,
@@ -221,8 +221,8 @@ def throughput(
 ) -> None:
     """Run a workload through the engine without HTTP and text, all requests at once, and print its figures."""
     config = make_config(model, {**flags, "seed": seed}, log_level=log_level)
-    shape = TRACES[trace or workload]
-    count = num_prompts or shape.num_prompts
+    chosen = WORKLOADS[trace or workload]
+    count = num_prompts or chosen.num_prompts
 
     from gllm.apps.bench.throughput import run_offline
     from gllm.apps.cli.loading import offline_llm
@@ -231,7 +231,7 @@ def throughput(
         report.parse_goodput(goodput or [])
         draw = partial(
             make_requests,
-            shape,
+            chosen,
             token_range=token_range_for(llm.model_config.vocab_size),
             max_model_len=llm.max_model_len,
             input_len=input_len,
@@ -252,7 +252,7 @@ def throughput(
         "backend": "gllm-offline",
         "model": config.engine.model,
         "engine": msgspec.to_builtins(config.engine),
-        "trace": shape.name,
+        "trace": chosen.name,  # the key that result files have always had
         "num_prompts": count,
         "max_concurrency": max_concurrency,
         "num_warmups": num_warmups,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from gllm.apps.bench.traces import TRACES, make_requests
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.cli.bench import (
     InputLenOption,
     NumPromptsOption,
@@ -18,7 +18,7 @@ from gllm.apps.cli.bench import (
     OutputOption,
     RequestRateOption,
     SeedOption,
-    TraceName,
+    WorkloadName,
     parse_rate,
 )
 from gllm.apps.cli.loading import quiet_end
@@ -73,7 +73,7 @@ def simulate(
     ] = 0,
     save_hardware: Annotated[Path | None, typer.Option("--save-hardware", help="Write the pipeline as JSON.")] = None,
     workload: Annotated[
-        TraceName, typer.Option("--workload", help="Lengths of prompts and answers, as in `gllm bench`.")
+        WorkloadName, typer.Option("--workload", help="Lengths of prompts and answers, as in `gllm bench`.")
     ] = "sharegpt",
     num_prompts: NumPromptsOption = None,
     input_len: InputLenOption = None,
@@ -102,10 +102,10 @@ def simulate(
         pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens)
         if save_hardware is not None:
             save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
-        shape = TRACES[workload]
-        count = num_prompts or shape.num_prompts
+        chosen = WORKLOADS[workload]
+        count = num_prompts or chosen.num_prompts
         rate = parse_rate(request_rate)
-        requests = make_requests(shape, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
+        requests = make_requests(chosen, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
         settings = {"pp": pipeline.pp, "workload": workload, "num_prompts": count, "request_rate": request_rate,
                     "seed": seed, **flags}  # fmt: skip
         results, rows = [], []
@@ -148,18 +148,20 @@ def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> N
         grid, on_done=lambda done, total: print(f"\r{done}/{total} ", end="", file=sys.stderr) if progress else None
     )
     means = ablation.means(rows)
-    for trace in grid.traces:
-        print(f"\n{trace}, {grid.preset}, {grid.seeds} seeds of {grid.seconds:g} s\n")
-        print(figures.table(ablation.COLUMNS, [ablation.cells(mean) for mean in means if mean.trace == trace]))
+    for workload in grid.workloads:
+        print(f"\n{workload}, {grid.preset}, {grid.seeds} seeds of {grid.seconds:g} s\n")
+        print(figures.table(ablation.COLUMNS, [ablation.cells(mean) for mean in means if mean.workload == workload]))
     if output is not None:
         output.write_text(json.dumps(msgspec.to_builtins(means), indent=1) + "\n")
     if plots is not None:
         from gllm.apps.simulate.plots import plot_ablation, plot_microbatches
 
         plots.mkdir(parents=True, exist_ok=True)
-        for trace in grid.traces:
-            plot_ablation(means, trace, plots / f"ablation-{trace}.png")
-        case = ablation.Case(preset=grid.preset, pp=4, trace=grid.traces[-1], load=0.8, seed=0, seconds=grid.seconds)
+        for workload in grid.workloads:
+            plot_ablation(means, workload, plots / f"ablation-{workload}.png")
+        case = ablation.Case(
+            preset=grid.preset, pp=4, workload=grid.workloads[-1], load=0.8, seed=0, seconds=grid.seconds
+        )
         plot_microbatches({name: ablation.simulate_case(case, name) for name in _policies(_COMPARED)},
                           plots / "microbatches.png")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The grid of policies, depths, traces, rates and seeds that docs/simulator.md shows, over all cores."""
+"""The grid of policies, depths, workloads, rates and seeds that docs/simulator.md shows, over all cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import fmean
 
 import msgspec
 
-from gllm.apps.bench.traces import TRACES, BenchRequest, make_requests
+from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
 from gllm.apps.simulate.figures import Figures, figures_of
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.presets import PRESETS
@@ -29,7 +29,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     preset: str = "qwen2.5-32b-h200"
     policies: tuple[PolicyName, ...] = POLICY_NAMES
     depths: tuple[int, ...] = (2, 4, 8, 16)
-    traces: tuple[str, ...] = ("sharegpt", "azure")
+    workloads: tuple[str, ...] = ("sharegpt", "azure")
     loads: tuple[float, ...] = (0.5, 0.8, 1.1)
     """Request rates, as shares of `capacity`."""
     seeds: int = 2
@@ -42,7 +42,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     preset: str
     pp: int
-    trace: str
+    workload: str
     load: float
     seed: int
     seconds: float
@@ -57,14 +57,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     figures: Figures
 
 
-def capacity(hardware: Hardware, trace: str, max_num_seqs: int = MAX_NUM_SEQS) -> float:
+def capacity(hardware: Hardware, workload: str, max_num_seqs: int = MAX_NUM_SEQS) -> float:
     """Requests a second at which the slowest stage would be busy all the time.
 
     With as many decodes as slots and KV pool allow, divided into pp equal micro-batches of R rows, each of which
-    completes R / out requests and so prefills R * in / out tokens. Means of the trace, without bubbles and jitter.
+    completes R / out requests and so prefills R * in / out tokens. Means of the workload, without bubbles and jitter.
     """
-    shape = TRACES[trace]
-    prompt, output = shape.prompt.mean, shape.output.mean
+    lengths = WORKLOADS[workload]
+    prompt, output = lengths.prompt.mean, lengths.output.mean
     rows = min(max_num_seqs, hardware.kv_tokens / (prompt + output)) / hardware.pp
     prefill = rows * prompt / output
     work = Work(
@@ -78,16 +78,16 @@ def capacity(hardware: Hardware, trace: str, max_num_seqs: int = MAX_NUM_SEQS) -
 
 
 def cases(grid: Grid) -> Iterator[Case]:
-    for pp, trace, load, seed in itertools.product(grid.depths, grid.traces, grid.loads, range(grid.seeds)):
-        yield Case(preset=grid.preset, pp=pp, trace=trace, load=load, seed=seed, seconds=grid.seconds)
+    for pp, workload, load, seed in itertools.product(grid.depths, grid.workloads, grid.loads, range(grid.seeds)):
+        yield Case(preset=grid.preset, pp=pp, workload=workload, load=load, seed=seed, seconds=grid.seconds)
 
 
 @lru_cache(maxsize=2)
 def requests_of(case: Case) -> tuple[float, list[BenchRequest]]:
     """(requests a second, the requests)."""
-    rate = case.load * capacity(PRESETS[case.preset].hardware(case.pp), case.trace)
+    rate = case.load * capacity(PRESETS[case.preset].hardware(case.pp), case.workload)
     count = max(round(rate * case.seconds), 8)
-    return rate, make_requests(TRACES[case.trace], count, seed=case.seed, rate=rate)
+    return rate, make_requests(WORKLOADS[case.workload], count, seed=case.seed, rate=rate)
 
 
 def simulate_case(case: Case, policy: PolicyName) -> Outcome:
@@ -122,10 +122,11 @@ def run_grid(
 
 
 class Mean(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over seeds of one policy at one depth, trace and load."""
+    """Means over seeds of one policy at one depth, workload and load."""
 
     pp: int
-    trace: str
+    workload: str = msgspec.field(name="trace")
+    """Written to JSON under its old name."""
     load: float
     rate: float
     policy: PolicyName
@@ -148,9 +149,9 @@ def means(rows: Iterable[Row]) -> list[Mean]:
     """In the order of the rows."""
     groups: dict[tuple[int, str, float, PolicyName], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.case.pp, row.case.trace, row.case.load, row.policy), []).append(row)
+        groups.setdefault((row.case.pp, row.case.workload, row.case.load, row.policy), []).append(row)
     result = []
-    for (pp, trace, load, policy), group in groups.items():
+    for (pp, workload, load, policy), group in groups.items():
         figures = [row.figures for row in group]
 
         def mean(values: Iterable[float]) -> float:
@@ -159,7 +160,7 @@ def means(rows: Iterable[Row]) -> list[Mean]:
         result.append(
             Mean(
                 pp=pp,
-                trace=trace,
+                workload=workload,
                 load=load,
                 rate=group[0].rate,
                 policy=policy,

@@ -35,10 +35,10 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def plot_ablation(means: Sequence[Mean], trace: str, path: Path) -> None:
-    """One figure a trace: a column a depth; p99 TTFT, mean TPOT, throughput and bubble share against load."""
+def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
+    """One figure for a workload: p99 TTFT, mean TPOT, throughput and bubble share by load, one column for each pp."""
     pyplot = _pyplot()
-    chosen = [mean for mean in means if mean.trace == trace]
+    chosen = [mean for mean in means if mean.workload == workload]
     depths = sorted({mean.pp for mean in chosen})
     rows: tuple[tuple[str, Callable[[Mean], float], bool], ...] = (
         ("p99 TTFT, s", lambda mean: mean.ttft_p99 / 1e3, True),

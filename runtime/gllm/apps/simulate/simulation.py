@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
 from gllm.apps.bench.client import RequestRecord
-from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.pipeline import Passage, Pipeline
 from gllm.config import EngineConfig

@@ -7,19 +7,19 @@ from typing import get_args
 
 import pytest
 
-from gllm.apps.bench.traces import (
+from gllm.apps.bench.workloads import (
     MIN_LENGTH,
-    TRACES,
+    WORKLOADS,
     Lengths,
     arrival_times,
     make_requests,
     token_range_for,
 )
-from gllm.apps.cli.bench import TraceName
+from gllm.apps.cli.bench import WorkloadName
 
 
-def test_command_line_offers_every_trace() -> None:
-    assert list(get_args(TraceName)) == list(TRACES)
+def test_command_line_offers_every_workload() -> None:
+    assert list(get_args(WorkloadName)) == list(WORKLOADS)
 
 
 @pytest.mark.parametrize(("mean", "sigma"), [(220, 1.1), (2048, 0.3), (60, 0.5)])
@@ -33,12 +33,12 @@ def test_unclipped_lengths_have_the_given_mean_and_sigma(mean: float, sigma: flo
     assert statistics.stdev(logs) == pytest.approx(sigma, rel=0.03)
 
 
-@pytest.mark.parametrize("name", list(TRACES))
+@pytest.mark.parametrize("name", list(WORKLOADS))
 def test_lengths_are_clipped(name: str) -> None:
-    trace = TRACES[name]
-    for request in make_requests(trace, 300, seed=3):
-        assert MIN_LENGTH <= len(request.token_ids) <= trace.prompt.most
-        assert MIN_LENGTH <= request.output_len <= trace.output.most
+    workload = WORKLOADS[name]
+    for request in make_requests(workload, 300, seed=3):
+        assert MIN_LENGTH <= len(request.token_ids) <= workload.prompt.most
+        assert MIN_LENGTH <= request.output_len <= workload.output.most
 
 
 def test_clipping_works_at_both_ends() -> None:
@@ -48,11 +48,11 @@ def test_clipping_works_at_both_ends() -> None:
 
 
 def test_same_seed_same_requests_other_seed_others() -> None:
-    first, again, other = (make_requests(TRACES["cpu"], 20, seed=seed, rate=5.0) for seed in (7, 7, 8))
+    first, again, other = (make_requests(WORKLOADS["cpu"], 20, seed=seed, rate=5.0) for seed in (7, 7, 8))
     assert first == again
     assert first != other
     # The rate changes only when requests come, not what they are.
-    assert [r.token_ids for r in make_requests(TRACES["cpu"], 20, seed=7)] == [r.token_ids for r in first]
+    assert [r.token_ids for r in make_requests(WORKLOADS["cpu"], 20, seed=7)] == [r.token_ids for r in first]
 
 
 def test_arrivals() -> None:
@@ -65,10 +65,10 @@ def test_arrivals() -> None:
 
 
 def test_requests_fit_a_short_context_and_a_small_vocabulary() -> None:
-    for request in make_requests(TRACES["azure"], 50, max_model_len=100, token_range=(3, 9)):
+    for request in make_requests(WORKLOADS["azure"], 50, max_model_len=100, token_range=(3, 9)):
         assert len(request.token_ids) + request.output_len <= 100
         assert set(request.token_ids) <= set(range(3, 9))
-    fixed = make_requests(TRACES["cpu"], 2, input_len=10, output_len=20)
+    fixed = make_requests(WORKLOADS["cpu"], 2, input_len=10, output_len=20)
     assert [(len(request.token_ids), request.output_len) for request in fixed] == [(10, 20)] * 2
 
 
@@ -83,4 +83,4 @@ def test_token_range(vocab: int | None, expected: tuple[int, int]) -> None:
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 1, "token_range": (5, 5)}, {"count": 1, "max_model_len": 7}])
 def test_wrong_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"must be"):
-        make_requests(TRACES["cpu"], **wrong)
+        make_requests(WORKLOADS["cpu"], **wrong)

@@ -1,4 +1,4 @@
-"""Synthetic workloads with the length statistics of real traces. Pure: a seed gives the same requests anywhere."""
+"""Synthetic workloads with the length statistics of real traffic. Pure: a seed gives the same requests anywhere."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ class Lengths(msgspec.Struct, frozen=True):
         return min(max(round(rng.lognormvariate(mu, self.sigma)), MIN_LENGTH), self.most)
 
 
-class Trace(msgspec.Struct, frozen=True):
-    """What a kind of traffic looks like: lengths of prompts and of outputs, in tokens."""
+class Workload(msgspec.Struct, frozen=True):
+    """One kind of traffic: the lengths of prompts and of outputs, in tokens."""
 
     name: str
     about: str
     prompt: Lengths
     output: Lengths
     num_prompts: int
-    """How many requests the published figures use."""
+    """The number of requests behind the published figures."""
 
 
-TRACES: dict[str, Trace] = {
-    trace.name: trace
-    for trace in (
-        Trace(
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload(
             "sharegpt", "chat: short prompts, answers as long", Lengths(220, 1.1, 1024), Lengths(200, 0.9, 1024), 1000
         ),
-        Trace("azure", "Azure 2023 conversation: long prompts", Lengths(1155, 1.0, 7000), Lengths(211, 0.7, 1000), 400),
-        Trace("decode", "mostly decode", Lengths(128, 0.3, 512), Lengths(512, 0.3, 1024), 256),
-        Trace("prefill", "mostly prefill", Lengths(2048, 0.3, 4096), Lengths(16, 0.3, 32), 200),
-        Trace("cpu", "small enough for two cores", Lengths(120, 0.6, 512), Lengths(60, 0.5, 256), 128),
+        Workload(
+            "azure", "Azure 2023 conversation: long prompts", Lengths(1155, 1.0, 7000), Lengths(211, 0.7, 1000), 400
+        ),
+        Workload("decode", "mostly decode", Lengths(128, 0.3, 512), Lengths(512, 0.3, 1024), 256),
+        Workload("prefill", "mostly prefill", Lengths(2048, 0.3, 4096), Lengths(16, 0.3, 32), 200),
+        Workload("cpu", "small enough for two cores", Lengths(120, 0.6, 512), Lengths(60, 0.5, 256), 128),
     )
 }
 
@@ -76,7 +78,7 @@ def arrival_times(count: int, rate: float, rng: random.Random) -> list[float]:
 
 
 def make_requests(
-    trace: Trace,
+    workload: Workload,
     count: int,
     *,
     seed: int = 0,
@@ -86,7 +88,7 @@ def make_requests(
     input_len: int | None = None,
     output_len: int | None = None,
 ) -> list[BenchRequest]:
-    """Draw `count` requests of a trace.
+    """Draw `count` requests of a workload.
 
     Args:
         token_range: [low, high) of the random prompt token ids.
@@ -106,8 +108,8 @@ def make_requests(
     arrivals = arrival_times(count, rate, arrivals_rng)
     requests = []
     for index in range(count):
-        prompt_len = trace.prompt.sample(lengths_rng)
-        answer_len = trace.output.sample(lengths_rng)
+        prompt_len = workload.prompt.sample(lengths_rng)
+        answer_len = workload.output.sample(lengths_rng)
         prompt_len, answer_len = input_len or prompt_len, output_len or answer_len
         if max_model_len is not None:
             answer_len = min(answer_len, max_model_len // 2)

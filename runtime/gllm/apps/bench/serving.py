@@ -1,4 +1,4 @@
-"""Measure an OpenAI server: send a trace's requests on time, collect what happened to each."""
+"""Measure an OpenAI server: send the requests of a workload on time and record what happens to each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import httpx
 import msgspec
 
 from gllm.apps.bench.client import Endpoint, RequestRecord, request_bytes, send_completion
-from gllm.apps.bench.traces import BenchRequest
+from gllm.apps.bench.workloads import BenchRequest
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """What /v1/models says; None where the server does not tell."""
+    """An entry of /v1/models; None for a field that the server does not send."""
 
     name: str
     max_model_len: int | None = None
@@ -23,7 +23,10 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 async def find_model(endpoint: Endpoint, name: str = "") -> ServedModel:
-    """The server's first model, or the one called `name`. Raises ValueError when the server cannot be asked."""
+    """The server's first model, or the one called `name`.
+
+    Raises ValueError if the server does not answer or has no such model.
+    """
     scheme = "https" if endpoint.tls else "http"
     url = f"{scheme}://{endpoint.host}:{endpoint.port}{endpoint.prefix}/v1/models"
     headers = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
