@@ -9,11 +9,11 @@ import sys
 
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
-from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
 from gllm.gateway.http.connections import raise_descriptor_limit
 from gllm.gateway.http.lifecycle import Lifecycle, bind
-from gllm.gateway.loading import load_served_model
+from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.loading import load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import SupervisorLink

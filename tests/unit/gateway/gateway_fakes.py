@@ -13,10 +13,10 @@ import tokenizers
 
 from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.engine.client.stream import EngineError
-from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.app import create_app
 from gllm.gateway.http.lifecycle import Server, bind
-from gllm.gateway.served_model import ServedModel
+from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.served_model import ServedModel
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.text.chat_template import ChatTemplate

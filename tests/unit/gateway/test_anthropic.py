@@ -10,8 +10,8 @@ import httpx
 import pytest
 from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_until
 
-from gllm.gateway.anthropic.errors import error_object
-from gllm.gateway.errors import INTERNAL_MESSAGE, bad_request
+from gllm.gateway.protocol.anthropic_errors import error_object
+from gllm.gateway.protocol.errors import INTERNAL_MESSAGE, bad_request
 from gllm.text.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gllm.gateway.anthropic.convert import MessagesChat, chat_of
-from gllm.gateway.anthropic.schema import MessagesRequest
-from gllm.gateway.request.message_schema import template_messages
+from gllm.gateway.api.messages.convert import MessagesChat, chat_of
+from gllm.gateway.protocol.anthropic_schema import MessagesRequest
+from gllm.gateway.protocol.message_schema import template_messages
 
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": [1, {"b": None}]}}
 

@@ -14,8 +14,8 @@ import pytest
 from gateway_fakes import FakeEngine, RunningServer, wait_until
 
 from gllm.config import GatewayConfig
-from gllm.gateway.admission import Admission
-from gllm.gateway.errors import ApiError
+from gllm.gateway.protocol.errors import ApiError
+from gllm.gateway.shared.admission import Admission
 
 BODY = {"prompt": "a"}
 

@@ -17,10 +17,10 @@ import pytest
 import zmq
 from gateway_fakes import FakeEngine, make_server, wait_until
 
-from gllm.gateway.gateway import Gateway
-from gllm.gateway.http import lifecycle, protocol
+from gllm.gateway.http import lifecycle, uvicorn_bounds
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RESERVED_DESCRIPTORS, RefusalLog, connection_limit
 from gllm.gateway.http.lifecycle import ACCEPT_BATCH, Lifecycle
+from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
 from gllm.wire.messages import Hello
 
@@ -91,7 +91,7 @@ def test_accept_without_descriptors_is_one_line(caplog: pytest.LogCaptureFixture
 
 
 def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(uvicorn_bounds, "STALL_TIMEOUT", 0.2)
     engine = FakeEngine(max_model_len=10_000_000)
     with make_server(engine=engine) as server:
         engine.reply = lambda prompt, sampling: [65] * 5_000_000
@@ -108,7 +108,7 @@ def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyP
 
 
 def test_a_slow_reader_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "STALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(uvicorn_bounds, "STALL_TIMEOUT", 0.3)
     engine = FakeEngine(max_model_len=10_000_000)
     with make_server(engine=engine) as server:
         engine.reply = lambda prompt, sampling: [65] * 8_000_000

@@ -9,11 +9,11 @@ import pytest
 
 from gllm.checkpoint.default_model import default_model_path
 from gllm.config import Config, EngineConfig
-from gllm.gateway.loading import load_served_model
-from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.grammars import grammar_param, request_grammar
-from gllm.gateway.request.prompts import prompts_of
-from gllm.gateway.served_model import ServedModel
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.request.prompt_encoding import prompts_of
+from gllm.gateway.request.request_grammar import grammar_param, request_grammar
+from gllm.gateway.shared.loading import load_served_model
+from gllm.gateway.shared.served_model import ServedModel
 from gllm.sampling_params import ParameterError
 
 TOOL: dict[str, Any] = {

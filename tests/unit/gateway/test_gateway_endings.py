@@ -10,7 +10,7 @@ import time
 import pytest
 from gateway_fakes import RunningServer, wait_until
 
-from gllm.gateway.http import endings
+from gllm.gateway.http import uvicorn_endings as endings
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 

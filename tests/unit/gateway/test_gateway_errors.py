@@ -12,7 +12,7 @@ import openai
 import pytest
 from gateway_fakes import RunningServer, wait_until
 
-from gllm.gateway.errors import INTERNAL_MESSAGE
+from gllm.gateway.protocol.errors import INTERNAL_MESSAGE
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"

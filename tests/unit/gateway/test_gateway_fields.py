@@ -11,10 +11,10 @@ from gateway_fakes import RunningServer
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from gllm.gateway.request.base import Body
-from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gllm.gateway.request.fields import EMPTY, HINTS, REFUSED
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.protocol.fields import EMPTY, HINTS, REFUSED
+from gllm.gateway.protocol.schema import Body
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"prompt": "Hi"}

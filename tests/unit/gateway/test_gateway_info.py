@@ -10,8 +10,8 @@ from gateway_fakes import EOS, RunningServer, make_server, served_model
 from prometheus_client.parser import text_string_to_metric_families
 
 from gllm import __version__
-from gllm.gateway.metrics import length_buckets
-from gllm.gateway.request.fields import HINTS
+from gllm.gateway.protocol.fields import HINTS
+from gllm.gateway.shared.metrics import length_buckets
 from gllm.wire.messages import EngineStats, StageStats, TokenHistogram
 
 LABELS = {"model_name": "tiny", "engine": "0"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from gllm.gateway.errors import ApiError
-from gllm.gateway.request.json_bounds import MAX_FIELD_VALUES, MAX_TOKEN_VALUES, check_bounds
+from gllm.gateway.protocol.errors import ApiError
+from gllm.gateway.protocol.json_bounds import MAX_FIELD_VALUES, MAX_TOKEN_VALUES, check_bounds
 
 JSON = {"Content-Type": "application/json"}
 SIZE = 4_000_000

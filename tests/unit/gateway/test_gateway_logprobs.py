@@ -10,7 +10,7 @@ import openai
 import pytest
 from gateway_fakes import EOS, RunningServer, byte_tokenizer
 
-from gllm.gateway.answer.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+from gllm.gateway.protocol.logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 from gllm.wire.messages import TokenLogprob
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]

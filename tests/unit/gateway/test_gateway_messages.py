@@ -9,8 +9,8 @@ import httpx
 import pytest
 from gateway_fakes import RunningServer, make_server, served_model
 
-from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.message_schema import template_messages
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.message_schema import template_messages
 from gllm.text.chat_template import ChatTemplate
 
 USER = {"role": "user", "content": "Hi"}

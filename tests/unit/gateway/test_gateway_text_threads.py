@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from gllm.gateway import text_threads
-from gllm.gateway.errors import ApiError
-from gllm.gateway.text_threads import LONG_NICENESS, LONG_TEXT, MAX_LONG_TEXT, TextThreads
+from gllm.gateway.protocol.errors import ApiError
+from gllm.gateway.shared import text_threads
+from gllm.gateway.shared.text_threads import LONG_NICENESS, LONG_TEXT, MAX_LONG_TEXT, TextThreads
 
 
 def test_short_texts_pass_long_ones() -> None:

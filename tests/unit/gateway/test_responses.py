@@ -12,7 +12,7 @@ from gateway_fakes import RunningServer
 from openai.types.responses import CompactedResponse
 from responses_checks import TOOLS, able_server, comparable, create, prompt_of, refused, says, stream
 
-from gllm.gateway.responses.schema import CHAT_EXTRAS, REFUSED, ResponsesRequest
+from gllm.gateway.protocol.responses_schema import CHAT_EXTRAS, REFUSED, ResponsesRequest
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 CALL_2 = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'

@@ -11,9 +11,9 @@ from gateway_fakes import RunningServer
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from responses_checks import TOOLS, able_server, create, prompt_of, refused, says, stream
 
-from gllm.gateway.request.fields import HINTS
-from gllm.gateway.responses.convert import chat_messages
-from gllm.gateway.responses.schema import REFUSED, ResponsesRequest
+from gllm.gateway.api.responses.convert import chat_messages
+from gllm.gateway.protocol.fields import HINTS
+from gllm.gateway.protocol.responses_schema import REFUSED, ResponsesRequest
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 CALL_2 = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'

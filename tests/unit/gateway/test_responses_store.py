@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gllm.gateway.errors import ApiError
-from gllm.gateway.responses.store import ResponseStore, StoredResponse, read_items
+from gllm.gateway.api.responses.store import ResponseStore, StoredResponse, read_items
+from gllm.gateway.protocol.errors import ApiError
 
 
 def stored(size: int, history: tuple[bytes, ...] = (), name: str = "m") -> StoredResponse:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gllm.gateway.answer.offsets import TextOffsets
+from gllm.gateway.protocol.offsets import TextOffsets
 from gllm.text.tokenizer import Tokenizer
 
 

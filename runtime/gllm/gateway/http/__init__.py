@@ -1,1 +1,1 @@
-"""HTTP itself: routes, errors, streaming, limits, the process's life."""
+"""HTTP: routes, server-sent events, limits, errors as responses."""

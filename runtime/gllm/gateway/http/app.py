@@ -10,18 +10,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
-from gllm.gateway.anthropic.routes import messages_routes
-from gllm.gateway.errors import ApiError, from_parameter_error, internal_error
-from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.cors import Cors
-from gllm.gateway.http.errors import error_response, from_http_status, not_offered
+from gllm.gateway.http.error_responses import error_response, from_http_status, not_offered
 from gllm.gateway.http.middleware import ApiKey, Outermost, Paths
 from gllm.gateway.http.openapi import build_openapi
 from gllm.gateway.http.paths import canonical, why_not_offered
-from gllm.gateway.http.routes import generation_routes, info_routes, text_routes
-from gllm.gateway.http.server_routes import server_routes
+from gllm.gateway.http.routes.messages import messages_routes
+from gllm.gateway.http.routes.openai import generation_routes, info_routes, text_routes
+from gllm.gateway.http.routes.responses import responses_routes
+from gllm.gateway.http.routes.server import server_routes
 from gllm.gateway.http.sse import ClientGoneError
-from gllm.gateway.responses.routes import responses_routes
+from gllm.gateway.protocol.errors import ApiError, from_parameter_error, internal_error
+from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
 
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from gllm.gateway.errors import ApiError, bad_request, body_too_large
 from gllm.gateway.http.sse import ClientGoneError
-from gllm.gateway.request.base import Schema
-from gllm.gateway.request.json_bounds import check_bounds, invalid_json
-from gllm.gateway.request.validation import from_validation
+from gllm.gateway.protocol.errors import ApiError, bad_request, body_too_large
+from gllm.gateway.protocol.json_bounds import check_bounds, invalid_json
+from gllm.gateway.protocol.schema import Schema
+from gllm.gateway.protocol.validation import from_validation
 
 S = TypeVar("S", bound=Schema)
 

@@ -15,9 +15,9 @@ import zmq
 from starlette.types import ASGIApp
 
 from gllm.engine.client.stream import EngineError
-from gllm.gateway.gateway import Gateway
 from gllm.gateway.http.connections import RefusalLog, connection_limit
-from gllm.gateway.http.protocol import BoundedProtocol
+from gllm.gateway.http.uvicorn_bounds import BoundedProtocol
+from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
 

@@ -8,13 +8,13 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from gllm.gateway.anthropic.errors import speaks_anthropic
-from gllm.gateway.anthropic.schema import CountTokensRequest, MessagesRequest
-from gllm.gateway.request.base import Schema
-from gllm.gateway.request.chat_schema import ChatRequest
-from gllm.gateway.request.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gllm.gateway.request.fields import HINTS
-from gllm.gateway.responses.schema import CompactRequest, ResponsesRequest
+from gllm.gateway.protocol.anthropic_errors import speaks_anthropic
+from gllm.gateway.protocol.anthropic_schema import CountTokensRequest, MessagesRequest
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gllm.gateway.protocol.fields import HINTS
+from gllm.gateway.protocol.responses_schema import CompactRequest, ResponsesRequest
+from gllm.gateway.protocol.schema import Schema
 
 BODIES: dict[str, type[Schema]] = {
     "/v1/chat/completions": ChatRequest,

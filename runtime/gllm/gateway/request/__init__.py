@@ -1,1 +1,1 @@
-"""What a client asks: bodies, their bounds and fields, and what they become."""
+"""The life cycle of one request: admit, generate, deltas, close."""

@@ -1,1 +1,0 @@
-"""What a client gets: choices, chunks, log-probabilities, usage."""

@@ -1,0 +1,1 @@
+"""The four APIs: from their bodies to a request, from its deltas to their answers."""

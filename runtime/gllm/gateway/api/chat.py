@@ -1,0 +1,175 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from gllm.gateway.http.sse import DONE, Disconnect, respond
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.chunks import SYSTEM_FINGERPRINT, Chunks, error_frame
+from gllm.gateway.protocol.errors import ApiError
+from gllm.gateway.protocol.logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from gllm.gateway.protocol.usage import usage
+from gllm.gateway.request.chat_choice import ChatChoice, ChatDelta
+from gllm.gateway.request.chat_turn import ChatTurn, open_turn
+from gllm.gateway.request.generation import Generator
+from gllm.gateway.shared.interfaces import ToolCallDelta
+
+
+async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnect) -> Response:
+    """Raises ApiError or ParameterError for everything known before the first token."""
+    turn = await disconnect.run(open_turn(request, generator, f"chatcmpl-{uuid.uuid4().hex}"))
+    return await respond(_Answer(turn), turn.close, disconnect, stream=bool(request.stream))
+
+
+class _Answer:
+    """One chat answer, streamed or whole."""
+
+    def __init__(self, turn: ChatTurn) -> None:
+        self._turn = turn
+        # As OpenAI does: an answer that can only be calls has no content, not even an empty one.
+        self._no_text: dict[str, Any] = {} if turn.request.forces_tool else {"content": ""}
+        self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        turn = self._turn
+        request = turn.request
+        wants_usage = request.wants_usage_chunk
+        chunks = Chunks("chat.completion.chunk", turn.id, turn.created, turn.model.name, wants_usage)
+        begun = [False] * len(turn.choices)
+        first = {"role": "assistant", "content": None} | self._no_text
+        top = self._prompt_ids()
+        if request.wants_continuous_usage:
+            # The first chunk of an answer has no token in it yet.
+            chunks.counts = usage(msgspec.structs.replace(turn.counts(), completion=0))
+        try:
+            async for delta in turn.deltas():
+                index = delta.index
+                if not begun[index]:
+                    begun[index] = True
+                    yield chunks.delta(index, first, top=top)
+                    top = {}
+                    if request.echoed_text:
+                        yield chunks.content(index, request.echoed_text)
+                if request.wants_continuous_usage:
+                    chunks.counts = usage(turn.counts())
+                plain = turn.choices[index].plain and delta.logprobs is None and not request.return_token_ids
+                if plain and delta.finish_reason is None:
+                    if delta.content:
+                        yield chunks.content(index, delta.content)
+                else:
+                    for frame in self._rich(chunks, delta):
+                        yield frame
+        except ApiError as error:
+            yield error_frame(error.body())
+            return
+        if wants_usage:
+            yield chunks.usage(usage(turn.counts()))
+        yield DONE
+
+    def _rich(self, chunks: Chunks, delta: ChatDelta) -> Iterator[bytes]:
+        """A chunk with the delta's text, calls, logprobs and token ids, then one with its finish reason.
+
+        What a token adds beside text goes into the last chunk if there is no text. Where each chunk has the usage so
+        far, each tells of tokens of its own: the last text and the finish reason share one.
+        """
+        fields: dict[str, Any] = {}
+        if delta.reasoning:
+            fields["reasoning_content"] = fields["reasoning"] = delta.reasoning
+        if delta.content:
+            fields["content"] = delta.content
+        if delta.tool_calls:
+            fields["tool_calls"] = [_call_chunk(call) for call in delta.tool_calls]
+        logprobs: dict[str, Any] | None = None
+        if delta.logprobs:
+            entries = chat_logprobs(delta.logprobs, self._turn.model.tokenizer, self._names)
+            logprobs = {"content": entries, "refusal": None}
+        ids: dict[str, Any] = {}
+        if delta.token_ids and self._turn.request.return_token_ids:
+            ids["token_ids"] = delta.token_ids
+        ends = delta.finish_reason is not None
+        shares = ends and chunks.counts is not None
+        if (fields and not shares) or (not ends and (logprobs or ids)):
+            if logprobs:
+                fields.setdefault("content", "")
+            yield chunks.delta(delta.index, fields, logprobs, more=ids)
+            logprobs, ids = None, {}
+        if ends:
+            stopped_by = self._turn.choices[delta.index].stopped_by
+            last = self._no_text | fields if shares else self._no_text
+            yield chunks.delta(delta.index, last, logprobs, delta.finish_reason, stopped_by | ids)
+
+    def _prompt_ids(self) -> dict[str, Any]:
+        return {"prompt_token_ids": self._turn.prompt.token_ids} if self._turn.request.return_token_ids else {}
+
+    async def whole(self) -> bytes:
+        turn = self._turn
+        request, tokenizer = turn.request, turn.model.tokenizer
+        logprobs: list[list[dict[str, Any]]] = [[] for _ in turn.choices]
+        token_ids: list[list[int]] = [[] for _ in turn.choices]
+        async for delta in turn.deltas():
+            token_ids[delta.index] += delta.token_ids
+            if delta.logprobs:
+                logprobs[delta.index] += chat_logprobs(delta.logprobs, tokenizer, self._names)
+        body: dict[str, Any] = {
+            "id": turn.id,
+            "object": "chat.completion",
+            "created": turn.created,
+            "model": turn.model.name,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+            "choices": [
+                {
+                    "index": index,
+                    "message": _message(choice, request.echoed_text),
+                    "logprobs": {"content": logprobs[index], "refusal": None} if request.logprobs else None,
+                    "finish_reason": choice.finish_reason,
+                    **choice.stopped_by,
+                    "token_ids": token_ids[index] if request.return_token_ids else None,
+                }
+                for index, choice in enumerate(turn.choices)
+            ],
+            "usage": usage(turn.counts()),
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
+            **self._prompt_ids(),
+        }
+        scored = turn.generation.choices[0].prompt_logprobs
+        if request.prompt_logprobs is not None and scored is not None:
+            body["prompt_logprobs"] = prompt_logprobs(scored, tokenizer)
+        return msgspec.json.encode(body)
+
+
+def _message(choice: ChatChoice, echoed: str) -> dict[str, Any]:
+    """The `message` of a non-streamed answer."""
+    content = echoed + choice.content
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": content if content or not choice.calls else None,
+        "refusal": None,
+    }
+    if choice.reasons:
+        message["reasoning_content"] = message["reasoning"] = choice.reasoning or None
+    if choice.calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.calls
+        ]
+    return message
+
+
+def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:
+    chunk: dict[str, Any] = {"index": call.index}
+    function: dict[str, Any] = {}
+    if call.id is not None:
+        chunk["id"] = call.id
+        chunk["type"] = "function"
+    if call.name is not None:
+        function["name"] = call.name
+    function["arguments"] = call.arguments
+    chunk["function"] = function
+    return chunk

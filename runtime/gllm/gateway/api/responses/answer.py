@@ -1,0 +1,131 @@
+"""POST /v1/responses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from gllm.gateway.api.responses.convert import chat_request, in_responses_terms
+from gllm.gateway.api.responses.output import Event, OutputItems, Status
+from gllm.gateway.api.responses.resource import ResponseObject
+from gllm.gateway.api.responses.store import ResponseStore, StoredResponse, read_items
+from gllm.gateway.api.responses.truncation import truncated
+from gllm.gateway.http.sse import DONE, Disconnect, respond
+from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.errors import ApiError, from_parameter_error
+from gllm.gateway.protocol.item_schema import Item, ItemReference, new_id
+from gllm.gateway.protocol.responses_schema import ConversationRequest, ResponsesRequest
+from gllm.gateway.request.chat_turn import ChatTurn, open_turn
+from gllm.gateway.request.generation import Generator
+from gllm.sampling_params import ParameterError
+
+_json = msgspec.json.Encoder()
+
+
+class Conversation:
+    """What a request's model is to read: the earlier responses' items, as they are kept, and the new ones."""
+
+    def __init__(self, request: ConversationRequest, store: ResponseStore) -> None:
+        """Raises ApiError 404 for a response or an item that is not kept."""
+        self.history = store.history(request.previous_response_id)
+        self.new = [
+            store.item(item.id) if isinstance(item, ItemReference) else item.shown() for item in request.input_items
+        ]
+
+    def items(self) -> list[Item]:
+        return [*read_items(self.history), *self.new]
+
+
+async def create_response(
+    request: ResponsesRequest, generator: Generator, store: ResponseStore, disconnect: Disconnect
+) -> Response:
+    """Raises ApiError for everything known before the first token."""
+    conversation = Conversation(request, store)
+    chat = await disconnect.run(chat_of(request, conversation))
+    turn = await disconnect.run(open_response_turn(chat, generator, new_id("resp"), request.truncation == "auto"))
+
+    def keep(response: dict[str, Any]) -> None:
+        if request.stored:
+            body = _json.encode(response)
+            store.add(turn.id, StoredResponse(body, conversation.history, conversation.new, response["output"]))
+
+    return await respond(_Answer(request, turn, keep), turn.close, disconnect, stream=bool(request.stream))
+
+
+async def chat_of(request: ResponsesRequest, conversation: Conversation) -> ChatRequest:
+    """Off the event loop: a conversation may have megabytes."""
+    return await asyncio.to_thread(lambda: chat_request(request, conversation.items()))
+
+
+async def open_response_turn(chat: ChatRequest, generator: Generator, response_id: str, truncate: bool) -> ChatTurn:
+    """Raises ApiError in terms of a Responses request."""
+    try:
+        if truncate:
+            chat = await truncated(chat, generator)
+        return await open_turn(chat, generator, response_id)
+    except ParameterError as error:
+        raise in_responses_terms(from_parameter_error(error)) from None
+    except ApiError as error:
+        raise in_responses_terms(error) from None
+
+
+class _Answer:
+    """One response, streamed or whole."""
+
+    def __init__(self, request: ResponsesRequest, turn: ChatTurn, keep: Callable[[dict[str, Any]], None]) -> None:
+        self._turn = turn
+        self._keep = keep
+        self._response = ResponseObject(request, turn)
+        self._output = OutputItems(turn.model.tokenizer, request.wants_logprobs)
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        number = 0
+
+        def frame(event: Event) -> bytes:
+            nonlocal number
+            event["sequence_number"] = number
+            number += 1
+            kind: str = event["type"]
+            return b"event: " + kind.encode() + b"\ndata: " + _json.encode(event) + b"\n\n"
+
+        output = self._output
+        yield frame({"type": "response.created", "response": self._response.in_progress()})
+        yield frame({"type": "response.in_progress", "response": self._response.in_progress()})
+        try:
+            async for delta in self._turn.deltas():
+                for event in output.apply(delta):
+                    yield frame(event)
+        except ApiError as error:
+            response = self._response.failed(output.items, in_responses_terms(error))
+            yield frame({"type": "response.failed", "response": response})
+            return
+        status = self._status()
+        for event in output.finish(status):
+            yield frame(event)
+        response = self._response.finished(status, output.items)
+        self._keep(response)
+        yield frame({"type": f"response.{status}", "response": response})
+        yield DONE
+
+    async def whole(self) -> bytes:
+        output = self._output
+        try:
+            async for delta in self._turn.deltas():
+                for _ in output.apply(delta):
+                    pass
+        except ApiError as error:
+            raise in_responses_terms(error) from None
+        status = self._status()
+        for _ in output.finish(status):
+            pass
+        response = self._response.finished(status, output.items)
+        self._keep(response)
+        return _json.encode(response)
+
+    def _status(self) -> Status:
+        """Incomplete: the answer ended at its limit."""
+        return "incomplete" if self._turn.choices[0].finish_reason == "length" else "completed"

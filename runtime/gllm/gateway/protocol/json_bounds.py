@@ -1,0 +1,96 @@
+"""A cheap look at a JSON body before anything is built from it.
+
+A body of 16 MB can hold eight million values, or a million unknown fields; checking each against the schema would keep
+the event loop busy for a minute. Text is cheap, so what is bounded here is structure: values outside of strings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from gllm.gateway.protocol.errors import ApiError, bad_request
+
+MAX_FIELDS = 256
+"""Top-level fields, known or not."""
+MAX_FIELD_VALUES = 100_000
+MAX_TOKEN_VALUES = 1_100_000
+"""For the fields that may be lists of token ids."""
+TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
+
+MAX_QUOTES = 800_000
+"""Two for each string, be it a key or a value."""
+
+_HALF_PAIR = re.compile(
+    rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\)(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
+r"""An escape like \ud83d without its other half. Looked for only in what is not valid JSON."""
+
+
+def check_bounds(raw: bytes) -> None:
+    """Raises ApiError 400 for what is not a JSON object, has more structure than any request needs, or gives a field
+    twice, be it of the body or of an object in it, such as `logit_bias`."""
+    if _exceeds(raw, MAX_TOKEN_VALUES + MAX_FIELD_VALUES):
+        raise _too_much(None, "The request body")
+    fields = _split(raw)
+    if len(fields) > MAX_FIELDS:
+        raise _too_much(None, "The request body")
+    for name, value in fields.items():
+        limit = MAX_TOKEN_VALUES if name in TOKEN_FIELDS else MAX_FIELD_VALUES
+        part = bytes(value)
+        if _exceeds(part, limit):
+            raise _too_much(name[:200], f"'{name[:200]}'")
+        if part.startswith(b"{"):
+            _split(part, f"{name}.")
+
+
+class _Name(str):
+    """A field's name: msgspec hands over each that it meets, also one that it met before."""
+
+
+def _split(raw: bytes, path: str = "") -> dict[_Name, msgspec.Raw]:
+    """The fields of an object, not decoded. path: what errors put before their names."""
+    names: set[str] = set()
+
+    def name(_: type, value: Any) -> _Name:
+        if value in names:
+            field = (path + value)[:200]
+            raise bad_request(field, f"The field '{field}' is given twice.", "invalid_value")
+        names.add(value)
+        return _Name(value)
+
+    try:
+        return msgspec.json.decode(raw, type=dict[_Name, msgspec.Raw], dec_hook=name)
+    except msgspec.ValidationError as error:
+        raise bad_request(None, f"The request body must be a JSON object: {error}", "invalid_value") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise invalid_json(raw, str(error)) from None
+
+
+def invalid_json(raw: bytes, reason: str) -> ApiError:
+    if _HALF_PAIR.search(raw):
+        reason = "a text has half of a surrogate pair; send both halves, or the character itself"
+    return bad_request(None, f"The request body is not valid JSON: {reason[:200]}", "invalid_json")
+
+
+def _exceeds(raw: bytes, limit: int) -> bool:
+    """Whether there are more than `limit` values outside of strings, give or take the innermost ones."""
+    if _count(raw) <= limit:
+        return False
+    # Most commas of a long text are inside its strings: only now is it worth taking them out.
+    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if unescaped.count(b'"') > MAX_QUOTES:
+        return True
+    # Every second piece is a string's inside. In pieces, so that other threads get the interpreter lock in between.
+    return sum(map(_count, unescaped.split(b'"')[::2])) > limit
+
+
+def _count(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
+def _too_much(param: str | None, what: str) -> ApiError:
+    return bad_request(param, f"{what} has too many values.", "invalid_value")

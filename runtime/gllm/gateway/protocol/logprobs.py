@@ -1,0 +1,98 @@
+"""Log-probabilities in the three shapes that clients know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gllm.gateway.protocol.offsets import TextOffsets
+from gllm.gateway.shared.interfaces import Tokenizer
+from gllm.wire.messages import TokenLogprob
+
+LOWEST = -9999.0
+"""JSON has no -inf; OpenAI sends this."""
+
+
+def _finite(value: float) -> float:
+    return value if value > LOWEST else LOWEST
+
+
+class TokenNames:
+    """How logprobs spell a token: by its text or, with `return_tokens_as_token_ids`, by its id."""
+
+    def __init__(self, tokenizer: Tokenizer, *, as_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._as_ids = as_ids
+
+    def __call__(self, token: int) -> str:
+        return f"token_id:{token}" if self._as_ids else self._tokenizer.token_text(token)
+
+
+def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer, names: TokenNames) -> list[dict[str, Any]]:
+    """`choices[].logprobs.content` of a chat: token, logprob, bytes and alternatives."""
+
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        return {"token": names(token), "logprob": _finite(logprob), "bytes": list(tokenizer.token_bytes(token))}
+
+    return [
+        {**one(entry.token_id, entry.logprob), "top_logprobs": [one(token, value) for token, value in entry.top]}
+        for entry in entries
+    ]
+
+
+class CompletionLogprobs:
+    """`choices[].logprobs` of a text completion; keeps the offset from chunk to chunk."""
+
+    def __init__(self, tokenizer: Tokenizer, names: TokenNames, *, skip_special_tokens: bool) -> None:
+        self._names = names
+        self._offsets = TextOffsets(tokenizer, skip_special_tokens=skip_special_tokens)
+
+    def prompt(self, text: str, token_ids: list[int], entries: list[TokenLogprob | None]) -> dict[str, Any]:
+        """Of an echoed prompt, whose first token has no entry."""
+        offsets = self._offsets.prompt(text, token_ids)
+        return self._render(token_ids, entries, offsets)
+
+    def answer(self, entries: list[TokenLogprob]) -> dict[str, Any]:
+        token_ids = [entry.token_id for entry in entries]
+        return self._render(token_ids, entries, [self._offsets.add(token) for token in token_ids])
+
+    def _render(
+        self, token_ids: list[int], entries: Sequence[TokenLogprob | None], offsets: list[int]
+    ) -> dict[str, Any]:
+        tokens = [self._names(token) for token in token_ids]
+        values = [None if entry is None else _finite(entry.logprob) for entry in entries]
+        tops: list[dict[str, float] | None] = []
+        for name, entry in zip(tokens, entries, strict=True):
+            if entry is None:
+                tops.append(None)
+                continue
+            # The token itself comes first, as in vLLM: clients take the first value for its own.
+            top = {name: _finite(entry.logprob)}
+            for token, value in entry.top:
+                top.setdefault(self._names(token), _finite(value))
+            tops.append(top)
+        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several chunks of `CompletionLogprobs` as one."""
+    keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    return {key: [value for part in parts for value in part[key]] for key in keys}
+
+
+def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
+    """vLLM's shape: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first.
+
+    The prompt's own token comes before its alternatives.
+    """
+
+    def shown(token: int, value: float, rank: int) -> dict[str, Any]:
+        return {"logprob": _finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token)}
+
+    def one(entry: TokenLogprob) -> dict[str, Any]:
+        found = {str(entry.token_id): shown(entry.token_id, entry.logprob, entry.rank)}
+        for rank, (token, value) in enumerate(entry.top, 1):
+            found.setdefault(str(token), shown(token, value, rank))
+        return found
+
+    return [None if entry is None else one(entry) for entry in entries]

@@ -1,0 +1,137 @@
+"""From a choice's text to what a chat shows: reasoning, content, tool calls, finish reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gllm.gateway.request.generation import Choice, Delta
+from gllm.gateway.shared.interfaces import ReasoningParser, ToolCallDelta, ToolParser
+from gllm.wire.messages import TokenLogprob
+
+
+class ChatDelta(msgspec.Struct, gc=False):
+    """What one delta adds to one choice of a chat. In the order of the answer: reasoning, content, calls, the end."""
+
+    index: int
+    reasoning: str = ""
+    content: str = ""
+    tool_calls: list[ToolCallDelta] = []
+    """A call's first delta has `id` and `name`, the others pieces of its arguments."""
+    token_ids: list[int] = []
+    """Of this delta, whatever part of the answer they belong to; with the EOS or stop token."""
+    logprobs: list[TokenLogprob] | None = None
+    """One for each of `token_ids`."""
+    finish_reason: str | None = None
+    """stop, length or tool_calls."""
+
+
+class MadeCall(msgspec.Struct):
+    """A tool call as far as it is written."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class ChatChoice:
+    """Runs the parsers of one choice and keeps what they found."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        reasoning: ReasoningParser | None,
+        tools: ToolParser | None,
+        *,
+        parallel: bool,
+        shows_reasoning: bool,
+    ) -> None:
+        self._choice = choice
+        self._parser = reasoning
+        self._tools = tools
+        self._parallel = parallel
+        self._shows_reasoning = shows_reasoning
+        self._thinking = reasoning is not None
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
+        self.reasons = reasoning is not None and shows_reasoning
+        """Reasoning is told apart from content, and shown."""
+        self.plain = reasoning is None and tools is None
+        """Text is content: nothing to parse."""
+        self.reasoning_tokens = 0
+        self.calls: list[MadeCall] = []
+        self.finish_reason: str | None = None
+
+    @property
+    def stopped_by(self) -> dict[str, Any]:
+        return self._choice.stopped_by
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    def apply(self, delta: Delta) -> ChatDelta:
+        if self.finish_reason is not None:
+            return ChatDelta(delta.index, token_ids=delta.token_ids, logprobs=delta.logprobs)
+        shown = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
+        shown.token_ids, shown.logprobs = delta.token_ids, delta.logprobs
+        if shown.content:
+            self._content.append(shown.content)
+        if shown.reasoning:
+            self._reasoning.append(shown.reasoning)
+            if not self._shows_reasoning:
+                shown.reasoning = ""
+        if delta.finish_reason is not None and shown.finish_reason is None:
+            shown.finish_reason = "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
+        self.finish_reason = shown.finish_reason
+        return shown
+
+    def _parse(self, delta: Delta) -> ChatDelta:
+        ended = delta.finish_reason is not None
+        reasoning, text = "", delta.text
+        if self._parser is not None:
+            reasoning, text = self._parser.feed(text)
+            if self._thinking:
+                # Tokens count as reasoning up to and with the one that ends it.
+                self.reasoning_tokens += len(delta.token_ids)
+                self._thinking = not text
+                if not (self._thinking or self._reasoning or reasoning):
+                    self.reasoning_tokens = 0
+            if ended:
+                last_reasoning, last_text = self._parser.finish()
+                reasoning, text = reasoning + last_reasoning, text + last_text
+        shown = ChatDelta(delta.index, reasoning=reasoning, content=text)
+        if self._tools is None:
+            return shown
+        parsed = self._tools.feed(text)
+        shown.content = parsed.content
+        calls = list(parsed.tool_calls)
+        if ended:
+            last = self._tools.finish()
+            shown.content += last.content
+            calls += last.tool_calls
+        shown.tool_calls = []
+        for call in calls:
+            if call.index > 0 and not self._parallel:
+                shown.finish_reason = "tool_calls"
+                self._choice.cut = True
+                break
+            shown.tool_calls.append(call)
+            self._keep(call)
+        if self._tools.ended:
+            shown.finish_reason = "tool_calls"
+            self._choice.cut = True
+        return shown
+
+    def _keep(self, call: ToolCallDelta) -> None:
+        while len(self.calls) <= call.index:
+            self.calls.append(MadeCall())
+        kept = self.calls[call.index]
+        kept.id = call.id if call.id is not None else kept.id
+        kept.name = call.name if call.name is not None else kept.name
+        kept.arguments += call.arguments

@@ -1,0 +1,70 @@
+"""From a request's fields to `SamplingParams`: defaults of the model, room in the context, seeds of choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gllm.gateway.protocol.errors import answer_too_long, prompt_too_long
+from gllm.gateway.protocol.generation_schema import GenerationRequest
+from gllm.gateway.shared.served_model import ServedModel
+from gllm.sampling_params import SamplingParams
+
+_PLAIN_FIELDS = [
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
+    "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
+]  # fmt: skip
+_DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
+
+
+def sampling_for(
+    request: GenerationRequest,
+    model: ServedModel,
+    prompt_tokens: int,
+    max_model_len: int,
+    grammar: str | None,
+    bad_words: tuple[tuple[int, ...], ...],
+) -> SamplingParams:
+    """Without what ends the text. bad_words: the request's, as tokens.
+
+    Raises ApiError if the context is too short.
+
+    Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
+    """
+    values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in _DEFAULTED}
+    for field in _PLAIN_FIELDS:
+        value = getattr(request, field)
+        if value is not None:
+            values[field] = value
+    if request.no_stop_trim:
+        values["include_stop_str_in_output"] = True
+    for field in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
+        token_ids = getattr(request, field) or ()
+        model.check_token_ids(token_ids, field)
+        values[field] = tuple(token_ids)
+    if request.logit_bias:
+        bias = {int(token): value for token, value in request.logit_bias.items()}
+        model.check_token_ids(list(bias), "logit_bias")
+        values["logit_bias"] = bias
+    return SamplingParams(
+        max_tokens=fit_max_tokens(request, prompt_tokens, max_model_len),
+        logprobs=request.num_logprobs,
+        prompt_logprobs=request.num_prompt_logprobs,
+        grammar=grammar,
+        bad_word_ids=bad_words,
+        **values,
+    )
+
+
+def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
+    """How many tokens to generate. Unset: the default, or whatever the context has room for if that is less."""
+    requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
+    room = max_model_len - prompt_tokens
+    if request.ends_with_context:
+        requested, fill = None, requested
+    if requested is None:
+        if room < 1:
+            raise prompt_too_long(f"{prompt_tokens} tokens", max_model_len, param)
+        return room if fill is None else min(fill, room)
+    if requested > room:
+        raise answer_too_long(requested, prompt_tokens, max_model_len, param)
+    return requested

@@ -1,0 +1,134 @@
+"""Whether a request may enter, decided before any response header.
+
+The count covers waiting and running; a request of n choices and p prompts counts n * p. The token bound covers prompt
+tokens that are not computed yet, so it can be set as target TTFT times measured prefill rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from gllm.config import GatewayConfig
+from gllm.gateway.protocol.errors import ApiError, overloaded, unavailable
+from gllm.gateway.shared.interfaces import Engine
+
+RETRY_AFTER_RANGE = (1, 60)
+_RATE_WINDOW = 30.0
+_RATE_SAMPLES = 256
+
+
+class Admission:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        engine: Engine,
+        *,
+        on_reject: Callable[[str], None] = lambda reason: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._on_reject = on_reject
+        self._clock = clock
+        self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self.live = 0
+        """Choices admitted and not finished."""
+        self.waiting_tokens = 0
+        """Prompt tokens admitted whose first output has not come."""
+        self.draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def empty(self) -> None:
+        """Returns when nothing is live."""
+        await self._idle.wait()
+
+    def _change_live(self, weight: int) -> None:
+        self.live += weight
+        if self.live:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    def admit(self, weight: int) -> Ticket:
+        """Count `weight` choices in, or raise 503 (not ready, draining) or 429 (full).
+
+        While the engine is being replaced requests enter as ever and wait for it: that takes seconds, and most clients
+        would rather wait than find out when to ask again.
+        """
+        limits = self._engine.limits
+        if self.draining:
+            self._reject("draining")
+            raise unavailable("The server is shutting down.", "draining", retry_after=5)
+        if limits is None:
+            self._reject("not_ready")
+            raise unavailable("The engine is not ready.", "not_ready", retry_after=5)
+        limit = limits.max_num_seqs + self._config.max_queued_requests
+        if weight > limit:
+            raise ApiError(400, f"{weight} choices can never run here; at most {limit} may be in the server at once.",
+                           param="n", code="too_many_choices")  # fmt: skip
+        if self.live + weight > limit:
+            self._reject("queue_full")
+            raise overloaded("The queue is full.", self._retry_after(self.live - limits.max_num_seqs))
+        self._change_live(weight)
+        return Ticket(self, weight)
+
+    def admit_tokens(self, ticket: Ticket, tokens: int) -> None:
+        """Count prompt tokens in, or raise 429. A single prompt beyond the bound enters an empty queue."""
+        most = self._config.max_queued_tokens
+        if most and self.waiting_tokens and self.waiting_tokens + tokens > most:
+            self._reject("queue_tokens")
+            raise overloaded("Too many prompt tokens are waiting.", self._retry_after(self.live))
+        self.waiting_tokens += tokens
+        ticket.waiting_tokens += tokens
+
+    def _reject(self, reason: str) -> None:
+        self._on_reject(reason)
+
+    def leave(self, weight: int, finished: bool) -> None:
+        """Count choices out; those that finished their work tell how fast the queue moves."""
+        self._change_live(-weight)
+        if finished:
+            self._finished.append((self._clock(), weight))
+
+    def _retry_after(self, queued: int) -> int:
+        """Seconds the queue will take at the recent finish rate, within 1 to 60."""
+        low, high = RETRY_AFTER_RANGE
+        now = self._clock()
+        recent = [(at, weight) for at, weight in self._finished if now - at <= _RATE_WINDOW]
+        if not recent:
+            return low
+        span = max(now - recent[0][0], 0.1)
+        rate = sum(weight for _, weight in recent) / span
+        return min(high, max(low, math.ceil(max(queued, 1) / rate)))
+
+
+class Ticket:
+    """One request's share of the counts; `release` gives back whatever is still held, once."""
+
+    def __init__(self, admission: Admission, weight: int) -> None:
+        self._admission = admission
+        self.weight = weight
+        self.waiting_tokens = 0
+
+    def prefilled(self, tokens: int) -> None:
+        """These prompt tokens are computed."""
+        tokens = min(tokens, self.waiting_tokens)
+        self.waiting_tokens -= tokens
+        self._admission.waiting_tokens -= tokens
+
+    def finished(self) -> None:
+        """One choice is done."""
+        if self.weight:
+            self.weight -= 1
+            self._admission.leave(1, finished=True)
+
+    def release(self) -> None:
+        self.prefilled(self.waiting_tokens)
+        if self.weight:
+            self._admission.leave(self.weight, finished=False)
+            self.weight = 0

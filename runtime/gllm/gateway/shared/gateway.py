@@ -1,0 +1,77 @@
+"""Everything the routes share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gllm.config import Config
+from gllm.gateway.request.generation import Generator
+from gllm.gateway.shared.admission import Admission
+from gllm.gateway.shared.interfaces import Engine
+from gllm.gateway.shared.metrics import Metrics
+from gllm.gateway.shared.served_model import ServedModel
+
+MAX_SILENCE = 5.0
+"""Seconds without a message from the engine, which sends one each second, after which it counts as hung."""
+
+
+class Gateway:
+    def __init__(
+        self, config: Config, model: ServedModel, engine: Engine, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.engine = engine
+        self.metrics = Metrics(model.name, config.engine.max_model_len or model.config.context(), engine)
+        self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
+        self.generator = Generator(model, engine, self.admission, self.metrics)
+        self.down_reason = "starting"
+        """Why there is no engine, for /health."""
+        self.loaded: float | None = None
+        """Share of the weights that the workers of the engine to come have loaded, 0 to 1; None: not known."""
+        self._clock = clock
+        self._recovery_deadline = 0.0
+
+    def engine_lost(self, reason: str, recovery_seconds: float) -> None:
+        """The engine is gone. Its requests wait for the one that is to come within so many seconds; 0: they fail."""
+        self.down_reason = reason
+        self.loaded = None
+        self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
+        if recovery_seconds:
+            self.engine.pause(reason)
+        else:
+            self.engine.engine_down(reason)
+
+    def unhealthy(self) -> str | None:
+        """Why this process should be given up; None if it should not. Nothing here asks the engine: a hung one shows.
+
+        An engine that is being replaced is no reason, until the deadline for that is missed.
+        """
+        if self.engine.hello is None:
+            return None if self._clock() < self._recovery_deadline else self._disconnected()
+        silence = self._clock() - self.engine.last_heard
+        if silence > MAX_SILENCE:
+            return f"the engine has been silent for {silence:.1f} s"
+        stalled = self.engine.stats.seconds_since_progress + silence
+        if self.engine.stats.seconds_since_progress and stalled > self.config.engine.step_timeout:
+            return f"the engine has made no progress for {stalled:.0f} s"
+        return None
+
+    @property
+    def max_model_len(self) -> int | None:
+        return self.engine.limits.max_model_len if self.engine.limits is not None else None
+
+    def not_ready(self, recovering: bool = False) -> str | None:
+        """Why new requests had better go elsewhere.
+
+        recovering: that they would have to wait for the next engine is no reason.
+        """
+        if self.admission.draining:
+            return "draining"
+        if self.engine.hello is None and not (recovering and self.engine.limits is not None):
+            return self._disconnected()
+        return self.unhealthy()
+
+    def _disconnected(self) -> str:
+        return f"the engine is not connected: {self.down_reason}"
