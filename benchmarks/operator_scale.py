@@ -1,13 +1,12 @@
-"""How one operator does with many LLMDeployments: `python benchmarks/operator_scale.py [--count 200]`.
+"""Measure one operator with many LLMDeployments: `python benchmarks/operator_scale.py [--count 200]`.
 
-On a control plane alone: KUBECONFIG if it is set (`../shared/k8s/cluster up --nodes 0`: StatefulSets then get pods that
-stay Pending), else an API server of its own from the binaries of `../shared/k8s` or KUBEBUILDER_ASSETS. The operator is
-one process, as in its pod. Told are
+It uses the cluster of KUBECONFIG (without nodes the pods of StatefulSets stay Pending), or starts an API server from the
+binaries in KUBEBUILDER_ASSETS. The operator is one process, as in its pod. Printed are
 
-    create   from the first `kubectl apply` until every deployment has its objects and a status that says so
-    quiet    until the control plane has made all pods, and nothing happens any more
+    create   from the first `kubectl apply` until every deployment has its objects and a status
+    quiet    until the control plane has made all pods and no object changes any more
     idle     writes to the API server and CPU while nothing changes
-    edit     from an edit of one deployment until its objects are the new ones, with all the others there
+    edit     from an edit of one deployment until its objects are new, beside all the other deployments
     restart  from the start of a new operator until an edit that it missed is carried out
 """
 
