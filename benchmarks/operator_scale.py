@@ -1,7 +1,7 @@
 """Measure one operator with many LLMDeployments: `python benchmarks/operator_scale.py [--count 200]`.
 
-It uses the cluster of KUBECONFIG (without nodes the pods of StatefulSets stay Pending), or starts an API server from the
-binaries in KUBEBUILDER_ASSETS. The operator is one process, as in its pod. Printed are
+It uses the cluster of KUBECONFIG (without nodes the pods of StatefulSets stay Pending), or starts an API server from
+the binaries in KUBEBUILDER_ASSETS. The operator is one process, as in its pod. It prints
 
     create   from the first `kubectl apply` until every deployment has its objects and a status
     quiet    until the control plane has made all pods and no object changes any more
