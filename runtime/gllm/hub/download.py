@@ -16,9 +16,11 @@ from gllm.hub.cache import CachedModel
 from gllm.hub.errors import HubError, explained
 from gllm.hub.files import NeededFiles, needed_files, needed_settings
 from gllm.hub.name import HubName
+from gllm.terminal import Bars
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.utils.tqdm import tqdm
 
 Tell = Callable[[str], None]
 """Gets one line of progress."""
@@ -157,7 +159,14 @@ class _Repository:
         if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
             disable_progress_bars()
         return Path(
-            hf_hub_download(self.name.repo, file, revision=self.commit, cache_dir=self.cache, local_dir=self.folder)
+            hf_hub_download(
+                self.name.repo,
+                file,
+                revision=self.commit,
+                cache_dir=self.cache,
+                local_dir=self.folder,
+                tqdm_class=_download_bar(),
+            )
         )
 
     def fetch_all(self, needed: NeededFiles, there: Path, tell: Tell) -> None:
@@ -172,6 +181,32 @@ class _Repository:
             if file in needed.weights:
                 tell(f"downloading {file}, {_amount(self.sizes[file])}")
             self.fetch(file)
+
+
+def _download_bar() -> type[tqdm]:
+    """The class of the bars that huggingface_hub shows for one file, which may be several at once.
+
+    huggingface_hub still decides whether to show them, by the terminal and HF_HUB_DISABLE_PROGRESS_BARS.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    bars = Bars(kind="bytes")
+
+    class DownloadBar(tqdm):
+        def __init__(self, *args: object, **options: object) -> None:
+            # gui: tqdm counts, and draws nothing itself.
+            super().__init__(*args, **options, gui=True)  # type: ignore[no-untyped-call]
+
+        def display(self, *args: object, **options: object) -> None:
+            if not self.disable:
+                bars.show(self.desc or "", self.n, self.total)
+
+        def close(self) -> None:
+            if not self.disable:
+                bars.remove(self.desc or "")
+            super().close()
+
+    return DownloadBar
 
 
 def _check_space(num_bytes: int, folder: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TextIO
 
+from gllm.terminal import Bars
 from gllm.wire.messages import ProcessStatus
 
-_BAR_WIDTH = 28
 _LINE_EVERY = 0.25
 """Share of the progress after which a log that is no terminal gets another line."""
 
@@ -40,48 +39,37 @@ class LoadProgress:
 
 
 class ProgressPrinter:
-    """Prints the stages of a start to `stream`, each once."""
+    """Prints the stages of a start to `stream`, each once; on a terminal a bar for each process that loads weights."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._bar_shown = False
+        self._bars = Bars(stream)
         self._stage: dict[str, tuple[str, int]] = {}
-        """Role to the last stage printed and the share of it, in steps of _LINE_EVERY."""
+        """Role to the last stage printed and its share, in steps of _LINE_EVERY."""
 
     def line(self, text: str) -> None:
-        """Print one whole line, in place of the bar if there is one."""
+        """Print one whole line, in place of the bars if there are any."""
         self.clear()
         print(text, file=self._stream, flush=True)
 
     def status(self, status: ProcessStatus) -> None:
-        """Show where a child stands, if that is news."""
+        """Show the state of a process, if it is news."""
         if status.state != "loading":
-            self.clear()
+            self._bars.remove(status.role)
             return
-        stage = f"{status.role}: {status.detail or 'loading'}"
-        if self._is_terminal and 0.0 < status.progress < 1.0:
-            self._bar(stage, status.progress)
+        detail = status.detail or "loading"
+        if self._bars.visible and 0.0 < status.progress < 1.0:
+            self._bars.show(status.role, status.progress, note=detail)
             return
+        stage = f"{status.role}: {detail}"
         shown = (stage, int(status.progress / _LINE_EVERY))
         if self._stage.get(status.role) == shown:
             return
         self._stage[status.role] = shown
-        # A terminal has seen the bar: what remains to be said is that a stage begins or is done.
+        # On a terminal the bar shows what is between the begin of a stage and its end.
         share = f" {status.progress:.0%}" if status.progress > 0.0 else ""
         self.line(stage + share)
 
-    def _bar(self, stage: str, progress: float) -> None:
-        filled = round(progress * _BAR_WIDTH)
-        text = f"{stage} [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {progress:4.0%}"
-        width = shutil.get_terminal_size().columns - 1
-        self._stream.write(f"\r{text[:width]}\x1b[K")
-        self._stream.flush()
-        self._bar_shown = True
-
     def clear(self) -> None:
-        """Remove the bar, so that somebody else may print."""
-        if self._bar_shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._bar_shown = False
+        """Remove the bars, so that other code may print."""
+        self._bars.close()

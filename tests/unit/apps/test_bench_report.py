@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gllm.apps.bench.client import RequestRecord
-from gllm.apps.bench.report import as_json, as_table, parse_goodput, percentile, spread, summarize
+from gllm.apps.bench.report import as_json, as_text, parse_goodput, percentile, spread, summarize
 
 
 def record(index: int, start: float, times: list[float], **fields) -> RequestRecord:
@@ -80,7 +80,7 @@ def test_goodput() -> None:
             parse_goodput([wrong])
 
 
-def test_json_has_vllms_keys_and_the_table_its_rows() -> None:
+def test_json_has_vllms_keys_and_the_text_its_lines() -> None:
     summary = summarize(TWO, 0.7)
     result = as_json(summary, {"trace": "cpu"}, TWO)
     assert result["trace"] == "cpu"
@@ -88,7 +88,7 @@ def test_json_has_vllms_keys_and_the_table_its_rows() -> None:
         assert key in result
     assert result["requests"][0]["ttft"] == pytest.approx(0.1)
     assert "requests" not in as_json(summary, {})
-    table = as_table(summary)
+    text = as_text(summary)
     for row in ("Successful requests:", "Output token throughput (tok/s):", "P99 TTFT (ms):", "Mean E2EL (ms):"):
-        assert row in table
+        assert row in text
     assert spread([]).mean == 0.0

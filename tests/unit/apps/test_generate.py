@@ -17,7 +17,7 @@ from gllm import LLM, SamplingParams
 from gllm.apps.cli.generate import run_batch
 from gllm.apps.cli.main import app
 from gllm.apps.offline.batch import BadLine, BatchRequest, finished_ids, parse_line, read_requests
-from gllm.apps.offline.progress import ProgressLine
+from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config
 
 
@@ -113,10 +113,10 @@ def test_ids_must_differ() -> None:
     assert (second.custom_id, second.line, second.field) == ("line-3", 3, "custom_id")
 
 
-def run(llm: LLM, lines: list[object], out: Path) -> ProgressLine:
+def run(llm: LLM, lines: list[object], out: Path) -> RequestProgress:
     """One run of the command after its start-up."""
     raw = [json.dumps(line).encode() + b"\n" if not isinstance(line, bytes) else line for line in lines]
-    progress = ProgressLine(len(raw), stream=io.StringIO())
+    progress = RequestProgress(len(raw), stream=io.StringIO())
     done = finished_ids(out)
     default = partial(llm.default_sampling, max_tokens=40)
     with out.open("a") as file:
@@ -290,6 +290,6 @@ def test_what_was_ready_before_the_engine_died_is_kept(llm: LLM, fakes: Fakes, t
 
     requests = read_requests(lines(), llm.default_sampling)
     with out.open("w") as file, pytest.raises(RuntimeError, match="worker-0 was killed"):
-        run_batch(llm, requests, file, ProgressLine(None, stream=io.StringIO()), "fake")
+        run_batch(llm, requests, file, RequestProgress(None, stream=io.StringIO()), "fake")
     assert finished_ids(out) <= {"line-1", "line-2", "line-3"}
     assert finished_ids(out)

@@ -169,40 +169,67 @@ def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[Reques
     return result
 
 
-def as_table(summary: Summary, title: str = "Serving Benchmark Result") -> str:
-    """The table of `vllm bench serve`, row for row."""
-    width = 50
-    rows: list[tuple[str, int | float]] = [
-        ("Successful requests:", summary.completed),
-        ("Failed requests:", summary.failed),
-        ("Benchmark duration (s):", summary.duration),
-        ("Total input tokens:", summary.total_input_tokens),
-        ("Total generated tokens:", summary.total_output_tokens),
-        ("Request throughput (req/s):", summary.request_throughput),
-    ]
-    if summary.request_goodput is not None:
-        rows.append(("Request goodput (req/s):", summary.request_goodput))
+COLUMNS = ("", "", "mean", "median", "p99")
+"""Of the table on a terminal."""
+
+
+def cells(summary: Summary) -> list[list[str]]:
+    """The rows of COLUMNS: single figures, then the latencies."""
+    rows = [[label, _number(value), "", "", ""] for label, value in _figures(summary)]
     rows += [
-        ("Output token throughput (tok/s):", summary.output_throughput),
-        ("Peak output token throughput (tok/s):", summary.peak_output_throughput),
-        ("Peak concurrent requests:", summary.max_concurrent_requests),
-        ("Total token throughput (tok/s):", summary.total_token_throughput),
+        [f"{about}, {name} (ms)", "", *map(_number, (figures.mean, figures.median, figures.p99))]
+        for name, about, figures in _latencies(summary)
     ]
+    return rows
+
+
+def as_text(summary: Summary, title: str = "Serving Benchmark Result") -> str:
+    """The text of `vllm bench serve`, line for line."""
+    width = 50
     lines = [f" {title} ".center(width, "=")]
-    lines += [_row(label, value) for label, value in rows]
-    for name, about, figures in (
-        ("TTFT", "Time to First Token", summary.ttft),
-        ("TPOT", "Time per Output Token (excl. 1st token)", summary.tpot),
-        ("ITL", "Inter-token Latency", summary.itl),
-        ("E2EL", "End-to-end Latency", summary.e2el),
-    ):
+    lines += [_line(f"{label}:", value) for label, value in _figures(summary)]
+    for name, about, figures in _latencies(summary):
         lines.append(about.center(width, "-"))
-        lines.append(_row(f"Mean {name} (ms):", figures.mean))
-        lines.append(_row(f"Median {name} (ms):", figures.median))
-        lines.append(_row(f"P99 {name} (ms):", figures.p99))
+        lines.append(_line(f"Mean {name} (ms):", figures.mean))
+        lines.append(_line(f"Median {name} (ms):", figures.median))
+        lines.append(_line(f"P99 {name} (ms):", figures.p99))
     lines.append("=" * width)
     return "\n".join(lines)
 
 
-def _row(label: str, value: int | float) -> str:
-    return f"{label:<40}{value:>10}" if isinstance(value, int) else f"{label:<40}{value:>10.2f}"
+def _figures(summary: Summary) -> list[tuple[str, int | float]]:
+    """The figures that are one number, under vLLM's labels."""
+    rows: list[tuple[str, int | float]] = [
+        ("Successful requests", summary.completed),
+        ("Failed requests", summary.failed),
+        ("Benchmark duration (s)", summary.duration),
+        ("Total input tokens", summary.total_input_tokens),
+        ("Total generated tokens", summary.total_output_tokens),
+        ("Request throughput (req/s)", summary.request_throughput),
+    ]
+    if summary.request_goodput is not None:
+        rows.append(("Request goodput (req/s)", summary.request_goodput))
+    return [
+        *rows,
+        ("Output token throughput (tok/s)", summary.output_throughput),
+        ("Peak output token throughput (tok/s)", summary.peak_output_throughput),
+        ("Peak concurrent requests", summary.max_concurrent_requests),
+        ("Total token throughput (tok/s)", summary.total_token_throughput),
+    ]
+
+
+def _latencies(summary: Summary) -> tuple[tuple[str, str, Spread], ...]:
+    return (
+        ("TTFT", "Time to First Token", summary.ttft),
+        ("TPOT", "Time per Output Token (excl. 1st token)", summary.tpot),
+        ("ITL", "Inter-token Latency", summary.itl),
+        ("E2EL", "End-to-end Latency", summary.e2el),
+    )
+
+
+def _line(label: str, value: int | float) -> str:
+    return f"{label:<40}{_number(value):>10}"
+
+
+def _number(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.2f}"

@@ -21,7 +21,8 @@ from gllm.apps.cli.configure import make_config
 from gllm.apps.cli.loading import quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
 from gllm.apps.cli.parsing import Command, EngineCommand
-from gllm.apps.offline.progress import ProgressLine
+from gllm.apps.request_progress import RequestProgress
+from gllm.terminal import print_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
 
@@ -102,7 +103,7 @@ def finish(
 ) -> None:
     """Print the table, write the JSON, and leave with status 1 if a request failed."""
     summary = report.summarize(records, duration, report.parse_goodput(goodput or []))
-    print(report.as_table(summary, title))
+    print_table(report.COLUMNS, report.cells(summary), title=title, plain=report.as_text(summary, title))
     if output is not None:
         result = report.as_json(summary, settings, records if save_requests else ())
         output.write_text(json.dumps(result, indent=1) + "\n")
@@ -154,7 +155,6 @@ def serve(
             output_len=output_len,
         )
         requests = draw(count, seed=seed, rate=rate)
-        line = ProgressLine(count)
 
         async def measure() -> tuple[list[RequestRecord], float]:
             if num_warmups:
@@ -163,17 +163,17 @@ def serve(
                 await run_requests(
                     endpoint, warm, ignore_eos=ignore_eos, max_concurrency=max_concurrency, timeout=timeout
                 )
-            return await run_requests(
-                endpoint,
-                requests,
-                ignore_eos=ignore_eos,
-                max_concurrency=max_concurrency,
-                timeout=timeout,
-                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
-            )
+            with RequestProgress(count) as progress:
+                return await run_requests(
+                    endpoint,
+                    requests,
+                    ignore_eos=ignore_eos,
+                    max_concurrency=max_concurrency,
+                    timeout=timeout,
+                    on_done=lambda record: progress.update(record.output_tokens, failed=not record.ok),
+                )
 
         records, duration = asyncio.run(measure())
-        line.finish()
     settings = {
         "backend": "openai-completions",
         "url": url,
@@ -240,14 +240,13 @@ def throughput(
         run = partial(run_offline, llm.engine.client, ignore_eos=ignore_eos, max_concurrency=max_concurrency)
         if num_warmups:
             llm.engine.call(run(draw(num_warmups, seed=seed + WARMUP_SEED), prefix="warmup"))
-        line = ProgressLine(count)
-        records, duration = llm.engine.call(
-            run(
-                draw(count, seed=seed),
-                on_done=lambda record: line.update(record.output_tokens, failed=not record.ok),
+        with RequestProgress(count) as progress:
+            records, duration = llm.engine.call(
+                run(
+                    draw(count, seed=seed),
+                    on_done=lambda record: progress.update(record.output_tokens, failed=not record.ok),
+                )
             )
-        )
-        line.finish()
     settings = {
         "backend": "gllm-offline",
         "model": config.engine.model,

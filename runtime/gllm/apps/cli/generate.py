@@ -32,8 +32,8 @@ from gllm.apps.offline.batch import (
     read_requests,
     write_record,
 )
-from gllm.apps.offline.progress import ProgressLine
 from gllm.apps.offline.prompts import Prompt
+from gllm.apps.request_progress import RequestProgress
 from gllm.sampling_params import ParameterError, SamplingParams
 
 if TYPE_CHECKING:
@@ -95,38 +95,36 @@ def generate(
             print(f"gllm: {len(done)} answers are there already", file=sys.stderr)
         requests = partial(read_requests, skip=done, model=name)
         total, good = _count(input, requests, defaults)
-        line = ProgressLine(total)
-        with _lines(input) as lines:
-            if good:
-                llm = stack.enter_context(offline_llm(config))
-                run_batch(llm, requests(lines, partial(llm.default_sampling, **defaults)), out, line, name)
-            else:
-                list(_good_lines(requests(lines, partial(SamplingParams, **defaults)), out, line))
-    if line.failed:
-        print(f"gllm: {line.failed} lines have no answer; see `error` in the output", file=sys.stderr)
+        lines = stack.enter_context(_lines(input))
+        if good:
+            llm = stack.enter_context(offline_llm(config))
+            with RequestProgress(total) as progress:
+                run_batch(llm, requests(lines, partial(llm.default_sampling, **defaults)), out, progress, name)
+        else:
+            with RequestProgress(total) as progress:
+                list(_good_lines(requests(lines, partial(SamplingParams, **defaults)), out, progress))
+    if progress.failed:
+        print(f"gllm: {progress.failed} lines have no answer; see `error` in the output", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def run_batch(
-    llm: LLM, requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: ProgressLine, model_name: str
+    llm: LLM, requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: RequestProgress, model_name: str
 ) -> None:
-    """Answer every request, writing each record as soon as it is there."""
-    try:
-        good = _good_lines(requests, out, progress)
-        for request, completion in llm.generate_unordered(good):
-            if isinstance(completion, Exception):
-                field = completion.param if isinstance(completion, ParameterError) else "prompt"
-                _write_bad(BadLine(request.custom_id, request.line, field, str(completion)), out, progress)
-                continue
-            write_record(out, answer_record(request, completion, model_name, llm.tokenizer.token_text))
-            tokens = sum(len(answer.token_ids) for answer in completion.outputs)
-            progress.update(tokens, failed=completion.error is not None)
-    finally:
-        progress.finish()
+    """Answer every request; each record is written as soon as its answer is complete."""
+    good = _good_lines(requests, out, progress)
+    for request, completion in llm.generate_unordered(good):
+        if isinstance(completion, Exception):
+            field = completion.param if isinstance(completion, ParameterError) else "prompt"
+            _write_bad(BadLine(request.custom_id, request.line, field, str(completion)), out, progress)
+            continue
+        write_record(out, answer_record(request, completion, model_name, llm.tokenizer.token_text))
+        tokens = sum(len(answer.token_ids) for answer in completion.outputs)
+        progress.update(tokens, failed=completion.error is not None)
 
 
 def _good_lines(
-    requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: ProgressLine
+    requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: RequestProgress
 ) -> Iterator[tuple[BatchRequest, Prompt, SamplingParams]]:
     """The lines that can be served; records are written for the others."""
     for request in requests:
@@ -136,7 +134,7 @@ def _good_lines(
             yield request, request.prompt, request.sampling
 
 
-def _write_bad(line: BadLine, out: IO[str], progress: ProgressLine) -> None:
+def _write_bad(line: BadLine, out: IO[str], progress: RequestProgress) -> None:
     write_record(out, error_record(line.custom_id, line.line, line.field, line.message))
     progress.update(0, failed=True)
 

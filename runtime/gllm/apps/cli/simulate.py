@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.timing.trace import TraceWriter
+from gllm.terminal import Bars, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +122,7 @@ def simulate(
             outcomes[name] = outcome
             rows.append([name, *figures.cells(found)])
             results.append(figures.as_json(found, {"policy": name, **settings}))
-        print(figures.table(["policy", *figures.COLUMNS], rows))
+        print_table(["policy", *figures.COLUMNS], rows)
         if output is not None:
             output.write_text(json.dumps(results, indent=1) + "\n")
         if plots is not None:
@@ -143,14 +145,12 @@ def _policies(names: Sequence[str] | None) -> list[PolicyName]:
 
 def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> None:
     """Tables on stdout, rows as JSON, pictures."""
-    progress = sys.stderr.isatty()
-    rows = ablation.run_grid(
-        grid, on_done=lambda done, total: print(f"\r{done}/{total} ", end="", file=sys.stderr) if progress else None
-    )
+    with Bars(kind="count") as bars:
+        rows = ablation.run_grid(grid, on_done=partial(bars.show, "cases"))
     means = ablation.means(rows)
     for workload in grid.workloads:
         print(f"\n{workload}, {grid.preset}, {grid.seeds} seeds of {grid.seconds:g} s\n")
-        print(figures.table(ablation.COLUMNS, [ablation.cells(mean) for mean in means if mean.workload == workload]))
+        print_table(ablation.COLUMNS, [ablation.cells(mean) for mean in means if mean.workload == workload])
     if output is not None:
         output.write_text(json.dumps(msgspec.to_builtins(means), indent=1) + "\n")
     if plots is not None:

@@ -21,9 +21,9 @@ import msgspec
 from gllm.apps.offline.completion import Completion, CompletionOutput, collect
 from gllm.apps.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_client, real_group
 from gllm.apps.offline.options import make_config
-from gllm.apps.offline.progress import ProgressLine
 from gllm.apps.offline.prompts import Message, Prompt, as_prompts
 from gllm.apps.offline.text_rules import stop_patterns, stop_strings
+from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config, ModelSource
 from gllm.model_config_loader import load_model_config
 from gllm.sampling_params import ParameterError, SamplingParams
@@ -266,17 +266,17 @@ class LLM:
                 )
         # Encoded first: a wrong prompt must be told before any work is done.
         encoded = [self._encode(*pair) for pair in zip(prompts, samplings, strict=True)]
-        line = ProgressLine(len(prompts), shown=progress)
         results: dict[int, Completion] = {}
-        requests = ((place, ids, samplings[place]) for place, (_, ids) in enumerate(encoded))
-        for place, completion in self.generate_unordered(requests):
-            if isinstance(completion, Exception):
-                raise completion
-            completion.prompt = encoded[place][0]
-            results[place] = completion
-            line.update(sum(len(output.token_ids) for output in completion.outputs), failed=bool(completion.error))
-        line.finish()
-        return [results[place] for place in range(len(prompts))]
+        requests = ((index, ids, samplings[index]) for index, (_, ids) in enumerate(encoded))
+        with RequestProgress(len(prompts), visible=progress) as shown:
+            for index, completion in self.generate_unordered(requests):
+                if isinstance(completion, Exception):
+                    raise completion
+                completion.prompt = encoded[index][0]
+                results[index] = completion
+                tokens = sum(len(output.token_ids) for output in completion.outputs)
+                shown.update(tokens, failed=bool(completion.error))
+        return [results[index] for index in range(len(prompts))]
 
     def _encode(self, prompt: Prompt, sampling: SamplingParams) -> tuple[str | None, list[int]]:
         """(text, token ids) of a prompt that fits; raises ParameterError."""

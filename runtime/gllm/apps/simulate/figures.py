@@ -103,12 +103,3 @@ def _spread(spread: Spread) -> str:
         f"{value:.0f}" if value >= 99.95 or math.isinf(value) else f"{value:.1f}"
         for value in (spread.mean, spread.median, spread.p99)
     )
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown, padded so that a terminal can show it too."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
