@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,10 +152,7 @@ class _Repository:
     def fetch(self, file: str) -> Path:
         """A whole file is not read again. One that is cut off goes on where it was, as long as this process lives."""
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-            disable_progress_bars()
         return Path(
             hf_hub_download(
                 self.name.repo,

@@ -114,7 +114,8 @@ def test_downloads_have_the_same_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("huggingface_hub")
     for stream, is_drawn in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with _download_bar()(total=100, desc="model.safetensors", disable=None, file=stream) as bar:
+        options = {"total": 100, "desc": "model.safetensors", "disable": None, "file": stream, "mininterval": 0}
+        with _download_bar()(**options) as bar:
             bar.update(50)
         assert ("model.safetensors" in stream.getvalue()) == is_drawn
 
