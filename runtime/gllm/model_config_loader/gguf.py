@@ -13,7 +13,7 @@ from gllm.model_config_loader.context import limited_context
 from gllm.model_config_loader.fields import MAX_LAYERS, MOST_EXPERTS, Fields, check_shape
 from gllm.model_config_loader.gguf_rope import load_gguf_rope
 from gllm.models.config import ModelConfig, MoEConfig
-from gllm.text.eos import gguf_eos_ids
+from gllm.text.vocabulary.eos import gguf_eos_ids
 
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

@@ -17,7 +17,7 @@ from gllm.model_config_loader.fields import MAX_LAYERS, Fields, check_shape
 from gllm.model_config_loader.moe import load_moe
 from gllm.model_config_loader.rope import load_rope
 from gllm.models.config import ModelConfig
-from gllm.text.eos import folder_eos_ids
+from gllm.text.vocabulary.eos import folder_eos_ids
 
 _DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
     "float32": "float32",

@@ -75,7 +75,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """What the checkpoint says; quantized GGUF counts as bfloat16."""
     eos_token_ids: tuple[int, ...] = ()
-    """Any of these ends a generation (`gllm.text.eos`)."""
+    """Any of these ends a generation (`gllm.text.vocabulary.eos`)."""
     bos_token_id: int | None = None
     default_context: int = 0
     """The context that is served unless another is asked for; 0: `max_position`."""

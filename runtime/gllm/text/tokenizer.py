@@ -12,10 +12,10 @@ from typing import Any
 import tokenizers
 
 from gllm.text import hf_folder
-from gllm.text.eos import folder_eos_ids, gguf_eos_ids
-from gllm.text.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
-from gllm.text.literal_text import LiteralEncoder, RenderedPrompt, SpecialSpellings, spell_specials
-from gllm.text.token_bytes import token_table
+from gllm.text.templates.literal_text import LiteralEncoder, RenderedPrompt, SpecialSpellings, spell_specials
+from gllm.text.vocabulary.eos import folder_eos_ids, gguf_eos_ids
+from gllm.text.vocabulary.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf
+from gllm.text.vocabulary.token_bytes import token_table
 
 _GGUF_NAMES = {"unk_token": "unknown", "pad_token": "padding", "sep_token": "seperator", "mask_token": "mask"}
 """Spelled as in GGUF."""
@@ -74,7 +74,7 @@ class Tokenizer:
         if eos_token_ids is None:
             eos_token_ids = [] if own_eos is None else [own_eos]
         self.eos_token_ids: tuple[int, ...] = tuple(eos_token_ids)
-        """Any of these ends a generation, as `gllm.text.eos` says; by default `eos_token`."""
+        """Any of these ends a generation, as `gllm.text.vocabulary.eos` says; by default `eos_token`."""
         own = {"bos_token": bos_token, "eos_token": eos_token}
         self.named_tokens = {name: token for name, token in own.items() if token is not None} | (named_tokens or {})
         """Special tokens by the names that chat templates use, such as "pad_token"."""

@@ -19,8 +19,8 @@ from gllm.gateway.shared.gateway import Gateway
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
-from gllm.text.chat_template import ChatTemplate
-from gllm.text.detokenizer import TextStream
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 from gllm.wire.messages import EngineStats, Hello, RequestOutput, TokenLogprob
 

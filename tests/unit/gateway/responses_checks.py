@@ -10,7 +10,7 @@ from gateway_fakes import EOS, RunningServer, make_server, served_model
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from gllm.text.reasoning import reasoning_parser_for
+from gllm.text.output.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
 
 TOOLS: list[Any] = [

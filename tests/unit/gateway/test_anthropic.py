@@ -12,7 +12,7 @@ from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_un
 
 from gllm.gateway.protocol.anthropic_errors import error_object
 from gllm.gateway.protocol.errors import INTERNAL_MESSAGE, bad_request
-from gllm.text.reasoning import reasoning_parser_for
+from gllm.text.output.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
 
 HI: dict[str, Any] = {"model": "tiny", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi"}]}

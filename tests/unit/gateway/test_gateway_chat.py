@@ -11,7 +11,7 @@ import openai
 import pytest
 from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_until
 
-from gllm.text.reasoning import reasoning_parser_for
+from gllm.text.output.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]

@@ -11,7 +11,7 @@ from gateway_fakes import RunningServer, make_server, served_model
 
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.message_schema import template_messages
-from gllm.text.chat_template import ChatTemplate
+from gllm.text.templates.chat_template import ChatTemplate
 
 USER = {"role": "user", "content": "Hi"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from gllm.text.chat_template import ChatTemplate
+from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 
 Messages = list[dict[str, Any]]

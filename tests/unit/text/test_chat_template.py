@@ -10,7 +10,7 @@ import pytest
 
 from gllm.sampling_params import ParameterError
 from gllm.text import template_environment
-from gllm.text.chat_template import ChatTemplate
+from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 
 # Written for these tests after the shape of the published templates.

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gllm.text.detokenizer import TextStream
-from gllm.text.stops import StopStrings
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.output.stop_strings import StopStrings
 from gllm.text.tokenizer import Tokenizer
 
 

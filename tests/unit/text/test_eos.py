@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gllm.text.eos import folder_eos_ids, gguf_eos_ids
+from gllm.text.vocabulary.eos import folder_eos_ids, gguf_eos_ids
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 LLAMA3 = "{{ bos_token }}{{ messages[0].content }}{{ '<|eot_id|>' }}"

@@ -10,8 +10,8 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.text.chat_template import ChatTemplate
-from gllm.text.literal_text import SpecialSpellings, unmark
+from gllm.text.templates.chat_template import ChatTemplate
+from gllm.text.templates.literal_text import SpecialSpellings, unmark
 from gllm.text.tokenizer import Tokenizer
 
 Messages = list[dict[str, Any]]
@@ -163,7 +163,7 @@ def test_long_texts_are_searched_in_slices(monkeypatch: pytest.MonkeyPatch) -> N
     text = "ab<end>c<en" * 20
     whole = spellings.mark(text)
     for size in (1, 2, 3, 7, 50):
-        monkeypatch.setattr("gllm.text.literal_text._SLICE", size)
+        monkeypatch.setattr("gllm.text.templates.literal_text._SLICE", size)
         assert spellings.mark(text) == whole
 
 

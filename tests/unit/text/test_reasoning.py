@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
+from gllm.text.output.reasoning import ReasoningParser, reasoning_parser_for
 
 
 def split(pieces: list[str], starts_inside: bool) -> tuple[str, str]:

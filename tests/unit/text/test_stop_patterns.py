@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gllm.sampling_params import ParameterError
-from gllm.text.detokenizer import TextStream
-from gllm.text.stop_patterns import PatternTooComplexError, StopPatterns
-from gllm.text.stops import StopStrings
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
+from gllm.text.output.stop_strings import StopStrings
 from gllm.text.tokenizer import Tokenizer
 
 PATTERNS = [

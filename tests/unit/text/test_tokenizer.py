@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from gllm.text.detokenizer import TextStream
-from gllm.text.gguf_vocabulary import tokenizer_json_from_gguf
+from gllm.text.output.detokenizer import TextStream
 from gllm.text.tokenizer import Tokenizer, TooManyTokensError, load_tokenizer
+from gllm.text.vocabulary.gguf_vocabulary import tokenizer_json_from_gguf
 
 TEXTS = [
     "",
@@ -466,7 +466,7 @@ def test_other_decoders_are_refused(tmp_path: Path) -> None:
 
 def test_import_stays_light() -> None:
     code = (
-        "import sys, gllm.text.tokenizer, gllm.text.detokenizer, gllm.text.chat_template;"
+        "import sys, gllm.text.tokenizer, gllm.text.output.detokenizer, gllm.text.templates.chat_template;"
         "print(*sorted({'torch', 'transformers', 'numpy', 'llguidance', 'gguf'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from gllm.sampling_params import ParameterError
-from gllm.text.chat_template import ChatTemplate
+from gllm.text.templates.chat_template import ChatTemplate
+from gllm.text.templates.tool_prompt import ToolsInSystemText, reads_tools
 from gllm.text.tokenizer import Tokenizer
 from gllm.text.tool_parsers import HERMES, LLAMA, PLAIN_JSON, ToolFormat, ToolParser
-from gllm.text.tool_prompt import ToolsInSystemText, reads_tools
 
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "weather", "description": "Tells the weath\u00e9r.",

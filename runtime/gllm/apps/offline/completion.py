@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from gllm.text.answer import AnswerText
-from gllm.text.stop_patterns import PatternTooComplexError
+from gllm.text.output.answer import AnswerText
+from gllm.text.output.stop_patterns import PatternTooComplexError
 from gllm.wire.messages import RequestOutput, TokenLogprob
 
 

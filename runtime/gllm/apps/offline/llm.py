@@ -32,7 +32,7 @@ from gllm.text.truncation import truncation_for
 from gllm.wire.messages import ProcessStatus
 
 if TYPE_CHECKING:
-    from gllm.text.chat_template import ChatTemplate
+    from gllm.text.templates.chat_template import ChatTemplate
     from gllm.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "Completion", "CompletionOutput"]
@@ -228,7 +228,7 @@ class LLM:
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
-        from gllm.text.chat_template import ChatTemplate
+        from gllm.text.templates.chat_template import ChatTemplate
 
         settings = self.config.gateway
         return ChatTemplate.of_model(
@@ -323,8 +323,8 @@ class LLM:
         self, completion: Completion, sampling: SamplingParams, on_text: Callable[[str], None] = lambda text: None
     ) -> None:
         """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
-        from gllm.text.answer import AnswerText
-        from gllm.text.detokenizer import TextStream
+        from gllm.text.output.answer import AnswerText
+        from gllm.text.output.detokenizer import TextStream
 
         if sampling.bad_words:
             runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer, sampling.bad_words)

@@ -18,9 +18,9 @@ from gllm.gateway.shared.interfaces import Engine
 from gllm.gateway.shared.metrics import Metrics
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.sampling_params import SamplingParams
-from gllm.text.answer import AnswerText
-from gllm.text.stop_patterns import PatternTooComplexError, StopPatterns
-from gllm.text.stops import StopStrings
+from gllm.text.output.answer import AnswerText
+from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
+from gllm.text.output.stop_strings import StopStrings
 from gllm.wire.messages import RequestOutput, TokenLogprob
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from gllm.gateway.request.generation import Generation, Generator
 from gllm.gateway.request.prompt_encoding import Prompt, bad_words_of, prompts_of
 from gllm.gateway.request.request_grammar import grammar_param, request_grammar
 from gllm.gateway.request.request_sampling import sampling_for
-from gllm.text.stop_patterns import StopPatterns
-from gllm.text.stops import StopStrings
+from gllm.text.output.stop_patterns import StopPatterns
+from gllm.text.output.stop_strings import StopStrings
 
 
 async def open_generation(

@@ -14,7 +14,7 @@ from gllm.gateway.protocol.message_schema import ChatMessage, Tool, template_mes
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.sampling_params import MAX_BAD_WORD_CHARS, ParameterError
 from gllm.text.bad_words import bad_word_ids
-from gllm.text.chat_template import check_template_kwargs
+from gllm.text.templates.chat_template import check_template_kwargs
 from gllm.text.tokenizer import TooManyTokensError
 from gllm.text.truncation import Truncation, truncation_for
 

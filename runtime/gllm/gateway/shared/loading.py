@@ -12,12 +12,12 @@ from gllm.gateway.shared import interfaces
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.model_config_loader import load_model_config
 from gllm.text import grammar
-from gllm.text.chat_template import ChatTemplate
-from gllm.text.detokenizer import TextStream
-from gllm.text.reasoning import ReasoningParser, reasoning_parser_for
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.output.reasoning import ReasoningParser, reasoning_parser_for
+from gllm.text.templates.chat_template import ChatTemplate
+from gllm.text.templates.tool_prompt import ToolsInSystemText, reads_tools
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
 from gllm.text.tool_parsers import PLAIN_JSON, ToolFormat, ToolParser, WithoutRepeats, tool_format_for
-from gllm.text.tool_prompt import ToolsInSystemText, reads_tools
 
 
 class Grammars:

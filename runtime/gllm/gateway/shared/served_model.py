@@ -12,8 +12,8 @@ from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.shared.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
 from gllm.gateway.shared.text_threads import TextThreads
 from gllm.models.config import ModelConfig
-from gllm.text.stop_patterns import StopPatterns
-from gllm.text.stops import StopStrings
+from gllm.text.output.stop_patterns import StopPatterns
+from gllm.text.output.stop_strings import StopStrings
 from gllm.text.tool_parsers import PLAIN_JSON
 from gllm.text.tool_parsers import ToolParser as PlainToolParser
 

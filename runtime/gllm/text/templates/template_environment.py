@@ -14,7 +14,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gllm.text.template_values import is_none, is_string
+from gllm.text.templates.template_values import is_none, is_string
 
 MAX_RENDER_SECONDS = 5.0
 MAX_RENDERED_CHARS = 16 * 1024 * 1024

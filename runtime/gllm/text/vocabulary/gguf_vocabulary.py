@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.text.pretokenizers import ADDS_BOS, IGNORES_MERGES, NORMALIZES_NFC, byte_level_pretokenizer, pretokenizer_name
-from gllm.text.token_bytes import SPIECE_SPACE
+from gllm.text.vocabulary.pretokenizers import (
+    ADDS_BOS,
+    IGNORES_MERGES,
+    NORMALIZES_NFC,
+    byte_level_pretokenizer,
+    pretokenizer_name,
+)
+from gllm.text.vocabulary.token_bytes import SPIECE_SPACE
 
 CONTROL, _USER_DEFINED = 3, 4
 """Values of `tokenizer.ggml.token_type`."""

@@ -12,7 +12,7 @@ from gllm.wire.messages import RequestOutput
 
 
 class Stream(Protocol):
-    """What is used of `gllm.text.detokenizer.TextStream`."""
+    """What is used of `gllm.text.output.detokenizer.TextStream`."""
 
     stop_reason: str | None
     num_tokens: int

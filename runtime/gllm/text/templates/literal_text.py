@@ -17,7 +17,7 @@ from typing import Any
 
 import tokenizers
 
-from gllm.text.template_values import ToolArguments, map_arguments
+from gllm.text.templates.template_values import ToolArguments, map_arguments
 
 # Unguessable, so that no client can write it. Private-use characters: templates and JSON leave them alone.
 _MARK = "".join(chr(secrets.choice(range(0xE100, 0xF800))) for _ in range(8))

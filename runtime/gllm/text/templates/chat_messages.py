@@ -9,7 +9,7 @@ import jinja2
 from jinja2 import nodes
 
 from gllm.sampling_params import ParameterError
-from gllm.text.template_values import NoText, tool_arguments
+from gllm.text.templates.template_values import NoText, tool_arguments
 
 ContentFormat = Literal["string", "parts", "both"]
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")

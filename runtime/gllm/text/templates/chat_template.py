@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jinja2
 
 from gllm.sampling_params import ParameterError
-from gllm.text.chat_messages import (
+from gllm.text.templates.chat_messages import (
     TemplateWants,
     calls_apart,
     has_text_and_calls,
@@ -18,8 +18,8 @@ from gllm.text.chat_messages import (
     parse_template,
     template_wants,
 )
-from gllm.text.literal_text import RenderedPrompt, unmark
-from gllm.text.template_environment import RaisedByTemplate, TemplateEnvironment
+from gllm.text.templates.literal_text import RenderedPrompt, unmark
+from gllm.text.templates.template_environment import RaisedByTemplate, TemplateEnvironment
 
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer

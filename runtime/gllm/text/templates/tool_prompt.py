@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from jinja2 import meta
 
 from gllm.sampling_params import ParameterError
-from gllm.text.chat_messages import parse_template
-from gllm.text.template_environment import TemplateEnvironment
+from gllm.text.templates.chat_messages import parse_template
+from gllm.text.templates.template_environment import TemplateEnvironment
 from gllm.text.tool_parsers import ToolFormat
 
 
 class Template(Protocol):
-    """What is used of `gllm.text.chat_template.ChatTemplate`."""
+    """What is used of `gllm.text.templates.chat_template.ChatTemplate`."""
 
     source: str
 

@@ -6,10 +6,10 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gllm.text.stops import StopScanner, StopStrings
+from gllm.text.output.stop_strings import StopScanner, StopStrings
 
 if TYPE_CHECKING:
-    from gllm.text.stop_patterns import StopPatterns
+    from gllm.text.output.stop_patterns import StopPatterns
     from gllm.text.tokenizer import Tokenizer
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gllm.text import hf_folder
-from gllm.text.gguf_vocabulary import CONTROL
+from gllm.text.vocabulary.gguf_vocabulary import CONTROL
 
 _END_OF_MESSAGE = "<|eom_id|>"
 END_OF_TURN = frozenset(

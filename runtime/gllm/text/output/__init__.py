@@ -1,0 +1,1 @@
+"""Generated token ids to text: detokenizer, stop strings and patterns, reasoning."""
