@@ -16,7 +16,7 @@ from gllm.engine.gateway_side import Gateways
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.worker_side import Workers
 from gllm.models.config import ModelConfig
-from gllm.wire.curve import Gatekeeper, Keys, keys_of_group, secure_server
+from gllm.wire.curve import Keys, keys_of_group, secure_server, start_authenticator
 from gllm.wire.transport import configure_socket
 
 logger = logging.getLogger("gllm.engine")
@@ -63,10 +63,11 @@ class EngineLoop:
     def run(self) -> int:
         """Serve until `stop` (exit status 0) or a failure (1)."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        keys = authenticator = None
         try:
-            keys = keys_of_group() if self._config.nodes.nnodes > 1 else None
-            if keys is not None:
-                Gatekeeper(context, keys)
+            if self._config.nodes.nnodes > 1:
+                keys = keys_of_group()
+                authenticator = start_authenticator(context, keys)
             to_gateways = self._bind(context, self._config.engine_address)
             to_workers = self._bind(context, self._config.worker_bind_address, keys)
             self._serve(to_gateways, to_workers)
@@ -79,6 +80,8 @@ class EngineLoop:
             self._report("failed", f"{type(error).__name__}: {error}")
             return 1
         finally:
+            if authenticator is not None:
+                authenticator.stop()
             context.destroy(linger=_FLUSH_MILLISECONDS)
             self._wake_reader.close()
             self._wake_writer.close()

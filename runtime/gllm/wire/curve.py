@@ -1,21 +1,22 @@
-"""CURVE keys of a group whose nodes talk over a network: made once, the same on every node, never in a config.
+"""CURVE keys of a group with several nodes: made once, the same on every node, never part of a config.
 
-One text holds two secrets, `HEX.HEX`: the one that servers prove themselves with and the one that clients do. A
-server lets in only clients with the group's own client key.
+Their text `HEX.HEX` holds two secret keys, the servers' and the clients'. A server accepts only clients that have the
+group's client key.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
 from zmq.utils import z85
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 KEYS_VARIABLE = "GLLM_KEYS"
 """The text of the keys, in the environment of a supervisor and of its engine and workers."""
@@ -50,7 +51,7 @@ def make_keys() -> Keys:
 
 
 def parse_keys(text: str, where: str) -> Keys:
-    """Keys from the text of a file or of an environment variable; lines that begin with # are comments."""
+    """Parse the text of a file or an environment variable; lines that begin with # are comments. Raises ValueError."""
     lines = [line.strip() for line in text.splitlines()]
     found = _TEXT.fullmatch("".join(line for line in lines if not line.startswith("#")))
     if found is None:
@@ -59,12 +60,12 @@ def parse_keys(text: str, where: str) -> Keys:
 
 
 def read_keys(path: str) -> Keys:
-    """Keys from a file, or with an empty path from the environment. ValueError says what is wrong and the fix."""
+    """Read keys from a file, or from the environment if `path` is empty. Raises ValueError, which names the fix."""
     if path:
         try:
             return parse_keys(Path(path).expanduser().read_text(), path)
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise ValueError(f"--keys-file: {path} cannot be read: {reason}") from None
     text = os.environ.get(KEYS_VARIABLE, "")
     if not text:
@@ -76,12 +77,12 @@ def read_keys(path: str) -> Keys:
 
 
 def keys_of_group() -> Keys:
-    """For an engine or worker, whose supervisor has put the keys into the environment."""
+    """Return the keys of an engine or worker: its supervisor has put them into the environment."""
     return parse_keys(os.environ.get(KEYS_VARIABLE, ""), KEYS_VARIABLE)
 
 
 def secure_server(socket: Any, keys: Keys) -> None:
-    """Before bind: only clients with the group's client key get in, once a `Gatekeeper` runs in the context."""
+    """Make a socket a CURVE server, before it binds; an authenticator in its context decides who may connect."""
     socket.curve_secretkey = keys.server_secret
     socket.curve_publickey = keys.server_public
     socket.curve_server = True
@@ -90,33 +91,33 @@ def secure_server(socket: Any, keys: Keys) -> None:
 
 
 def secure_client(socket: Any, keys: Keys) -> None:
-    """Before connect."""
+    """Make a socket a CURVE client, before it connects."""
     socket.curve_serverkey = keys.server_public
     socket.curve_secretkey = keys.client_secret
     socket.curve_publickey = keys.client_public
     socket.ipv6 = True
 
 
-class Gatekeeper:
-    """Answers ZeroMQ's question (ZAP, RFC 27) whether a client may come in, for all secured servers of one context.
+class _ClientKey:
+    """A credentials provider: the group's client key and no other."""
 
-    Must run before the sockets bind; without one ZeroMQ would let in whoever knows the server's public key.
+    def __init__(self, keys: Keys) -> None:
+        self._allowed = keys.client_public
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a client with this public key (Z85) may connect."""
+        return key == self._allowed
+
+
+def start_authenticator(context: zmq.Context[Any], keys: Keys) -> ThreadAuthenticator:
+    """Authenticate clients (ZAP, RFC 27) for all secured servers of one context.
+
+    Start it before the sockets bind: without it ZeroMQ accepts every client that knows the server's public key.
+    Stop it before the context is destroyed.
     """
+    from zmq.auth.thread import ThreadAuthenticator  # It imports asyncio, which an engine of one node does not need.
 
-    def __init__(self, context: zmq.Context[Any], keys: Keys) -> None:
-        self._allowed = z85.decode(keys.client_public)
-        self._socket: zmq.Socket[bytes] = zmq.Socket(zmq.Context.shadow(context.underlying), zmq.REP)
-        self._socket.linger = 0
-        self._socket.bind("inproc://zeromq.zap.01")
-        self._thread = threading.Thread(target=self._answer, name="gatekeeper", daemon=True)
-        self._thread.start()
-
-    def _answer(self) -> None:
-        """Until the context ends."""
-        with contextlib.suppress(zmq.ContextTerminated):
-            while True:
-                version, request, _, _, _, mechanism, *credentials = self._socket.recv_multipart()
-                allowed = mechanism == b"CURVE" and credentials == [self._allowed]
-                verdict = (b"200", b"OK") if allowed else (b"400", b"unknown key")
-                self._socket.send_multipart([version, request, *verdict, b"", b""])
-        self._socket.close()
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    authenticator.configure_curve_callback(_DOMAIN, _ClientKey(keys))
+    return authenticator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ import zmq
 
 from gllm.wire.curve import (
     KEYS_VARIABLE,
-    Gatekeeper,
     Keys,
     make_keys,
     parse_keys,
     read_keys,
     secure_client,
     secure_server,
+    start_authenticator,
 )
 
 
@@ -51,9 +52,15 @@ def contexts() -> tuple[zmq.Context, zmq.Context]:
     server.destroy(linger=0)
 
 
-def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.Context]) -> None:
+@pytest.fixture
+def keys(contexts: tuple[zmq.Context, zmq.Context]) -> Iterator[Keys]:
     keys = make_keys()
-    Gatekeeper(contexts[0], keys)
+    authenticator = start_authenticator(contexts[0], keys)
+    yield keys
+    authenticator.stop()
+
+
+def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.Context], keys: Keys) -> None:
     server = contexts[0].socket(zmq.ROUTER)
     secure_server(server, keys)
     port = server.bind_to_random_port("tcp://127.0.0.1")

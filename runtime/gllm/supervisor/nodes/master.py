@@ -16,7 +16,7 @@ from gllm.supervisor.nodes.addresses import Resolver, is_wildcard, resolve, reso
 from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
 from gllm.supervisor.nodes.interfaces import NodeListener
 from gllm.supervisor.nodes.placement import ranks_of
-from gllm.wire.curve import KEYS_VARIABLE, Gatekeeper, Keys, secure_server
+from gllm.wire.curve import KEYS_VARIABLE, Keys, secure_server, start_authenticator
 from gllm.wire.node_messages import (
     Goodbye,
     Heartbeat,
@@ -75,7 +75,7 @@ class Master:
         self._config = config = msgspec.structs.replace(config, nodes=nodes)
         self._shape = shape_of(config.engine, nodes)
         self._context = zmq.asyncio.Context()
-        Gatekeeper(self._context, self._keys)
+        self._authenticator = start_authenticator(self._context, self._keys)
         self._socket = self._context.socket(zmq.ROUTER)
         configure_socket(self._socket)
         self._socket.router_mandatory = True
@@ -122,6 +122,7 @@ class Master:
         if self._context is not None:
             for member in self._members.values():
                 self._send(member.identity, Goodbye(failure))
+            self._authenticator.stop()
             self._context.destroy(linger=_GOODBYE_MILLISECONDS)
             self._context = None
 
