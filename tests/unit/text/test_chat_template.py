@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gllm.sampling_params import ParameterError
-from gllm.text import template_environment
+from gllm.text.templates import template_environment
 from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 
