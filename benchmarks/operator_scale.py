@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from fixtures.api_server import api_server, binaries, install_crd, write_kubeconfig  # noqa: E402
 from fixtures.metrics import metric_sum  # noqa: E402
 from fixtures.ports import free_port  # noqa: E402
-from gllm_operator.kube.client import Client  # noqa: E402
+from gllm_operator.kube.client import ApiClient  # noqa: E402
 from gllm_operator.kube.login import Login, login  # noqa: E402
 
 NAMESPACE = "operator-scale"
@@ -94,7 +94,7 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float, what: str)
 
 
 async def measure(access: Login, kubeconfig: str, count: int) -> None:
-    async with Client(access) as api, prepared(api):
+    async with ApiClient(access) as api, prepared(api):
         operator = Operator(kubeconfig)
         try:
             await create(api, operator, count)
@@ -111,7 +111,7 @@ async def measure(access: Login, kubeconfig: str, count: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def prepared(api: Client) -> AsyncIterator[None]:
+async def prepared(api: ApiClient) -> AsyncIterator[None]:
     """The CRD and a namespace of our own, which goes afterwards."""
     await install_crd(api)
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
@@ -126,7 +126,7 @@ async def prepared(api: Client) -> AsyncIterator[None]:
         await api._call("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
 
 
-async def create(api: Client, operator: Operator, count: int) -> None:
+async def create(api: ApiClient, operator: Operator, count: int) -> None:
     began = time.monotonic()
     for number in range(count):
         await api._call("POST", f"/apis/{API}/namespaces/{NAMESPACE}/llmdeployments", manifest(number))
@@ -163,7 +163,7 @@ async def idle(operator: Operator) -> None:
     )
 
 
-async def edits(api: Client, count: int) -> None:
+async def edits(api: ApiClient, count: int) -> None:
     times = []
     for number in range(EDITS):
         await edit(api, number * count // EDITS, 32)
@@ -172,11 +172,11 @@ async def edits(api: Client, count: int) -> None:
           f"slowest {max(times):.2f} s")  # fmt: skip
 
 
-async def edit(api: Client, number: int, most: int) -> None:
+async def edit(api: ApiClient, number: int, most: int) -> None:
     await api.patch(API, KIND, NAMESPACE, f"llm-{number:03}", {"spec": {"engine": {"maxNumSeqs": most}}})
 
 
-async def carried_out(api: Client, number: int, most: int) -> bool:
+async def carried_out(api: ApiClient, number: int, most: int) -> bool:
     """A StatefulSet of the deployment has the new argument."""
     sets, _ = await api.list("apps/v1", "StatefulSet", NAMESPACE, f"gllm.dev/deployment=llm-{number:03}")
     containers = [one["spec"]["template"]["spec"]["containers"][0] for one in sets]

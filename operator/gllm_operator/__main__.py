@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gllm_operator.settings import read_settings
+from gllm_operator.process.settings import read_settings
 
 
 def main() -> None:
     settings = read_settings()
 
-    from gllm_operator.logs import setup_logging
-    from gllm_operator.process import run
+    from gllm_operator.process.logs import setup_logging
+    from gllm_operator.process.operator_process import run
 
     setup_logging(settings.log_level)
     try:

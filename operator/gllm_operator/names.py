@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 PREFIX = "gllm.dev/"
 MANAGER = "gllm-operator"
@@ -60,6 +61,16 @@ def base_labels(deployment: str) -> dict[str, str]:
         "app.kubernetes.io/instance": deployment,
         MANAGED_BY: MANAGER,
         DEPLOYMENT: deployment,
+    }
+
+
+def metadata(owner: Owner, name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """metadata of an object that belongs to the deployment as a whole."""
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": base_labels(owner.name) | (labels or {}),
+        "ownerReferences": [owner.reference],
     }
 
 

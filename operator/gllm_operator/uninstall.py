@@ -14,10 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from gllm_operator.api import GROUP, KIND, VERSION
-from gllm_operator.kube.api import Api, ApiError, Object
-from gllm_operator.kube.client import Client
+from gllm_operator.kube.api import Api, ApiError
+from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.login import login
 from gllm_operator.names import FINALIZER
+from gllm_operator.objects import Object
 
 _API = f"{GROUP}/{VERSION}"
 _POLL = 1.0
@@ -64,10 +65,10 @@ async def release_all(api: Api, namespaces: Sequence[str], say: Say = print, sle
 
 
 async def stop_operator(
-    api: Api, place: str, timeout: float, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic
+    api: Api, deployment: str, timeout: float, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic
 ) -> None:
     """Waits until no operator runs: one would put its finalizer on again."""
-    namespace, _, name = place.partition("/")
+    namespace, _, name = deployment.partition("/")
     await api.patch("apps/v1", "Deployment", namespace, name, {"spec": {"replicas": 0}})
     deadline = clock() + timeout
     while clock() < deadline:
@@ -115,7 +116,7 @@ async def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--operator", default="", help="with --keep: NAMESPACE/NAME of the operator's Deployment")
     given = parser.parse_args(arguments)
     namespaces = [part for part in given.namespaces.split(",") if part]
-    async with Client(login()) as api:
+    async with ApiClient(login()) as api:
         if given.keep:
             if given.operator:
                 await stop_operator(api, given.operator, given.timeout)

@@ -13,7 +13,7 @@ from fixtures.kube_tools import ROOT, tool
 from gllm_operator.crd.definition import crd
 from gllm_operator.kube.api import _PLURALS
 from gllm_operator.kube.cache import WATCHED
-from gllm_operator.process import _OPTIONAL_KINDS
+from gllm_operator.process.operator_process import _OPTIONAL_KINDS
 
 HELM = tool("helm")
 CHART = ROOT / "charts/gllm"
@@ -121,7 +121,7 @@ def test_namespaces_limit_the_rights() -> None:
 
 
 def test_environment_is_what_the_operator_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gllm_operator.settings import read_settings
+    from gllm_operator.process.settings import read_settings
 
     (operator,) = of_kind(render("--set", "runtimeImage=r/gllm:1", "--set", "operator.leaseSeconds=20"), "Deployment")
     env = {one["name"]: one["value"] for one in operator["spec"]["template"]["spec"]["containers"][0]["env"]}

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from fixtures.kube_tools import ROOT
 from gllm.gateway.shared.metrics import Metrics as GatewayMetrics
 from gllm.wire.messages import EngineStats, Hello, StageStats
-from gllm_operator.metrics import Metrics as OperatorMetrics
+from gllm_operator.controller.metrics import OperatorMetrics
 
 FILE = ROOT / "charts/gllm/dashboards/gllm.json"
 FROM_PROMETHEUS = {"namespace", "pod", "le"}

@@ -14,10 +14,10 @@ import yaml
 
 from fixtures.kube_tools import ROOT
 from gllm_operator.api import LLMDeploymentSpec
-from gllm_operator.build.statefulset import group_sets
+from gllm_operator.build.group import group_sets
 from gllm_operator.names import GroupId, Owner
+from gllm_operator.plan.validate import problems
 from gllm_operator.spec.revision import pod_source, revision_of
-from gllm_operator.spec.validate import problems
 
 EXAMPLES = sorted(
     file for file in (ROOT / "examples").glob("*.yaml") if "kind: LLMDeployment" in file.read_text().splitlines()

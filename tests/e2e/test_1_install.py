@@ -62,8 +62,11 @@ def test_pods_are_as_rendered(kube: Kube) -> None:
     serving(kube)
     done = subprocess.run(
         [sys.executable, "-m", "gllm.apps.cli.main", "render", "-f", "examples/smol.yaml"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     sets = [one for one in yaml.safe_load_all(done.stdout) if one and one["kind"] == "StatefulSet"]
     assert len(sets) == 2
     for rendered in sets:

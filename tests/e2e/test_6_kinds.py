@@ -40,10 +40,13 @@ def test_apis_that_come_and_go(kube: Kube) -> None:
     existing = kube.kubectl("get", "crd", "-o", "name")
     if any(f"{plural}.{group}" in existing for group, _, _, plural in CRDS):
         pytest.skip("this cluster has KEDA or Prometheus' operator itself")
-    trigger = {"type": "cron", "metadata": {"timezone": "Etc/UTC", "start": "0 6 * * *", "end": "0 20 * * *",
-                                            "desiredReplicas": "2"}}  # fmt: skip
-    kube.patch({"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "triggers": [trigger]},
-                "monitoring": {"podMonitor": True}})  # fmt: skip
+    trigger = {
+        "type": "cron",
+        "metadata": {"timezone": "Etc/UTC", "start": "0 6 * * *", "end": "0 20 * * *", "desiredReplicas": "2"},
+    }
+    kube.patch(
+        {"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "triggers": [trigger]}, "monitoring": {"podMonitor": True}}
+    )
     for one in CRDS:
         kube.apply(definition(*one))
     try:
@@ -51,8 +54,10 @@ def test_apis_that_come_and_go(kube: Kube) -> None:
         scaled: Object = until("a ScaledObject", lambda: kube.get("scaledobjects", "smol"), 150, kube.describe)
         print(f"\n  the operator found the new APIs after {time.monotonic() - began:.0f} s", flush=True)
         assert scaled["spec"]["scaleTargetRef"] == {
-            "apiVersion": "gllm.dev/v1alpha1", "kind": "LLMDeployment", "name": "smol"
-        }  # fmt: skip
+            "apiVersion": "gllm.dev/v1alpha1",
+            "kind": "LLMDeployment",
+            "name": "smol",
+        }
         assert scaled["spec"]["triggers"] == [trigger]
         monitor = until("a PodMonitor", lambda: kube.get("podmonitors", "smol"), 30, kube.describe)
         assert monitor["spec"]["selector"]["matchLabels"]["gllm.dev/deployment"] == "smol"
@@ -75,8 +80,10 @@ def test_apis_that_come_and_go(kube: Kube) -> None:
 def test_gpus_are_asked_for(kube: Kube) -> None:
     """Pods get the GPUs that the spec says, or the status tells what is missing. The nodes only say that they have
     some, so no model runs: that, too, is told."""
-    free = {node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
-            for node in kube.get("nodes")["items"]}  # fmt: skip
+    free = {
+        node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
+        for node in kube.get("nodes")["items"]
+    }
     if max(free.values()) < 4:
         pytest.skip("no node has four GPUs")
     serving(kube)
@@ -100,8 +107,12 @@ def test_gpus_are_asked_for(kube: Kube) -> None:
         assert "gpus-" in kube.condition("Ready", "gpus")["message"]
         # More than any node has.
         kube.patch({"parallelism": {"pipeline": 1, "tensor": 9}, "accelerator": {"perPod": 9}}, "gpus")
-        until("what is missing", lambda: "Insufficient nvidia.com/gpu" in str(kube.status("gpus")), 60,
-              lambda: kube.describe("gpus"))  # fmt: skip
+        until(
+            "what is missing",
+            lambda: "Insufficient nvidia.com/gpu" in str(kube.status("gpus")),
+            60,
+            lambda: kube.describe("gpus"),
+        )
         # What cannot be: refused at admission, in words that say the fix.
         with pytest.raises(RuntimeError, match="perPod"):
             kube.patch({"parallelism": {"pipeline": 2, "tensor": 4}, "accelerator": {"perPod": 3}}, "gpus")
@@ -121,17 +132,31 @@ def test_rdma_reaches_the_pods(kube: Kube) -> None:
     # IPC_LOCK is more than any other standard than privileged allows.
     kube.kubectl("label", "--overwrite", "namespace", "default", "pod-security.kubernetes.io/enforce=privileged")
     try:
-        kube.patch({"network": {"interface": "eth0", "debug": "INFO", "extraEnv": [{"name": "NCCL_IB_TIMEOUT",
-                    "value": "22"}], "rdma": {"resourceName": "rdma/hca", "hca": "mlx5_0", "gidIndex": 3}},
-                    "security": {"profile": "Baseline"}})  # fmt: skip
+        kube.patch(
+            {
+                "network": {
+                    "interface": "eth0",
+                    "debug": "INFO",
+                    "extraEnv": [{"name": "NCCL_IB_TIMEOUT", "value": "22"}],
+                    "rdma": {"resourceName": "rdma/hca", "hca": "mlx5_0", "gidIndex": 3},
+                },
+                "security": {"profile": "Baseline"},
+            }
+        )
         kube.wait_settled(1)
         script = "import json, os; print(json.dumps(dict(os.environ)))"
         for pod in kube.pods():
             limits = pod["spec"]["containers"][0]["resources"]["limits"]
             assert limits["rdma/hca"] == "1"
             inside = json.loads(kube.kubectl("exec", pod["metadata"]["name"], "--", "python3", "-c", script))
-            wanted = {"NCCL_SOCKET_IFNAME": "eth0", "GLOO_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "INFO",
-                      "NCCL_IB_HCA": "mlx5_0", "NCCL_IB_GID_INDEX": "3", "NCCL_IB_TIMEOUT": "22"}  # fmt: skip
+            wanted = {
+                "NCCL_SOCKET_IFNAME": "eth0",
+                "GLOO_SOCKET_IFNAME": "eth0",
+                "NCCL_DEBUG": "INFO",
+                "NCCL_IB_HCA": "mlx5_0",
+                "NCCL_IB_GID_INDEX": "3",
+                "NCCL_IB_TIMEOUT": "22",
+            }
             assert wanted.items() <= inside.items()
             assert "NCCL_IB_DISABLE" not in inside
     finally:
@@ -153,5 +178,11 @@ def _placed(kube: Kube, count: int) -> list[Object] | None:
 
 
 def _failure(kube: Kube) -> Object | None:
-    return next((one["lastFailure"] for one in kube.status("gpus").get("groups", [])
-                 if "cuda" in str(one.get("lastFailure")).lower()), None)  # fmt: skip
+    return next(
+        (
+            one["lastFailure"]
+            for one in kube.status("gpus").get("groups", [])
+            if "cuda" in str(one.get("lastFailure")).lower()
+        ),
+        None,
+    )

@@ -50,5 +50,10 @@ def test_scale_selects_masters_and_status_is_a_subresource() -> None:
     assert _version()["subresources"]["scale"]["labelSelectorPath"] == ".status.selector"
     assert "status" in _version()["subresources"]
     assert [one["name"] for one in _version()["additionalPrinterColumns"]][:6] == [
-        "Ready", "Up-to-date", "Shape", "Model", "Reason", "Age",
-    ]  # fmt: skip
+        "Ready",
+        "Up-to-date",
+        "Shape",
+        "Model",
+        "Reason",
+        "Age",
+    ]

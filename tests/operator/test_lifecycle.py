@@ -9,9 +9,9 @@ import pytest
 
 from fixtures.kube_world import ready_masters
 from fixtures.operator_bench import SPEC, Bench
-from gllm_operator.clock import seconds_of
+from gllm_operator.controller.reconcile import Reconciler
 from gllm_operator.kube.cache import Cache
-from gllm_operator.loop.reconcile import Reconciler
+from gllm_operator.objects import ObjectKey, seconds_of
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def image(tag: str) -> Any:
 
 def test_a_new_deployment_serves() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     status = bench.status
     assert (status.ready, status.reason, status.replicas) == ("1/1", "Ready", 1)
     assert [group.ready_ranks for group in status.groups] == ["2/2"]
@@ -60,7 +60,7 @@ def test_the_status_tells_how_far_a_group_has_loaded() -> None:
     assert all(wait is not None and wait <= 2.1 for wait in waits)
     assert [one["reason"] for one in bench.api.of_kind("Event")].count("GroupLoading") == 1
     bench.world.bad_revisions.clear()
-    bench.settle()
+    bench.run_until_quiet()
     (group,) = bench.status.groups
     assert (group.phase, group.load_percent) == ("Ready", None)
 
@@ -70,16 +70,16 @@ def test_a_group_that_was_given_up_is_not_asked_for_ever() -> None:
     bench.run_pass()
     bench.run_pass()
     bench.world.bad_revisions.add(bench.status.update_revision)
-    bench.settle()
+    bench.run_until_quiet()
     bench.now += 9000
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.status.groups[0].phase == "Failed"
     assert bench.run_pass() is None
 
 
 def test_an_idle_deployment_costs_no_writes() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     before = len(bench.api.writes)
     for _ in range(20):
         assert bench.run_pass() is None
@@ -89,7 +89,7 @@ def test_an_idle_deployment_costs_no_writes() -> None:
 
 def test_a_new_operator_writes_nothing_that_changes_anything() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     versions = {where: one["metadata"]["resourceVersion"] for where, one in bench.api.objects.items()}
     bench.start_operator()
     bench.run_pass()
@@ -98,7 +98,7 @@ def test_a_new_operator_writes_nothing_that_changes_anything() -> None:
 
 def test_rollout_surges_before_it_drains() -> None:
     bench = Bench(spec(replicas=2))
-    bench.settle()
+    bench.run_until_quiet()
     bench.edit(image("2"))
     least = 2
     for _ in range(60):
@@ -115,10 +115,10 @@ def test_rollout_surges_before_it_drains() -> None:
 
 def test_resharding_is_a_rollout() -> None:
     bench = Bench(spec(accelerator={"type": "cpu", "perPod": 2}, parallelism={"pipeline": 2}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.sets("slave") == []
     bench.edit(lambda one: one.update(parallelism={"pipeline": 4, "tensor": 2, "expert": 2}))
-    bench.settle()
+    bench.run_until_quiet()
     (slaves,) = bench.sets("slave")
     assert slaves["spec"]["replicas"] == 3
     assert slaves["spec"]["ordinals"] == {"start": 1}
@@ -129,20 +129,20 @@ def test_resharding_is_a_rollout() -> None:
 
 def test_a_bad_revision_is_rolled_back() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     good = bench.status.current_revision
     bench.edit(image("bad"))
     bench.run_pass()
     bench.world.bad_revisions.add(bench.status.update_revision)
-    bench.settle()
+    bench.run_until_quiet()
     bench.now += 3000
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("RolledBack") == ("True", "RolledBack")
     assert bench.status.failed_revision == bench.status.update_revision != good
     assert {group.revision for group in bench.status.groups} == {good}
     assert len(ready_masters(bench.api, good)) == 1
     bench.edit(image("3"))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("RolledBack") == ("False", "NotRolledBack")
     assert bench.status.ready == "1/1"
 
@@ -152,10 +152,10 @@ def test_a_first_revision_that_fails_is_told_and_retried() -> None:
     bench.run_pass()
     bench.run_pass()
     bench.world.bad_revisions.add(bench.status.update_revision)
-    bench.settle()
+    bench.run_until_quiet()
     for _ in range(30):
         bench.now += 3000
-        bench.settle()
+        bench.run_until_quiet()
     assert bench.condition("Degraded") == ("True", "GroupFailed")
     assert bench.status.places[0].restarts == 5
     assert bench.status.reason == "GroupFailed"
@@ -163,7 +163,7 @@ def test_a_first_revision_that_fails_is_told_and_retried() -> None:
 
 def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     (group,) = bench.status.groups
     slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
     bench.world.crash(slave, 137, "out of memory")
@@ -174,7 +174,7 @@ def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
     assert broken.phase == "Recovering"
     assert broken.last_failure is not None
     assert (broken.last_failure.exit_code, broken.last_failure.rank) == (137, 1)
-    bench.settle()
+    bench.run_until_quiet()
     assert [one.name for one in bench.status.groups] == [group.name]
     assert bench.status.ready == "1/1"
 
@@ -182,7 +182,7 @@ def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
 def test_a_group_that_recovered_has_been_ready_since_then() -> None:
     """Its master was ready to Kubernetes all the time, and it must not count as stable for that."""
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     bench.now += 1000
     slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
     bench.world.set_ready(slave, False)
@@ -199,11 +199,11 @@ def test_a_group_that_recovered_has_been_ready_since_then() -> None:
 
 def test_pods_on_a_lost_node_are_given_up() -> None:
     bench = Bench(spec(parallelism={"pipeline": 3}))
-    bench.settle()
+    bench.run_until_quiet()
     names = [one.name for one in bench.status.groups]
     slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
     bench.world.lost_nodes.add(slave["spec"]["nodeName"])
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.status.ready == "1/1"
     assert [one.name for one in bench.status.groups] == names
     assert all(pod["spec"]["nodeName"] not in bench.world.lost_nodes for pod in bench.api.of_kind("Pod"))
@@ -211,76 +211,76 @@ def test_pods_on_a_lost_node_are_given_up() -> None:
 
 def test_kept_pods_on_a_lost_node_get_a_new_group() -> None:
     bench = Bench(spec(recovery={"lostPods": "Keep", "deadlineSeconds": 60}))
-    bench.settle()
+    bench.run_until_quiet()
     slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
     master = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "master")
     bench.world.lost_nodes.add(slave["spec"]["nodeName"])
     if master["spec"]["nodeName"] not in bench.world.lost_nodes:
         bench.world.set_ready(master, False)
         bench.world._can_be_ready = lambda pod: "-2-" in pod["metadata"]["name"]  # type: ignore[method-assign]
-    bench.settle()
+    bench.run_until_quiet()
     for _ in range(8):
         bench.now += 30
-        bench.settle()
+        bench.run_until_quiet()
     assert bench.status.ready == "1/1"
     assert max(group.instance for group in bench.status.groups) == 2
 
 
 def test_scaling() -> None:
     bench = Bench(spec(replicas=3))
-    bench.settle()
+    bench.run_until_quiet()
     assert len(bench.sets()) == 3
     bench.edit(lambda one: one.update(replicas=1))
-    bench.settle()
+    bench.run_until_quiet()
     assert len(bench.sets()) == 1
     bench.edit(lambda one: one.update(replicas=0))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.sets() == []
     assert bench.condition("Ready") == ("False", "NoGroups")
     bench.edit(lambda one: one.update(replicas=2))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.status.ready == "2/2"
 
 
 def test_suspend_and_resume() -> None:
     bench = Bench(spec(replicas=2))
-    bench.settle()
+    bench.run_until_quiet()
     bench.edit(lambda one: one.update(suspend=True))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.sets() == []
     assert bench.status.reason == "Suspended"
     bench.edit(lambda one: one.update(suspend=False))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.status.ready == "2/2"
 
 
 def test_paused_changes_wait_and_scaling_goes_on() -> None:
     bench = Bench(spec(rollout={"paused": True}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.sets() == []
     bench.edit(lambda one: one.update(rollout={}))
-    bench.settle()
+    bench.run_until_quiet()
     first = bench.status.current_revision
     bench.edit(lambda one: one.update(rollout={"paused": True}, image="gllm:2", replicas=2))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("Progressing") == ("False", "Paused")
     assert [group.revision for group in bench.status.groups] == [first, first]
     bench.edit(lambda one: one.update(rollout={}))
-    bench.settle()
+    bench.run_until_quiet()
     assert first not in {group.revision for group in bench.status.groups}
 
 
 def test_a_spec_that_cannot_work_starts_no_pods() -> None:
     bench = Bench(spec(engine={"extraArgs": ["--pp", "4"]}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("SpecValid") == ("False", "SpecInvalid")
     assert bench.sets() == []
     bench.edit(lambda one: one.update(engine={}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.status.ready == "1/1"
     serving = [group.name for group in bench.status.groups]
     bench.edit(lambda one: one.update(template={"spec": {"hostNetwork": True}}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("SpecValid")[0] == "False"
     assert [group.name for group in bench.status.groups] == serving
     assert bench.status.ready == "1/1"
@@ -288,34 +288,44 @@ def test_a_spec_that_cannot_work_starts_no_pods() -> None:
 
 def test_a_spec_that_cannot_be_read_changes_nothing() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     before = bench.sets()
     bench.edit(lambda one: one.update(replicas="many"))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("SpecValid")[0] == "False"
     assert bench.sets() == before
 
 
-@pytest.mark.parametrize("kind", ["Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount", "Secret",
-                                  "ControllerRevision", "StatefulSet"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Service",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "ServiceAccount",
+        "Secret",
+        "ControllerRevision",
+        "StatefulSet",
+    ],
+)
 def test_what_is_deleted_by_hand_comes_back(kind: str) -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     for one in bench.api.of_kind(kind):
         bench.api.drop(one)
     if kind == "Secret":
         bench.start_operator()  # It may not look at Secrets: it asks when it starts, or when a pod cannot.
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.api.of_kind(kind)
     assert bench.status.ready == "1/1"
 
 
 def test_what_is_edited_by_hand_is_set_right() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
     bench.api.edit(service, lambda one: one["spec"].update(selector={"app": "other"}), manager="kubectl-edit")
-    bench.settle()
+    bench.run_until_quiet()
     service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
     assert service["spec"]["selector"] == {"gllm.dev/deployment": "smol", "gllm.dev/role": "master"}
 
@@ -325,20 +335,20 @@ def test_anothers_object_of_the_same_name_is_left_alone() -> None:
     foreign = bench.api.put(
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "smol", "namespace": "default"}, "spec": {"a": 1}}
     )
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.api.objects["v1", "Service", "default", "smol"]["spec"] == foreign["spec"] == {"a": 1}
     assert bench.condition("Degraded") == ("True", "CannotWrite")
     bench.api.drop(foreign)
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.condition("Degraded")[0] == "False"
 
 
 def test_deletion_drains_and_lets_go() -> None:
     bench = Bench(spec(replicas=2))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.deployment is not None
     bench.api.begin_delete(bench.deployment)
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.deployment is None
     assert bench.api.of_kind("StatefulSet") == []
     assert bench.api.of_kind("Pod") == []
@@ -347,10 +357,10 @@ def test_deletion_drains_and_lets_go() -> None:
 def test_deletion_never_hangs() -> None:
     """Pods that do not end: their finalizer is somebody's who is gone."""
     bench = Bench(spec(rollout={"drainTimeoutSeconds": 30}))
-    bench.settle()
+    bench.run_until_quiet()
     assert bench.deployment is not None
     bench.api.begin_delete(bench.deployment)
-    bench.world._pod_deeds = lambda pod: []  # type: ignore[method-assign]
+    bench.world._pod_actions = lambda pod: []  # type: ignore[method-assign]
     for _ in range(80):
         bench.run_pass()
         bench.now += 5
@@ -359,11 +369,11 @@ def test_deletion_never_hangs() -> None:
 
 def test_a_restart_annotation_makes_all_groups_anew() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     names = {group.name for group in bench.status.groups}
     assert bench.deployment is not None
     bench.api.edit(bench.deployment, lambda one: one["metadata"].update(annotations={"gllm.dev/restart": "now"}))
-    bench.settle()
+    bench.run_until_quiet()
     assert names.isdisjoint({group.name for group in bench.status.groups})
     assert bench.status.ready == "1/1"
 
@@ -371,14 +381,14 @@ def test_a_restart_annotation_makes_all_groups_anew() -> None:
 def test_a_broken_group_goes_before_its_successor_comes() -> None:
     """There may be no accelerators for two."""
     bench = Bench(spec(rollout={"maxSurge": 0, "maxUnavailable": 1}, recovery={"deadlineSeconds": 10}))
-    bench.settle()
+    bench.run_until_quiet()
     (old,) = [group.name for group in bench.status.groups]
     bench.world._can_be_ready = lambda pod: old not in pod["metadata"]["name"]  # type: ignore[method-assign]
     for pod in bench.api.of_kind("Pod"):
         bench.world.set_ready(pod, False)
-    bench.settle()
+    bench.run_until_quiet()
     bench.now += 20
-    bench.settle()
+    bench.run_until_quiet()
     (new,) = [group.name for group in bench.status.groups]
     assert new != old
     sets = [(verb, name) for verb, kind, name in bench.api.writes if kind == "StatefulSet"]
@@ -387,7 +397,7 @@ def test_a_broken_group_goes_before_its_successor_comes() -> None:
 
 def test_an_edit_while_the_operator_writes_is_not_lost() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     done = []
 
     def edit_meanwhile(verb: str, name: str, after: bool) -> None:
@@ -402,38 +412,38 @@ def test_an_edit_while_the_operator_writes_is_not_lost() -> None:
     bench.api.fail = edit_meanwhile
     bench.run_pass()
     assert done
-    asyncio.run(bench.reconciler.reconcile(("default", "smol")))  # Woken by the edit, with what it was told.
+    asyncio.run(bench.reconciler.reconcile(ObjectKey("default", "smol")))  # Woken by the edit, with what it was told.
     assert bench.status.observed_generation == (bench.deployment or {})["metadata"]["generation"]
 
 
 def test_a_lease_that_is_late_stops_writes_and_not_the_loop() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
 
     async def go() -> None:
         leads = [False]
         cache = Cache()
         for one in bench.api.objects.values():
             cache.put(one)
-        reconciler = Reconciler(bench.api, cache, bench.reconciler.outside, may_write=lambda: leads[0])
+        reconciler = Reconciler(bench.api, cache, bench.reconciler.dependencies, may_write=lambda: leads[0])
         assert bench.deployment is not None
         bench.edit(lambda one: one.update(replicas=2))
         reconciler.put(bench.deployment)
         before = len(bench.api.writes)
-        reconciler.start(("default", "smol"), resync=60)
+        reconciler.start(ObjectKey("default", "smol"), resync=60)
         await asyncio.sleep(0.1)
         assert bench.api.writes[before:] == []
         leads[0] = True
         await asyncio.sleep(1.5)
         assert len(bench.sets()) == 2
-        reconciler.forget(("default", "smol"))
+        reconciler.forget(ObjectKey("default", "smol"))
 
     asyncio.run(go())
 
 
 def test_events_are_told_once() -> None:
     bench = Bench()
-    bench.settle()
+    bench.run_until_quiet()
     events = [one["reason"] for one in bench.api.of_kind("Event")]
     assert events.count("GroupCreated") == 1
     assert events.count("GroupReady") == 1

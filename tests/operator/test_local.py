@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gllm.apps.cli.main import app
 from gllm_operator.local.manifest import objects_of, read_deployments
-from gllm_operator.local.processes import host_paths, loopback, processes_of, translate
+from gllm_operator.local.pod_processes import host_paths, loopback, processes_of, translate
 from gllm_operator.local.run import prepare
 
 _EXAMPLE = str(Path(__file__).parents[2] / "examples" / "smol.yaml")
@@ -27,8 +27,11 @@ def test_processes_have_what_pods_have() -> None:
     master, slave = processes_of(objects, {"/models/smollm2": "/here"})
     assert (master.role, slave.role, master.rank, slave.rank) == ("master", "slave", 0, 1)
     for process, role in ((master, "master"), (slave, "slave")):
-        (one,) = [one for one in objects if one["kind"] == "StatefulSet"
-                  and one["metadata"]["labels"]["gllm.dev/role"] == role]  # fmt: skip
+        (one,) = [
+            one
+            for one in objects
+            if one["kind"] == "StatefulSet" and one["metadata"]["labels"]["gllm.dev/role"] == role
+        ]
         (container,) = one["spec"]["template"]["spec"]["containers"]
         rendered = ["/here" if part == "/models/smollm2" else part for part in container["args"]]
         assert list(process.arguments) == rendered
@@ -48,10 +51,12 @@ def test_paths_of_the_container() -> None:
     assert translate("/models/deep/x", mounts) == "/b/x"
     assert translate("/modelsx", mounts) == "/modelsx"
     deployment = example()
-    deployment["spec"]["template"] = {"spec": {
-        "volumes": [{"name": "m", "hostPath": {"path": "/srv/models"}}],
-        "containers": [{"name": "gllm", "volumeMounts": [{"name": "m", "mountPath": "/models"}]}],
-    }}  # fmt: skip
+    deployment["spec"]["template"] = {
+        "spec": {
+            "volumes": [{"name": "m", "hostPath": {"path": "/srv/models"}}],
+            "containers": [{"name": "gllm", "volumeMounts": [{"name": "m", "mountPath": "/models"}]}],
+        }
+    }
     assert host_paths(objects_of(deployment, keys="")) == {"/models": "/srv/models"}
 
 
@@ -70,10 +75,13 @@ def test_a_model_that_is_nowhere_is_said() -> None:
         ("{kind: LLMDeployment, apiVersion: x/v1, metadata: {name: a}}", "apiVersion is x/v1"),
         ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1}", "metadata.name is missing"),
         ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1, metadata: {name: a}, spec: {modle: {}}}", "modle"),
-        ("{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1, metadata: {name: a}, "
-         "spec: {model: {source: 'file:///x'}, parallelism: {tensor: 4, expert: 3}}}", "does not divide"),
+        (
+            "{kind: LLMDeployment, apiVersion: gllm.dev/v1alpha1, metadata: {name: a}, "
+            "spec: {model: {source: 'file:///x'}, parallelism: {tensor: 4, expert: 3}}}",
+            "does not divide",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_are_one_line(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "manifest.yaml"
     file.write_text(text)
@@ -89,5 +97,12 @@ def test_render_prints_every_object() -> None:
     assert "smol-0-" in result.output
     assert ".smol-pods.models.svc" in result.output
     kinds = {line.removeprefix("kind: ") for line in result.output.splitlines() if line.startswith("kind: ")}
-    assert kinds == {"Secret", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy", "StatefulSet",
-                     "ControllerRevision"}  # fmt: skip
+    assert kinds == {
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "StatefulSet",
+        "ControllerRevision",
+    }

@@ -16,16 +16,16 @@ from gllm.models.config import ModelConfig, RopeConfig
 from gllm.wire.curve import parse_keys
 from gllm_operator.api import LLMDeploymentSpec
 from gllm_operator.build.env import is_reserved
-from gllm_operator.build.model import model_files, served_name
+from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.build.overlay import overlay
-from gllm_operator.keys import make_keys
-from gllm_operator.loop.masters import Answers, ask_masters, parse_loaded, parse_requests
+from gllm_operator.build.singletons import make_keys
+from gllm_operator.controller.masters import Answers, ask_masters, parse_loaded, parse_requests
 from gllm_operator.names import GroupId
+from gllm_operator.plan.validate import problems
 from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.parallel_config import parallel_config
 from gllm_operator.spec.quantity import parse_quantity
 from gllm_operator.spec.revision import pod_source, record_of, revision_of, source_of
-from gllm_operator.spec.shape import group_shape
-from gllm_operator.spec.validate import problems
 
 
 def spec(**changes: Any) -> LLMDeploymentSpec:
@@ -35,10 +35,20 @@ def spec(**changes: Any) -> LLMDeploymentSpec:
 
 def model(**changes: Any) -> ModelConfig:
     base: dict[str, Any] = {
-        "architecture": "LlamaForCausalLM", "hidden_size": 4096, "intermediate_size": 14336, "num_layers": 32,
-        "num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "vocab_size": 128256, "max_position": 8192,
-        "rms_norm_eps": 1e-5, "rope": RopeConfig(), "tie_word_embeddings": False, "attention_bias": False,
-    }  # fmt: skip
+        "architecture": "LlamaForCausalLM",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_layers": 32,
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+        "max_position": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope": RopeConfig(),
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    }
     return ModelConfig(**(base | changes))
 
 
@@ -47,24 +57,45 @@ def model(**changes: Any) -> ModelConfig:
     [
         ({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}}, {"a": 1, "b": {"c": 2, "d": 3}}),
         ({"a": 1, "b": 2}, {"b": None}, {"a": 1}),
-        ({"containers": [{"name": "gllm", "args": ["x"]}]}, {"containers": [{"name": "gllm", "tty": True}]},
-         {"containers": [{"name": "gllm", "args": ["x"], "tty": True}]}),
-        ({"containers": [{"name": "gllm"}]}, {"containers": [{"name": "log", "image": "i"}]},
-         {"containers": [{"name": "gllm"}, {"name": "log", "image": "i"}]}),
-        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}]},
-         {"env": [{"name": "A", "value": "3"}, {"name": "B", "value": "2"}]}),
-        ({"env": [{"name": "A", "valueFrom": {}}]}, {"env": [{"name": "A", "value": "3"}]},
-         {"env": [{"name": "A", "value": "3"}]}),
-        ({"volumes": [{"name": "v", "emptyDir": {}}]}, {"volumes": [{"name": "v", "$patch": "delete"}]},
-         {"volumes": []}),
-        ({"volumeMounts": [{"name": "a", "mountPath": "/x"}]}, {"volumeMounts": [{"name": "b", "mountPath": "/x"}]},
-         {"volumeMounts": [{"name": "b", "mountPath": "/x"}]}),
-        ({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "b"}]},
-         {"tolerations": [{"key": "a"}, {"key": "b"}]}),
+        (
+            {"containers": [{"name": "gllm", "args": ["x"]}]},
+            {"containers": [{"name": "gllm", "tty": True}]},
+            {"containers": [{"name": "gllm", "args": ["x"], "tty": True}]},
+        ),
+        (
+            {"containers": [{"name": "gllm"}]},
+            {"containers": [{"name": "log", "image": "i"}]},
+            {"containers": [{"name": "gllm"}, {"name": "log", "image": "i"}]},
+        ),
+        (
+            {"env": [{"name": "A", "value": "1"}]},
+            {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}]},
+            {"env": [{"name": "A", "value": "3"}, {"name": "B", "value": "2"}]},
+        ),
+        (
+            {"env": [{"name": "A", "valueFrom": {}}]},
+            {"env": [{"name": "A", "value": "3"}]},
+            {"env": [{"name": "A", "value": "3"}]},
+        ),
+        (
+            {"volumes": [{"name": "v", "emptyDir": {}}]},
+            {"volumes": [{"name": "v", "$patch": "delete"}]},
+            {"volumes": []},
+        ),
+        (
+            {"volumeMounts": [{"name": "a", "mountPath": "/x"}]},
+            {"volumeMounts": [{"name": "b", "mountPath": "/x"}]},
+            {"volumeMounts": [{"name": "b", "mountPath": "/x"}]},
+        ),
+        (
+            {"tolerations": [{"key": "a"}]},
+            {"tolerations": [{"key": "b"}]},
+            {"tolerations": [{"key": "a"}, {"key": "b"}]},
+        ),
         ({"args": ["a"]}, {"args": ["b"]}, {"args": ["b"]}),
         ({}, {"x": {"y": None, "z": 1}}, {"x": {"z": 1}}),
     ],
-)  # fmt: skip
+)
 def test_overlay(base: Any, patch: Any, result: Any) -> None:
     assert overlay(base, patch) == result
 
@@ -88,10 +119,10 @@ def test_model_sources(source: str, path: str, name: str) -> None:
 
 
 def test_shape() -> None:
-    shape = group_shape(spec(parallelism={"pipeline": 4, "tensor": 2}).parallelism, spec().accelerator)
+    shape = parallel_config(spec(parallelism={"pipeline": 4, "tensor": 2}).parallelism, spec().accelerator)
     assert (shape.world, shape.pods, shape.per_pod, shape.summary) == (8, 4, 2, "PP4xTP2")
     with pytest.raises(ValueError, match="do not fill pods of 2"):
-        group_shape(spec(parallelism={"pipeline": 3}).parallelism, spec(accelerator={"perPod": 2}).accelerator)
+        parallel_config(spec(parallelism={"pipeline": 3}).parallelism, spec(accelerator={"perPod": 2}).accelerator)
 
 
 def test_a_revision_is_what_pods_are_made_from() -> None:
@@ -99,13 +130,20 @@ def test_a_revision_is_what_pods_are_made_from() -> None:
         return revision_of(pod_source(spec(**changes), "smol", "default:1"))
 
     same: list[dict[str, Any]] = [
-        {"replicas": 3}, {"rollout": {"paused": True}}, {"server": {"servicePort": 81}}, {"suspend": True},
+        {"replicas": 3},
+        {"rollout": {"paused": True}},
+        {"server": {"servicePort": 81}},
+        {"suspend": True},
         {"engine": {"policy": "token_throttling"}},
-    ]  # fmt: skip
+    ]
     other: list[dict[str, Any]] = [
-        {"image": "gllm:2"}, {"parallelism": {"pipeline": 2}}, {"engine": {"maxNumSeqs": 1}}, {"server": {"port": 81}},
-        {"template": {"spec": {"nodeSelector": {"a": "b"}}}}, {"network": {"debug": "INFO"}},
-    ]  # fmt: skip
+        {"image": "gllm:2"},
+        {"parallelism": {"pipeline": 2}},
+        {"engine": {"maxNumSeqs": 1}},
+        {"server": {"port": 81}},
+        {"template": {"spec": {"nodeSelector": {"a": "b"}}}},
+        {"network": {"debug": "INFO"}},
+    ]
     assert {revision(**changes) for changes in same} == {revision()}
     assert len({revision(**changes) for changes in other} | {revision()}) == len(other) + 1
 
@@ -176,13 +214,13 @@ def test_the_model_is_asked_where_it_is_known(changes: dict[str, Any], words: st
 
 def test_estimate() -> None:
     given = spec(accelerator={"memory": "80Gi"})
-    fit = estimate(given, group_shape(given.parallelism, given.accelerator), model())
+    fit = estimate(given, parallel_config(given.parallelism, given.accelerator), model())
     assert fit.fits == "Yes"
     assert fit.weights_per_rank is not None
     assert abs(fit.weights_per_rank / 2 - 8.03e9) / 8.03e9 < 0.01  # Llama 3.1 8B
     assert fit.kv_tokens is not None
     assert 350_000 < fit.kv_tokens < 450_000  # 128 KiB a token
-    assert estimate(given, group_shape(given.parallelism, given.accelerator), None).fits == "Unknown"
+    assert estimate(given, parallel_config(given.parallelism, given.accelerator), None).fits == "Unknown"
 
 
 def test_quantities() -> None:

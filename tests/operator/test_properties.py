@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from fixtures.kube_memory import Crash
 from fixtures.kube_world import NODES, ready_masters
 from fixtures.operator_bench import SPEC, Bench
-from gllm_operator.kube.api import Object
 from gllm_operator.names import MANAGED_BY, MANAGER, REVISION, ROLE
+from gllm_operator.objects import Object
 
 SPECS = st.fixed_dictionaries(
     {
@@ -21,14 +21,20 @@ SPECS = st.fixed_dictionaries(
         "parallelism": st.sampled_from([{}, {"pipeline": 2}, {"pipeline": 4, "tensor": 2}]),
         "rollout": st.tuples(st.integers(0, 2), st.integers(0, 2), st.booleans())
         .filter(lambda one: one[0] + one[1] > 0)
-        .map(lambda one: {"maxSurge": one[0], "maxUnavailable": one[1], "rollbackOnFailure": one[2],
-                          "progressDeadlineSeconds": 120}),
+        .map(
+            lambda one: {
+                "maxSurge": one[0],
+                "maxUnavailable": one[1],
+                "rollbackOnFailure": one[2],
+                "progressDeadlineSeconds": 120,
+            }
+        ),
         "recovery": st.fixed_dictionaries(
             {"deadlineSeconds": st.sampled_from([10, 60]), "lostPods": st.sampled_from(["Replace", "Keep"])}
         ),
         "suspend": st.sampled_from([False, False, False, True]),
     }
-)  # fmt: skip
+)
 
 ACTIONS = st.one_of(
     st.tuples(st.just("edit"), SPECS),
@@ -67,8 +73,9 @@ class Watched(Bench):
         assert self.deployment is None or self.deployment["metadata"].get("generation")
         for where, old in self.before.items():
             new = self.api.objects.get(where)
-            gone = new is None or ("deletionTimestamp" in new["metadata"] and
-                                   "deletionTimestamp" not in old["metadata"])  # fmt: skip
+            gone = new is None or (
+                "deletionTimestamp" in new["metadata"] and "deletionTimestamp" not in old["metadata"]
+            )
             if gone and old["kind"] == "StatefulSet" and old["metadata"]["labels"][ROLE] == "master":
                 self.check_drain(old)
         for where, new in self.api.objects.items():
@@ -103,12 +110,19 @@ class Watched(Bench):
         if self.deployment is None or "deletionTimestamp" in self.deployment["metadata"]:
             return
         replicas, _, unavailable = self.spec_now()
-        served = [pod for pod in self.before.values() if pod["kind"] == "Pod"
-                  and pod["metadata"]["labels"]["gllm.dev/group"] == old["metadata"]["labels"]["gllm.dev/group"]
-                  and pod in ready_masters(self.api)]  # fmt: skip
+        served = [
+            pod
+            for pod in self.before.values()
+            if pod["kind"] == "Pod"
+            and pod["metadata"]["labels"]["gllm.dev/group"] == old["metadata"]["labels"]["gllm.dev/group"]
+            and pod in ready_masters(self.api)
+        ]
         if served:
-            groups = {one["metadata"]["labels"]["gllm.dev/group"] for one in self.sets()
-                      if "deletionTimestamp" not in one["metadata"]}  # fmt: skip
+            groups = {
+                one["metadata"]["labels"]["gllm.dev/group"]
+                for one in self.sets()
+                if "deletionTimestamp" not in one["metadata"]
+            }
             left = [pod for pod in ready_masters(self.api) if pod["metadata"]["labels"]["gllm.dev/group"] in groups]
             assert len(left) >= max(0, replicas - unavailable), f"{len(left)} left of {replicas}"
 
@@ -163,8 +177,11 @@ class Watched(Bench):
         if action == "delete child":
             self.api.begin_delete(one)
         else:
-            self.api.edit(one, lambda held: held["metadata"].update(labels=held["metadata"]["labels"] | {"x": "y"}),
-                          manager="kubectl-edit")  # fmt: skip
+            self.api.edit(
+                one,
+                lambda held: held["metadata"].update(labels=held["metadata"]["labels"] | {"x": "y"}),
+                manager="kubectl-edit",
+            )
 
 
 def _foreign_objects() -> list[Object]:
@@ -177,9 +194,12 @@ def _foreign_objects() -> list[Object]:
             "metadata": {"name": f"foreign-{kind.lower()}", "namespace": "default", "labels": labels},
             "spec": {},
         }
-        for api_version, kind in (("v1", "Service"), ("policy/v1", "PodDisruptionBudget"),
-                                  ("autoscaling/v2", "HorizontalPodAutoscaler"))
-    ]  # fmt: skip
+        for api_version, kind in (
+            ("v1", "Service"),
+            ("policy/v1", "PodDisruptionBudget"),
+            ("autoscaling/v2", "HorizontalPodAutoscaler"),
+        )
+    ]
 
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
@@ -193,7 +213,7 @@ def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[A
     bench.world.lost_nodes.clear()
     bench.crash_after = None
     for _ in range(12):
-        bench.settle()
+        bench.run_until_quiet()
         bench.now += 5000
     replicas, _, _ = bench.spec_now()
     status = bench.status
@@ -212,10 +232,10 @@ def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[A
 @given(spec=SPECS, step=st.integers(0, 60), seed=st.integers(0, 2**32))
 def test_a_crash_between_any_two_writes_of_a_rollout(spec: dict[str, Any], step: int, seed: int) -> None:
     bench = Watched(SPEC | spec | {"suspend": False}, seed)
-    bench.settle()
+    bench.run_until_quiet()
     bench.edit(lambda one: one.update(image="gllm:new"))
     bench.crash_after = step
-    bench.settle()
+    bench.run_until_quiet()
     replicas, _, _ = bench.spec_now()
     assert bench.status.ready == f"{replicas}/{replicas}"
     assert len(bench.sets()) == replicas

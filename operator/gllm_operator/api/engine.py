@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gllm_operator.api.base import Part
+from gllm_operator.api.types import ApiObject
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Engine(Part, frozen=True, kw_only=True):
+class Engine(ApiObject, frozen=True, kw_only=True):
     policy: Literal["token_throttling", "balanced", "chunked_prefill", "decode_cap", "no_wt", "no_ut"] = (
         "token_throttling"
     )

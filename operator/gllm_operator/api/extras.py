@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from gllm_operator.api.base import Free, Name, Part, Rule
+from gllm_operator.api.types import ApiObject, Free, Name, Rule
 
 
-class Autoscaling(Part, frozen=True, kw_only=True):
+class Autoscaling(ApiObject, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule("self.minReplicas <= self.maxReplicas", "autoscaling.minReplicas must not be more than maxReplicas"),
         Rule(
@@ -34,7 +34,7 @@ class Autoscaling(Part, frozen=True, kw_only=True):
     """Triggers of a KEDA ScaledObject."""
 
 
-class Security(Part, frozen=True, kw_only=True):
+class Security(ApiObject, frozen=True, kw_only=True):
     network_policy: bool = True
     """Let in nothing but requests to the master's port and the group's own pods."""
     service_account_name: Name | None = None
@@ -45,7 +45,7 @@ class Security(Part, frozen=True, kw_only=True):
     """Pod security standard. RDMA needs to lock memory, which Restricted does not allow."""
 
 
-class Monitoring(Part, frozen=True, kw_only=True):
+class Monitoring(ApiObject, frozen=True, kw_only=True):
     pod_monitor: bool = False
     """A PodMonitor for the masters' /metrics, where Prometheus' operator is installed."""
     interval_seconds: Annotated[int, Meta(ge=1, le=3600)] = 15

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from gllm_operator.api.base import KeyRef, Name, Part, Rule
+from gllm_operator.api.types import ApiObject, KeyRef, Name, Rule
 
 
-class Model(Part, frozen=True, kw_only=True):
+class Model(ApiObject, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.revision) || self.source.startsWith('hf://')",

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from gllm_operator.api.base import KeyRef, Part, Port, Rule, Seconds, ShortText, Variable
+from gllm_operator.api.types import ApiObject, KeyRef, Port, Rule, Seconds, ShortText, Variable
 
 
-class Server(Part, frozen=True, kw_only=True):
+class Server(ApiObject, frozen=True, kw_only=True):
     port: Port = 8000
     """Port of the container."""
     service_port: Port = 80
@@ -20,7 +20,7 @@ class Server(Part, frozen=True, kw_only=True):
     """Key of a Secret with the key that requests must bear; without it whoever reaches the Service may use it."""
 
 
-class Rdma(Part, frozen=True, kw_only=True):
+class Rdma(ApiObject, frozen=True, kw_only=True):
     resource_name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-z0-9.-]+/[\w.-]+$")] | None = None
     """The extended resource of the RDMA devices, one is asked for a pod; without it they are on every node."""
     hca: ShortText | None = None
@@ -31,7 +31,7 @@ class Rdma(Part, frozen=True, kw_only=True):
     """NCCL_IB_TC."""
 
 
-class Network(Part, frozen=True, kw_only=True):
+class Network(ApiObject, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.extraEnv) || self.extraEnv.all(v, v.name.startsWith('NCCL_') || v.name.startsWith('GLOO_') "
@@ -53,7 +53,7 @@ class Network(Part, frozen=True, kw_only=True):
     """More variables for NCCL, GLOO, UCX and torch."""
 
 
-class Probes(Part, frozen=True, kw_only=True):
+class Probes(ApiObject, frozen=True, kw_only=True):
     startup_deadline_seconds: Annotated[int, Meta(ge=10, le=86400)] = 1800
     """How long a pod may take from its start until the group first serves."""
     stall_seconds: Annotated[int, Meta(ge=30, le=86400)] = 600

@@ -6,13 +6,13 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from gllm_operator.api.base import Free, Name, Part, Rule
+from gllm_operator.api.availability import Disruption, Recovery, Rollout
 from gllm_operator.api.engine import Engine
 from gllm_operator.api.extras import Autoscaling, Monitoring, Security
-from gllm_operator.api.lifecycle import Disruption, Recovery, Rollout
 from gllm_operator.api.model import Model
+from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes, Server
-from gllm_operator.api.shape import Accelerator, Parallelism
+from gllm_operator.api.types import ApiObject, Free, Name, Rule
 
 GROUP, VERSION, KIND, PLURAL, SHORT_NAME = "gllm.dev", "v1alpha1", "LLMDeployment", "llmdeployments", "llm"
 
@@ -31,7 +31,7 @@ ROOT_RULES: tuple[Rule, ...] = (
 )
 
 
-class LLMDeploymentSpec(Part, frozen=True, kw_only=True):
+class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.accelerator.perPod) || self.accelerator.perPod % self.parallelism.tensor == 0",
@@ -56,7 +56,7 @@ class LLMDeploymentSpec(Part, frozen=True, kw_only=True):
             "self.server.port < self.network.masterPort || self.server.port > self.network.masterPort + 2",
             "server.port is one of the three ports from network.masterPort on: choose another",
         ),
-    )  # fmt: skip
+    )
 
     replicas: Annotated[int, Meta(ge=0, le=256)] = 1
     """Groups: each is one pipeline that serves the whole model. What `kubectl scale` and autoscalers set."""
@@ -101,3 +101,8 @@ class LLMDeploymentSpec(Part, frozen=True, kw_only=True):
     """Whether Prometheus finds it."""
     suspend: bool = False
     """No groups, as with replicas 0, but replicas stays as it is. The spec is still checked and estimated."""
+
+    @property
+    def effective_replicas(self) -> int:
+        """The number of groups that the spec asks for."""
+        return 0 if self.suspend else self.replicas

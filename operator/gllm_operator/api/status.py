@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from gllm_operator.api.base import Part
+from gllm_operator.api.types import ApiObject
 
 Phase = Literal["Pending", "Loading", "Ready", "Recovering", "Draining", "Broken", "BackingOff", "Failed"]
 
 
-class Condition(Part, frozen=True, kw_only=True, omit_defaults=False):
+class Condition(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     type: Annotated[str, Meta(max_length=316)]
     """What it is about."""
     status: Literal["True", "False", "Unknown"]
@@ -27,7 +27,7 @@ class Condition(Part, frozen=True, kw_only=True, omit_defaults=False):
     """The metadata.generation that it speaks of."""
 
 
-class Failure(Part, frozen=True, kw_only=True):
+class Failure(ApiObject, frozen=True, kw_only=True):
     time: Annotated[str, Meta(max_length=32)]
     """When it was seen."""
     rank: int
@@ -44,7 +44,7 @@ class Failure(Part, frozen=True, kw_only=True):
     """What the container or the kubelet said."""
 
 
-class GroupStatus(Part, frozen=True, kw_only=True, omit_defaults=False):
+class GroupStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     name: Annotated[str, Meta(max_length=64)]
     """Its StatefulSets are NAME-m and NAME-s."""
     index: int
@@ -77,14 +77,14 @@ class GroupStatus(Part, frozen=True, kw_only=True, omit_defaults=False):
     """What last went wrong in it."""
 
 
-class Endpoint(Part, frozen=True, kw_only=True, omit_defaults=False):
+class Endpoint(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     url: Annotated[str, Meta(max_length=512)]
     """Base URL of the OpenAI API, inside the cluster."""
     models: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=4)] = ()
     """The model's name in requests."""
 
 
-class Shape(Part, frozen=True, kw_only=True, omit_defaults=False):
+class ParallelismStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     summary: Annotated[str, Meta(max_length=64)]
     """Such as PP4xTP8xEP8."""
     world_size: int
@@ -95,7 +95,7 @@ class Shape(Part, frozen=True, kw_only=True, omit_defaults=False):
     """Accelerators of all groups, as the spec wants them."""
 
 
-class Estimate(Part, frozen=True, kw_only=True, omit_defaults=False):
+class Estimate(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     fits: Annotated[str, Meta(max_length=16)]
     """Yes, No or Unknown."""
     weights_per_rank: int | None = None
@@ -106,7 +106,7 @@ class Estimate(Part, frozen=True, kw_only=True, omit_defaults=False):
     """How it was told, or why it could not be."""
 
 
-class RolloutStatus(Part, frozen=True, kw_only=True, omit_defaults=False):
+class RolloutStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     revision: Annotated[str, Meta(max_length=16)]
     """The revision that is being rolled out."""
     progressed_at: Annotated[str, Meta(max_length=32)]
@@ -117,7 +117,7 @@ class RolloutStatus(Part, frozen=True, kw_only=True, omit_defaults=False):
     """Whether all groups are of this revision, and available."""
 
 
-class Place(Part, frozen=True, kw_only=True, omit_defaults=False):
+class OrdinalStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     index: int
     """The place."""
     revision: Annotated[str, Meta(max_length=16)]
@@ -128,7 +128,7 @@ class Place(Part, frozen=True, kw_only=True, omit_defaults=False):
     """Broken groups of this revision that were replaced, since one was last stable."""
 
 
-class LLMDeploymentStatus(Part, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False):
+class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False):
     observed_generation: int = 0
     """The metadata.generation that this status speaks of."""
     replicas: int = 0
@@ -155,7 +155,7 @@ class LLMDeploymentStatus(Part, frozen=True, kw_only=True, omit_defaults=False, 
     """Reason of the condition that matters most."""
     endpoint: Endpoint | None = None
     """Where it is served."""
-    shape: Shape | None = None
+    shape: ParallelismStatus | None = None
     """What a group is made of."""
     estimate: Estimate | None = None
     """Whether the model fits."""
@@ -163,7 +163,7 @@ class LLMDeploymentStatus(Part, frozen=True, kw_only=True, omit_defaults=False, 
     """The rollout at hand, or the last one."""
     groups: Annotated[tuple[GroupStatus, ...], Meta(max_length=600)] = ()
     """Each group, draining ones too."""
-    places: Annotated[tuple[Place, ...], Meta(max_length=600)] = ()
+    places: Annotated[tuple[OrdinalStatus, ...], Meta(max_length=600)] = ()
     """What the operator remembers of each place: written before it acts, so that a crash repeats nothing."""
     conditions: Annotated[tuple[Condition, ...], Meta(max_length=16)] = ()
     """Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended, RolledBack."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name, keys_name
+from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
-from gllm_operator.spec.shape import GroupShape
 
 Env = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ def master_address(owner: Owner, group: GroupId) -> str:
     return f"{group.set_name(owner.name, 'master')}-0.{headless_name(owner.name)}.{owner.namespace}.svc"
 
 
-def container_env(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> Env:
+def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> Env:
     """In an order that lets later ones refer to earlier ones."""
     several = shape.pods > 1
     env: Env = [

@@ -6,17 +6,17 @@ from typing import Any
 
 from gllm_operator.build.args import serve_args
 from gllm_operator.build.env import container_env
-from gllm_operator.build.model import model_files
+from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.probes import probes, termination_grace
 from gllm_operator.names import GROUP_NAME, GroupId, Owner, group_labels, masters_selector
+from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
-from gllm_operator.spec.shape import GroupShape
 
 CONTAINER = "gllm"
 
 
-def pod_template(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+def pod_template(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
     labels = group_labels(owner.name, group, role)
     template: dict[str, Any] = {
         "metadata": {"labels": labels, "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER}},
@@ -29,7 +29,7 @@ def pod_template(owner: Owner, source: PodSource, shape: GroupShape, group: Grou
     return template
 
 
-def _pod_spec(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
     files = model_files(source.model)
     spec: dict[str, Any] = {
         "serviceAccountName": source.service_account,
@@ -60,7 +60,7 @@ def _pod_spec(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId
     return spec
 
 
-def _container(owner: Owner, source: PodSource, shape: GroupShape, group: GroupId, role: str) -> dict[str, Any]:
+def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
     files = model_files(source.model)
     container = _base_container(CONTAINER, source) | {
         "args": serve_args(source),
@@ -99,7 +99,7 @@ def _base_container(name: str, source: PodSource) -> dict[str, Any]:
     return container
 
 
-def _resources(source: PodSource, shape: GroupShape) -> dict[str, Any]:
+def _resources(source: PodSource, shape: ParallelConfig) -> dict[str, Any]:
     wanted = {}
     if source.accelerator.type == "cuda":
         wanted[source.accelerator.resource_name] = str(shape.per_pod)

@@ -95,10 +95,8 @@ def _columns() -> list[dict[str, Any]]:
         column("Revision", ".status.updateRevision", wide=True),
         column("GPUs", ".status.shape.accelerators", "integer", wide=True),
         column("Fits", ".status.estimate.fits", wide=True),
-        column(
-            "Message", '.status.conditions[?(@.type=="Ready")].message', wide=True, text="Of the condition Ready."
-        ),
-    ]  # fmt: skip
+        column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True, text="Of the condition Ready."),
+    ]
 
 
 def _without_defaults(schema: Any) -> Any:

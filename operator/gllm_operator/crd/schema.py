@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from gllm_operator.api.base import Free, Part, Rule
+from gllm_operator.api.types import ApiObject, Free, Rule
 from gllm_operator.crd.docs import field_docs
 
 Schema = dict[str, Any]
 
 
-def object_schema(cls: type[Part]) -> Schema:
-    """The schema of a `Part`. Everything in it is bounded, so that CEL rules have a bounded cost."""
+def object_schema(cls: type[ApiObject]) -> Schema:
+    """The schema of a `ApiObject`. Everything in it is bounded, so that CEL rules have a bounded cost."""
     hints = get_type_hints(cls, include_extras=True)
     docs = field_docs(cls)
     properties: dict[str, Schema] = {}
@@ -55,7 +55,7 @@ def _plain_schema(kind: Any, bounds: Schema) -> Schema:
     origin = get_origin(kind)
     if kind == Free:
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    if isinstance(kind, type) and issubclass(kind, Part):
+    if isinstance(kind, type) and issubclass(kind, ApiObject):
         return object_schema(kind)
     if origin is Literal:
         values = list(get_args(kind))
@@ -94,7 +94,7 @@ def _bounds(meta: msgspec.Meta) -> Schema:
 
 def _default_of(field: msgspec.structs.FieldInfo) -> Any:
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    if not isinstance(default, Part):
+    if not isinstance(default, ApiObject):
         return default
     # In full: the API server checks a default by the object's rules before it fills in the defaults inside.
     own = {inner.encode_name: _default_of(inner) for inner in msgspec.structs.fields(type(default))}

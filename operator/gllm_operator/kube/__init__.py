@@ -1,1 +1,1 @@
-"""Talking to the API server: a small async client, a cache that watches, and the lease of the leader."""
+"""Access to the API server: the client, watches that fill a cache, and leader election."""

@@ -1,11 +1,11 @@
-"""What the operator needs of an API server. `client.py` is the real one; tests have one in memory."""
+"""The interface of an API server. `client.py` implements it over HTTP; tests have one in memory."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Protocol
 
-Object = dict[str, Any]
+from gllm_operator.objects import Object
 
 _PLURALS = {
     ("v1", "Pod"): "pods",
@@ -37,7 +37,7 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str = "", 
 
 
 class ApiError(Exception):
-    """The API server refused, or could not be reached (status 0)."""
+    """The API server refused a request, or could not be reached (status 0)."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else message)
@@ -47,7 +47,7 @@ class ApiError(Exception):
 
     @property
     def invalid(self) -> bool:
-        """The same request would be refused again."""
+        """Whether the same request would be refused again."""
         return self.status in (400, 422) or (self.status == 403 and "violates PodSecurity" in self.message)
 
 
@@ -57,26 +57,29 @@ class Api(Protocol):
     async def list(
         self, api_version: str, kind: str, namespace: str | None, selector: str = ""
     ) -> tuple[list[Object], str]:
-        """(items with apiVersion and kind filled in, resourceVersion to watch from)."""
+        """Return the items, with apiVersion and kind filled in, and the resourceVersion to watch from."""
 
     def watch(
         self, api_version: str, kind: str, namespace: str | None, selector: str, version: str
     ) -> AsyncIterator[tuple[str, Object]]:
-        """(ADDED | MODIFIED | DELETED | BOOKMARK, object) until the server ends it. ApiError 410: list again."""
+        """Yield (ADDED | MODIFIED | DELETED | BOOKMARK, object) until the server ends the watch.
+
+        Raises ApiError; its status 410 means that `version` has expired and the caller must list again.
+        """
 
     async def create(self, manifest: Object) -> Object: ...
 
     async def apply(self, manifest: Object) -> Object:
-        """Server-side apply with the operator's field manager; conflicts are decided in its favour."""
+        """Server-side apply with the operator's field manager, which takes over conflicting fields."""
 
     async def patch(
         self, api_version: str, kind: str, namespace: str, name: str, body: Object, subresource: str = ""
     ) -> Object:
-        """JSON merge patch; with metadata.resourceVersion in the body 409 if the object has changed since."""
+        """JSON merge patch. With metadata.resourceVersion in the body, raises 409 if the object has changed."""
 
     async def delete(
         self, api_version: str, kind: str, namespace: str, name: str, uid: str, *, force: bool = False
     ) -> Object | None:
-        """The object as it is now (terminating), or None if it is gone. 409: the uid is another's."""
+        """Return the terminating object, or None if it is gone. Raises ApiError 409 if the object has another uid."""
 
     async def has_api(self, api_version: str) -> bool: ...

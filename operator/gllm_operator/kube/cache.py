@@ -1,11 +1,14 @@
-"""All children, kept current by watches. What the operator writes goes in at once, so that it sees its own deeds."""
+"""The objects that the operator owns, kept current by watches.
+
+The operator puts what it writes into the cache at once, so that the next pass sees its own writes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gllm_operator.kube.api import Object
 from gllm_operator.names import DEPLOYMENT, MANAGER
+from gllm_operator.objects import Object, ObjectKey, ObjectRef, key_of, ref_of, resource_version
 
 WATCHED: tuple[tuple[str, str], ...] = (
     ("v1", "Pod"),
@@ -19,75 +22,69 @@ WATCHED: tuple[tuple[str, str], ...] = (
 )
 """Kinds that every cluster has."""
 
-Place = tuple[str, str]
-"""(namespace, name of the LLMDeployment)."""
-
 
 class Cache:
-    """`on_change` is called with the deployment whose children have changed."""
+    """Objects by the LLMDeployment that they belong to, whose key `on_change` gets when one of them changes."""
 
-    def __init__(self, on_change: Callable[[Place], None] = lambda place: None) -> None:
+    def __init__(self, on_change: Callable[[ObjectKey], None] = lambda key: None) -> None:
         self._on_change = on_change
-        self._objects: dict[Place, dict[tuple[str, str, str], Object]] = {}
+        self._objects: dict[ObjectKey, dict[ObjectRef, Object]] = {}
 
-    def of(self, namespace: str, deployment: str) -> Iterator[Object]:
-        return iter(list(self._objects.get((namespace, deployment), {}).values()))
+    def of(self, deployment: ObjectKey) -> Iterator[Object]:
+        return iter(list(self._objects.get(deployment, {}).values()))
 
-    def put(self, found: Object, *, news: bool = True) -> None:
-        """Unless a newer one is known. `news`: somebody else's deed, which the deployment's loop has to see."""
-        place = place_of(found)
-        if place is None:
+    def put(self, found: Object, *, notify: bool = True) -> None:
+        """Store an object unless a newer version is known. The operator's own writes need no `notify`."""
+        deployment = deployment_of(found)
+        if deployment is None:
             return
-        held = self._objects.setdefault(place, {})
-        key = _key(found)
-        old = held.get(key)
-        if old is not None and _version(old) >= _version(found) and old["metadata"]["uid"] == found["metadata"]["uid"]:
+        known = self._objects.setdefault(deployment, {})
+        ref = ref_of(found)
+        old = known.get(ref)
+        if (
+            old is not None
+            and resource_version(old) >= resource_version(found)
+            and old["metadata"]["uid"] == found["metadata"]["uid"]
+        ):
             return
-        held[key] = _slim(found)
-        if news:
-            self._on_change(place)
+        known[ref] = _slim(found)
+        if notify:
+            self._on_change(deployment)
 
-    def remove(self, gone: Object, *, news: bool = True) -> None:
-        place = place_of(gone)
-        if place is None:
+    def remove(self, gone: Object, *, notify: bool = True) -> None:
+        """Forget an object, unless another one has its name by now."""
+        deployment = deployment_of(gone)
+        if deployment is None:
             return
-        held = self._objects.get(place, {})
-        old = held.get(_key(gone))
+        known = self._objects.get(deployment, {})
+        ref = ref_of(gone)
+        old = known.get(ref)
         if old is None or old["metadata"]["uid"] != gone["metadata"]["uid"]:
             return
-        del held[_key(gone)]
-        if not held:
-            self._objects.pop(place, None)
-        if news:
-            self._on_change(place)
+        del known[ref]
+        if not known:
+            self._objects.pop(deployment, None)
+        if notify:
+            self._on_change(deployment)
 
     def replace(self, api_version: str, kind: str, items: list[Object]) -> None:
-        """After a list: what is not in it is gone."""
-        present = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items}
-        for place in list(self._objects):
-            for (version, of_kind, name), held in list(self._objects.get(place, {}).items()):
-                if (version, of_kind) == (api_version, kind) and (place[0], name) not in present:
-                    self.remove(held)
+        """Take the result of a list: objects of this kind that it lacks were deleted."""
+        present = {key_of(item) for item in items}
+        for deployment in list(self._objects):
+            for ref, known in list(self._objects.get(deployment, {}).items()):
+                if (ref.api_version, ref.kind) == (api_version, kind) and key_of(known) not in present:
+                    self.remove(known)
         for item in items:
             self.put(item)
 
 
-def place_of(found: Object) -> Place | None:
+def deployment_of(found: Object) -> ObjectKey | None:
+    """The LLMDeployment that an object's label names."""
     name = (found["metadata"].get("labels") or {}).get(DEPLOYMENT)
-    return (found["metadata"]["namespace"], name) if name else None
-
-
-def _key(found: Object) -> tuple[str, str, str]:
-    return found["apiVersion"], found["kind"], found["metadata"]["name"]
-
-
-def _version(found: Object) -> int:
-    """Resource versions of one kind of one server are numbers that grow; Kubernetes promises so since 1.35."""
-    text = str(found["metadata"].get("resourceVersion", "0"))
-    return int(text) if text.isdigit() else 0
+    return ObjectKey(found["metadata"]["namespace"], name) if name else None
 
 
 def _slim(found: Object) -> Object:
-    """Of managedFields only our own, which `observe` looks at."""
+    """Drop the managedFields of other managers: `observe` reads only the operator's."""
     entries = [one for one in found["metadata"].get("managedFields") or [] if one.get("manager") == MANAGER]
     return found | {"metadata": found["metadata"] | {"managedFields": entries}}

@@ -1,17 +1,17 @@
-"""The real API server, by aiohttp."""
+"""The API server over HTTP."""
 
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
 
-from gllm_operator.kube.api import ApiError, Object, path_of
+from gllm_operator.kube.api import ApiError, path_of
 from gllm_operator.kube.login import Login
 from gllm_operator.names import MANAGER
+from gllm_operator.objects import Object
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 _WATCH_SECONDS = 240
@@ -20,27 +20,34 @@ _LONGEST_LINE = 16 * 2**20
 
 
 @dataclass
-class Client:
-    """One connection pool. `async with Client(login) as client`."""
+class ApiClient:
+    """A connection pool: `async with ApiClient(login) as client`."""
 
     login: Login
     on_write: Callable[[str, str], None] = lambda verb, kind: None
-    """Told the verb and the kind of every write."""
+    """Called with the verb and the kind of every write."""
 
-    async def __aenter__(self) -> Client:
-        context: ssl.SSLContext | bool = True
-        if self.login.server.startswith("https"):
-            context = ssl.create_default_context(cafile=self.login.ca_file or None)
-            if self.login.cert_file:
-                context.load_cert_chain(self.login.cert_file, self.login.key_file or None)
-            if not self.login.verify:
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connector = aiohttp.TCPConnector(ssl=context, limit=64)
-        self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**20)
+    async def __aenter__(self) -> ApiClient:
+        ssl = self.login.connection.as_ssl_context() if self.login.server.startswith("https") else True
+        self._connector = aiohttp.TCPConnector(ssl=ssl, limit=64)
+        self._session = self.new_session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
+        await self._connector.close()
+
+    def new_session(self) -> aiohttp.ClientSession:
+        """A session over the same connections and credentials. Its user closes it."""
+        return aiohttp.ClientSession(
+            connector=self._connector, connector_owner=False, middlewares=(self._authorize,), read_bufsize=2**20
+        )
+
+    async def _authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers.update(self.login.headers())
+        return await handler(request)
 
     async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object:
         return await self._call("GET", path_of(api_version, kind, namespace, name))
@@ -68,7 +75,6 @@ class Client:
             async with self._session.get(
                 self.login.server + path_of(api_version, kind, namespace),
                 params=query,
-                headers=self.login.headers(),
                 timeout=_WATCH_TIMEOUT,
             ) as response:
                 if response.status >= 400:
@@ -137,7 +143,7 @@ class Client:
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
     ) -> Object:
-        headers = self.login.headers() | {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": "application/json", "Content-Type": content_type}
         data = None if body is None else json.dumps(body)
         try:
             async with self._session.request(
@@ -153,7 +159,7 @@ class Client:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines of any length; aiohttp's own iteration gives up on long ones."""
+    """Yield whole lines. aiohttp's own iteration raises on lines that are longer than its buffer."""
     held = b""
     async for chunk in content.iter_any():
         held += chunk

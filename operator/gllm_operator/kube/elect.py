@@ -1,4 +1,4 @@
-"""One acts: a Lease is held by the operator that may write. Who loses it stops at once; the process then ends."""
+"""Leader election: only the holder of a Lease writes. A leader that loses it stops at once, and its process ends."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import logging
 import time
 from collections.abc import Callable
 
-from gllm_operator.kube.api import Api, ApiError, Object
+from gllm_operator.kube.api import Api, ApiError
+from gllm_operator.objects import Object
 
 _log = logging.getLogger(__name__)
 
 
 class Elector:
-    """`acquire` returns once the lease is ours; `keep` returns when it is lost.
+    """`acquire` returns once this process holds the lease; `keep` returns when it has lost it.
 
-    Times of others' clocks are never compared with ours: a lease is taken over when it has not changed for its whole
-    duration while we watched.
+    The clocks of other machines are never compared with this one: a lease is taken over when it has not changed for
+    its whole duration, measured here.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Elector:
 
     @property
     def leads(self) -> bool:
-        """Whether a write may begin now: the lease is ours, with some time left for the write to arrive."""
+        """Whether a write may begin now: the lease is held, with time left for the write to arrive."""
         return self._monotonic() < self._valid_until
 
     async def acquire(self) -> None:
@@ -55,10 +56,10 @@ class Elector:
                 if version != seen:
                     seen, since = version, self._monotonic()
                 if await self._try(lease, stale=self._monotonic() - since > self._duration):
-                    _log.info("leads", extra={"identity": self.identity})
+                    _log.info("is the leader", extra={"identity": self.identity})
                     return
             except ApiError as error:
-                _log.warning("cannot ask for the lease", extra={"error": str(error)})
+                _log.warning("cannot read or take the lease", extra={"error": str(error)})
             await asyncio.sleep(self._renew_every / 2)
 
     async def keep(self) -> None:
@@ -77,16 +78,19 @@ class Elector:
         _log.error("lost the lease", extra={"identity": self.identity})
 
     async def release(self) -> None:
-        """So that the next one need not wait."""
+        """Give the lease up, so that another operator need not wait for its end."""
         if self.leads and self._lease is not None:
             self._valid_until = -1.0
             spec = self._lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}
             version = self._lease["metadata"]["resourceVersion"]
             try:
                 await self._api.patch(
-                    "coordination.k8s.io/v1", "Lease", self._namespace, self._name,
+                    "coordination.k8s.io/v1",
+                    "Lease",
+                    self._namespace,
+                    self._name,
                     {"metadata": {"resourceVersion": version}, "spec": spec},
-                )  # fmt: skip
+                )
             except ApiError as error:
                 _log.warning("cannot release the lease", extra={"error": str(error)})
 
@@ -99,7 +103,7 @@ class Elector:
             raise
 
     async def _try(self, lease: Object | None, *, stale: bool) -> bool:
-        """Take or renew the lease, unless somebody else has it."""
+        """Take or renew the lease. Returns False if another operator holds it."""
         asked = self._monotonic()
         spec = {
             "holderIdentity": self.identity,
@@ -121,13 +125,16 @@ class Elector:
                     return False
                 version = lease["metadata"]["resourceVersion"]
                 self._lease = await self._api.patch(
-                    "coordination.k8s.io/v1", "Lease", self._namespace, self._name,
+                    "coordination.k8s.io/v1",
+                    "Lease",
+                    self._namespace,
+                    self._name,
                     {"metadata": {"resourceVersion": version}, "spec": spec},
-                )  # fmt: skip
+                )
         except ApiError as error:
             if error.status == 409:
                 return False
             raise
-        # A write that begins now may take as long as the client's patience; leave a third of the lease for it.
+        # A write that begins in time may arrive late: a third of the lease is left for it.
         self._valid_until = asked + self._duration * 2 / 3
         return True

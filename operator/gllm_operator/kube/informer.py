@@ -1,4 +1,4 @@
-"""Keeps the cache current: one list, then a watch, for each kind; only objects with our label."""
+"""Keeps the cache current: for each kind one list, then a watch of the objects with the operator's label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_DELAY = 30.0
 
 
 class Informer:
-    """`run` until cancelled; `synced` is set once the first list is in."""
+    """Watches one kind. `run` until cancelled; `synced` is set after the first list."""
 
     def __init__(self, api: Api, cache: Cache, api_version: str, kind: str, namespaces: Sequence[str]) -> None:
         self._api = api
@@ -28,6 +28,7 @@ class Informer:
         """Empty: all."""
         self.synced = asyncio.Event()
         self.last_contact = time.monotonic()
+        """When the API server last answered or sent an event."""
 
     async def run(self) -> None:
         scopes: list[str | None] = [*self._namespaces] or [None]
@@ -54,7 +55,7 @@ class Informer:
                     delay = min(delay * 2, _LONGEST_DELAY)
 
     async def _watch(self, namespace: str | None, version: str) -> None:
-        """Watch after watch, until one fails."""
+        """Open one watch after another until one fails."""
         while True:
             async for type, found in self._api.watch(self.api_version, self.kind, namespace, SELECTOR, version):
                 self.last_contact = time.monotonic()

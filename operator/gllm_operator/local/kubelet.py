@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from gllm_operator.local.processes import PodProcess
+from gllm_operator.local.pod_processes import PodProcess
 
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2)
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "TERM")
@@ -48,9 +48,16 @@ class LocalPod:
     async def _run_once(self) -> int:
         env = {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(self.spec.env)
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gllm", *self.spec.arguments, env=env, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "gllm",
+            *self.spec.arguments,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
         self._set("Running")
         assert self._process.stdout is not None
         async for line in self._process.stdout:

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from gllm_operator.api import GROUP, KIND, VERSION
-from gllm_operator.loop.observe import observe
+from gllm_operator.controller.observe import observe
 from gllm_operator.names import FINALIZER
 from gllm_operator.plan import plan
-from gllm_operator.spec.validate import problems
+from gllm_operator.plan.validate import problems
 
 Manifest = dict[str, Any]
 
@@ -47,9 +47,15 @@ def objects_of(
 ) -> list[Manifest]:
     """Everything that the operator would apply: by its own plan. ValueError if the spec cannot work."""
     observed = observe(
-        deployment, [], applied={}, refused={}, apis=apis, keys_known=False, fresh_keys=keys,
+        deployment,
+        [],
+        applied={},
+        refused={},
+        apis=apis,
+        keys_known=False,
+        fresh_keys=keys,
         default_image=default_image,
-    )  # fmt: skip
+    )
     if observed.spec is None:
         raise ValueError(observed.spec_error)
     image = observed.spec.image or default_image

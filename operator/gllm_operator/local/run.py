@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from gllm_operator.keys import make_keys
+from gllm_operator.build.singletons import make_keys
 from gllm_operator.local.kubelet import run_group
 from gllm_operator.local.manifest import objects_of, read_deployments
-from gllm_operator.local.processes import PodProcess, host_paths, processes_of
+from gllm_operator.local.pod_processes import PodProcess, host_paths, processes_of
 from gllm_operator.local.table import Table
 
 

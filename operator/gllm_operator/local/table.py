@@ -45,8 +45,11 @@ class Table:
         for pod in pods:
             if self._told.get(pod.spec.name) != pod.state:
                 self._told[pod.spec.name] = pod.state
-                print(f"{pod.spec.name}: {pod.state}" + (f" ({pod.last_line})" if pod.last_line else ""),
-                      file=self._out, flush=True)  # fmt: skip
+                print(
+                    f"{pod.spec.name}: {pod.state}" + (f" ({pod.last_line})" if pod.last_line else ""),
+                    file=self._out,
+                    flush=True,
+                )
 
 
 def _row(pod: LocalPod) -> str:

@@ -1,6 +1,6 @@
-"""From what is wanted and what is to what is to be done. Pure: no IO, no clock, no chance."""
+"""Pure function: desired and observed state give actions. No I/O, no clock, no randomness."""
 
+from gllm_operator.plan.actions import Delete, Event, Plan
 from gllm_operator.plan.plan import plan
-from gllm_operator.plan.types import Delete, Event, Plan
 
 __all__ = ["Delete", "Event", "Plan", "plan"]

@@ -1,4 +1,4 @@
-"""Events: one at each change between two statuses, so that none is repeated."""
+"""Events: one for each change between two statuses, so that none is repeated."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Literal
 
 from gllm_operator.api.status import Condition, GroupStatus, LLMDeploymentStatus
-from gllm_operator.plan.types import Event
+from gllm_operator.plan.actions import Event
 
 _BAD = {"Ready": "False", "Available": "False", "Degraded": "True", "SpecValid": "False", "RolledBack": "True"}
 _PHASES: dict[str, tuple[Literal["Normal", "Warning"], str, str]] = {
-    "Loading": ("Normal", "GroupLoading", "all its pods run; the model loads"),
+    "Loading": ("Normal", "GroupLoading", "all its pods run, and the model loads"),
     "Ready": ("Normal", "GroupReady", "it serves"),
-    "Recovering": ("Warning", "GroupRecovering", "it lost a process or a pod; its requests wait"),
-    "Draining": ("Normal", "GroupDraining", "it takes no new requests and finishes those it has"),
-    "Broken": ("Warning", "GroupBroken", "it did not heal by itself; a new one takes its place"),
-    "BackingOff": ("Warning", "GroupBackingOff", "it did not heal by itself; a new one will take its place"),
-    "Failed": ("Warning", "GroupFailed", "it did not heal, and is left as it is"),
+    "Recovering": ("Warning", "GroupRecovering", "it lost a process or a pod, and its requests wait"),
+    "Draining": ("Normal", "GroupDraining", "it accepts no new requests and finishes those it has"),
+    "Broken": ("Warning", "GroupBroken", "it did not heal by itself and is replaced"),
+    "BackingOff": ("Warning", "GroupBackingOff", "it did not heal by itself and will be replaced"),
+    "Failed": ("Warning", "GroupFailed", "it did not heal and is not replaced"),
 }
 
 
@@ -30,14 +30,14 @@ def _of_groups(before: tuple[GroupStatus, ...], after: tuple[GroupStatus, ...]) 
     for group in after:
         old = phases.get(group.name)
         if old is None and group.phase != "Draining":
-            found.append(Event("Normal", "GroupCreated", f"group {group.name}, revision {group.revision}"))
+            found.append(Event("Normal", "GroupCreated", f"group {group.name} of revision {group.revision} is created"))
         if old != group.phase and group.phase in _PHASES:
             type, reason, text = _PHASES[group.phase]
             cause = group.last_failure
             more = f" ({cause.pod}: {cause.reason})" if type == "Warning" and cause is not None else ""
             found.append(Event(type, reason, f"group {group.name}: {text}{more}"))
     present = {group.name for group in after}
-    found += [Event("Normal", "GroupGone", f"group {name}") for name in phases if name not in present]
+    found += [Event("Normal", "GroupGone", f"group {name} is gone") for name in phases if name not in present]
     return found
 
 
@@ -54,7 +54,7 @@ def _of_conditions(before: tuple[Condition, ...], after: tuple[Condition, ...]) 
         if old is None and not bad:
             continue
         if one.type in ("Degraded", "Ready", "Available") and one.reason in ("GroupRecovering", "GroupBroken"):
-            continue  # The group's own event has said it.
+            continue  # The event of the group says the same.
         if one.type == "ModelLoaded" or (not bad and not one.message):
             continue
         found.append(Event("Warning" if bad else "Normal", one.reason, one.message[:1000]))

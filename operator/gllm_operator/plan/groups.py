@@ -1,4 +1,4 @@
-"""Groups as the planner sees them: sets and pods put together, with what is remembered of each."""
+"""Groups, put together from their StatefulSets, their pods and their last entry in status.groups."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gllm_operator.api.status import GroupStatus
-from gllm_operator.clock import seconds_of
 from gllm_operator.names import GroupId
-from gllm_operator.plan.observed import Observed, PodFacts, SetFacts
-from gllm_operator.spec.shape import group_shape
+from gllm_operator.objects import seconds_of
+from gllm_operator.plan.observed import Observed, ObservedPod, ObservedSet
+from gllm_operator.spec.parallel_config import parallel_config
 
 STUCK_SECONDS = 60.0
-"""How long after its grace a terminating pod may take before its node counts as lost."""
+"""Seconds after the end of its grace period until a terminating pod's node counts as lost."""
 
 
 @dataclass(frozen=True)
 class Group:
     id: GroupId
     name: str
-    sets: tuple[SetFacts, ...]
-    pods: tuple[PodFacts, ...]
-    """Not those of an earlier life: one for each rank at most, the newest."""
-    wanted_pods: int
+    sets: tuple[ObservedSet, ...]
+    pods: tuple[ObservedPod, ...]
+    """The newest pod of each rank."""
+    desired_pods: int
     record: GroupStatus | None
+    """The entry in status.groups that the last pass wrote."""
     ready: bool
     ready_since: float | None
-    """Since when it is ready, or was the last time; None: never."""
+    """When it last became ready; None: never."""
     unready_since: float | None
-    """Since when it is not ready, having been so."""
+    """When it stopped being ready; None: it is ready, or never was."""
     started: float
     in_flight: int | None = None
     loaded: float | None = None
     stuck: bool = False
-    """It is draining, and all that is left are pods on lost nodes."""
+    """All its pods are on lost nodes and terminating."""
 
     @property
     def draining(self) -> bool:
-        """A master set is made first and deleted first: what has none is on its way out."""
+        """The master set is created first and deleted first, so a group without one is draining."""
         masters = [one for one in self.sets if one.role == "master"]
         return not masters or any(one.terminating for one in self.sets if one.role == "master")
 
@@ -47,8 +48,8 @@ class Group:
 
     @property
     def pending(self) -> bool:
-        """Whether a pod waits for a place on a node, or to be made."""
-        return len(self.pods) < self.wanted_pods or any(not pod.scheduled for pod in self.pods)
+        """Whether a pod is missing or not scheduled."""
+        return len(self.pods) < self.desired_pods or any(not pod.scheduled for pod in self.pods)
 
     @property
     def ready_pods(self) -> int:
@@ -59,19 +60,19 @@ class Group:
 
 
 def groups_of(observed: Observed, now: float) -> list[Group]:
-    """Every group that has a set or a pod, by id."""
+    """Every group that has a StatefulSet or a pod, in the order of ids."""
     ids = {one.group for one in observed.sets} | {pod.group for pod in observed.pods}
     records = {record.name: record for record in observed.status.groups}
     pods_of_revision = _pods_of_revisions(observed)
-    return [_group(observed, id, records.get(id.name(observed.owner.name)), pods_of_revision, now)
-            for id in sorted(ids)]  # fmt: skip
+    name = observed.owner.name
+    return [_group(observed, id, records.get(id.name(name)), pods_of_revision, now) for id in sorted(ids)]
 
 
 def _pods_of_revisions(observed: Observed) -> dict[str, int]:
     sizes = {}
-    for facts in observed.revisions:
-        if facts.source is not None:
-            sizes[facts.revision] = group_shape(facts.source.parallelism, facts.source.accelerator).pods
+    for one in observed.revisions:
+        if one.source is not None:
+            sizes[one.revision] = parallel_config(one.source.parallelism, one.source.accelerator).pods
     return sizes
 
 
@@ -80,14 +81,14 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
     pods = _newest(pod for pod in observed.pods if pod.group == id)
     name = id.name(observed.owner.name)
     master = next((pod for pod in pods if pod.role == "master"), None)
-    wanted = sizes.get(id.revision) or max(sum(one.replicas for one in sets), len(pods))
-    # A master that waits for its slaves is ready to Kubernetes, since it takes requests.
-    ready = master is not None and len(pods) >= wanted and all(pod.ready and not pod.terminating for pod in pods)
+    desired = sizes.get(id.revision) or max(sum(one.replicas for one in sets), len(pods))
+    # A master that waits for its slaves passes its readiness probe, since it accepts requests.
+    ready = master is not None and len(pods) >= desired and all(pod.ready and not pod.terminating for pod in pods)
     ready_since = seconds_of(record.ready_at) if record is not None else None
     unready_since = seconds_of(record.unready_at) if record is not None else None
     if ready:
         if ready_since is None or unready_since is not None:
-            # When the last pod became ready: the master may have been all the time.
+            # The time at which the last pod became ready: the master may have been ready throughout.
             ready_since = min(now, max(now if pod.ready_since is None else pod.ready_since for pod in pods))
         unready_since = None
     elif ready_since is not None and unready_since is None:
@@ -99,7 +100,7 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
         name=name,
         sets=sets,
         pods=pods,
-        wanted_pods=wanted,
+        desired_pods=desired,
         record=record,
         ready=ready,
         ready_since=ready_since,
@@ -111,15 +112,15 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
     )
 
 
-def _newest(pods: Iterable[PodFacts]) -> tuple[PodFacts, ...]:
-    by_rank: dict[int, PodFacts] = {}
+def _newest(pods: Iterable[ObservedPod]) -> tuple[ObservedPod, ...]:
+    by_rank: dict[int, ObservedPod] = {}
     for pod in sorted(pods, key=lambda pod: (pod.created, pod.uid)):
         by_rank[pod.rank] = pod
     return tuple(by_rank[rank] for rank in sorted(by_rank))
 
 
-def is_lost(pod: PodFacts, now: float) -> bool:
-    """Whether nobody will confirm that the pod ended: its node is gone."""
+def is_lost(pod: ObservedPod, now: float) -> bool:
+    """Whether the pod terminates on a node that is gone, so that no kubelet will remove it."""
     if not pod.terminating:
         return False
-    return pod.given_up or (pod.gone_by is not None and now > pod.gone_by + STUCK_SECONDS)
+    return pod.node_lost or (pod.gone_by is not None and now > pod.gone_by + STUCK_SECONDS)

@@ -1,36 +1,29 @@
-"""What is, as plain data: everything that `plan` may look at. `observe.py` makes it from Kubernetes objects."""
+"""The observed state of one LLMDeployment as plain data: all that `plan` reads. controller/observe.py builds it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import LLMDeploymentStatus
 from gllm_operator.names import GroupId, Owner
+from gllm_operator.objects import ObjectRef
 from gllm_operator.spec.revision import PodSource
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
 
 
-class Key(NamedTuple):
-    """Names an object in a namespace."""
-
-    api_version: str
-    kind: str
-    name: str
-
-
 @dataclass(frozen=True, slots=True)
-class Child:
-    """An object that bears our labels."""
+class OwnedObject:
+    """An object with the operator's labels."""
 
-    key: Key
+    ref: ObjectRef
     uid: str
-    owned: str = ""
-    """Fingerprint of the fields that are the operator's by server-side apply: it changes when somebody edits one."""
+    fields_digest: str = ""
+    """Digest of the fields that the operator owns by server-side apply. It changes when another manager takes one."""
     controlled: bool = True
     """Whether the LLMDeployment is its controller."""
     terminating: bool = False
@@ -38,28 +31,32 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the operator last wrote, and how it looked then."""
+    """The operator's last write of an object, and the object's state after it."""
 
     digest: str
+    """Digest of the manifest."""
     uid: str
-    owned: str
+    fields_digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the API server did not take an object."""
+    """The API server refused to write an object."""
 
     digest: str
+    """Digest of the manifest."""
     message: str
     final: bool
-    """Whether the same object will be refused again (it is invalid, or its name is taken)."""
+    """Whether the same manifest would be refused again, because it is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
-class SetFacts:
+class ObservedSet:
+    """A StatefulSet of a group."""
+
     group: GroupId
     role: str
-    key: Key
+    ref: ObjectRef
     uid: str
     replicas: int
     created: float
@@ -67,21 +64,24 @@ class SetFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
-    """How a container last ended, or why it does not start."""
+class PodFailure:
+    """The last failure of a pod's container, or the reason why the pod does not start."""
 
     time: float
     reason: str
-    code: int | None = None
+    exit_code: int | None = None
     message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class PodFacts:
+class ObservedPod:
+    """A pod of a group. Times are seconds since the epoch."""
+
     group: GroupId
     role: str
     rank: int
-    key: Key
+    """Node rank in the group; 0 is the master."""
+    ref: ObjectRef
     uid: str
     created: float
     node: str = ""
@@ -90,20 +90,22 @@ class PodFacts:
     ready_since: float | None = None
     terminating: bool = False
     gone_by: float | None = None
-    """When it should be gone at the latest, if it is terminating."""
-    given_up: bool = False
-    """It is terminating because its node is lost: nobody will confirm that it ended."""
+    """Of a terminating pod: the time by which its grace period ends."""
+    node_lost: bool = False
+    """It is terminating because its node is lost, so no kubelet will confirm that its containers ended."""
     restarts: int = 0
-    trouble: Exit | None = None
+    failure: PodFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RevisionFacts:
+class ObservedRevision:
+    """A ControllerRevision."""
+
     revision: str
     number: int
     source: PodSource | None
-    """None: written by a version of the operator that this one cannot read."""
-    key: Key
+    """None: a version of the operator wrote it that this one cannot read."""
+    ref: ObjectRef
     uid: str
 
 
@@ -112,30 +114,30 @@ class Observed:
     owner: Owner
     generation: int = 1
     spec: LLMDeploymentSpec | None = None
-    """None: it cannot be read, see spec_error."""
+    """None: the spec cannot be decoded; spec_error says why."""
     spec_error: str = ""
     restart: str = ""
-    """The annotation gllm.dev/restart."""
+    """Value of the annotation gllm.dev/restart."""
     status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
     deleting_since: float | None = None
     has_finalizer: bool = True
-    sets: tuple[SetFacts, ...] = ()
-    pods: tuple[PodFacts, ...] = ()
-    revisions: tuple[RevisionFacts, ...] = ()
-    children: Mapping[Key, Child] = field(default_factory=dict)
-    """Of every kind, StatefulSets and ControllerRevisions too; pods are not among them."""
-    applied: Mapping[Key, Applied] = field(default_factory=dict)
-    refused: Mapping[Key, Refusal] = field(default_factory=dict)
+    sets: tuple[ObservedSet, ...] = ()
+    pods: tuple[ObservedPod, ...] = ()
+    revisions: tuple[ObservedRevision, ...] = ()
+    owned: Mapping[ObjectRef, OwnedObject] = field(default_factory=dict)
+    """Objects of every kind except Pods; StatefulSets and ControllerRevisions are among them."""
+    applied: Mapping[ObjectRef, Applied] = field(default_factory=dict)
+    refused: Mapping[ObjectRef, Refusal] = field(default_factory=dict)
     apis: frozenset[str] = frozenset()
-    """Of the optional ones, those that the cluster has."""
+    """The optional API groups that the cluster has."""
     keys_known: bool = True
-    """Whether the Secret of the keys is known to be there."""
+    """Whether the Secret with the CURVE keys is known to exist."""
     fresh_keys: str = ""
-    """Keys to make the Secret with, if it has to be made: chance is an input."""
+    """New keys, for the case that the Secret has to be created. Randomness is an input of `plan`."""
     default_image: str = ""
     model: ModelConfig | None = None
     """The model's config, if the operator can read it."""
     in_flight: Mapping[str, int] = field(default_factory=dict)
-    """Requests of a group by its name, where its master was asked and answered."""
+    """Running and waiting requests by the group's name, for masters that were asked and answered."""
     loaded: Mapping[str, float] = field(default_factory=dict)
-    """Share of the weights that a group has loaded, 0 to 1, by its name; likewise."""
+    """Loaded share of the weights, 0 to 1, by the group's name, for masters that were asked and answered."""

@@ -1,4 +1,4 @@
-"""plan(observed, now): the whole decision, from the parts beside this file."""
+"""plan(observed, now): the decision of one pass, put together from the modules beside this one."""
 
 from __future__ import annotations
 
@@ -6,130 +6,130 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gllm_operator.api.spec import LLMDeploymentSpec
-from gllm_operator.api.status import LLMDeploymentStatus, Place
+from gllm_operator.api.status import LLMDeploymentStatus, OrdinalStatus
 from gllm_operator.build.probes import termination_grace
-from gllm_operator.build.security import keys_secret
-from gllm_operator.build.singles import single_children
+from gllm_operator.build.singletons import keys_secret, singletons
 from gllm_operator.names import GroupId
-from gllm_operator.plan import children
+from gllm_operator.objects import Manifest
+from gllm_operator.plan import owned_objects
+from gllm_operator.plan.actions import Delete, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
+from gllm_operator.plan.health import Health, health_of, is_loading
+from gllm_operator.plan.make_status import StatusInputs, make_status
 from gllm_operator.plan.observed import Observed
-from gllm_operator.plan.places import next_places
-from gllm_operator.plan.recovery import Health, health_of, is_loading
-from gllm_operator.plan.rollout import Bounds, Step, next_step
-from gllm_operator.plan.status import StatusFacts, make_status
+from gllm_operator.plan.ordinals import next_ordinals
+from gllm_operator.plan.rollout import Bounds, GroupChanges, next_changes
 from gllm_operator.plan.target import Target, choose_target
-from gllm_operator.plan.types import Delete, Manifest, Plan
+from gllm_operator.plan.validate import problems
+from gllm_operator.spec.parallel_config import parallel_config
 from gllm_operator.spec.revision import PodSource, pod_source, revision_of
-from gllm_operator.spec.shape import group_shape
-from gllm_operator.spec.validate import problems
 
 _RETRY_SECONDS = 30.0
 _WATCH_SECONDS = 2.0
-"""How often requests of draining groups are counted, and groups that load are asked how far they are."""
+"""How often masters are asked for their requests (draining groups) or their loading progress."""
 
 
 @dataclass(frozen=True)
-class Desire:
-    """The spec, read and judged."""
+class DesiredState:
+    """The spec, decoded and validated."""
 
     spec: LLMDeploymentSpec | None
     problems: tuple[str, ...]
     rejected: bool
     update: str
-    """The spec's revision; empty if it cannot work."""
+    """The spec's revision; empty if the spec is invalid."""
     sources: dict[str, PodSource]
-    """Every revision that can be rendered."""
+    """The source of each revision whose pods can be rendered."""
 
 
 def plan(observed: Observed, now: float) -> Plan:
-    desire = _desire(observed)
+    desired = _desired_state(observed)
     groups = groups_of(observed, now)
     if observed.deleting_since is not None:
-        return _plan_deletion(observed, desire, groups, now)
-    if desire.spec is None:
-        return _only_status(observed, desire, groups, now)
-    return _plan_spec(observed, desire, desire.spec, groups, now)
+        return _plan_deletion(observed, desired, groups, now)
+    if desired.spec is None:
+        return _only_status(observed, desired, groups, now)
+    return _plan_spec(observed, desired, desired.spec, groups, now)
 
 
-def _desire(observed: Observed) -> Desire:
-    sources = {facts.revision: facts.source for facts in observed.revisions if facts.source is not None}
+def _desired_state(observed: Observed) -> DesiredState:
+    sources = {one.revision: one.source for one in observed.revisions if one.source is not None}
     spec = observed.spec
     if spec is None:
-        return Desire(None, (observed.spec_error,), False, "", sources)
+        return DesiredState(None, (observed.spec_error,), False, "", sources)
     image = spec.image or observed.default_image
     found = tuple(problems(spec, observed.owner.name, image, observed.model))
     if found:
-        return Desire(spec, found, False, "", sources)
+        return DesiredState(spec, found, False, "", sources)
     source = pod_source(spec, observed.owner.name, image, observed.restart)
     update = revision_of(source)
-    refused = children.refused_revisions(observed, [update])
+    refused = owned_objects.refused_revisions(observed, [update])
     if refused:
-        return Desire(spec, (f"the API server refuses the pods: {refused[update]}",), True, "", sources)
-    return Desire(spec, (), False, update, sources | {update: source})
+        return DesiredState(spec, (f"the API server refuses the pods: {refused[update]}",), True, "", sources)
+    return DesiredState(spec, (), False, update, sources | {update: source})
 
 
-def _plan_spec(observed: Observed, desire: Desire, spec: LLMDeploymentSpec, groups: list[Group], now: float) -> Plan:
-    places = observed.status.places
-    health = {group.name: health_of(group, spec, places, now) for group in groups}
+def _plan_spec(
+    observed: Observed, desired: DesiredState, spec: LLMDeploymentSpec, groups: list[Group], now: float
+) -> Plan:
+    ordinals = observed.status.places
+    health = {group.name: health_of(group, spec, ordinals, now) for group in groups}
     failed = frozenset(name for name, one in health.items() if one.phase == "Failed")
-    target = choose_target(spec, desire.update, frozenset(desire.sources), observed.status, groups, failed, now)
+    target = choose_target(spec, desired.update, frozenset(desired.sources), observed.status, groups, failed, now)
     bounds = Bounds(
-        replicas=0 if spec.suspend else spec.replicas,
+        replicas=spec.effective_replicas,
         max_surge=spec.rollout.max_surge,
         max_unavailable=spec.rollout.max_unavailable,
         min_ready=spec.rollout.min_ready_seconds,
     )
-    step = next_step(groups, health, target.revision, bounds, now)
-    new_places, created = next_places(places, groups, health, step.create, target.revision, spec, now)
-    status = make_status(
-        observed, StatusFacts(desire.update, desire.problems, desire.rejected, target, bounds.fewest),
-        groups, health, step, new_places, created, now,
-    )  # fmt: skip
+    changes = next_changes(groups, health, target.revision, bounds, now)
+    new_ordinals, created = next_ordinals(ordinals, groups, health, changes.create, target.revision, spec, now)
+    inputs = StatusInputs(desired.update, desired.problems, desired.rejected, target, bounds.fewest)
+    status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     if not observed.has_finalizer:
         return Plan(observed.status, add_finalizer=True, wake_after=0.0)
-    return _with_children(observed, desire, spec, groups, step, created, target, status, now)
+    return _with_objects(observed, desired, spec, groups, changes, created, target, status, now)
 
 
-def _with_children(
+def _with_objects(
     observed: Observed,
-    desire: Desire,
+    desired: DesiredState,
     spec: LLMDeploymentSpec,
     groups: list[Group],
-    step: Step,
+    changes: GroupChanges,
     created: list[GroupId],
     target: Target,
     status: LLMDeploymentStatus,
     now: float,
 ) -> Plan:
-    leaving = {group.name for group in step.drain}
+    leaving = {group.name for group in changes.drain}
     staying = [group for group in groups if not group.draining and group.name not in leaving]
     in_use = [group.id.revision for group in groups] + [id.revision for id in created]
-    kept = [revision for revision in (*in_use, desire.update, target.revision, status.current_revision) if revision]
-    singles = single_children(observed.owner, spec, observed.apis) if _renderable(spec) else []
-    wanted: list[Manifest] = [
+    kept = [revision for revision in (*in_use, desired.update, target.revision, status.current_revision) if revision]
+    singles = singletons(observed.owner, spec, observed.apis) if _renderable(spec) else []
+    manifests: list[Manifest] = [
         *singles,
-        *children.revisions_of(observed, desire.sources, kept),
-        *children.sets_of(observed, staying, created, desire.sources),
+        *owned_objects.desired_revisions(observed, desired.sources, kept),
+        *owned_objects.desired_sets(observed, staying, created, desired.sources),
     ]
-    drains = children.drains_of([*step.drain, *(group for group in groups if group.draining)])
+    drains = owned_objects.drains_of([*changes.drain, *(group for group in groups if group.draining)])
     deletes = [
         *_lost_pods(groups, spec.recovery.lost_pods == "Replace", now),
-        *(children.to_delete(observed, singles) if singles else ()),
-        *children.old_revisions(observed, kept, spec.rollout.revision_history_limit),
+        *(owned_objects.to_delete(observed, singles) if singles else ()),
+        *owned_objects.old_revisions(observed, kept, spec.rollout.revision_history_limit),
     ]
-    several = any(group_shape(one.parallelism, one.accelerator).pods > 1 for one in desire.sources.values())
+    several = any(parallel_config(one.parallelism, one.accelerator).pods > 1 for one in desired.sources.values())
     creates = () if observed.keys_known or not several else (keys_secret(observed.owner, observed.fresh_keys),)
     return Plan(
         status=status,
         creates=creates,
-        applies=tuple(children.to_apply(observed, wanted)),
+        applies=tuple(owned_objects.to_apply(observed, manifests)),
         drains=tuple(drains),
         deletes=tuple(deletes),
         events=events(observed.status, status),
         wake_after=_wake_after(observed, spec, groups, target, status.places, now),
-        watch_requests=_curious(groups, step, staying, target),
+        watch_requests=_groups_to_query(groups, changes, staying, target),
         watch_loading=tuple(
             group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
         ),
@@ -138,24 +138,26 @@ def _with_children(
 
 def _renderable(spec: LLMDeploymentSpec) -> bool:
     try:
-        group_shape(spec.parallelism, spec.accelerator)
+        parallel_config(spec.parallelism, spec.accelerator)
     except ValueError:
         return False
     return True
 
 
-def _plan_deletion(observed: Observed, desire: Desire, groups: list[Group], now: float) -> Plan:
-    """Groups drain; the finalizer comes off when they are gone, or when they should be."""
+def _plan_deletion(observed: Observed, desired: DesiredState, groups: list[Group], now: float) -> Plan:
+    """All groups drain. The finalizer is removed when they are gone, or at a deadline."""
     assert observed.deleting_since is not None
-    grace = max((termination_grace(source) for source in desire.sources.values()), default=30)
+    grace = max((termination_grace(source) for source in desired.sources.values()), default=30)
     deadline = observed.deleting_since + grace + STUCK_SECONDS
     gone = all(group.stuck for group in groups)
     health = {group.name: Health("Draining") for group in groups}
-    facts = StatusFacts(desire.update, desire.problems, desire.rejected, Target("", "", observed.status.rollout), 0)
-    status = make_status(observed, facts, groups, health, Step(), observed.status.places, [], now)
+    inputs = StatusInputs(
+        desired.update, desired.problems, desired.rejected, Target("", "", observed.status.rollout), 0
+    )
+    status = make_status(observed, inputs, groups, health, GroupChanges(), observed.status.places, [], now)
     return Plan(
         status=status,
-        drains=tuple(children.drains_of(groups)),
+        drains=tuple(owned_objects.drains_of(groups)),
         deletes=tuple(_lost_pods(groups, True, now)),
         events=events(observed.status, status),
         remove_finalizer=observed.has_finalizer and (gone or now >= deadline),
@@ -164,19 +166,19 @@ def _plan_deletion(observed: Observed, desire: Desire, groups: list[Group], now:
     )
 
 
-def _only_status(observed: Observed, desire: Desire, groups: list[Group], now: float) -> Plan:
-    """The spec cannot be read: everything stays as it is."""
+def _only_status(observed: Observed, desired: DesiredState, groups: list[Group], now: float) -> Plan:
+    """The spec cannot be decoded: no object is touched."""
     health = {group.name: Health("Ready" if group.ready else "Loading") for group in groups}
     target = Target("", "", observed.status.rollout)
-    facts = StatusFacts("", desire.problems, False, target, 0)
-    status = make_status(observed, facts, groups, health, Step(), observed.status.places, [], now)
+    inputs = StatusInputs("", desired.problems, False, target, 0)
+    status = make_status(observed, inputs, groups, health, GroupChanges(), observed.status.places, [], now)
     return Plan(status, events=events(observed.status, status))
 
 
 def _lost_pods(groups: Iterable[Group], replace: bool, now: float) -> list[Delete]:
-    """Pods whose nodes are lost. Of a group that goes they only stand in the way."""
+    """Pods on lost nodes. Those of draining groups are always removed, because nothing waits for them."""
     return [
-        Delete(pod.key, pod.uid, f"its node {pod.node} is lost", force=True)
+        Delete(pod.ref, pod.uid, f"its node {pod.node} is lost", force=True)
         for group in groups
         if replace or group.draining
         for pod in group.pods
@@ -184,9 +186,11 @@ def _lost_pods(groups: Iterable[Group], replace: bool, now: float) -> list[Delet
     ]
 
 
-def _curious(groups: list[Group], step: Step, staying: list[Group], target: Target) -> tuple[str, ...]:
-    """Whose requests matter: those of groups that go, and those between which somebody must choose who goes."""
-    going = {group.name for group in groups if group.draining} | {group.name for group in step.drain}
+def _groups_to_query(
+    groups: list[Group], changes: GroupChanges, staying: list[Group], target: Target
+) -> tuple[str, ...]:
+    """Groups whose number of requests matters: those that drain, and those from which the next to drain is chosen."""
+    going = {group.name for group in groups if group.draining} | {group.name for group in changes.drain}
     old = {group.name for group in staying if group.ready and target.revision and group.id.revision != target.revision}
     return tuple(sorted(going | old))
 
@@ -196,14 +200,14 @@ def _wake_after(
     spec: LLMDeploymentSpec,
     groups: list[Group],
     target: Target,
-    places: tuple[Place, ...],
+    ordinals: tuple[OrdinalStatus, ...],
     now: float,
 ) -> float | None:
-    """When something falls due by itself."""
+    """Seconds until the earliest deadline; None if there is none."""
     due = [] if target.deadline is None else [target.deadline]
-    restarts = {place.index: place.restarts for place in places}
+    restarts = {one.index: one.restarts for one in ordinals}
     for group in groups:
-        health = health_of(group, spec, places, now)
+        health = health_of(group, spec, ordinals, now)
         if health.due_at is not None:
             due.append(health.due_at)
         if group.draining or is_loading(group, health):

@@ -1,5 +1,5 @@
-"""Which groups to make and which to let go, within maxSurge and maxUnavailable. The one rule for rollouts, rollbacks,
-re-sharding, scaling and suspension."""
+"""Which groups to create and which to drain, within maxSurge and maxUnavailable. The same rule serves rollouts,
+rollbacks, re-sharding, scaling and suspension."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gllm_operator.plan.groups import Group
-from gllm_operator.plan.recovery import Health
+from gllm_operator.plan.health import Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Bounds:
     max_surge: int
     max_unavailable: int
     min_ready: float
+    """Seconds that a group must be ready to count as available."""
 
     @property
     def most(self) -> int:
@@ -27,14 +28,16 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GroupChanges:
     create: tuple[int, ...] = ()
-    """Places of new groups of the target revision."""
+    """Ordinals of new groups of the target revision."""
     drain: tuple[Group, ...] = ()
 
 
-def next_step(groups: Sequence[Group], health: Mapping[str, Health], target: str, bounds: Bounds, now: float) -> Step:
-    """target: the revision that groups are to be of; empty: nothing new is made and nothing changes but the number."""
+def next_changes(
+    groups: Sequence[Group], health: Mapping[str, Health], target: str, bounds: Bounds, now: float
+) -> GroupChanges:
+    """target: the revision that groups should have. Empty: no group is created, and only surplus groups drain."""
     live = [group for group in groups if not group.draining]
     broken = [group for group in live if health[group.name].replace]
     live = [group for group in live if group not in broken]
@@ -44,18 +47,18 @@ def next_step(groups: Sequence[Group], health: Mapping[str, Health], target: str
     create: tuple[int, ...] = ()
     if target:
         create = _to_create(groups, new, drain, target, bounds)
-    return Step(create, tuple(drain))
+    return GroupChanges(create, tuple(drain))
 
 
 def _to_drain(
     old: list[Group], new: list[Group], live: list[Group], health: Mapping[str, Health], bounds: Bounds, now: float
 ) -> list[Group]:
     available = {group.name for group in live if group.available(now, bounds.min_ready)}
-    surplus = _in_order(new, health, available)[: max(0, len(new) - bounds.replicas)]
+    surplus = _drain_order(new, health, available)[: max(0, len(new) - bounds.replicas)]
     drained = []
-    for group in [*_in_order(old, health, available), *surplus]:
+    for group in [*_drain_order(old, health, available), *surplus]:
         left = available - {group.name}
-        # What never served, or does not any more, is missed by nobody.
+        # A group that does not serve is not counted as available, so draining it costs nothing.
         useless = not group.has_served or health[group.name].phase in ("Failed", "BackingOff", "Broken")
         if useless or len(left) >= bounds.fewest:
             drained.append(group)
@@ -63,9 +66,9 @@ def _to_drain(
     return drained
 
 
-def _in_order(groups: list[Group], health: Mapping[str, Health], available: set[str]) -> list[Group]:
-    """Who goes first: failed, never ready, then with the fewest requests; those that are recovering hold requests
-    that wait, and go last; of equals the one with the highest place."""
+def _drain_order(groups: list[Group], health: Mapping[str, Health], available: set[str]) -> list[Group]:
+    """Failed groups first, then groups that never served, then those with the fewest requests. Recovering groups are
+    last, because requests wait in them. Between equals the highest ordinal is first."""
 
     def rank(group: Group) -> tuple[int, int, int, int]:
         if health[group.name].phase in ("Failed", "Broken", "BackingOff"):
@@ -82,8 +85,8 @@ def _in_order(groups: list[Group], health: Mapping[str, Health], available: set[
 def _to_create(
     groups: Sequence[Group], new: list[Group], drained: list[Group], target: str, bounds: Bounds
 ) -> tuple[int, ...]:
-    """Draining groups of other revisions hold their accelerators, and count; those of the target do not, so that a
-    scale-up need not wait for the scale-down before it."""
+    """Draining groups of other revisions count against maxSurge, because they hold their accelerators. Those of the
+    target revision do not count, so that a scale-up need not wait for the scale-down before it."""
     leaving = [group for group in groups if group.draining or group in drained]
     holding = [group for group in leaving if group.id.revision != target and not group.stuck]
     staying = [group for group in groups if group not in leaving]

@@ -1,4 +1,4 @@
-"""Which revision the groups are to be of: the spec's, or, while that must not be, the last that was complete."""
+"""The revision that groups should have: the spec's, or the last complete one if that one failed or must wait."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import LLMDeploymentStatus, RolloutStatus
-from gllm_operator.clock import seconds_of, stamp
+from gllm_operator.objects import seconds_of, timestamp
 from gllm_operator.plan.groups import Group
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     revision: str
-    """Empty: none, so nothing new is made."""
+    """Empty: no group is created."""
     failed: str
-    """The spec's revision, if it was given up."""
+    """The spec's revision, if its rollout failed."""
     rollout: RolloutStatus | None
     stalled: bool = False
-    """The deadline has passed, and there is nothing to go back to (or nobody wants to)."""
+    """The deadline has passed, and there is no revision to roll back to, or rollbackOnFailure is false."""
     deadline: float | None = None
-    """When the rollout at hand counts as failed."""
+    """When the current rollout counts as failed, in seconds since the epoch."""
 
 
 def choose_target(
@@ -33,8 +33,8 @@ def choose_target(
     failed_groups: frozenset[str],
     now: float,
 ) -> Target:
-    """update: the spec's revision, empty if the spec cannot work. known: revisions that can be rendered.
-    failed_groups: names of groups whose restarts are used up."""
+    """update: the spec's revision, empty if the spec is invalid. known: revisions whose pods can be rendered.
+    failed_groups: names of groups that have used up their restarts."""
     current = status.current_revision if status.current_revision in known else ""
     if not update:
         return Target(current, "", status.rollout)
@@ -47,8 +47,8 @@ def choose_target(
     if rollout.complete:
         return Target(update, "", rollout)
     deadline = (seconds_of(rollout.progressed_at) or now) + spec.rollout.progress_deadline_seconds
-    hopeless = any(group.id.revision == update and group.name in failed_groups for group in groups)
-    if now < deadline and not hopeless:
+    exhausted = any(group.id.revision == update and group.name in failed_groups for group in groups)
+    if now < deadline and not exhausted:
         return Target(update, "", rollout, deadline=deadline)
     if spec.rollout.rollback_on_failure and current and current != update:
         return Target(current, update, _rollout(spec, current, status, groups, now))
@@ -62,7 +62,10 @@ def _rollout(
     score = _score(spec, revision, groups, now)
     if before is None or before.revision != revision:
         return RolloutStatus(
-            revision=revision, progressed_at=stamp(now), score=score, complete=is_complete(spec, revision, groups, now)
+            revision=revision,
+            progressed_at=timestamp(now),
+            score=score,
+            complete=is_complete(spec, revision, groups, now),
         )
     if before.complete:
         return before
@@ -70,22 +73,21 @@ def _rollout(
     complete = is_complete(spec, revision, groups, now)
     if score > before.score or was_paused or complete:
         return RolloutStatus(
-            revision=revision, progressed_at=stamp(now), score=max(score, before.score), complete=complete
+            revision=revision, progressed_at=timestamp(now), score=max(score, before.score), complete=complete
         )
     return before
 
 
 def is_complete(spec: LLMDeploymentSpec, revision: str, groups: Sequence[Group], now: float) -> bool:
-    """All groups that are wanted are of this revision and available, and there are no others."""
+    """Whether enough groups of this revision are available, and every group that is not draining has it."""
     live = [group for group in groups if not group.draining]
-    wanted = 0 if spec.suspend else spec.replicas
-    available = [group for group in live if group.id.revision == revision
-                 and group.available(now, spec.rollout.min_ready_seconds)]  # fmt: skip
-    return len(available) >= wanted and all(group.id.revision == revision for group in live)
+    min_ready = spec.rollout.min_ready_seconds
+    available = [group for group in live if group.id.revision == revision and group.available(now, min_ready)]
+    return len(available) >= spec.effective_replicas and all(group.id.revision == revision for group in live)
 
 
 def _score(spec: LLMDeploymentSpec, revision: str, groups: Sequence[Group], now: float) -> int:
-    """Grows with each step of a rollout: pods placed, pods ready, groups available, old groups gone."""
+    """A number that grows with a rollout's progress: pods scheduled and ready, groups available, old groups gone."""
     score = 600
     for group in groups:
         if group.id.revision != revision:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Estimate
+from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.quantity import parse_quantity
-from gllm_operator.spec.shape import GroupShape
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
@@ -16,7 +16,7 @@ _ACTIVATIONS = 0.06
 """Share of the memory that activations, graphs and libraries take."""
 
 
-def estimate(spec: LLMDeploymentSpec, shape: GroupShape, model: ModelConfig | None) -> Estimate:
+def estimate(spec: LLMDeploymentSpec, shape: ParallelConfig, model: ModelConfig | None) -> Estimate:
     if model is None:
         return Estimate(fits="Unknown", message="the operator cannot read the model's config.json from where it runs")
     width = 4 if (spec.model.dtype if spec.model.dtype != "auto" else model.dtype) == "float32" else 2
@@ -42,7 +42,7 @@ def estimate(spec: LLMDeploymentSpec, shape: GroupShape, model: ModelConfig | No
     return Estimate(fits="No", weights_per_rank=weights, kv_tokens=tokens, message=f"{figures}; {fix}")
 
 
-def weights_of_rank(model: ModelConfig, shape: GroupShape) -> int:
+def weights_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
     """Numbers held by the fullest rank: its layers and its slice, and the larger of embedding and head."""
     layers = -(-model.num_layers // shape.pipeline)
     attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
@@ -58,7 +58,7 @@ def weights_of_rank(model: ModelConfig, shape: GroupShape) -> int:
     return (layers * (attention + mlp) + ends) // shape.tensor
 
 
-def kv_bytes_of_rank(model: ModelConfig, shape: GroupShape) -> int:
+def kv_bytes_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
     """Numbers that one token takes in the KV cache of the fullest rank."""
     heads = max(1, model.num_kv_heads // shape.tensor)
     return -(-model.num_layers // shape.pipeline) * 2 * heads * model.head_dim

@@ -7,20 +7,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gllm_operator.api.base import Free, Part
 from gllm_operator.api.engine import Engine
 from gllm_operator.api.model import Model
+from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes
-from gllm_operator.api.shape import Accelerator, Parallelism
 from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.api.types import ApiObject, Free
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """No vowels, so that no word comes out, and nothing that looks like another."""
 _LENGTH = 5
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=ApiObject)
 
 
-class PodSource(Part, frozen=True, kw_only=True):
+class PodSource(ApiObject, frozen=True, kw_only=True):
     """The part of a spec that pods are made from. Two specs with the same are the same revision.
 
     It is kept in a ControllerRevision, so that a group of an old revision can be rendered as long as there is one.
@@ -81,10 +81,10 @@ def _normal(part: P) -> P:
     values = {}
     for field in msgspec.structs.fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, Part):
+        if isinstance(value, ApiObject):
             value = _normal(value)
         elif isinstance(value, tuple):
-            value = tuple(_normal(one) if isinstance(one, Part) else one for one in value)
+            value = tuple(_normal(one) if isinstance(one, ApiObject) else one for one in value)
         values[field.name] = field.default if value == field.default else value
     return msgspec.structs.replace(part, **values)
 

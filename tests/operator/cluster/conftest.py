@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fixtures.api_server import api_server, binaries, install_crd
-from gllm_operator.kube.client import Client
+from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.login import Login
 
 
@@ -25,7 +25,7 @@ def login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
 
 
 async def _install(login: Login) -> None:
-    async with Client(login) as api:
+    async with ApiClient(login) as api:
         await install_crd(api)
 
 
@@ -34,9 +34,12 @@ def namespace(login: Login) -> str:
     name = f"test-{uuid.uuid4().hex[:8]}"
 
     async def make() -> None:
-        async with Client(login) as api:
-            body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
-                "pod-security.kubernetes.io/enforce": "restricted"}}}  # fmt: skip
+        async with ApiClient(login) as api:
+            body = {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+            }
             await api._call("POST", "/api/v1/namespaces", body)
 
     asyncio.run(make())
@@ -44,12 +47,12 @@ def namespace(login: Login) -> str:
 
 
 @pytest.fixture
-def talk(login: Login) -> Callable[[Callable[[Client], Coroutine[Any, Any, Any]]], Any]:
+def talk(login: Login) -> Callable[[Callable[[ApiClient], Coroutine[Any, Any, Any]]], Any]:
     """Run a coroutine function of a client."""
 
-    def run(work: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+    def run(work: Callable[[ApiClient], Coroutine[Any, Any, Any]]) -> Any:
         async def inside() -> Any:
-            async with Client(login) as api:
+            async with ApiClient(login) as api:
                 return await work(api)
 
         return asyncio.run(inside())

@@ -51,7 +51,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"accelerator": {"type": "tpu"}}, "Unsupported value"),
     ({"engine": {"pageSize": 3}}, "Unsupported value"),
     ({"parallellism": {}}, "unknown field"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("spec", GOOD, ids=str)
@@ -66,8 +66,9 @@ def test_is_refused_with_the_fix(spec: dict[str, Any], words: str, namespace: st
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(("name", "words"), [("a" * 37, "at most 36"), ("1abc", "begin with a letter"),
-                                             ("a.b", "begin with a letter")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words"), [("a" * 37, "at most 36"), ("1abc", "begin with a letter"), ("a.b", "begin with a letter")]
+)
 def test_names(name: str, words: str, namespace: str, talk: Any) -> None:
     with pytest.raises(ApiError) as caught:
         talk(lambda api: _create(api, namespace, {}, name))

@@ -25,7 +25,7 @@ from fixtures.metrics import metric_sum
 from fixtures.operator_bench import deployment
 from fixtures.ports import free_port
 from gllm_operator.kube.api import ApiError
-from gllm_operator.kube.client import Client
+from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.login import Login
 
 _PATH = "/apis/gllm.dev/v1alpha1/namespaces/{}/llmdeployments"
@@ -91,14 +91,21 @@ def operators(login: Login, tmp_path: Path, namespace: str) -> Iterator[Operator
 class Stage:
     """A namespace in which StatefulSets get pods."""
 
-    def __init__(self, api: Client, namespace: str, controllers: Controllers) -> None:
+    def __init__(self, api: ApiClient, namespace: str, controllers: Controllers) -> None:
         self.api = api
         self.namespace = namespace
         self.controllers = controllers
 
     async def make(self, **spec: Any) -> None:
-        body = deployment(spec={"image": "gllm:1", "model": {"source": "file:///models/x"},
-                                "parallelism": {"pipeline": 2}, "accelerator": {"type": "cpu"}} | spec)  # fmt: skip
+        body = deployment(
+            spec={
+                "image": "gllm:1",
+                "model": {"source": "file:///models/x"},
+                "parallelism": {"pipeline": 2},
+                "accelerator": {"type": "cpu"},
+            }
+            | spec
+        )
         body["metadata"] = {"name": "smol", "namespace": self.namespace}
         await self.api._call("POST", _PATH.format(self.namespace), body)
 
@@ -124,8 +131,13 @@ class Stage:
 
     async def versions(self) -> dict[tuple[str, str], str]:
         found = {}
-        for kind in (("apps/v1", "StatefulSet"), ("v1", "Service"), ("policy/v1", "PodDisruptionBudget"),
-                     ("apps/v1", "ControllerRevision"), ("gllm.dev/v1alpha1", "LLMDeployment")):  # fmt: skip
+        for kind in (
+            ("apps/v1", "StatefulSet"),
+            ("v1", "Service"),
+            ("policy/v1", "PodDisruptionBudget"),
+            ("apps/v1", "ControllerRevision"),
+            ("gllm.dev/v1alpha1", "LLMDeployment"),
+        ):
             for one in (await self.api.list(*kind, self.namespace))[0]:
                 found[kind[1], one["metadata"]["name"]] = one["metadata"]["resourceVersion"]
         return found
@@ -133,7 +145,7 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(login: Login, namespace: str) -> AsyncIterator[Stage]:
-    async with Client(login) as api:
+    async with ApiClient(login) as api:
         controllers = Controllers(api, namespace)
         task = asyncio.create_task(controllers.run())
         try:
@@ -182,8 +194,12 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         assert await on.versions() == before
         assert _writes(operators) == writes
         # Scaling, by the subresource that autoscalers use.
-        await on.api._call("PATCH", _PATH.format(on.namespace) + "/smol/scale", {"spec": {"replicas": 3}},
-                           "application/merge-patch+json")  # fmt: skip
+        await on.api._call(
+            "PATCH",
+            _PATH.format(on.namespace) + "/smol/scale",
+            {"spec": {"replicas": 3}},
+            "application/merge-patch+json",
+        )
         await on.until(ready(3))
         await on.edit(replicas=1)
         await on.until(ready(1))
@@ -195,8 +211,9 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         await on.api.patch("v1", "Service", on.namespace, "smol", {"spec": {"selector": {"gllm.dev/role": "none"}}})
         sets, _ = await on.api.list("apps/v1", "StatefulSet", on.namespace)
         slaves = next(one for one in sets if one["metadata"]["name"].endswith("-s"))
-        await on.api.delete("apps/v1", "StatefulSet", on.namespace, slaves["metadata"]["name"],
-                            slaves["metadata"]["uid"])  # fmt: skip
+        await on.api.delete(
+            "apps/v1", "StatefulSet", on.namespace, slaves["metadata"]["name"], slaves["metadata"]["uid"]
+        )
         await asyncio.sleep(2)
         await on.until(ready(1))
         service = await on.api.get("v1", "Service", on.namespace, "smol")

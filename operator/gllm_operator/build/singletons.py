@@ -1,0 +1,123 @@
+"""The objects that a deployment has one of: Services, PodDisruptionBudget, ServiceAccount, NetworkPolicy, Secret."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from typing import Any
+
+from gllm_operator.api.availability import Disruption
+from gllm_operator.api.server import Server
+from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.build.env import KEYS_KEY
+from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
+from gllm_operator.build.model_source import model_files
+from gllm_operator.names import DEPLOYMENT, Owner, headless_name, keys_name, masters_selector, metadata
+from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
+
+
+def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> list[dict[str, Any]]:
+    shape = parallel_config(spec.parallelism, spec.accelerator)
+    children = [
+        headless_service(owner),
+        client_service(owner, spec.server),
+        disruption_budget(owner, spec.disruption, 0 if spec.suspend else spec.replicas, shape),
+    ]
+    if spec.security.service_account_name is None:
+        children.append(service_account(owner))
+    if spec.security.network_policy:
+        downloads = bool(model_files(spec.model).download)
+        children.append(network_policy(owner, spec.server.port, downloads))
+    if spec.autoscaling is not None:
+        children.append(autoscaler(owner, spec.autoscaling))
+    if spec.monitoring.pod_monitor:
+        children.append(pod_monitor(owner, spec.monitoring, spec.server.api_key_secret_ref))
+    return [child for child in children if child["apiVersion"] not in OPTIONAL_APIS or child["apiVersion"] in apis]
+
+
+def client_service(owner: Owner, server: Server) -> dict[str, Any]:
+    """Only masters that are ready get requests."""
+    port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, owner.name),
+        "spec": {"type": server.service_type, "selector": masters_selector(owner.name), "ports": [port]},
+    }
+
+
+def headless_service(owner: Owner) -> dict[str, Any]:
+    """Names of pods that are not ready count: they become ready by finding each other."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, headless_name(owner.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {DEPLOYMENT: owner.name},
+        },
+    }
+
+
+def disruption_budget(owner: Owner, disruption: Disruption, replicas: int, shape: ParallelConfig) -> dict[str, Any]:
+    kept = max(0, replicas - disruption.max_unavailable_groups)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, owner.name),
+        "spec": {
+            "minAvailable": kept * shape.pods,
+            "selector": {"matchLabels": {DEPLOYMENT: owner.name}},
+            # A group that is broken anyway must not keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def service_account(owner: Owner) -> dict[str, Any]:
+    """Pods need none of its rights: it is there so that they do not run as the namespace's default one."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata(owner, owner.name),
+        "automountServiceAccountToken": False,
+    }
+
+
+def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
+    """Is created, never applied: the keys of a running group must not change."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(owner, keys_name(owner.name)),
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {KEYS_KEY: text},
+    }
+
+
+def network_policy(owner: Owner, port: int, downloads: bool) -> dict[str, Any]:
+    """In: requests from anywhere to the master's port, everything from the deployment's own pods (NCCL takes any
+    port). Out: the own pods, DNS, and HTTPS where the model is downloaded."""
+    own = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
+    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    egress: list[dict[str, Any]] = [{"to": [own]}, {"ports": dns}]
+    if downloads:
+        egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(owner, owner.name),
+        "spec": {
+            "podSelector": {"matchLabels": {DEPLOYMENT: owner.name}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [own]}, {"ports": [{"protocol": "TCP", "port": port}]}],
+            "egress": egress,
+        },
+    }
+
+
+def make_keys() -> str:
+    """Two secrets: any 32 bytes are a Curve25519 key."""
+    return f"{secrets.token_hex(32)}.{secrets.token_hex(32)}"

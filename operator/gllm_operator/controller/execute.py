@@ -1,0 +1,219 @@
+"""Executes plans, and is the only writer: first the status, then the writes and deletions, then the events."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.controller.observe import controller_of, fields_digest
+from gllm_operator.kube.api import Api, ApiError
+from gllm_operator.kube.cache import Cache
+from gllm_operator.names import FINALIZER, MANAGER, Owner
+from gllm_operator.objects import Manifest, Object, ObjectKey, ObjectRef, digest, ref_of, timestamp, without_nulls
+from gllm_operator.plan import Delete, Event, Plan
+from gllm_operator.plan.observed import Applied, Refusal
+
+_log = logging.getLogger(__name__)
+
+
+class Stale(Exception):
+    """The cluster has changed since it was observed: observe and plan again."""
+
+
+class NotLeading(Exception):
+    """This operator does not hold the lease, so it may not write."""
+
+
+@dataclass
+class Memory:
+    """What the executor remembers of one deployment. Losing it costs a few writes that change nothing."""
+
+    applied: dict[ObjectRef, Applied] = field(default_factory=dict)
+    refused: dict[ObjectRef, Refusal] = field(default_factory=dict)
+    keys_known: bool = False
+
+
+class Executor:
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        may_write: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._may_write = may_write
+        self._clock = clock
+
+    async def execute(self, deployment: Object, plan: Plan, owner: Owner, memory: Memory) -> Object:
+        """Return the deployment as last written. Raises Stale, NotLeading or ApiError; the next plan continues."""
+        if plan.add_finalizer:
+            return await self._set_finalizers(deployment, add=True)
+        deployment = await self._write_status(deployment, plan.status)
+        for manifest in plan.creates:
+            await self._create(manifest, memory)
+        # Drains come before new groups, which need the room.
+        for delete in plan.drains:
+            await self._delete(delete, owner)
+        for manifest in plan.applies:
+            await self._apply(manifest, owner, memory)
+        for delete in plan.deletes:
+            await self._delete(delete, owner)
+        await self._post_events(deployment, plan.events)
+        if plan.remove_finalizer:
+            return await self._set_finalizers(deployment, add=False)
+        return deployment
+
+    # --- the deployment itself -------------------------------------------------------------------------
+
+    async def _write_status(self, deployment: Object, status: LLMDeploymentStatus) -> Object:
+        body = status_patch(status)
+        if without_nulls(body) == without_nulls(_known_fields(deployment.get("status") or {}, body)):
+            return deployment
+        return await self._patch(deployment, {"status": body}, "status")
+
+    async def _set_finalizers(self, deployment: Object, *, add: bool) -> Object:
+        others = [one for one in deployment["metadata"].get("finalizers") or [] if one != FINALIZER]
+        finalizers = [*others, FINALIZER] if add else others
+        return await self._patch(deployment, {"metadata": {"finalizers": finalizers}})
+
+    async def _patch(self, deployment: Object, body: Object, subresource: str = "") -> Object:
+        self._check()
+        metadata = deployment["metadata"]
+        # With the resourceVersion: a user may have edited the spec, or another operator may have written.
+        body = body | {"metadata": body.get("metadata", {}) | {"resourceVersion": metadata["resourceVersion"]}}
+        try:
+            return await self._api.patch(
+                "gllm.dev/v1alpha1", "LLMDeployment", metadata["namespace"], metadata["name"], body, subresource
+            )
+        except ApiError as error:
+            if error.status in (404, 409):
+                raise Stale(str(error)) from error
+            raise
+
+    # --- objects of the deployment ---------------------------------------------------------------------
+
+    async def _create(self, manifest: Manifest, memory: Memory) -> None:
+        self._check()
+        try:
+            await self._api.create(manifest)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+        memory.keys_known = True
+
+    async def _apply(self, manifest: Manifest, owner: Owner, memory: Memory) -> None:
+        self._check()
+        ref = ref_of(manifest)
+        try:
+            if ref not in memory.applied and await self._is_foreign(manifest, owner):
+                text = "an object with this name belongs to another owner: delete it, or rename the LLMDeployment"
+                memory.refused[ref] = Refusal(digest(manifest), text, final=False)
+                return
+            written = await self._api.apply(manifest)
+        except ApiError as error:
+            if not error.invalid:
+                raise
+            _log.warning("the API server refuses an object", extra={"object": ref, "error": error.message})
+            memory.refused[ref] = Refusal(digest(manifest), error.message, final=True)
+            return
+        memory.refused.pop(ref, None)
+        memory.applied[ref] = Applied(digest(manifest), written["metadata"]["uid"], fields_digest(written))
+        self._cache.put(written, notify=False)
+
+    async def _is_foreign(self, manifest: Manifest, owner: Owner) -> bool:
+        """Whether an object with this name exists that the deployment does not control."""
+        metadata = manifest["metadata"]
+        try:
+            found = await self._api.get(
+                manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"]
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return controller_of(found) != owner.uid
+
+    async def _delete(self, delete: Delete, owner: Owner) -> None:
+        self._check()
+        ref = delete.ref
+        _log.info("deletes an object", extra={"object": ref, "why": delete.why, "force": delete.force})
+        try:
+            left = await self._api.delete(
+                ref.api_version, ref.kind, owner.namespace, ref.name, delete.uid, force=delete.force
+            )
+        except ApiError as error:
+            if error.status == 409:
+                raise Stale(str(error)) from error
+            raise
+        if left is not None:
+            self._cache.put({"apiVersion": ref.api_version, "kind": ref.kind, **left}, notify=False)
+            return
+        for known in self._cache.of(ObjectKey(owner.namespace, owner.name)):
+            if ref_of(known) == ref and known["metadata"]["uid"] == delete.uid:
+                self._cache.remove(known, notify=False)
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    async def _post_events(self, deployment: Object, events: tuple[Event, ...]) -> None:
+        metadata, now = deployment["metadata"], self._clock()
+        for number, event in enumerate(events):
+            body = {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {
+                    "name": f"{metadata['name']}.{int(now * 1e6):x}{number:02x}",
+                    "namespace": metadata["namespace"],
+                },
+                "involvedObject": {
+                    "apiVersion": "gllm.dev/v1alpha1",
+                    "kind": "LLMDeployment",
+                    "name": metadata["name"],
+                    "namespace": metadata["namespace"],
+                    "uid": metadata["uid"],
+                },
+                "type": event.type,
+                "reason": event.reason,
+                "message": event.message[:1024],
+                "source": {"component": MANAGER},
+                "reportingComponent": MANAGER,
+                "reportingInstance": MANAGER,
+                "firstTimestamp": timestamp(now),
+                "lastTimestamp": timestamp(now),
+                "count": 1,
+            }
+            try:
+                await self._api.create(body)
+            except ApiError as error:
+                # The status says the same, so the pass goes on.
+                _log.warning("cannot post an event", extra={"reason": event.reason, "error": str(error)})
+
+    def _check(self) -> None:
+        if not self._may_write():
+            raise NotLeading
+
+
+def status_patch(status: LLMDeploymentStatus) -> Object:
+    """The status as a JSON merge patch. Null removes a field of an object; inside lists, nulls are left out."""
+    body: Object = _patch_of(msgspec.to_builtins(status))
+    return body
+
+
+def _patch_of(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _patch_of(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
+def _known_fields(stored: Object, body: Object) -> Object:
+    """The fields of the stored status that this version of the operator knows."""
+    return {key: value for key, value in stored.items() if key in body}

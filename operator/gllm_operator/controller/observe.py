@@ -1,0 +1,223 @@
+"""Converts Kubernetes objects to `Observed`. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.api.status import decode_status
+from gllm_operator.build.pod import CONTAINER
+from gllm_operator.controller.masters import NO_ANSWERS, Answers
+from gllm_operator.names import (
+    FINALIZER,
+    INDEX,
+    INSTANCE,
+    MANAGER,
+    POD_INDEX,
+    RESTART_ANNOTATION,
+    REVISION,
+    ROLE,
+    GroupId,
+    Owner,
+)
+from gllm_operator.objects import Object, ObjectRef, digest, ref_of, seconds_of
+from gllm_operator.plan.observed import (
+    Applied,
+    Observed,
+    ObservedPod,
+    ObservedRevision,
+    ObservedSet,
+    OwnedObject,
+    PodFailure,
+    Refusal,
+)
+from gllm_operator.spec.revision import source_of
+
+if TYPE_CHECKING:
+    from gllm.models.config import ModelConfig
+
+_CANNOT_START = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons of waiting containers that do not start without help."""
+
+
+def observe(
+    deployment: Object,
+    objects: Iterable[Object],
+    *,
+    applied: Mapping[ObjectRef, Applied],
+    refused: Mapping[ObjectRef, Refusal],
+    apis: frozenset[str] = frozenset(),
+    keys_known: bool = True,
+    fresh_keys: str = "",
+    default_image: str = "",
+    model: ModelConfig | None = None,
+    answers: Answers = NO_ANSWERS,
+) -> Observed:
+    metadata = deployment["metadata"]
+    owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
+    spec, problem = decode_spec(deployment.get("spec"))
+    found = list(objects)
+    controlled = [one for one in found if one["kind"] != "Pod" and controller_of(one) == owner.uid]
+    return Observed(
+        owner=owner,
+        generation=metadata.get("generation", 1),
+        spec=spec,
+        spec_error=problem,
+        restart=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
+        status=decode_status(deployment.get("status")),
+        deleting_since=seconds_of(metadata.get("deletionTimestamp")),
+        has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
+        sets=tuple(filter(None, (observed_set(one) for one in controlled if one["kind"] == "StatefulSet"))),
+        pods=tuple(filter(None, (observed_pod(one) for one in found if one["kind"] == "Pod"))),
+        revisions=tuple(observed_revision(one) for one in controlled if one["kind"] == "ControllerRevision"),
+        owned={
+            ref_of(one): owned_object_of(one, owner)
+            for one in found
+            if one["kind"] != "Pod" and not (one["kind"] == "ControllerRevision" and controller_of(one) != owner.uid)
+        },
+        applied=applied,
+        refused=refused,
+        apis=apis,
+        keys_known=keys_known,
+        fresh_keys=fresh_keys,
+        default_image=default_image,
+        model=model,
+        in_flight=answers.in_flight,
+        loaded=answers.loaded,
+    )
+
+
+def decode_spec(raw: object) -> tuple[LLMDeploymentSpec | None, str]:
+    """(spec, "") or (None, what is wrong, with the field's path)."""
+    try:
+        return msgspec.convert(raw or {}, LLMDeploymentSpec), ""
+    except msgspec.ValidationError as error:
+        return None, f"spec cannot be read: {str(error).replace('`$', '`spec')}"
+
+
+def controller_of(found: Object) -> str | None:
+    for reference in found["metadata"].get("ownerReferences") or []:
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return None
+
+
+def owned_object_of(found: Object, owner: Owner) -> OwnedObject:
+    metadata = found["metadata"]
+    return OwnedObject(
+        ref_of(found),
+        metadata["uid"],
+        fields_digest(found),
+        controller_of(found) == owner.uid,
+        "deletionTimestamp" in metadata,
+    )
+
+
+def fields_digest(found: Object) -> str:
+    """Digest of the list of fields that the operator owns. An edit by another manager removes the field from it."""
+    for entry in found["metadata"].get("managedFields") or []:
+        if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
+            return digest(entry.get("fieldsV1"))
+    return ""
+
+
+def group_of(found: Object) -> GroupId | None:
+    labels = found["metadata"].get("labels") or {}
+    try:
+        return GroupId(int(labels[INDEX]), labels[REVISION], int(labels[INSTANCE]))
+    except (KeyError, ValueError):
+        return None
+
+
+def observed_set(found: Object) -> ObservedSet | None:
+    group = group_of(found)
+    if group is None:
+        return None
+    metadata = found["metadata"]
+    return ObservedSet(
+        group,
+        metadata["labels"].get(ROLE, ""),
+        ref_of(found),
+        metadata["uid"],
+        found["spec"].get("replicas", 1),
+        seconds_of(metadata.get("creationTimestamp")) or 0.0,
+        "deletionTimestamp" in metadata,
+    )
+
+
+def observed_revision(found: Object) -> ObservedRevision:
+    metadata = found["metadata"]
+    try:
+        source = source_of(found.get("data"))
+    except msgspec.ValidationError:
+        source = None
+    revision = metadata["labels"].get(REVISION, "")
+    return ObservedRevision(revision, found.get("revision", 0), source, ref_of(found), metadata["uid"])
+
+
+def observed_pod(found: Object) -> ObservedPod | None:
+    group = group_of(found)
+    labels = found["metadata"].get("labels") or {}
+    if group is None:
+        return None
+    metadata, status = found["metadata"], found.get("status") or {}
+    conditions = {one["type"]: one for one in status.get("conditions") or []}
+    ready = conditions.get("Ready", {})
+    created = seconds_of(metadata.get("creationTimestamp")) or 0.0
+    disruption = conditions.get("DisruptionTarget", {})
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    return ObservedPod(
+        group=group,
+        role=labels.get(ROLE, ""),
+        rank=int(labels.get(POD_INDEX) or metadata["name"].rpartition("-")[2]),
+        ref=ref_of(found),
+        uid=metadata["uid"],
+        created=created,
+        node=found.get("spec", {}).get("nodeName") or "",
+        scheduled=conditions.get("PodScheduled", {}).get("status") == "True" or bool(found["spec"].get("nodeName")),
+        ready=ready.get("status") == "True",
+        ready_since=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
+        terminating="deletionTimestamp" in metadata,
+        gone_by=seconds_of(metadata.get("deletionTimestamp")),
+        node_lost="deletionTimestamp" in metadata
+        and disruption.get("status") == "True"
+        and disruption.get("reason") == "DeletionByTaintManager",
+        restarts=sum(one.get("restartCount", 0) for one in statuses if one["name"] == CONTAINER),
+        failure=_failure(status, conditions, statuses, created),
+    )
+
+
+def _failure(
+    status: Object, conditions: Mapping[str, Object], statuses: list[Object], created: float
+) -> PodFailure | None:
+    """The pod's current failure, or else the last one."""
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return PodFailure(created, status["reason"], None, status.get("message", ""))
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        since = seconds_of(scheduled.get("lastTransitionTime")) or created
+        return PodFailure(since, scheduled.get("reason", "Unschedulable"), None, scheduled.get("message", ""))
+    for one in statuses:
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _CANNOT_START:
+            return PodFailure(created, waiting["reason"], None, waiting.get("message", ""))
+    for one in statuses:
+        for state in (one.get("state") or {}, one.get("lastState") or {}):
+            ended = state.get("terminated")
+            if ended and (ended.get("exitCode") != 0 or ended.get("reason") == "OOMKilled"):
+                when = seconds_of(ended.get("finishedAt")) or created
+                return PodFailure(when, ended.get("reason") or "Error", ended.get("exitCode"), ended.get("message", ""))
+    return None

@@ -1,0 +1,252 @@
+"""One loop for each deployment: observe, plan, execute, then sleep until a change or the next deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.build.singletons import make_keys
+from gllm_operator.controller.execute import Executor, Memory, NotLeading, Stale
+from gllm_operator.controller.masters import Addresses, Answers, ask_masters
+from gllm_operator.controller.metrics import OperatorMetrics
+from gllm_operator.controller.observe import observe
+from gllm_operator.kube.api import Api, ApiError
+from gllm_operator.kube.cache import Cache
+from gllm_operator.names import GROUP_NAME, ROLE, Owner, keys_name
+from gllm_operator.objects import Object, ObjectKey, key_of, resource_version
+from gllm_operator.plan import Plan, plan
+
+if TYPE_CHECKING:
+    from gllm.models.config import ModelConfig
+
+_log = logging.getLogger(__name__)
+
+current_deployment: contextvars.ContextVar[ObjectKey | None] = contextvars.ContextVar(
+    "current_deployment", default=None
+)
+"""The LLMDeployment that the current task reconciles, for log records."""
+
+_ATTEMPTS = 5
+"""Attempts of one pass when the deployment changes while the operator writes."""
+_BURST_SECONDS = 0.05
+"""Changes come in bursts: so long a pass waits for more of them."""
+
+Asker = Callable[[Addresses, Addresses], Awaitable[Answers]]
+
+
+@dataclass
+class Dependencies:
+    """What a pass uses besides the API server; tests replace it."""
+
+    clock: Callable[[], float] = time.time
+    ask_masters: Asker = ask_masters
+    make_keys: Callable[[], str] = make_keys
+    read_model: Callable[[str], ModelConfig | None] = lambda source: None
+    default_image: str = ""
+    apis: frozenset[str] = frozenset()
+
+
+@dataclass
+class _DeploymentState:
+    """What the reconciler knows of one deployment."""
+
+    deployment: Object
+    memory: Memory = field(default_factory=Memory)
+    watch_requests: tuple[str, ...] = ()
+    watch_loading: tuple[str, ...] = ()
+    status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    def update(self, deployment: Object) -> bool:
+        """Take a newer version of the deployment. Returns whether it was newer: a user may edit while we write."""
+        if resource_version(deployment) <= resource_version(self.deployment):
+            return False
+        self.deployment = deployment
+        return True
+
+
+class Reconciler:
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        dependencies: Dependencies | None = None,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        metrics: OperatorMetrics | None = None,
+        concurrency: int = 16,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self.dependencies = dependencies or Dependencies()
+        self.metrics = metrics or OperatorMetrics()
+        self._executor = Executor(api, cache, may_write, self.dependencies.clock)
+        self._states: dict[ObjectKey, _DeploymentState] = {}
+        self._slots = asyncio.Semaphore(concurrency)
+
+    # --- watch events ------------------------------------------------------------------------------------
+
+    def put(self, deployment: Object) -> None:
+        """Take a new or changed deployment."""
+        key = key_of(deployment)
+        state = self._states.get(key)
+        if state is None or state.deployment["metadata"]["uid"] != deployment["metadata"]["uid"]:
+            self.forget(key)
+            state = self._states[key] = _DeploymentState(deployment)
+            state.wake.set()
+        else:
+            # The watch also delivers the operator's own status writes, which need no pass.
+            before = _without_status(state.deployment)
+            if state.update(deployment) and before != _without_status(deployment):
+                state.wake.set()
+
+    def forget(self, key: ObjectKey) -> None:
+        """Drop a deployment that is gone."""
+        state = self._states.pop(key, None)
+        if state is not None and state.task is not None:
+            state.task.cancel()
+        self._count()
+
+    def wake(self, key: ObjectKey) -> None:
+        """Start a pass, because an object of the deployment has changed."""
+        if key in self._states:
+            self._states[key].wake.set()
+
+    @property
+    def deployments(self) -> list[ObjectKey]:
+        return list(self._states)
+
+    def start(self, key: ObjectKey, resync: float) -> None:
+        """Start the deployment's loop, unless it runs."""
+        state = self._states[key]
+        if state.task is None:
+            state.task = asyncio.create_task(self._loop(key, state, resync), name=str(key))
+
+    # --- loops -------------------------------------------------------------------------------------------
+
+    async def _loop(self, key: ObjectKey, state: _DeploymentState, resync: float) -> None:
+        """Run passes until cancelled, or until the deployment is gone. No error ends the loop."""
+        current_deployment.set(key)
+        failures = 0
+        while True:
+            state.wake.clear()
+            try:
+                async with self._slots:
+                    wait = await self.reconcile(key)
+                failures = 0
+            except ApiError as error:
+                failures += 1
+                wait = min(60.0, 0.5 * 2.0 ** min(failures, 8)) * random.uniform(0.8, 1.2)
+                _log.warning("a pass failed", extra={"error": str(error), "retry_in": round(wait, 1)})
+            except NotLeading:
+                wait = 1.0  # The lease was not renewed in time. It is renewed soon, or the process ends.
+            except Exception:
+                failures += 1
+                wait = min(300.0, 2.0 ** min(failures, 8))
+                _log.exception("a pass failed unexpectedly", extra={"retry_in": round(wait, 1)})
+            if self._states.get(key) is not state:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(state.wake.wait(), min(resync, wait if wait is not None else resync))
+            await asyncio.sleep(_BURST_SECONDS)
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Run one pass. Returns the seconds until the next one is due, or None if only a change makes it due."""
+        began = time.perf_counter()
+        result = "error"
+        try:
+            for _ in range(_ATTEMPTS):
+                state = self._states.get(key)
+                if state is None:
+                    return None
+                made, owner = await self._plan(key, state)
+                try:
+                    state.update(await self._executor.execute(state.deployment, made, owner, state.memory))
+                except Stale:
+                    await self._refresh(key, state)
+                    result = "stale"
+                    continue
+                if made.add_finalizer:
+                    continue
+                state.watch_requests, state.watch_loading = made.watch_requests, made.watch_loading
+                state.status = made.status
+                self._count()
+                result = "ok"
+                return made.wake_after
+            return 0.5
+        finally:
+            self.metrics.reconciles.labels(result).inc()
+            self.metrics.seconds.observe(time.perf_counter() - began)
+
+    async def _plan(self, key: ObjectKey, state: _DeploymentState) -> tuple[Plan, Owner]:
+        dependencies, memory = self.dependencies, state.memory
+        objects = list(self._cache.of(key))
+        if memory.keys_known and _keys_are_missing(objects, key.name):
+            memory.keys_known = False
+        source = str(((state.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
+        observed = observe(
+            state.deployment,
+            objects,
+            applied=memory.applied,
+            refused=memory.refused,
+            apis=dependencies.apis,
+            keys_known=memory.keys_known,
+            fresh_keys=dependencies.make_keys(),
+            default_image=dependencies.default_image,
+            model=dependencies.read_model(source),
+            answers=await dependencies.ask_masters(
+                _masters(objects, state.watch_requests), _masters(objects, state.watch_loading)
+            ),
+        )
+        return plan(observed, dependencies.clock()), observed.owner
+
+    async def _refresh(self, key: ObjectKey, state: _DeploymentState) -> None:
+        """Read the deployment from the API server, because the watch may be behind."""
+        try:
+            state.update(await self._api.get("gllm.dev/v1alpha1", "LLMDeployment", *key))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self.forget(key)
+
+    def _count(self) -> None:
+        self.metrics.count({key: state.status for key, state in self._states.items()})
+
+
+def _without_status(deployment: Object) -> Object:
+    metadata = deployment["metadata"]
+    relevant = ("generation", "annotations", "deletionTimestamp", "finalizers")
+    return {"metadata": {key: metadata.get(key) for key in relevant}}
+
+
+def _masters(objects: list[Object], groups: tuple[str, ...]) -> dict[str, tuple[str, int]]:
+    """(address, port) of each group's master, for those of `groups` whose master has an address."""
+    found = {}
+    for one in objects:
+        labels = one["metadata"].get("labels") or {}
+        address = (one.get("status") or {}).get("podIP")
+        if one["kind"] == "Pod" and labels.get(ROLE) == "master" and labels.get(GROUP_NAME) in groups and address:
+            ports = [port for container in one["spec"]["containers"] for port in container.get("ports") or []]
+            port = next((each["containerPort"] for each in ports if each.get("name") == "http"), None)
+            if port is not None:
+                found[labels[GROUP_NAME]] = (address, port)
+    return found
+
+
+def _keys_are_missing(objects: list[Object], name: str) -> bool:
+    """Whether a container cannot start because the Secret with the keys is gone. The operator may not read Secrets."""
+    for one in objects:
+        for status in (one.get("status") or {}).get("containerStatuses") or []:
+            waiting = (status.get("state") or {}).get("waiting") or {}
+            if waiting.get("reason") == "CreateContainerConfigError" and keys_name(name) in waiting.get("message", ""):
+                return True
+    return False

@@ -1,0 +1,48 @@
+"""The plan: the new status and the writes, deletions and events that a pass carries out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.objects import Manifest, ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    ref: ObjectRef
+    uid: str
+    """Only the object with this uid is deleted."""
+    why: str
+    force: bool = False
+    """Delete without waiting for the node, for pods of lost nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Its fields are carried out in their order: the status, which the next plan relies on, is written first."""
+
+    status: LLMDeploymentStatus
+    add_finalizer: bool = False
+    creates: tuple[Manifest, ...] = ()
+    """Objects to create only if they do not exist."""
+    drains: tuple[Delete, ...] = ()
+    """StatefulSets of groups that drain: their pods get SIGTERM and finish the requests they have accepted."""
+    applies: tuple[Manifest, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    remove_finalizer: bool = False
+    events: tuple[Event, ...] = ()
+    wake_after: float | None = None
+    """Seconds until the next pass if nothing changes before; None: none is due."""
+    watch_requests: tuple[str, ...] = ()
+    """Names of groups whose number of requests the next plan needs."""
+    watch_loading: tuple[str, ...] = ()
+    """Names of groups whose loading progress the next plan needs."""

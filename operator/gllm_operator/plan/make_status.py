@@ -1,0 +1,155 @@
+"""Builds the whole status from the observed state and the decisions of the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.api.status import Endpoint, GroupStatus, LLMDeploymentStatus, OrdinalStatus, ParallelismStatus
+from gllm_operator.build.model_source import served_name
+from gllm_operator.names import GroupId, Owner, masters_selector
+from gllm_operator.plan.conditions import ConditionInputs, conditions, headline
+from gllm_operator.plan.group_status import group_status, new_group_status
+from gllm_operator.plan.groups import Group
+from gllm_operator.plan.health import Health
+from gllm_operator.plan.observed import Observed
+from gllm_operator.plan.rollout import GroupChanges
+from gllm_operator.plan.target import Target
+from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
+
+
+@dataclass(frozen=True, slots=True)
+class StatusInputs:
+    update: str
+    problems: tuple[str, ...]
+    rejected: bool
+    target: Target
+    fewest: int
+
+
+def make_status(
+    observed: Observed,
+    inputs: StatusInputs,
+    groups: Sequence[Group],
+    health: Mapping[str, Health],
+    changes: GroupChanges,
+    ordinals: tuple[OrdinalStatus, ...],
+    created: Sequence[GroupId],
+    now: float,
+) -> LLMDeploymentStatus:
+    spec, owner, before = observed.spec, observed.owner, observed.status
+    replicas = 0 if spec is None else spec.effective_replicas
+    leaving = {group.name for group in changes.drain}
+    live = [group for group in groups if not group.draining and group.name not in leaving]
+    min_ready = spec.rollout.min_ready_seconds if spec is not None else 0
+    ready = sum(group.ready for group in live)
+    available = sum(group.available(now, min_ready) for group in live)
+    entries = _entries(owner, groups, health, leaving, ordinals, created, spec, now)
+    found = conditions(
+        ConditionInputs(
+            spec=spec,
+            problems=inputs.problems,
+            rejected=inputs.rejected,
+            obstacles=_obstacles(observed),
+            target=inputs.target,
+            update=inputs.update,
+            groups=entries,
+            replicas=replicas,
+            ready=ready,
+            available=available,
+            fewest=min(inputs.fewest, replicas),
+            deleting=observed.deleting_since is not None,
+        ),
+        before.conditions,
+        observed.generation,
+        now,
+    )
+    rollout = inputs.target.rollout
+    finished = rollout is not None and rollout.complete and rollout.revision == inputs.target.revision
+    parallel = _parallel(spec)
+    return msgspec.structs.replace(
+        before,
+        observed_generation=observed.generation,
+        replicas=len(live) + len(created),
+        ready_replicas=ready,
+        updated_replicas=sum(group.id.revision == inputs.update for group in live)
+        + sum(id.revision == inputs.update for id in created),
+        available_replicas=available,
+        unavailable_replicas=max(0, replicas - available),
+        ready=f"{ready}/{replicas}",
+        selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
+        current_revision=inputs.target.revision if finished else before.current_revision,
+        update_revision=inputs.update or before.update_revision,
+        failed_revision=inputs.target.failed if inputs.update else before.failed_revision,
+        reason=headline(found),
+        endpoint=_endpoint(owner, spec),
+        shape=None if spec is None or parallel is None else _parallelism(parallel, spec),
+        estimate=None if spec is None or parallel is None else estimate(spec, parallel, observed.model),
+        rollout=rollout,
+        groups=entries,
+        places=ordinals,
+        conditions=found,
+    )
+
+
+def _obstacles(observed: Observed) -> tuple[str, ...]:
+    """Objects that the API server refused. A StatefulSet that is invalid is the spec's problem instead."""
+    return tuple(
+        f"{ref.kind} {ref.name}: {refusal.message}"
+        for ref, refusal in sorted(observed.refused.items())
+        if ref.kind != "StatefulSet" or not refusal.final
+    )
+
+
+def _entries(
+    owner: Owner,
+    groups: Sequence[Group],
+    health: Mapping[str, Health],
+    leaving: set[str],
+    ordinals: Sequence[OrdinalStatus],
+    created: Sequence[GroupId],
+    spec: LLMDeploymentSpec | None,
+    now: float,
+) -> tuple[GroupStatus, ...]:
+    restarts = {(one.index, one.revision): one.restarts for one in ordinals}
+    parallel = _parallel(spec)
+    entries = [
+        group_status(
+            group, health[group.name], restarts.get((group.id.index, group.id.revision), 0), group.name in leaving
+        )
+        for group in groups
+    ]
+    entries += [
+        new_group_status(
+            id, owner.name, parallel.pods if parallel else 1, restarts.get((id.index, id.revision), 0), now
+        )
+        for id in created
+    ]
+    return tuple(sorted(entries, key=lambda entry: (entry.index, entry.revision, entry.instance)))
+
+
+def _parallel(spec: LLMDeploymentSpec | None) -> ParallelConfig | None:
+    try:
+        return None if spec is None else parallel_config(spec.parallelism, spec.accelerator)
+    except ValueError:
+        return None
+
+
+def _parallelism(parallel: ParallelConfig, spec: LLMDeploymentSpec) -> ParallelismStatus:
+    return ParallelismStatus(
+        summary=parallel.summary,
+        world_size=parallel.world,
+        pods_per_group=parallel.pods,
+        accelerators=parallel.world * spec.effective_replicas if spec.accelerator.type == "cuda" else 0,
+    )
+
+
+def _endpoint(owner: Owner, spec: LLMDeploymentSpec | None) -> Endpoint | None:
+    if spec is None:
+        return None
+    port = "" if spec.server.service_port == 80 else f":{spec.server.service_port}"
+    return Endpoint(url=f"http://{owner.name}.{owner.namespace}.svc{port}/v1", models=(served_name(spec.model),))

@@ -1,0 +1,52 @@
+"""status.places: for each ordinal the instance number of its last group, and how often it was restarted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.api.status import OrdinalStatus
+from gllm_operator.names import GroupId
+from gllm_operator.plan.groups import Group
+from gllm_operator.plan.health import Health, is_stable
+
+
+def next_ordinals(
+    ordinals: Sequence[OrdinalStatus],
+    groups: Sequence[Group],
+    health: Mapping[str, Health],
+    created: Iterable[int],
+    target: str,
+    spec: LLMDeploymentSpec,
+    now: float,
+) -> tuple[tuple[OrdinalStatus, ...], list[GroupId]]:
+    """Return the new status.places and the ids of the groups to create at the ordinals `created`."""
+    kept = {ordinal.index: ordinal for ordinal in ordinals}
+    for group in groups:
+        ordinal = kept.get(group.id.index)
+        if ordinal is None or ordinal.revision != group.id.revision:
+            continue
+        if health[group.name].counted:
+            kept[ordinal.index] = msgspec.structs.replace(ordinal, restarts=ordinal.restarts + 1)
+        elif ordinal.restarts and is_stable(group, spec, now):
+            kept[ordinal.index] = msgspec.structs.replace(ordinal, restarts=0)
+    ids = []
+    for index in created:
+        ordinal = kept.get(index)
+        same_revision = ordinal is not None and ordinal.revision == target
+        used = [group.id.instance for group in groups if (group.id.index, group.id.revision) == (index, target)]
+        if ordinal is not None and same_revision:
+            used.append(ordinal.instance)
+        id = GroupId(index, target, max(used, default=0) + 1)
+        ids.append(id)
+        kept[index] = OrdinalStatus(
+            index=index,
+            revision=target,
+            instance=id.instance,
+            restarts=ordinal.restarts if ordinal is not None and same_revision else 0,
+        )
+    replicas = spec.effective_replicas
+    present = {group.id.index for group in groups}
+    return tuple(kept[index] for index in sorted(kept) if index < replicas or index in present), ids

@@ -1,0 +1,108 @@
+"""Which objects to write and delete: missing and changed ones, objects edited by others, ones no longer needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gllm_operator.build.group import controller_revision, group_sets
+from gllm_operator.build.integrations import KEDA_API, MONITORING_API
+from gllm_operator.names import GroupId
+from gllm_operator.objects import Manifest, digest, ref_of
+from gllm_operator.plan.actions import Delete
+from gllm_operator.plan.groups import Group
+from gllm_operator.plan.observed import Observed
+from gllm_operator.spec.revision import PodSource
+
+_SINGLETON_KINDS = frozenset(
+    {
+        ("v1", "Service"),
+        ("v1", "ServiceAccount"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("autoscaling/v2", "HorizontalPodAutoscaler"),
+        (KEDA_API, "ScaledObject"),
+        (MONITORING_API, "PodMonitor"),
+    }
+)
+"""Kinds whose objects are deleted when the spec no longer asks for them."""
+
+
+def to_apply(observed: Observed, desired: Iterable[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in desired if _needs_writing(observed, manifest)]
+
+
+def _needs_writing(observed: Observed, manifest: Manifest) -> bool:
+    ref, new = ref_of(manifest), digest(manifest)
+    refusal = observed.refused.get(ref)
+    if refusal is not None and refusal.final and refusal.digest == new:
+        return False
+    owned, applied = observed.owned.get(ref), observed.applied.get(ref)
+    if owned is None:
+        return True
+    if owned.terminating or not owned.controlled:
+        return False
+    current = (new, owned.uid, owned.fields_digest)
+    return applied is None or (applied.digest, applied.uid, applied.fields_digest) != current
+
+
+def to_delete(observed: Observed, desired: Iterable[Manifest]) -> list[Delete]:
+    """Singletons of the deployment that the spec no longer asks for."""
+    refs = {ref_of(manifest) for manifest in desired}
+    return [
+        Delete(owned.ref, owned.uid, "the spec no longer asks for it")
+        for owned in observed.owned.values()
+        if (owned.ref.api_version, owned.ref.kind) in _SINGLETON_KINDS
+        and owned.ref not in refs
+        and owned.controlled
+        and not owned.terminating
+    ]
+
+
+def desired_sets(
+    observed: Observed, groups: Iterable[Group], created: Iterable[GroupId], sources: dict[str, PodSource]
+) -> list[Manifest]:
+    """StatefulSets of the groups that stay and of new groups. Sets of a revision without a source are left alone."""
+    ids = [group.id for group in groups] + list(created)
+    return [
+        manifest
+        for id in ids
+        if id.revision in sources
+        for manifest in group_sets(observed.owner, sources[id.revision], id)
+    ]
+
+
+def desired_revisions(observed: Observed, sources: dict[str, PodSource], kept: Sequence[str]) -> list[Manifest]:
+    """ControllerRevisions of the revisions in `kept` that have a source."""
+    numbers = {one.revision: one.number for one in observed.revisions}
+    next_number = max(numbers.values(), default=0) + 1
+    return [
+        controller_revision(observed.owner, sources[revision], revision, numbers.get(revision, next_number))
+        for revision in dict.fromkeys(kept)
+        if revision in sources
+    ]
+
+
+def old_revisions(observed: Observed, kept: Sequence[str], limit: int) -> list[Delete]:
+    """Unused ControllerRevisions beyond the newest `limit`."""
+    unused = sorted((one for one in observed.revisions if one.revision not in kept), key=lambda one: -one.number)
+    return [Delete(one.ref, one.uid, "revisionHistoryLimit") for one in unused[limit:]]
+
+
+def refused_revisions(observed: Observed, candidates: Iterable[str]) -> dict[str, str]:
+    """The API server's message for each revision whose StatefulSets it refuses."""
+    found = {}
+    for revision in candidates:
+        for ref, refusal in observed.refused.items():
+            if refusal.final and ref.kind == "StatefulSet" and f"-{revision}-" in ref.name:
+                found[revision] = refusal.message
+    return found
+
+
+def drains_of(groups: Iterable[Group]) -> list[Delete]:
+    """Deletions of StatefulSets, the master's first: a group without a master set counts as draining."""
+    return [
+        Delete(one.ref, one.uid, f"group {group.name} drains")
+        for group in groups
+        for one in sorted(group.sets, key=lambda one: one.role != "master")
+        if not one.terminating
+    ]

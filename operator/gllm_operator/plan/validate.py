@@ -1,0 +1,115 @@
+"""Problems of a spec, each with its fix. Repeats the CRD's rules, because the installed CRD may be older, and adds
+checks of the pod templates, the extra arguments and, where its config is known, the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gllm.apps.cli.familiar import canonical
+from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
+from gllm_operator.build.args import RESERVED
+from gllm_operator.build.env import is_reserved
+from gllm_operator.build.pod import CONTAINER
+from gllm_operator.spec.estimate import estimate
+from gllm_operator.spec.parallel_config import parallel_config
+from gllm_operator.spec.quantity import parse_quantity
+
+if TYPE_CHECKING:
+    from gllm.models.config import ModelConfig
+
+_MOST_PROBLEMS = 5
+
+
+def problems(spec: LLMDeploymentSpec, name: str, image: str, model: ModelConfig | None) -> list[str]:
+    """Return at most five problems; empty if none can be found before pods start. image: spec.image or the default."""
+    found = _name(name) + _image(image) + _bounds(spec)
+    for field, template in (("template", spec.template), ("master", spec.master), ("slave", spec.slave)):
+        found += _template(template, f"spec.{field}")
+    found += _arguments(spec.engine.extra_args)
+    try:
+        parallel = parallel_config(spec.parallelism, spec.accelerator)
+        if spec.accelerator.memory is not None:
+            parse_quantity(spec.accelerator.memory)
+    except ValueError as error:
+        return [*found, str(error)][:_MOST_PROBLEMS]
+    if model is not None:
+        found += _parallelism_of_model(spec, model)
+        fit = estimate(spec, parallel, model)
+        if fit.fits == "No":
+            found.append(f"the model does not fit: {fit.message}")
+    return found[:_MOST_PROBLEMS]
+
+
+def _name(name: str) -> list[str]:
+    if len(name) > LONGEST_NAME:
+        return [f"metadata.name has {len(name)} characters, at most {LONGEST_NAME} are allowed: choose a shorter one"]
+    return []
+
+
+def _image(image: str) -> list[str]:
+    return [] if image else ["spec.image is not set, and the operator has no default image: set spec.image"]
+
+
+def _bounds(spec: LLMDeploymentSpec) -> list[str]:
+    found = []
+    if spec.rollout.max_surge == 0 and spec.rollout.max_unavailable == 0:
+        found.append("rollout.maxSurge and rollout.maxUnavailable are both 0, so nothing could change: raise one")
+    if spec.network.rdma is not None and spec.security.profile != "Baseline":
+        found.append("network.rdma needs security.profile Baseline")
+    scaling = spec.autoscaling
+    if scaling is not None and bool(scaling.metrics) == bool(scaling.triggers):
+        found.append("autoscaling takes either metrics or triggers: give one of them")
+    return found
+
+
+def _template(template: dict[str, Any], where: str) -> list[str]:
+    unknown = sorted(set(template) - {"metadata", "spec"})
+    if unknown:
+        return [f"{where} is a pod template, with metadata and spec; {', '.join(unknown)} does not belong there"]
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    if not isinstance(metadata, dict) or not isinstance(spec, dict):
+        return [f"{where}.metadata and {where}.spec are objects"]
+    found = []
+    for field in ("containers", "initContainers", "volumes"):
+        for item in spec.get(field) or []:
+            if not isinstance(item, dict) or not item.get("name"):
+                found.append(f"{where}.spec.{field}: every item needs a name, because items are merged by name")
+    if found:
+        return found
+    for container in spec.get("containers") or []:
+        if container["name"] != CONTAINER:
+            if "image" not in container:
+                found.append(f"{where}: the container {container['name']} has no image; the serving one is {CONTAINER}")
+            continue
+        if container.get("$patch") == "delete":
+            found.append(f"{where} deletes the container {CONTAINER}, which serves: leave it in")
+        for variable in container.get("env") or []:
+            if isinstance(variable, dict) and is_reserved(str(variable.get("name"))):
+                found.append(f"{where} sets {variable['name']}, which the operator derives from the group: remove it")
+        for field in ("args", "command"):
+            if field in container:
+                found.append(f"{where} sets {field} of {CONTAINER}: use engine.extraArgs")
+    if spec.get("hostNetwork"):
+        found.append(f"{where}: hostNetwork lets pods of one node collide on their ports; remove it")
+    return found
+
+
+def _arguments(extra: tuple[str, ...]) -> list[str]:
+    """Flags that the operator sets itself, also under their names in vLLM and SGLang."""
+    names = {argument.partition("=")[0] for argument in extra if argument.startswith("-")}
+    taken = sorted(name for name in names if canonical(name) in RESERVED)
+    return [f"engine.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
+
+
+def _parallelism_of_model(spec: LLMDeploymentSpec, model: ModelConfig) -> list[str]:
+    from gllm.parallel.layout import check_shape
+
+    parallelism = spec.parallelism
+    try:
+        check_shape(model, pp=parallelism.pipeline, tp=parallelism.tensor, ep=parallelism.expert)
+    except ValueError as error:
+        text = str(error)
+        for flag, field in (("--pp", "pipeline"), ("--tp", "tensor"), ("--ep", "expert")):
+            text = text.replace(flag, f"parallelism.{field}")
+        return [text]
+    return []
