@@ -29,7 +29,7 @@ from gllm.apps.bench import report
 from gllm.apps.bench.client import Endpoint
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
-from gllm.engine.timing.trace import read_slices
+from gllm.engine.trace import read_slices
 from servers import MAX_MODEL_LEN, Server, ServerCommand, free_port
 
 CGROUPS = Path("/sys/fs/cgroup")

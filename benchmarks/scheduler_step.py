@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable
 
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.collector import calm_collector
 from gllm.engine.kv_pages import PagePool, root_digest
+from gllm.engine.loop import freeze_gc
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
 from gllm.sampling_params import SamplingParams
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
     arguments = parser.parse_args()
     clock = time.thread_time if arguments.cpu_time else time.perf_counter
-    calm_collector()
+    freeze_gc()
     print(f"{'running':>8}" + "".join(f"{phase + ' p50/p99':>24}" for phase in PHASES) + "   (ms)")
     for running in arguments.running:
         times = measure(running, arguments.steps, arguments.policy, arguments.pp, clock)

@@ -7,8 +7,7 @@ import signal
 import sys
 
 from gllm.config import Config
-from gllm.engine.collector import calm_collector
-from gllm.engine.loop import EngineLoop
+from gllm.engine.loop import EngineLoop, freeze_gc
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import StatusReporter
@@ -37,7 +36,7 @@ def main() -> int:
     if model.context_note:
         logger.warning("the context is %d tokens: %s", model.context(config.engine.max_model_len), model.context_note)
     loop = EngineLoop(config, model, report=reporter.report)
-    calm_collector()
+    freeze_gc()
     signal.signal(signal.SIGTERM, lambda signum, frame: loop.stop())
     status = loop.run()
     reporter.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gllm.engine.policies import ceil_div
-from gllm.engine.running import RunningSet
+from gllm.engine.queues import RunningSet
 from gllm.engine.sequence import Sequence
-from gllm.engine.timing.time_model import Work, chunk_pairs
+from gllm.engine.time_model import Work, chunk_pairs
 from gllm.wire.messages import NewSequence, SchedulerOutput
 
 

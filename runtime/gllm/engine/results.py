@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from gllm.engine.batch import MicroBatch
 from gllm.engine.grammars import Grammars
-from gllm.engine.running import RunningSet
+from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.sequence import Sequence, SequenceStatus
-from gllm.engine.waiting import WaitingQueue
 from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
 
 # An enum's members are slow to look up, and these are compared for every row.

@@ -17,17 +17,14 @@ from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
-from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, ceil_div
-from gllm.engine.policies.reserve import adapted_reserve
+from gllm.engine.meter import Meter
+from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, adapted_reserve, ceil_div
+from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.results import OutputsByClient, ResultReader
-from gllm.engine.running import RunningSet
 from gllm.engine.sequence import Sequence, SequenceStatus
-from gllm.engine.timing.stages import StageTracker, TokenCounter
-from gllm.engine.timing.time_model import TimeModel, Work
-from gllm.engine.timing.time_view import predicted_times
-from gllm.engine.waiting import WaitingQueue
+from gllm.engine.snapshot import take_snapshot, waiting_tokens
+from gllm.engine.time_model import Work
 from gllm.wire.messages import (
-    ITERATION_EDGES,
     EngineStats,
     GrammarReady,
     RequestOutput,
@@ -35,13 +32,6 @@ from gllm.wire.messages import (
     StageReport,
     StepResult,
 )
-
-_ESTIMATED_REQUESTS = 32
-"""Queued requests whose prefix hits are looked at again at each step."""
-_STEP_TIMES = 16
-_REMEMBERED_STEPS = 256
-"""Steps whose work is kept for the stages' reports, which may come after the results."""
-
 
 _rank = attrgetter("rank")
 
@@ -84,15 +74,7 @@ class Scheduler:
         self._in_flight: deque[MicroBatch] = deque()
         self._step = 0
         self._arrivals = 0
-        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES)
-        self._num_preemptions = 0
-        self._cache_queries = 0
-        self._cache_hits = 0
-        self._iterations = TokenCounter(ITERATION_EDGES)
-        self._works: dict[int, Work] = {}
-        self._times = TimeModel(pp)
-        self._last_progress = clock()
-        self._stages = StageTracker(pp, self._last_progress)
+        self._meter = Meter(pp, clock())
 
     # --- requests ------------------------------------------------------------------------------------
 
@@ -127,13 +109,13 @@ class Scheduler:
 
     def _enqueue(self, seq: Sequence) -> None:
         if not self._busy:
-            self._last_progress = self._clock()
+            self._meter.last_progress = self._clock()
         self._arrivals += 1
         seq.rank = (seq.priority, self._arrivals)
         seq.status = SequenceStatus.WAITING
         seq.queued_tokens = seq.num_prompt
         self._queue.push(seq)
-        self._estimate_hits(seq)
+        self._queue.estimate_hits(seq, self.pool)
 
     def process_grammar(self, ready: GrammarReady) -> OutputsByClient:
         """Queue the requests that waited for a grammar, or fail them; outputs by client."""
@@ -170,17 +152,15 @@ class Scheduler:
         if len(self._in_flight) >= self._depth:
             return None
         while self._queue or running.prefilling or running.ready:
-            preemptions = self._num_preemptions
+            preemptions = self._meter.num_preemptions
             batch = self._build()
             if batch.rows:
                 self._step += 1
                 micro_batch = batch.micro_batch()
                 self._in_flight.append(micro_batch)
-                self._works[self._step] = micro_batch.work
-                self._works.pop(self._step - _REMEMBERED_STEPS, None)
-                self._stages.planned(self._clock())
+                self._meter.scheduled(self._step, micro_batch.work, self._clock())
                 return batch.plan(self.epoch)
-            if self._num_preemptions == preemptions:
+            if self._meter.num_preemptions == preemptions:
                 return None
             # The decodes that the policy had counted on were preempted: let it look again.
         return None
@@ -188,14 +168,14 @@ class Scheduler:
     def _build(self) -> BatchBuilder:
         """A micro-batch within the policy's budget; it may have no rows."""
         running = self._running
-        preemptions = self._num_preemptions
+        preemptions = self._meter.num_preemptions
         budget = self._policy(self.snapshot())
         batch = BatchBuilder(running, self._step + 1)
         if running.ready and budget.decode_rows > 0:
             self._add_decodes(batch, budget)
         if budget.prefill_tokens > 0 and (self._queue or running.prefilling):
             self._add_prefills(batch, budget)
-        self._reserve = adapted_reserve(self._reserve, self._num_preemptions - preemptions, self._limits)
+        self._reserve = adapted_reserve(self._reserve, self._meter.num_preemptions - preemptions, self._limits)
         return batch
 
     def process_result(self, result: StepResult) -> OutputsByClient:
@@ -203,72 +183,46 @@ class Scheduler:
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
         batch = self._in_flight.popleft()
-        self._last_progress = self._clock()
-        self._stages.answered(self._last_progress, batch.work)
-        self._step_times.append(result.elapsed)
+        self._meter.answered(batch.work, result.elapsed, self._clock())
         outputs = self._results.read(batch, result)
-        if tokens := batch.work.prefill_tokens + self._results.num_generated:
-            self._iterations.add(tokens)
+        self._meter.count_tokens(batch.work.prefill_tokens + self._results.num_generated)
         return outputs
 
     def observe(self, report: StageReport) -> None:
         """Learn what a step cost a stage. Reports of an older epoch or of a step long past are ignored."""
-        work = self.work_of(report.step)
-        if report.epoch == self.epoch and work is not None and 0 <= report.stage < self.pp:
-            self._stages.observe(self._clock(), report.stage, report.elapsed)
-            self._times.observe(report.stage, work, report.elapsed)
+        if report.epoch == self.epoch:
+            self._meter.observe(report, self._clock())
 
     def work_of(self, step: int) -> Work | None:
-        """What a recent step asked of the stages; None if it is not remembered."""
-        return self._works.get(step)
+        """Return the work of a recent step; None if it is not remembered."""
+        return self._meter.work_of(step)
 
     def snapshot(self) -> Snapshot:
-        """What the policies see now."""
-        for seq in islice(self._queue, _ESTIMATED_REQUESTS):
-            self._estimate_hits(seq)
-        running = self._running
-        return Snapshot(
-            limits=self._limits,
-            waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling),
-            waiting_requests=len(self._queue) + len(running.prefilling),
-            ready_decodes=len(running.ready),
-            total_decodes=running.num_decoding,
-            decode_context=running.decode_context,
-            kv_free=self.pool.free_share,
-            in_flight=len(self._in_flight),
-            decodes_in_flight=sum(batch.work.decode_rows > 0 for batch in self._in_flight),
-            step_times=tuple(self._step_times),
-            **(
-                predicted_times(
-                    self._times.cost, [batch.work for batch in self._in_flight], running, self._queue, self._clock()
-                )
-                if self._sees_time
-                else {}
-            ),
+        """Return what the policies see now."""
+        return take_snapshot(
+            self._limits,
+            self._queue,
+            self._running,
+            [batch.work for batch in self._in_flight],
+            self._meter,
             kv_reserve=self._reserve,
+            now=self._clock() if self._sees_time else None,
         )
 
     def stats(self) -> EngineStats:
-        prefilling = self._running.prefilling
+        """Return a snapshot for metrics and health."""
         now = self._clock()
-        return EngineStats(
-            step=self._step,
-            num_running=len(self._running.members),
-            num_waiting=len(self._requests) - len(self._running.members),
-            num_deferred=len(self._requests) - len(self._running.members) - len(self._queue),
-            num_waiting_tokens=self._queue.tokens + sum(seq.num_uncomputed for seq in prefilling),
-            kv_usage=1.0 - self.pool.free_share,
-            num_preemptions=self._num_preemptions,
-            prefix_cache_queries=self._cache_queries,
-            prefix_cache_hits=self._cache_hits,
-            step_time=self._step_times[-1] if self._step_times else 0.0,
-            num_inflight=len(self._in_flight),
-            seconds_since_progress=now - self._last_progress if self._busy else 0.0,
-            stages=self._stages.stages(now, [stage.error for stage in self._times.stages]),
-            microbatch_prefill=self._stages.prefill_tokens,
-            microbatch_decode=self._stages.decode_tokens,
-            iterations=self._iterations.read(),
-        )
+        num_running = len(self._running.members)
+        stats = self._meter.stats(now)
+        stats.step = self._step
+        stats.num_running = num_running
+        stats.num_waiting = len(self._requests) - num_running
+        stats.num_deferred = stats.num_waiting - len(self._queue)
+        stats.num_waiting_tokens = waiting_tokens(self._queue, self._running)
+        stats.kv_usage = 1.0 - self.pool.free_share
+        stats.num_inflight = len(self._in_flight)
+        stats.seconds_since_progress = now - self._meter.last_progress if self._busy else 0.0
+        return stats
 
     # --- decode --------------------------------------------------------------------------------------
 
@@ -299,7 +253,7 @@ class Scheduler:
         self._running.vacate(seq)
         seq.status = SequenceStatus.WAITING
         seq.num_preemptions += 1
-        self._num_preemptions += 1
+        self._meter.num_preemptions += 1
         seq.hit_pages = 0
         seq.queued_tokens = len(seq.tokens)
         self._queue.push(seq, front=True)
@@ -310,7 +264,7 @@ class Scheduler:
         """Spend the budget on unfinished prefills and queued requests, in order of priority and arrival."""
         running = self._running
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
-        tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._times.cost
+        tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._meter.times.cost
         least = budget.least_tokens
         blocked = False
         while tokens > 0 and (least > 0 or seconds > cost.b):
@@ -360,14 +314,6 @@ class Scheduler:
             seq.first_scheduled = self._clock()
             seq.num_cached = seq.num_scheduled
             if pool.prefix_caching:
-                self._cache_queries += seq.num_prompt
-                self._cache_hits += seq.num_cached
+                self._meter.cache_queries += seq.num_prompt
+                self._meter.cache_hits += seq.num_cached
         return True
-
-    def _estimate_hits(self, seq: Sequence) -> None:
-        """Bring the waiting tokens of a queued request up to date with the prefix cache."""
-        page_size = self.pool.page_size
-        seq.hit_pages = self.pool.count_hits(seq.digests, seq.hit_pages, seq.most_hits(page_size))
-        queued = len(seq.tokens) - seq.hit_pages * page_size
-        if queued != seq.queued_tokens:
-            self._queue.revise(seq, queued)

@@ -80,7 +80,7 @@ class Sequence:
         client: bytes = b"",
         arrival_time: float = 0.0,
     ) -> None:
-        """`sampling` is in its wire form: seed set, stop_token_ids complete with EOS (see gllm.engine.requests).
+        """`sampling` is in its wire form: seed set, stop_token_ids complete with EOS (see gllm.engine.gateways).
 
         `num_generated` of the `token_ids`, at the end, are no prompt: an earlier engine has made them.
         `root` starts the chain of page digests (gllm.engine.kv_pages.root_digest).

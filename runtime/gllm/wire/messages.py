@@ -102,7 +102,7 @@ class TokenHistogram(msgspec.Struct, array_like=True):
 
 
 class StageStats(msgspec.Struct, array_like=True, kw_only=True):
-    """What one stage did lately; `gllm.engine.timing.stages` defines the shares."""
+    """What one stage did lately; `gllm.engine.meter` defines the shares."""
 
     busy: float = 0.0
     """Share of the time that it computed, 0 to 1."""

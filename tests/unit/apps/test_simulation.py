@@ -22,8 +22,8 @@ from gllm.apps.simulate.hardware import Hardware, StageTimes, read_hardware
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.timing.time_model import Work
-from gllm.engine.timing.trace import TraceWriter
+from gllm.engine.time_model import Work
+from gllm.engine.trace import TraceWriter
 
 STAGE = StageTimes(a=1e-3, floor=2e-3, b=2e-5, c=1e-9, d=2e-8, e=5e-6)
 

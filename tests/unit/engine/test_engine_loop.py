@@ -17,9 +17,9 @@ from engine_harness import MODEL, Engine, WorkerThread, connected, converse, set
 
 from gllm.config import Config, EngineConfig
 from gllm.engine.client.client import EngineClient
-from gllm.engine.client.replay import Replay
+from gllm.engine.client.resubmit import RequestRecord
 from gllm.engine.client.stream import EngineError, OutputStream, merge
-from gllm.engine.startup import context_length, pool_size
+from gllm.engine.workers import context_length, pool_size
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import (
     Configure,
@@ -185,8 +185,8 @@ def test_frames_that_do_not_decode_are_survived(run_dir: str) -> None:
         for payload in (b"", b"\xc1", encode(Stop()), msgspec.msgpack.encode(["Submit"])):
             await socket.send(payload)
         await socket.send_multipart([b"one", b"frame", b"too many"])
-        replay = Replay(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
-        stream = client._live["odd"] = OutputStream("odd", replay, lambda stream: None)
+        record = RequestRecord(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
+        stream = client._live["odd"] = OutputStream("odd", record, lambda stream: None)
         await socket.send(msgspec.msgpack.encode(submit))
         [output] = [output async for output in stream]
         assert output.finish_reason == "error"

@@ -15,6 +15,7 @@ from gllm.engine.policies import (
     Limits,
     Snapshot,
     Waiting,
+    adapted_reserve,
     balanced,
     chunked_prefill,
     decode_cap,
@@ -23,8 +24,7 @@ from gllm.engine.policies import (
     token_throttling,
 )
 from gllm.engine.policies.balanced import pack_decodes
-from gllm.engine.policies.reserve import adapted_reserve
-from gllm.engine.timing.time_model import Cost
+from gllm.engine.time_model import Cost
 
 COSTS = st.builds(
     Cost,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gllm.engine.client.replay import for_engine
-from gllm.engine.requests import last_output, make_sequence, refusal
+from gllm.engine.client.resubmit import for_engine
+from gllm.engine.gateways import last_output, make_sequence, refusal
 from gllm.engine.sequence import Sequence
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams

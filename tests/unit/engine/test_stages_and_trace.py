@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.engine.timing.stages import StageTracker
-from gllm.engine.timing.time_model import Work
-from gllm.engine.timing.trace import TraceWriter, read_slices
+from gllm.engine.meter import StageTracker
+from gllm.engine.time_model import Work
+from gllm.engine.trace import TraceWriter, read_slices
 from gllm.wire.messages import MICROBATCH_EDGES, EngineStats, StageReport
 
 WORK = Work(prefill_tokens=100, decode_rows=7, attention=5050.0, decode_context=900, sampled_rows=8)
@@ -22,7 +22,7 @@ def test_a_lone_micro_batch_leaves_the_other_stage_a_bubble() -> None:
     tracker = StageTracker(2, 0.0)
     for step in range(5):
         start = 1.0 * step
-        tracker.planned(start)
+        tracker.scheduled(start)
         tracker.observe(start + 0.5, 0, 0.5)
         tracker.observe(start + 1.0, 1, 0.5)
         tracker.answered(start + 1.0, WORK)
@@ -34,7 +34,7 @@ def test_a_lone_micro_batch_leaves_the_other_stage_a_bubble() -> None:
 
 def test_an_idle_server_has_no_bubble() -> None:
     tracker = StageTracker(1, 0.0)
-    tracker.planned(10.0)
+    tracker.scheduled(10.0)
     tracker.observe(11.0, 0, 1.0)
     tracker.answered(11.0, WORK)
     [stage] = tracker.stages(20.0, [0.1])
@@ -45,7 +45,7 @@ def test_an_idle_server_has_no_bubble() -> None:
 
 def test_the_window_forgets() -> None:
     tracker = StageTracker(1, 0.0, window=10.0)
-    tracker.planned(0.0)
+    tracker.scheduled(0.0)
     tracker.observe(1.0, 0, 1.0)
     tracker.answered(4.0, WORK)
     assert tracker.stages(5.0, [0.0])[0].bubble == pytest.approx(0.75)
@@ -56,7 +56,7 @@ def test_the_window_forgets() -> None:
 def test_tokens_of_micro_batches_are_counted_by_phase() -> None:
     tracker = StageTracker(1, 0.0)
     for tokens in (0, 1, 8, 9, 99_999):
-        tracker.planned(0.0)
+        tracker.scheduled(0.0)
         tracker.answered(0.0, Work(prefill_tokens=tokens, decode_rows=1))
     histogram = tracker.prefill_tokens
     assert len(histogram.counts) == len(MICROBATCH_EDGES) + 1
@@ -76,7 +76,7 @@ def test_shares_are_shares(steps: list[tuple[float, float, float, bool]]) -> Non
     now = 0.0
     for wait, run, elapsed, answered in steps:
         now += wait
-        tracker.planned(now)
+        tracker.scheduled(now)
         now += run
         tracker.observe(now, 0, elapsed)
         if answered:

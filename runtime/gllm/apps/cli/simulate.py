@@ -30,7 +30,7 @@ from gllm.apps.simulate.hardware import Hardware, read_hardware
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.timing.trace import TraceWriter
+from gllm.engine.trace import TraceWriter
 from gllm.terminal import Bars, print_table
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.collector import calm_collector
-from gllm.engine.timing.time_model import Work
+from gllm.engine.loop import freeze_gc
+from gllm.engine.time_model import Work
 
 MAX_NUM_SEQS = 1024
 
@@ -114,7 +114,7 @@ def run_grid(
     tasks = [(case, grid.policies) for case in cases(grid)]
     rows: list[Row] = []
     workers = processes or len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, initializer=calm_collector) as pool:
+    with ProcessPoolExecutor(workers, initializer=freeze_gc) as pool:
         for done, found in enumerate(pool.map(_run_policies, tasks), 1):
             rows += found
             on_done(done, len(tasks))

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from gllm.apps.simulate.hardware import Hardware, StageTimes
-from gllm.engine.timing.time_model import StageModel
-from gllm.engine.timing.trace import Slice, read_slices
+from gllm.engine.time_model import StageModel
+from gllm.engine.trace import Slice, read_slices
 
 _ROUNDS = 4
 """Times that the run is gone through: the first ones settle scale and outliers."""
@@ -21,7 +21,7 @@ _ENOUGH = 8
 def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
     """The pipeline, and for each stage the mean relative error of the fitted times over the run.
 
-    Stage times are the scheduler's own model (`gllm.engine.timing.time_model`), scaled so that the run's steps take as
+    Stage times are the scheduler's own model (`gllm.engine.time_model`), scaled so that the run's steps take as
     long together as they did: the model itself does not listen to outliers, and a simulated run must have them. The
     delays between stages and over the
     engine are medians of what stages waited that had nothing else to do: they hold transfers, wake-ups and the work

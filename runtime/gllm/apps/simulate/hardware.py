@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from gllm.engine.timing.time_model import Work
+from gllm.engine.time_model import Work
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,7 +14,7 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     a + max(floor, b * tokens) + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
 
-    This is `gllm.engine.timing.time_model` and one thing more, the `floor`: while weights are read, products of few
+    This is `gllm.engine.time_model` and one thing more, the `floor`: while weights are read, products of few
     tokens cost nothing. The scheduler's model does not have it: the simulator does not flatter a policy that uses the
     model.
     """

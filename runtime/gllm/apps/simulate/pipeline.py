@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from gllm.apps.simulate.hardware import Hardware
-from gllm.engine.timing.time_model import Work
+from gllm.engine.time_model import Work
 
 
 @dataclass(frozen=True, slots=True)

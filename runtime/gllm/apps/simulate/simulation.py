@@ -17,8 +17,8 @@ from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
-from gllm.engine.timing.time_model import Work
-from gllm.engine.timing.trace import TraceWriter
+from gllm.engine.time_model import Work
+from gllm.engine.trace import TraceWriter
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 

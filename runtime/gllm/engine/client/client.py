@@ -17,7 +17,7 @@ import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.engine.client.replay import Replay, for_engine
+from gllm.engine.client.resubmit import RequestRecord, for_engine
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, RequestOutputs, Submit
@@ -109,7 +109,7 @@ class EngineClient:
             raise EngineError("the engine is not ready")
         if request_id in self._live:
             raise ValueError(f"request_id {request_id!r} is already live")
-        replay = Replay(
+        record = RequestRecord(
             Submit(
                 request_id=request_id,
                 token_ids=token_ids,
@@ -118,7 +118,7 @@ class EngineClient:
                 cache_salt=cache_salt,
             )
         )
-        stream = self._live[request_id] = OutputStream(request_id, replay, self._leave)
+        stream = self._live[request_id] = OutputStream(request_id, record, self._leave)
         if self.hello is not None:
             self._submit(stream)
         return stream
@@ -130,11 +130,11 @@ class EngineClient:
         self._trial = None
         self._suspects.clear()
         for stream in list(self._live.values()):
-            stream.replay.lose()
-            if stream.replay.hopeless:
+            stream.record.on_engine_lost()
+            if stream.record.exhausted:
                 del self._live[stream.request_id]
                 stream.fail(
-                    f"the engine went down {stream.replay.losses} times in a row while it had this request, "
+                    f"the engine went down {stream.record.losses} times in a row while it had this request, "
                     f"which is not tried again: {reason}"
                 )
 
@@ -172,12 +172,12 @@ class EngineClient:
 
     def _submit(self, stream: OutputStream) -> None:
         if self._socket is not None:
-            self._socket.send(encode(stream.replay.message()))
+            self._socket.send(encode(stream.record.to_submit()))
 
-    def _resume(self) -> None:
+    def _resubmit(self) -> None:
         """Give a new engine every live request, in the order of their arrival; suspects one after another."""
         for stream in self._live.values():
-            if stream.replay.suspicious:
+            if stream.record.suspect:
                 self._suspects.append(stream)
             else:
                 self._submit(stream)
@@ -195,7 +195,7 @@ class EngineClient:
         if self._live.get(stream.request_id) is not stream:
             return
         del self._live[stream.request_id]
-        if self._socket is not None and stream.replay.sent:
+        if self._socket is not None and stream.record.sent:
             self._socket.send(encode(Abort([stream.request_id])))
         if stream is self._trial:
             self._try_next_suspect()
@@ -213,7 +213,7 @@ class EngineClient:
                 if message.epoch == epoch and not greeted.done():
                     self.hello = self.limits = message
                     greeted.set_result(message)
-                    self._resume()
+                    self._resubmit()
                 continue
             self._take(message)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
-from gllm.engine.client.replay import Replay
+from gllm.engine.client.resubmit import RequestRecord
 from gllm.wire.messages import RequestOutput
 
 
@@ -21,10 +21,10 @@ class OutputStream(AsyncIterator[RequestOutput]):
     cancelled `__anext__`, aborts the request. For one consumer at a time.
     """
 
-    def __init__(self, request_id: str, replay: Replay, leave: Callable[[OutputStream], None]) -> None:
+    def __init__(self, request_id: str, record: RequestRecord, leave: Callable[[OutputStream], None]) -> None:
         """leave(self) is called when the consumer wants no more."""
         self.request_id = request_id
-        self.replay = replay
+        self.record = record
         self._leave = leave
         self._pending: RequestOutput | None = None
         self._error: str | None = None
@@ -64,7 +64,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
 
     def put(self, output: RequestOutput) -> None:
         """An output from the engine."""
-        self.replay.receive(output)
+        self.record.receive(output)
         if not self._ended:
             self._pending = output if self._pending is None else merge(self._pending, output)
             self._wake()

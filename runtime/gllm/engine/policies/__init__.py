@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from gllm.config import PolicyName
 from gllm.engine.policies.balanced import balanced
-from gllm.engine.policies.base import Budget, Limits, Policy, Snapshot, Waiting, ceil_div
-from gllm.engine.policies.chunked import chunked_prefill, decode_cap
-from gllm.engine.policies.throttling import no_ut, no_wt, token_throttling
+from gllm.engine.policies.policy import Budget, Limits, Policy, Snapshot, Waiting, adapted_reserve, ceil_div
+from gllm.engine.policies.token_policies import chunked_prefill, decode_cap, no_ut, no_wt, token_throttling
 
 __all__ = [
     "POLICIES",
@@ -16,6 +15,7 @@ __all__ = [
     "Policy",
     "Snapshot",
     "Waiting",
+    "adapted_reserve",
     "balanced",
     "ceil_div",
     "chunked_prefill",

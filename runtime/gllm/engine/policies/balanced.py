@@ -3,7 +3,7 @@
 A pipeline of pp stages with micro-batches of times t_1 ... t_n in rotation needs max(sum of t, pp * longest t) for a
 round: a micro-batch that is longer than the mean costs every stage the difference. Equal token counts do not give equal
 times: a decode at a context of 7000 tokens costs several times one at 200, a late chunk of a long prompt more than its
-first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.timing.time_model` from the snapshot's
+first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.time_model` from the snapshot's
 coefficients a (step), b (token), c (token of a chunk times token of its context), d (token of a decode's context) and
 e (sampled row).
 
@@ -12,7 +12,7 @@ The structure is the paper's (gLLM, arXiv 2504.14775, equations 1 to 4), from wh
 
 from __future__ import annotations
 
-from gllm.engine.policies.base import Budget, Snapshot
+from gllm.engine.policies.policy import Budget, Snapshot
 
 _SHORTEST_SLACK = 1e-3
 _TRICKLE = 1 / 16
@@ -50,8 +50,8 @@ def balanced(s: Snapshot) -> Budget:
 def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
     """Equation 4 in seconds: decodes worth sum / pp. Returns their indices in `ready_contexts` and their seconds.
 
-    As in `throttling.even_decodes`, decodes stay in pp micro-batches, and what is ready is divided among those that are
-    still to be filled. First fit in order of readiness: the one that has waited longest is always taken, one that would
+    As in `even_decodes`, decodes stay in pp micro-batches, and the ready ones are divided among those that are still to
+    be filled. First fit in order of readiness: the one that has waited longest is always taken, one that would
     overshoot is left to the next micro-batch, whose first it then is; the shortest of these ends the packing.
     """
     cost, ready = s.cost, s.ready_contexts

@@ -186,7 +186,7 @@ class EngineCollector(Collector):
         return info
 
     def _stages(self, stats: EngineStats) -> Iterator[Metric]:
-        """Gauges with a label for the stage; `gllm.engine.timing.stages` defines the shares."""
+        """Gauges with a label for the stage; `gllm.engine.meter` defines the shares."""
         for name, text in (
             ("stage_busy_perc", "Share of the last 30 s that the stage computed, 0 to 1."),
             ("stage_bubble_perc", "Share of the time with work in flight that the stage did not compute, 0 to 1."),

@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import msgspec
 import zmq
 
-from gllm.config import Config
-from gllm.engine.failure import EngineFailure, WorkersHang
+from gllm.config import Config, EngineConfig
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
-from gllm.engine.startup import context_length, pool_size
-from gllm.engine.timing.trace import TraceWriter
+from gllm.engine.trace import TraceWriter
 from gllm.models.config import ModelConfig
 from gllm.parallel.layout import Place
 from gllm.wire.messages import (
@@ -38,6 +36,14 @@ logger = logging.getLogger("gllm.engine")
 
 _WRONG_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
 """Errors of open() that the user mends on the command line."""
+
+
+class EngineFailure(Exception):
+    """The engine cannot go on; str(e) is one line for the log and the supervisor."""
+
+
+class WorkersHang(EngineFailure):
+    """A step has no result: what the workers do meanwhile is worth a look, before they are killed."""
 
 
 class Workers:
@@ -206,3 +212,28 @@ class Workers:
             self._socket.send_multipart((worker_identity(rank, self._config.epoch).encode(), payload), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             raise EngineFailure(f"worker-{rank} has left: {error}") from None
+
+
+def pool_size(config: EngineConfig, capacities: Iterable[int]) -> int:
+    """KV pages: what was asked for, else what the smallest rank can hold. Raises ValueError if that is too little."""
+    least = min(capacities)
+    if config.num_pages > least:
+        raise ValueError(f"num_pages {config.num_pages} does not fit the memory budget, which has room for {least}")
+    num_pages = config.num_pages or least
+    if num_pages < 1:
+        raise ValueError(
+            "the memory budget has no room for a single KV page: raise kv_cache_memory or gpu_memory_utilization"
+        )
+    return num_pages
+
+
+def context_length(config: EngineConfig, model: ModelConfig, num_pages: int) -> int:
+    """Longest prompt + output in tokens that model and pool allow; ValueError if the user asked for more."""
+    context = model.context(config.max_model_len)
+    room = num_pages * config.page_size
+    if config.max_model_len > room:
+        raise ValueError(
+            f"max_model_len {config.max_model_len} does not fit the KV pool of {room} tokens "
+            f"({num_pages} pages of {config.page_size}): set it to {room} or less, or give the pool more memory"
+        )
+    return min(context, room)

@@ -1,14 +1,85 @@
-"""How busy the stages are: busy share, bubble share, tokens of micro-batches. Pure; the clock is an argument."""
+"""What the engine measures while it serves: step times, stages, counters. No clock of its own: times are arguments."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
 
-from gllm.engine.timing.time_model import Work
-from gllm.wire.messages import MICROBATCH_EDGES, StageStats, TokenHistogram
+from gllm.engine.time_model import TimeModel, Work
+from gllm.wire.messages import (
+    ITERATION_EDGES,
+    MICROBATCH_EDGES,
+    EngineStats,
+    StageReport,
+    StageStats,
+    TokenHistogram,
+)
 
 WINDOW_SECONDS = 30.0
+_STEP_TIMES = 16
+_REMEMBERED_STEPS = 256
+"""Steps whose work is kept for the stages' reports, which may come after the results."""
+
+
+class Meter:
+    """Counts and times of one engine: the source of its `EngineStats` and of a policy's measured times."""
+
+    def __init__(self, pp: int, now: float) -> None:
+        self.step_times: deque[float] = deque(maxlen=_STEP_TIMES)
+        """Seconds of the last steps, oldest first."""
+        self.times = TimeModel(pp)
+        self.last_progress = now
+        """When a step's result last arrived, or when work arrived after an idle time."""
+        self.num_preemptions = 0
+        self.cache_queries = 0
+        """Prompt tokens looked up in the prefix cache."""
+        self.cache_hits = 0
+        """Prompt tokens found there."""
+        self._pp = pp
+        self._stages = StageTracker(pp, now)
+        self._iterations = TokenCounter(ITERATION_EDGES)
+        self._works: dict[int, Work] = {}
+
+    def scheduled(self, step: int, work: Work, now: float) -> None:
+        """A micro-batch was sent to the stages."""
+        self._works[step] = work
+        self._works.pop(step - _REMEMBERED_STEPS, None)
+        self._stages.scheduled(now)
+
+    def answered(self, work: Work, elapsed: float, now: float) -> None:
+        """The result of the oldest micro-batch arrived; it took the last stage `elapsed` seconds."""
+        self.last_progress = now
+        self._stages.answered(now, work)
+        self.step_times.append(elapsed)
+
+    def count_tokens(self, tokens: int) -> None:
+        """Count an answered step's prompt tokens and generated tokens."""
+        if tokens:
+            self._iterations.add(tokens)
+
+    def observe(self, report: StageReport, now: float) -> None:
+        """Learn what a step cost a stage. A report of an unknown stage or of a step long past is ignored."""
+        work = self.work_of(report.step)
+        if work is not None and 0 <= report.stage < self._pp:
+            self._stages.observe(now, report.stage, report.elapsed)
+            self.times.observe(report.stage, work, report.elapsed)
+
+    def work_of(self, step: int) -> Work | None:
+        """Return the work of a recent step; None if it is not remembered."""
+        return self._works.get(step)
+
+    def stats(self, now: float) -> EngineStats:
+        """Return the measured part of the stats; the scheduler adds its queues."""
+        return EngineStats(
+            num_preemptions=self.num_preemptions,
+            prefix_cache_queries=self.cache_queries,
+            prefix_cache_hits=self.cache_hits,
+            step_time=self.step_times[-1] if self.step_times else 0.0,
+            stages=self._stages.stages(now, [stage.error for stage in self.times.stages]),
+            microbatch_prefill=self._stages.prefill_tokens,
+            microbatch_decode=self._stages.decode_tokens,
+            iterations=self._iterations.read(),
+        )
 
 
 class StageTracker:
@@ -39,7 +110,7 @@ class StageTracker:
         self._prefill = TokenCounter(MICROBATCH_EDGES)
         self._decode = TokenCounter(MICROBATCH_EDGES)
 
-    def planned(self, now: float) -> None:
+    def scheduled(self, now: float) -> None:
         """A micro-batch was sent to the stages."""
         self._advance(now)
         self._in_flight += 1

@@ -12,7 +12,7 @@ from engine_harness import Engine, WorkerThread, connected, settings, until
 
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
-from gllm.engine.client.replay import MOST_LOSSES, Replay
+from gllm.engine.client.resubmit import MAX_LOSSES, RequestRecord
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
@@ -196,17 +196,17 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
 
 
 def test_usage_is_that_of_the_first_computation() -> None:
-    replay = Replay(Submit(request_id="a", token_ids=[1, 2], sampling=SamplingParams(seed=1)))
-    assert replay.message().num_generated == 0
+    record = RequestRecord(Submit(request_id="a", token_ids=[1, 2], sampling=SamplingParams(seed=1)))
+    assert record.to_submit().num_generated == 0
     first = RequestOutput(request_id="a", token_ids=[5], num_cached_tokens=16, queue_time=1.0)
-    replay.receive(first)
+    record.receive(first)
     assert first.queue_time == pytest.approx(1.0, abs=0.1)
-    for _ in range(MOST_LOSSES):
-        replay.lose()
-        message = replay.message()
+    for _ in range(MAX_LOSSES):
+        record.on_engine_lost()
+        message = record.to_submit()
         assert (message.token_ids, message.num_generated) == ([1, 2, 5], 1)
-    assert not replay.hopeless
+    assert not record.exhausted
     last = RequestOutput(request_id="a", token_ids=[6], finish_reason="length", num_cached_tokens=32)
-    replay.receive(last)
+    record.receive(last)
     assert last.num_cached_tokens == 16
-    assert replay.losses == 0
+    assert record.losses == 0

@@ -10,9 +10,9 @@ import msgspec
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
 
-MOST_LOSSES = 3
+MAX_LOSSES = 3
 """Engines in a row that may go down with a request without a token of it; with the next one it fails."""
-SUSPICIOUS_LOSSES = 2
+SUSPECT_LOSSES = 2
 """From here on a request may be what ends the engines: it is tried apart from others like it."""
 
 
@@ -25,8 +25,8 @@ def for_engine(sampling: SamplingParams) -> SamplingParams:
     return msgspec.structs.replace(sampling, seed=seed, stop=(), stop_regex=(), bad_words=())
 
 
-class Replay:
-    """What was asked and what came back. An engine that gets `message()` goes on as the last one would have."""
+class RequestRecord:
+    """What was asked and what came back. An engine that gets `to_submit()` goes on as the last one would have."""
 
     __slots__ = ("_arrived", "_cached", "_described", "_sent_at", "_submit", "generated", "losses", "sent")
 
@@ -43,14 +43,14 @@ class Replay:
         """The present engine has it."""
 
     @property
-    def hopeless(self) -> bool:
-        return self.losses > MOST_LOSSES
+    def exhausted(self) -> bool:
+        return self.losses > MAX_LOSSES
 
     @property
-    def suspicious(self) -> bool:
-        return self.losses >= SUSPICIOUS_LOSSES
+    def suspect(self) -> bool:
+        return self.losses >= SUSPECT_LOSSES
 
-    def message(self) -> Submit:
+    def to_submit(self) -> Submit:
         """For an engine that does not know it."""
         self.sent = True
         self._sent_at = time.monotonic()
@@ -62,7 +62,7 @@ class Replay:
             num_generated=len(self.generated),
         )
 
-    def lose(self) -> None:
+    def on_engine_lost(self) -> None:
         """The engine that may have had it is gone."""
         if self.sent:
             self.sent = False

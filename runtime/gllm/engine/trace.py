@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from gllm.engine.timing.time_model import Work
+from gllm.engine.time_model import Work
 from gllm.wire.messages import EngineStats, StageReport
 
 logger = logging.getLogger("gllm.engine")

@@ -1,0 +1,79 @@
+"""What a policy sees of the system: the scheduler's queues as a `Snapshot`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from itertools import chain, islice
+from typing import Any
+
+from gllm.engine.meter import Meter
+from gllm.engine.policies import Limits, Snapshot, Waiting
+from gllm.engine.queues import RunningSet, WaitingQueue
+from gllm.engine.sequence import Sequence
+from gllm.engine.time_model import Work, chunk_pairs
+
+_LISTED = 32
+"""Queued requests whose prefix hits are looked up again at each step, and which a policy sees one by one."""
+
+
+def take_snapshot(
+    limits: Limits,
+    queue: WaitingQueue,
+    running: RunningSet,
+    in_flight: Seq[Work],
+    meter: Meter,
+    *,
+    kv_reserve: float,
+    now: float | None,
+) -> Snapshot:
+    """Return what a policy sees. `now`, on the scheduler's clock, is None for a policy that does not look at time."""
+    for seq in islice(queue, _LISTED):
+        queue.estimate_hits(seq, running.pool)
+    return Snapshot(
+        limits=limits,
+        waiting_tokens=waiting_tokens(queue, running),
+        waiting_requests=len(queue) + len(running.prefilling),
+        ready_decodes=len(running.ready),
+        total_decodes=running.num_decoding,
+        decode_context=running.decode_context,
+        kv_free=running.pool.free_share,
+        in_flight=len(in_flight),
+        decodes_in_flight=sum(work.decode_rows > 0 for work in in_flight),
+        step_times=tuple(meter.step_times),
+        kv_reserve=kv_reserve,
+        **({} if now is None else _predicted_times(queue, running, in_flight, meter, now)),
+    )
+
+
+def waiting_tokens(queue: WaitingQueue, running: RunningSet) -> int:
+    """Prompt tokens of queued requests and of unfinished prefills that are not computed yet."""
+    return queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling)
+
+
+def _predicted_times(
+    queue: WaitingQueue, running: RunningSet, in_flight: Seq[Work], meter: Meter, now: float
+) -> dict[str, Any]:
+    """The fields of a `Snapshot` that tell of time. Costs tens of microseconds at 256 ready decodes."""
+    cost = meter.times.cost
+    prefilling = sorted(running.prefilling, key=lambda seq: seq.rank)
+    waiting = [_waiting(seq, seq.num_scheduled, seq.num_uncomputed, now) for seq in prefilling]
+    pairs = queue.pairs + sum(entry.pairs for entry in waiting)
+    queued = (
+        _waiting(seq, len(seq.tokens) - seq.queued_tokens, seq.queued_tokens, now) for seq in islice(queue, _LISTED)
+    )
+    return {
+        "cost": cost,
+        "in_flight_seconds": tuple([cost.predict(work) for work in in_flight]),
+        "ready_contexts": tuple([seq.num_scheduled + 1 for seq in running.ready]),
+        "waiting_pairs": pairs,
+        "waiting": tuple(chain(waiting, queued)),
+    }
+
+
+def _waiting(seq: Sequence, start: int, tokens: int, now: float) -> Waiting:
+    """A prompt of which `start` tokens are computed or cached and `tokens` wait.
+
+    Its age counts only until its first token.
+    """
+    age = now - seq.arrival_time if len(seq.tokens) == seq.num_prompt else 0.0
+    return Waiting(tokens, chunk_pairs(start, tokens), age)

@@ -1,1 +1,0 @@
-"""How long steps take: measured, fitted, shown as shares and traces."""
