@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gllm.sampling_params import ParameterError
-from gllm.text.bad_words import bad_word_ids
+from gllm.text.request_tokens import Truncation, bad_word_ids, truncation_for
 from gllm.text.tokenizer import Tokenizer
-from gllm.text.truncation import Truncation, truncation_for
 
 
 @pytest.mark.parametrize(
@@ -37,9 +36,9 @@ def test_truncation_leaves_room_for_the_answer() -> None:
 
 
 def test_bad_words(smollm: Tokenizer) -> None:
-    runs = bad_word_ids(smollm, ["hello", " unbelievably", "\n"])
+    runs = bad_word_ids(smollm.encode, ["hello", " unbelievably", "\n"])
     assert set(runs) == {
         tuple(smollm.encode(text)) for text in ("hello", " hello", "unbelievably", " unbelievably", "\n")
     }
     with pytest.raises(ValueError, match="surrogate"):
-        bad_word_ids(smollm, ["\ud800"])
+        bad_word_ids(smollm.encode, ["\ud800"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gllm.text.tool_parsers import HERMES, LLAMA, ToolFormat, ToolParser, tool_format_for, tool_parser_for
+from gllm.text.tool_parsers import HERMES, LLAMA, ToolFormat, ToolParser, tool_format_for
 
 Calls = list[tuple[str, str]]
 
@@ -170,9 +170,7 @@ def test_format_choice() -> None:
     assert tool_format_for("auto", "plain") is None
     assert tool_format_for("auto", "plain", reads_tools=False) is HERMES
     assert tool_format_for("none", "plain", reads_tools=False) is None
-    assert tool_parser_for("none", "<tool_call>") is None
-    parser = tool_parser_for("llama", "<tool_call>")
-    assert parser is not None
-    assert parser.format is LLAMA
+    assert tool_format_for("none", "<tool_call>") is None
+    assert tool_format_for("llama", "<tool_call>") is LLAMA
     with pytest.raises(ValueError, match="tool_parser must be"):
-        tool_parser_for("xml", "")
+        tool_format_for("xml", "")

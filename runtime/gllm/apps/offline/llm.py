@@ -27,8 +27,7 @@ from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config, ModelSource
 from gllm.model_config_loader import load_model_config
 from gllm.sampling_params import ParameterError, SamplingParams
-from gllm.text.bad_words import bad_word_ids
-from gllm.text.truncation import truncation_for
+from gllm.text.request_tokens import bad_word_ids, truncation_for
 from gllm.wire.messages import ProcessStatus
 
 if TYPE_CHECKING:
@@ -327,7 +326,7 @@ class LLM:
         from gllm.text.output.detokenizer import TextStream
 
         if sampling.bad_words:
-            runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer, sampling.bad_words)
+            runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer.encode, sampling.bad_words)
             sampling = msgspec.structs.replace(sampling, bad_word_ids=runs)
         completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
         collecting = []

@@ -13,10 +13,9 @@ from gllm.gateway.protocol.generation_schema import GenerationRequest
 from gllm.gateway.protocol.message_schema import ChatMessage, Tool, template_messages
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.sampling_params import MAX_BAD_WORD_CHARS, ParameterError
-from gllm.text.bad_words import bad_word_ids
+from gllm.text.request_tokens import Truncation, bad_word_ids, truncation_for
 from gllm.text.templates.chat_template import check_template_kwargs
 from gllm.text.tokenizer import TooManyTokensError
-from gllm.text.truncation import Truncation, truncation_for
 
 
 def tool_dicts(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
@@ -103,7 +102,7 @@ def bad_words_of(model: ServedModel, request: GenerationRequest) -> tuple[tuple[
     if sum(map(len, request.bad_words)) > MAX_BAD_WORD_CHARS:
         raise ParameterError("bad_words", f"all bad_words together must not exceed {MAX_BAD_WORD_CHARS} characters")
     try:
-        runs = bad_word_ids(model.tokenizer, request.bad_words)
+        runs = bad_word_ids(model.tokenizer.encode, request.bad_words)
     except ValueError as error:
         raise bad_request("bad_words", str(error), "invalid_value") from error
     model.check_token_ids([token for run in runs for token in run], "bad_words")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gllm.text.tool_parsers.formats import HERMES, LLAMA, PLAIN_JSON, ToolFormat, tool_format_for
-from gllm.text.tool_parsers.repeats import WithoutRepeats
-from gllm.text.tool_parsers.stream import ParsedDelta, ToolCallDelta, ToolParser
+from gllm.text.tool_parsers.parser import ParsedDelta, ToolCallDelta, ToolParser, WithoutRepeats
 
 __all__ = [
     "HERMES",
@@ -16,11 +15,4 @@ __all__ = [
     "ToolParser",
     "WithoutRepeats",
     "tool_format_for",
-    "tool_parser_for",
 ]
-
-
-def tool_parser_for(name: str, template_source: str) -> ToolParser | None:
-    """A fresh parser for one generation; None if calls are not parsed. See `tool_format_for`."""
-    chosen = tool_format_for(name, template_source)
-    return None if chosen is None else ToolParser(chosen)

@@ -14,7 +14,7 @@ import llguidance.numpy
 import numpy as np
 import numpy.typing as npt
 
-from gllm.text.grammar.errors import explain
+from gllm.text.grammar.matcher import explain
 
 logger = logging.getLogger("gllm.worker")
 
