@@ -13,16 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.flag import takes_flags
+from gllm.apps.cli.flag_values import parse_bytes, parse_origins
 from gllm.apps.cli.main import app
-from gllm.apps.cli.options import (
-    ENGINE_FLAGS,
-    GATEWAY_FLAGS,
-    SOURCE_FLAGS,
-    ModelArgument,
-    parse_bytes,
-    parse_origins,
-    takes_flags,
-)
+from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 from gllm.apps.server_url import server_base
 from gllm.config import Config, EngineConfig, GatewayConfig

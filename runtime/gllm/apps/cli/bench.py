@@ -18,8 +18,9 @@ from gllm.apps.bench.client import Endpoint, RequestRecord
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.workloads import WORKLOADS, make_requests, token_range_for
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.loading import quiet_end
-from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
+from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import Command, EngineCommand
 from gllm.apps.request_progress import RequestProgress
 from gllm.terminal import print_table

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.loading import offline_llm, quiet_end
-from gllm.apps.cli.options import ENGINE_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
+from gllm.apps.cli.options import ENGINE_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:

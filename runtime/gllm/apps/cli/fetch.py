@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gllm.apps.cli.options import SOURCE_FLAGS, takes_flags
+from gllm.apps.cli.flag import takes_flags
+from gllm.apps.cli.options import SOURCE_FLAGS
 from gllm.apps.cli.parsing import Command
 from gllm.config import ModelSource
 from gllm.hub.download import download, download_to

@@ -12,16 +12,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.loading import offline_llm, quiet_end
-from gllm.apps.cli.options import (
-    ENGINE_FLAGS,
-    GATEWAY_FLAGS,
-    PROMPT_FLAGS,
-    SOURCE_FLAGS,
-    LogLevelOption,
-    ModelArgument,
-    takes_flags,
-)
+from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 from gllm.apps.offline.batch import (
     BadLine,

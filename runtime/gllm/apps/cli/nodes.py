@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import typer
 
-from gllm.apps.cli.options import Flag
+from gllm.apps.cli.flag import Flag
 from gllm.config import Config, EngineConfig, NodesConfig
 
 _PANEL = "Nodes"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.nodes import NODES_FLAGS, with_nodes
-from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument, takes_flags
+from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:

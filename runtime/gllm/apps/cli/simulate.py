@@ -22,8 +22,9 @@ from gllm.apps.cli.bench import (
     WorkloadName,
     parse_rate,
 )
+from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.loading import quiet_end
-from gllm.apps.cli.options import ENGINE_FLAGS, takes_flags
+from gllm.apps.cli.options import ENGINE_FLAGS
 from gllm.apps.cli.parsing import Command
 from gllm.apps.simulate import ablation, figures, fit
 from gllm.apps.simulate.hardware import Hardware, read_hardware

@@ -1,0 +1,89 @@
+"""Values of flags: from text to the type of the setting, and its bounds. All functions raise typer.BadParameter."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+import typer
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str | int) -> int:
+    """`512M`, `2G`, `1.5GiB` or a number of bytes, in powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not an amount of memory; write for example 512M or 2G")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_layers(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`16,16,17,15`: the layers of each stage."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        return tuple(int(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers; write for example 16,16,17,15") from None
+
+
+def parse_origins(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`https://a.example,https://b.example`, the same as a JSON list (vLLM's way), or `*`.
+
+    `localhost` (llama.cpp's way) names what is allowed anyway.
+    """
+    if isinstance(text, tuple):
+        return text
+    try:
+        parts = msgspec.json.decode(text, type=list[str]) if text.startswith("[") else text.split(",")
+    except msgspec.MsgspecError:
+        raise typer.BadParameter(f"{text!r} is no JSON list of origins") from None
+    origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip() not in ("", "localhost"))
+    for origin in origins:
+        if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin) is None:
+            raise typer.BadParameter(f"{origin!r} is no origin; write for example https://example.com, or *")
+    return origins
+
+
+def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """`one,other`"""
+    names = text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(","))
+    return tuple(name for name in names if name)
+
+
+def check_page_size(value: int) -> int:
+    if value < 1 or value > 1024 or value & (value - 1):
+        raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")
+    return value
+
+
+def check_file(value: str) -> str:
+    if value and not Path(value).is_file():
+        raise typer.BadParameter(f"there is no file {value!r}")
+    return value
+
+
+def check_share(value: float) -> float:
+    if not 0.0 < value <= 1.0:
+        raise typer.BadParameter(f"{value:g} is not a share: give more than 0 and at most 1, for example 0.9")
+    return value
+
+
+def check_below_one(value: float) -> float:
+    if not 0.0 <= value < 1.0:
+        raise typer.BadParameter(f"{value:g} is not a share below 1: give 0 or more, for example 0.05")
+    return value
+
+
+def check_api_key(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """An empty key would guard nothing, although one was asked for."""
+    source = context.get_parameter_source(str(parameter.name))
+    given = source is not None and source.name != "DEFAULT"
+    if not value.strip() and (given or "GLLM_API_KEY" in os.environ):
+        raise typer.BadParameter("the key is empty: give one, or leave out --api-key and unset GLLM_API_KEY")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        raise typer.BadParameter("the key has a character that no header can carry, such as white space at its end")
+    return value
