@@ -1,7 +1,12 @@
 """The compiled module (module.cpp): pointers, sizes and strides in elements; dtype 0 is float32, 1 is bfloat16."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import NewType
+
+WorkList = NewType("WorkList", object)
+"""The tasks of one step's attention. (Only for type checkers.)"""
+Graph = NewType("Graph", object)
+"""A captured sequence of kernel calls. (Only for type checkers.)"""
 
 def supported_isas() -> tuple[str, ...]: ...
 def select_isa(name: str, /) -> None: ...
@@ -69,7 +74,7 @@ def rope(
 def silu_and_mul(x: int, stride: int, out: int, n: int, size: int, dtype: int, /) -> None: ...
 def argmax(x: int, stride: int, out: int, n: int, size: int, /) -> None: ...
 def log_sum_exp(x: int, stride: int, out: int, n: int, size: int, /) -> None: ...
-def attention_plan(
+def attention_work_list(
     query_lens: int,
     kv_lens: int,
     block_tables: int,
@@ -80,9 +85,9 @@ def attention_plan(
     kv_heads: int,
     page_size: int,
     /,
-) -> Any: ...
+) -> WorkList: ...
 def attention(
-    plan: Any,
+    work_list: WorkList | None,
     pool: int,
     q: int,
     q_stride: int,
@@ -91,21 +96,24 @@ def attention(
     v: int,
     v_stride: int,
     out: int,
+    score_divisor: float,
     heads: int,
     kv_heads: int,
     head_dim: int,
     page_size: int,
     dtype: int,
     /,
-) -> None: ...
-def record(forward: Callable[[], object], rows: int, /) -> Any:
-    """A tape of the kernel calls that `forward` makes on `rows` rows; they are not run.
+) -> None:
+    """work_list: None only while a graph is captured. score_divisor: 1 / the softmax scale."""
 
-    `attention` does not look at its plan. RuntimeError: a call has another number of rows.
+def capture(forward: Callable[[], object], rows: int, /) -> Graph:
+    """Capture the kernel calls that `forward` makes on `rows` rows, without running them.
+
+    Raises RuntimeError if a call has another number of rows.
     """
 
-def replay(tape: Any, n: int, plan: Any, /) -> None:
-    """Run a tape's calls on the first n rows of the tensors it was recorded with, which must still be alive.
+def launch(graph: Graph, n: int, work_list: WorkList, /) -> None:
+    """Run a graph's calls on the first n rows of the tensors that it was captured with, which must still be alive.
 
-    plan: the attention plan of the step, of n tokens.
+    work_list: of the step, of n tokens. Raises ValueError if n does not fit the graph or the list.
     """

@@ -13,8 +13,8 @@ enum class DType : int { f32 = 0, bf16 = 1 };
 
 inline size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
-// Pages of keys and values that the next layer's attention will read. Products bring them nearer, one a tile of rows,
-// while memory has little else to do; the last one first, so that what is read first has come last.
+// Pages of keys and values that the next layer's attention will read. Products prefetch them, one per tile of rows, while
+// memory has little else to do. They go from the last page to the first, so that the first page read is the newest.
 struct PagesAhead {
   const char* pool;
   int64_t page_bytes;
@@ -23,8 +23,8 @@ struct PagesAhead {
 
   const char* take() {
     if (left.load(std::memory_order_relaxed) <= 0) return nullptr;
-    const int64_t place = left.fetch_sub(1, std::memory_order_relaxed) - 1;
-    return place < 0 ? nullptr : pool + pages[place] * page_bytes;
+    const int64_t index = left.fetch_sub(1, std::memory_order_relaxed) - 1;
+    return index < 0 ? nullptr : pool + pages[index] * page_bytes;
   }
 };
 
@@ -44,7 +44,7 @@ struct LinearArgs {
   // Chunks go through the panels of a block of rows, then of the next one. From `whole` on they are cut into `parts` by
   // their rows.
   int64_t row_block, whole, parts;
-  // What is read next, or null: the weight of the product that follows, and how many bytes a panel of it has.
+  // The weight of the product that follows, or null, and the bytes of one panel of it: prefetched at the end.
   const void* then;
   int64_t then_panel;
   PagesAhead* pages_ahead;  // or null
@@ -103,9 +103,9 @@ struct RowArgs {
   int64_t n, size;
 };
 
-// Attention works through a sequence in tiles of keys, tiles into segments. A segment's softmax starts afresh and
-// segments are merged in order; that is the definition of the result, so it is the same however a prompt is chunked
-// and whichever thread computes a segment.
+// Attention works through a sequence in tiles of keys, tiles into segments. Each segment has its own softmax, and
+// segments are merged in order. This defines the result, so it does not depend on how a prompt is chunked nor on which
+// thread computes a segment.
 constexpr int kBlockTokens = 16;
 constexpr int kTileTokens = 64;
 constexpr int kSegmentTokens = 256;
@@ -134,6 +134,7 @@ struct AttentionArgs {
   void* pool;
   DType dtype;
   int64_t heads, kv_heads, head_dim, page_size;
+  float score_divisor;  // 1 / the softmax scale
   const int32_t *query_starts, *query_lens, *kv_lens;
   const int32_t* block_tables;
   int64_t max_pages;

@@ -1,5 +1,5 @@
 // How a kernel is called: with which instruction set, on which threads, with or without the interpreter's lock, now or
-// when the tape that is being recorded is replayed.
+// when the graph that is being captured is launched.
 #pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -8,15 +8,15 @@
 
 #include "kernels.h"
 #include "pool.h"
-#include "tape.h"
+#include "graph.h"
 
 namespace gllm {
 
 // The instruction set in use.
 extern const Kernels* g_kernels;
 
-// The tape that this thread records, or null.
-extern thread_local Tape* t_tape;
+// The graph that this thread captures, or null.
+extern thread_local CpuGraph* t_capturing;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -36,8 +36,8 @@ void run_chunks(int64_t chunks, void (*fn)(const Args*, int64_t), const Args& ar
   parallel_for(chunks, &Job<Args>::run, &job);
 }
 
-// Work below this many multiply-adds (about a millisecond) keeps the interpreter lock: giving it up hundreds of times a
-// decode step would cost a turn of the interpreter's switch interval each time another Python thread is busy.
+// Work below this many multiply-adds (about a millisecond) keeps the interpreter lock. A decode step makes hundreds of
+// calls, and each release would cost a switch interval of the interpreter whenever another Python thread is busy.
 inline constexpr double kReleaseWork = 1e8;
 
 template <class Fn>
@@ -48,16 +48,16 @@ void without_lock(double work, const Fn& fn) {
   PyEval_RestoreThread(state);
 }
 
-// Runs a call on n rows now, or appends it to the tape that is being recorded; row_work: multiply-adds of a row.
+// Runs a call on n rows now, or appends it to the graph that is being captured; row_work: multiply-adds of a row.
 template <class Fn>
 PyObject* perform(int64_t n, double row_work, Fn call) {
-  if (t_tape == nullptr) {
+  if (t_capturing == nullptr) {
     without_lock(row_work * static_cast<double>(n), [&] { call(n, nullptr); });
-  } else if (n == t_tape->rows) {
-    t_tape->append(row_work, 0, call);
+  } else if (n == t_capturing->rows) {
+    t_capturing->append(row_work, 0, call);
   } else {
-    return PyErr_Format(PyExc_RuntimeError, "a kernel takes %lld of the tape's %lld rows", static_cast<long long>(n),
-                        static_cast<long long>(t_tape->rows));
+    return PyErr_Format(PyExc_RuntimeError, "a kernel takes %lld of the graph's %lld rows", static_cast<long long>(n),
+                        static_cast<long long>(t_capturing->rows));
   }
   Py_RETURN_NONE;
 }

@@ -1,4 +1,4 @@
-// The functions of the Python module that call kernels; _native.pyi tells their arguments.
+// The functions of the Python module that call kernels; _native.pyi lists their arguments.
 #pragma once
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -15,9 +15,9 @@ PyObject* rope(PyObject*, Args args, Py_ssize_t count);
 PyObject* silu_and_mul(PyObject*, Args args, Py_ssize_t count);
 PyObject* argmax(PyObject*, Args args, Py_ssize_t count);
 PyObject* log_sum_exp(PyObject*, Args args, Py_ssize_t count);
-PyObject* attention_plan(PyObject*, Args args, Py_ssize_t count);
+PyObject* attention_work_list(PyObject*, Args args, Py_ssize_t count);
 PyObject* attention(PyObject*, Args args, Py_ssize_t count);
-PyObject* record(PyObject*, Args args, Py_ssize_t count);
-PyObject* replay(PyObject*, Args args, Py_ssize_t count);
+PyObject* capture(PyObject*, Args args, Py_ssize_t count);
+PyObject* launch(PyObject*, Args args, Py_ssize_t count);
 
 }  // namespace gllm

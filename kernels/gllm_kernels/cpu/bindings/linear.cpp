@@ -1,4 +1,4 @@
-// Matrix products, and how their work is divided.
+// Matrix products, and the division of their work into chunks.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -34,8 +34,8 @@ void run_linear(LinearArgs& a, int64_t n, void (*kernel)(const LinearArgs*, int6
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
   const int64_t blocks = divide_up(n, fit);
   a.row_block = divide_up(n, blocks);
-  // Threads that take whole panels to the end would wait there for each other, for long where they are few or one has lost
-  // its core: the last of them are cut by rows, into parts of two tiles of rows or more.
+  // If threads took whole panels to the end, they would wait there for each other, and long if panels are few or a thread
+  // has lost its core. So the last panels are cut by rows, into parts of at least two tiles of rows.
   constexpr int64_t kPartRows = 12, kManyRows = 48;
   const int64_t chunks = divide_up(n, a.row_block) * a.panels;
   a.parts = std::clamp<int64_t>(a.row_block / kPartRows, 1, 4 * a.threads);
@@ -47,8 +47,8 @@ void run_linear(LinearArgs& a, int64_t n, void (*kernel)(const LinearArgs*, int6
 PyObject* perform_linear(const LinearArgs& a, void (*kernel)(const LinearArgs*, int64_t)) {
   const double row_work = static_cast<double>(a.in) * static_cast<double>(a.out_features);
   const auto product = std::make_shared<LinearArgs>(a);
-  if (t_tape != nullptr) t_tape->link(product, g_kernels->panel);
-  return perform(a.n, row_work, [product, kernel](int64_t n, const AttentionPlan*) { run_linear(*product, n, kernel); });
+  if (t_capturing != nullptr) t_capturing->link(product, g_kernels->panel);
+  return perform(a.n, row_work, [product, kernel](int64_t n, const AttentionWorkList*) { run_linear(*product, n, kernel); });
 }
 
 }  // namespace

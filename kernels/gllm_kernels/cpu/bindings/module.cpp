@@ -1,5 +1,5 @@
-// The Python module: pointers and sizes in, nothing but plain C API, so that it builds in seconds and works with every
-// torch. The callers in Python own all checks of types and shapes.
+// The Python module. It takes pointers and sizes and uses the plain C API only, so that it builds in seconds and works
+// with every version of torch. The callers in Python check types and shapes.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -12,7 +12,7 @@
 namespace gllm {
 
 const Kernels* g_kernels = nullptr;
-thread_local Tape* t_tape = nullptr;
+thread_local CpuGraph* t_capturing = nullptr;
 
 }  // namespace gllm
 
@@ -96,10 +96,10 @@ PyMethodDef kMethods[] = {
     GLLM_FAST(silu_and_mul),
     GLLM_FAST(argmax),
     GLLM_FAST(log_sum_exp),
-    GLLM_FAST(attention_plan),
+    GLLM_FAST(attention_work_list),
     GLLM_FAST(attention),
-    GLLM_FAST(record),
-    GLLM_FAST(replay),
+    GLLM_FAST(capture),
+    GLLM_FAST(launch),
     {nullptr, nullptr, 0, nullptr},
 };
 

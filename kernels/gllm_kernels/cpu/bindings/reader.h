@@ -9,7 +9,7 @@
 
 namespace gllm {
 
-// Reads the positional arguments in order; an error stays set until it is looked at, at the end.
+// Reads the positional arguments in order. Errors are checked once, at the end, by `ok`.
 class Reader {
  public:
   Reader(PyObject* const* args, Py_ssize_t count) : args_(args), left_(count) {}
@@ -36,7 +36,7 @@ class Reader {
   }
   DType dtype() { return static_cast<DType>(integer()); }
 
-  // True when every argument was there and of its type, else a Python error is set.
+  // True if every argument was given and has the right type, else a Python error is set.
   bool ok() {
     if (bad_ || left_ != 0) {
       if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "wrong number of arguments");

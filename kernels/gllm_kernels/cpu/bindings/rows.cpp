@@ -1,4 +1,4 @@
-// What works on one row after another: norms, rope, activations, and reductions of logits.
+// Kernels that work row by row: norms, rope, activations and reductions of logits.
 #include <algorithm>
 #include <cstdint>
 
@@ -9,7 +9,7 @@
 namespace gllm {
 namespace {
 
-// Elements that are worth waking another thread for.
+// The elements that make it worth waking another thread.
 constexpr int64_t kChunkElements = 16384;
 
 int64_t rows_per_chunk(int64_t row_elements) { return std::max<int64_t>(1, kChunkElements / row_elements); }
@@ -17,7 +17,7 @@ int64_t rows_per_chunk(int64_t row_elements) { return std::max<int64_t>(1, kChun
 // A kernel whose chunks are some of the n * `heads` rows.
 template <class Args>
 PyObject* perform_rows(Args a, void (*kernel)(const Args*, int64_t), int64_t rows_per_chunk, int64_t heads = 1) {
-  return perform(a.n, 0, [=](int64_t n, const AttentionPlan*) mutable {
+  return perform(a.n, 0, [=](int64_t n, const AttentionWorkList*) mutable {
     a.n = n;
     run_chunks(divide_up(n * heads, rows_per_chunk), kernel, a);
   });

@@ -243,7 +243,7 @@ struct Attend {
   // Turns scores into weights and moves the running state to the new maximum. What is one number a row is done for a
   // vector of rows at a time (their arrays are padded): in short prompts it costs as much as the exponentials.
   void softmax(int64_t begin, int64_t vectors) const {
-    const F factor = Vec::set(kLog2E / __builtin_sqrtf(static_cast<float>(hd)));
+    const F factor = Vec::set(kLog2E / args.score_divisor);
     // A row that sees no key yet has -infinity as its maximum, and -infinity less itself is no number.
     const F lowest = Vec::set(-3.4028235e38f);
     for (int64_t row = 0; row < rows; ++row) scale[row] = scaled_top(row, begin, vectors, factor);

@@ -1,4 +1,4 @@
-// A forward pass as a list of kernel calls, to be run again without the Python that stands between them.
+// A CPU graph: the kernel calls of a forward pass, captured once and launched without the Python between them.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -8,25 +8,25 @@
 #include <vector>
 
 #include "kernels.h"
-#include "plan.h"
+#include "work_list.h"
 
 namespace gllm {
 
-// A kernel call with all its arguments but the number of rows and the step's attention plan.
-using Call = std::function<void(int64_t n, const AttentionPlan* plan)>;
+// A kernel call with all its arguments but the number of rows and the step's attention work list.
+using Call = std::function<void(int64_t n, const AttentionWorkList* list)>;
 
-// Strides, weights and buffers do not depend on the number of rows, so a tape recorded for many serves fewer as well.
-class Tape {
+// Strides, weights and buffers do not depend on the number of rows, so a graph captured for many rows serves fewer, too.
+class CpuGraph {
  public:
-  explicit Tape(int64_t rows) : rows(rows) {}
+  explicit CpuGraph(int64_t rows) : rows(rows) {}
 
-  void append(double row_work, double plan_work, Call call) {
+  void append(double row_work, double list_work, Call call) {
     row_work_ += row_work;
-    plan_work_ += plan_work;
+    list_work_ += list_work;
     calls_.push_back(std::move(call));
   }
 
-  // Tells the product before this one what it may read ahead at its end.
+  // Tells the product before this one which weight it prefetches at its end.
   void link(const std::shared_ptr<LinearArgs>& product, int64_t panel) {
     if (!products_.empty()) {
       LinearArgs& last = *products_.back();
@@ -36,7 +36,7 @@ class Tape {
     products_.push_back(product);
   }
 
-  // Has the products since the attention before this one read its pages ahead.
+  // Lets the products since the previous attention prefetch the pages of this one.
   void link(const AttentionArgs& attention) {
     const int64_t elements = 2 * attention.page_size * attention.kv_heads * attention.head_dim;
     auto ahead = std::make_unique<PagesAhead>();
@@ -46,27 +46,27 @@ class Tape {
     pages_ahead_.push_back(std::move(ahead));
   }
 
-  void replay(int64_t n, const AttentionPlan& plan) const {
-    const auto pages = static_cast<int64_t>(plan.decode_pages.size());
+  void launch(int64_t n, const AttentionWorkList& list) const {
+    const auto pages = static_cast<int64_t>(list.decode_pages.size());
     for (const auto& ahead : pages_ahead_) {
-      ahead->pages = plan.decode_pages.data();
+      ahead->pages = list.decode_pages.data();
       ahead->left.store(std::min(pages, kMostAhead / ahead->page_bytes), std::memory_order_relaxed);
     }
-    for (const Call& call : calls_) call(n, &plan);
+    for (const Call& call : calls_) call(n, &list);
   }
 
-  // Multiply-adds of a replay.
-  double work(int64_t n, const AttentionPlan& plan) const {
-    return row_work_ * static_cast<double>(n) + plan_work_ * plan.work;
+  // Multiply-adds of a launch.
+  double work(int64_t n, const AttentionWorkList& list) const {
+    return row_work_ * static_cast<double>(n) + list_work_ * list.work;
   }
 
-  const int64_t rows;  // for which it was recorded: the most it serves
+  const int64_t rows;  // the number it was captured with, which is the most that it serves
 
  private:
-  // What comes too early is pushed out again: half of a common last-level cache.
+  // Pages that come too early are evicted again: half of a common last-level cache.
   static constexpr int64_t kMostAhead = 16 << 20;
 
-  double row_work_ = 0, plan_work_ = 0;
+  double row_work_ = 0, list_work_ = 0;
   std::vector<Call> calls_;
   std::vector<std::shared_ptr<LinearArgs>> products_;
   std::vector<std::unique_ptr<PagesAhead>> pages_ahead_;

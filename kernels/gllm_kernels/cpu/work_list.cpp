@@ -1,4 +1,4 @@
-#include "plan.h"
+#include "work_list.h"
 
 #include <algorithm>
 
@@ -17,11 +17,11 @@ int64_t segments_of(int64_t keys) { return (keys + kSegmentTokens - 1) / kSegmen
 
 }  // namespace
 
-AttentionPlan::AttentionPlan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t page_size)
+AttentionWorkList::AttentionWorkList(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t page_size)
     : num_decode_rows(batch.num_decode_rows),
       query_lens(batch.query_lens, batch.query_lens + batch.rows),
       kv_lens(batch.kv_lens, batch.kv_lens + batch.rows) {
-  // Only the columns in use are copied: tables are often as wide as the longest sequence that may ever come.
+  // Only the columns in use are copied: tables are often as wide as the longest sequence allowed.
   int64_t longest = 1;
   for (int32_t len : kv_lens) longest = std::max<int64_t>(longest, len);
   max_pages = std::min((longest + page_size - 1) / page_size, batch.max_pages);

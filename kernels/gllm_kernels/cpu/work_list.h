@@ -1,4 +1,4 @@
-// Cuts one step's attention into tasks.
+// The work list of one step's attention: tasks of about equal size.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -14,9 +14,9 @@ struct Batch {
   const int32_t* block_tables;  // [rows, max_pages]
 };
 
-// Owns copies of everything, so that several plans may be alive at once and the caller's arrays may change.
-struct AttentionPlan {
-  AttentionPlan(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t page_size);
+// Owns copies of everything, so that several lists may be alive at once and the caller's arrays may change.
+struct AttentionWorkList {
+  AttentionWorkList(const Batch& batch, int64_t heads, int64_t kv_heads, int64_t page_size);
 
   int64_t num_decode_rows, max_pages, num_tokens = 0, num_partials = 0;
   double work = 0;  // multiply-adds for each element of head_dim
