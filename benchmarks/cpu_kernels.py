@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.native import NativeAttention
 from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu
@@ -60,17 +60,31 @@ def bench_linear(ops: NativeOps, dtype: torch.dtype, sizes: list[int], repeat: i
             )
 
 
+def make_attention(num_layers: int, dtype: torch.dtype, num_pages: int) -> NativeAttention:
+    """With a pool that is written: pages that nothing was written to are all one page of zeros, and that is cached."""
+    shape = KVShape(
+        num_layers=num_layers,
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        page_size=16,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+    attention = NativeAttention(shape, [AttentionSpec(scale=HEAD_DIM**-0.5)] * num_layers)
+    attention.allocate(num_pages)
+    attention.pool.view(dtype).fill_(0.5)
+    return attention
+
+
 def bench_attention(dtype: torch.dtype, repeat: int) -> None:
     layers = 8
-    shape = KVShape(layers, HEADS, KV_HEADS, HEAD_DIM, 16, dtype, torch.device("cpu"))
     cases = [("decode", rows, 1, context) for rows in (1, 16, 128) for context in (128, 512, 2048)]
     cases += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 2048), ("prefill", 1, 512, 4096), ("prefill", 8, 256, 256)]
     print(f"{'attention':9} {'rows':>5} {'new':>5} {'context':>8} {'us':>10} {'GFLOP/s':>8} {'GB/s':>6}")
     for kind, rows, new, context in cases:
-        backend = NativeAttention(shape)
         pages = -(-context // 16)
-        backend.allocate(rows * pages)
-        backend.poison(0.5)  # Pages that nobody wrote are all one page of zeros, and that is in the cache.
+        backend = make_attention(layers, dtype, rows * pages)
         tables = np.random.default_rng(0).permutation(rows * pages).astype(np.int32).reshape(rows, pages)
         batch = AttentionBatch(
             rows if kind == "decode" else 0,
@@ -78,12 +92,10 @@ def bench_attention(dtype: torch.dtype, repeat: int) -> None:
             np.full(rows, context, np.int32),
             tables,
         )
-        plan = backend.plan(batch)
+        step = backend.prepare(batch)
         qkv = torch.randn(rows * new, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
         q, k, v = qkv.split([HEADS, KV_HEADS, KV_HEADS], dim=1)
-        seconds = best(
-            lambda i, backend=backend, q=q, k=k, v=v, plan=plan: backend.forward(i % layers, q, k, v, plan), repeat
-        )
+        seconds = best(lambda i, step=step, q=q, k=k, v=v: step.attend(i % layers, q, k, v), repeat)
         keys = rows * sum(range(context - new + 1, context + 1))
         flop = 4.0 * keys * HEADS * HEAD_DIM
         size = 2.0 * rows * context * KV_HEADS * HEAD_DIM * dtype.itemsize
@@ -102,14 +114,11 @@ def bench_step(ops: NativeOps, dtype: torch.dtype, repeat: int) -> None:
     head = ops.pack_linear(torch.randn(VOCAB, HIDDEN).mul_(0.02).to(dtype))
     norm = torch.ones(HIDDEN, dtype=dtype)
     cos_sin = torch.randn(8192, HEAD_DIM)
-    shape = KVShape(LAYERS, HEADS, KV_HEADS, HEAD_DIM, 16, dtype, torch.device("cpu"))
     total = sum(w.nbytes for layer in weights for w in layer.values()) + head.nbytes
     print(f"{'step':6} {'rows':>5} {'context':>8} {'ms':>8} {'tok/s':>8} {'GB/s':>6} {'GFLOP/s':>8}")
     for rows, context in ((1, 128), (1, 1024), (8, 256), (32, 256), (128, 256), (256, 256)):
-        backend = NativeAttention(shape)
         pages = -(-context // 16)
-        backend.allocate(rows * pages)
-        backend.poison(0.5)  # Pages that nobody wrote are all one page of zeros, and that is in the cache.
+        backend = make_attention(LAYERS, dtype, rows * pages)
         tables = np.random.default_rng(0).permutation(rows * pages).astype(np.int32).reshape(rows, pages)
         batch = AttentionBatch(rows, np.ones(rows, np.int32), np.full(rows, context, np.int32), tables)
         positions = torch.full((rows,), context - 1)
@@ -122,14 +131,14 @@ def bench_step(ops: NativeOps, dtype: torch.dtype, repeat: int) -> None:
             positions: torch.Tensor = positions,
             start: torch.Tensor = start,
         ) -> torch.Tensor:
-            plan = backend.plan(batch)
+            metadata = backend.prepare(batch)
             residual = start.clone()
             x = ops.rms_norm(residual, norm, 1e-5)
             for index, layer in enumerate(weights):
                 heads = ops.linear(x, layer["qkv"], None).view(-1, HEADS + 2 * KV_HEADS, HEAD_DIM)
                 q, k, v = torch.split(heads, [HEADS, KV_HEADS, KV_HEADS], dim=1)
                 ops.rope(q, k, positions, cos_sin)
-                x = ops.linear(backend.forward(index, q, k, v, plan), layer["o_proj"], None)
+                x = ops.linear(metadata.attend(index, q, k, v), layer["o_proj"], None)
                 x = ops.add_rms_norm(x, residual, norm, 1e-5)
                 x = ops.linear(ops.silu_and_mul(ops.linear(x, layer["gate_up"], None)), layer["down"], None)
                 x = ops.add_rms_norm(x, residual, norm, 1e-5)

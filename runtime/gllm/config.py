@@ -34,8 +34,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """auto: the checkpoint's own (bfloat16 for a quantized GGUF); float32 on a CPU without AVX-512 BF16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
-    replay: bool = True
-    """Record kernels once and replay them: CUDA graphs of decode steps with flashinfer, a tape of all with native."""
+    enforce_eager: bool = False
+    """Launch kernels one by one. Else steps are captured as graphs: decode steps with flashinfer, all with native."""
     threads: int = 0
     """CPU threads of a worker; 0: one for each core the process may use."""
 

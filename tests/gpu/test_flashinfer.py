@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.ops.torch_ops import TorchOps
 
@@ -33,10 +33,19 @@ def test_attention_over_ragged_mixed_batches(heads: int, kv_heads: int, head_dim
     from gllm.layers.attention_backends.flashinfer import FlashInferAttention
 
     device = torch.device("cuda", 0)
-    shape = KVShape(1, heads, kv_heads, head_dim, 16, torch.bfloat16, device)
+    shape = KVShape(
+        num_layers=1,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        page_size=16,
+        dtype=torch.bfloat16,
+        device=device,
+    )
+    layers = [AttentionSpec(scale=head_dim**-0.5)]
     rng = np.random.default_rng(0)
     pages = rng.permutation(200).astype(np.int32)
-    flash, reference = FlashInferAttention(shape), ReferenceAttention(shape)
+    flash, reference = FlashInferAttention(shape, layers), ReferenceAttention(shape, layers)
     flash.allocate(200)
     reference.allocate(200)
     tables = pages.reshape(8, 25)
@@ -49,8 +58,8 @@ def test_attention_over_ragged_mixed_batches(heads: int, kv_heads: int, head_dim
         n = batch.num_tokens
         qkv = torch.randn(n, heads + 2 * kv_heads, head_dim, device=device, dtype=torch.bfloat16)
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        got = flash.forward(0, q, k, v, flash.plan(batch))
-        expected = reference.forward(0, q, k, v, reference.plan(batch))
+        got = flash.prepare(batch).attend(0, q, k, v)
+        expected = reference.prepare(batch).attend(0, q, k, v)
         torch.testing.assert_close(got.float(), expected.float(), atol=2e-2, rtol=2e-2)
 
 
@@ -79,7 +88,7 @@ def test_ops() -> None:
     close(flash.rms_norm(q, head_weight, 1e-6), plain.rms_norm(q, head_weight, 1e-6))
     positions = torch.randint(0, 500, (37,), device=device)
     cos_sin = torch.randn(512, 128, device=device)
-    # Whole heads, and the half of each that GLM turns.
+    # Whole heads, and the half of each that GLM rotates.
     for table in (cos_sin, torch.randn(512, 64, device=device)):
         a, b = qkv.clone(), qkv.clone()
         flash.rope(a[:, :32], a[:, 32:40], positions, table)

@@ -35,7 +35,7 @@ def test_float32_with_plain_attention_is_exact(variant: str, tmp_path: Path) -> 
     assert got == greedy_reference(folder, prompts, 24)
 
 
-@pytest.mark.parametrize("settings", [{"max_prefill_tokens": 24}, TINY_POOL, {"replay": False}])
+@pytest.mark.parametrize("settings", [{"max_prefill_tokens": 24}, TINY_POOL, {"enforce_eager": True}])
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
     variant: str, settings: dict[str, Any], tmp_path: Path

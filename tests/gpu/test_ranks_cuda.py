@@ -36,7 +36,7 @@ def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
 ) -> None:
     folder = write_hf("qwen3", tmp_path, head_dim=64, num_hidden_layers=4)
     prompts = random_prompts(LENGTHS, seed=3)
-    settings: dict[str, Any] = {"max_prefill_tokens": 24, "replay": graphs, "max_num_seqs": 16}
+    settings: dict[str, Any] = {"max_prefill_tokens": 24, "enforce_eager": not graphs, "max_num_seqs": 16}
     with RankedEngine(folder, device="cuda", dtype="bfloat16", **settings, **shape) as engine:
         answers = engine.generate(prompts, greedy())
     gaps, error = gaps_and_error(folder, prompts, answers)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBackend
+from gllm.layers.attention_backends.base import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer, RotaryPairs
 from gllm.layers.rotary import Rotary
+from gllm.layers.step import Step
 from gllm.models.config import ModelConfig
 
 
@@ -37,11 +36,14 @@ class Attention(Layer):
         fused: str = "",
         out: str = "o_proj",
         interleaved: bool = False,
+        spec: AttentionSpec | None = None,
     ) -> None:
+        """spec: what the backend computes; None: softmax with the scale head_dim ** -0.5."""
         self.ops = context.ops
         self.layer = layer
         self.rotary = rotary
         self.head_dim = head_dim = config.head_dim
+        self.spec = spec or AttentionSpec(scale=head_dim**-0.5)
         size, heads, kv_heads = config.hidden_size, config.num_heads, config.num_kv_heads
         pairs = RotaryPairs(head_dim, rotary.dim) if interleaved else None
         self.qkv = QKVLinear(context, prefix, size, heads, kv_heads, head_dim, bias, fused, pairs)
@@ -53,19 +55,12 @@ class Attention(Layer):
             self.k_norm = RMSNorm(context, f"{prefix}.k_norm", head_dim, config.rms_norm_eps)
         self.out = OutputLinear(context, f"{prefix}.{out}", heads * head_dim, size, out_bias)
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        positions: torch.Tensor,
-        attention: AttentionBackend,
-        plan: Any,
-        wanted: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """x: [n, hidden], positions: [n] int64; returns [n, hidden], or only the rows `wanted` [w] of it."""
+    def __call__(self, x: torch.Tensor, step: Step, indices: torch.Tensor | None = None) -> torch.Tensor:
+        """x: [n, hidden]. Returns [n, hidden], or [r, hidden]: only the rows at `indices` [r]."""
         heads = self.qkv(x).view(-1, self.num_heads + 2 * self.num_kv_heads, self.head_dim)
         q, k, v = torch.split(heads, [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        self.ops.rope(q, k, positions, self.rotary.cos_sin)
-        attended = attention.forward(self.layer, q, k, v, plan)
-        return self.out(attended if wanted is None else attended[wanted])
+        self.ops.rope(q, k, step.positions, self.rotary.cos_sin)
+        attended = step.attention.attend(self.layer, q, k, v)
+        return self.out(attended if indices is None else attended[indices])

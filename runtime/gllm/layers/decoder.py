@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from gllm.layers.attention import Attention
-from gllm.layers.attention_backends.base import AttentionBackend
 from gllm.layers.mlp import GatedMLP
 from gllm.layers.moe import MoE
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer
+from gllm.layers.step import Step
 
 
 class DecoderLayer(Layer):
     """Attention, then a gated MLP or a mixture of experts, each behind a norm and added to the residual stream.
 
-    GLM-4 also norms what each of them adds: `attention_out_norm`, `mlp_out_norm`.
-
-    A layer's last sum is left to the next norm, which does both in one kernel; so two tensors travel between layers.
+    The next layer's norm does a layer's last sum in the same kernel, so two tensors travel between layers.
     """
+
+    is_last = False
+    """Whether it is the model's last layer: after its attention, only the tokens of `Step.logits_indices` go on."""
 
     def __init__(
         self,
@@ -31,6 +30,7 @@ class DecoderLayer(Layer):
         attention_out_norm: RMSNorm | None = None,
         mlp_out_norm: RMSNorm | None = None,
     ) -> None:
+        """attention_out_norm, mlp_out_norm: norm what attention and MLP add to the stream, in families that do so."""
         self.input_norm = input_norm
         self.attention = attention
         self.attention_out_norm = attention_out_norm
@@ -38,28 +38,21 @@ class DecoderLayer(Layer):
         self.mlp = mlp
         self.mlp_out_norm = mlp_out_norm
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        residual: torch.Tensor | None,
-        positions: torch.Tensor,
-        attention: AttentionBackend,
-        plan: Any,
-        wanted: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [n, hidden], what is still to be added to `residual` [n, hidden] (None: x is the stream itself).
 
-        Returns (x, residual) for the next layer; `residual` is updated in place. With `wanted` [w] both hold only the
-        rows of these tokens.
+        Returns (x, residual) for the next layer; `residual` is updated in place. The last layer returns only the rows
+        of `step.logits_indices`, if they are set.
         """
+        indices = step.logits_indices if self.is_last else None
         if residual is None:
             x, residual = self.input_norm(x), x
         else:
             x = self.input_norm.add(x, residual)
-        x = self.attention(x, positions, attention, plan, wanted)
+        x = self.attention(x, step, indices)
         if self.attention_out_norm is not None:
             x = self.attention_out_norm(x)
-        if wanted is not None:
-            residual = residual[wanted]
+        if indices is not None:
+            residual = residual[indices]
         x = self.mlp(self.mlp_norm.add(x, residual))
         return x if self.mlp_out_norm is None else self.mlp_out_norm(x), residual

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import final
 
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBackend
+from gllm.layers.attention_backends.base import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.embedding import Embedding, LMHead
 from gllm.layers.norm import RMSNorm
 from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
+from gllm.layers.step import Step
 from gllm.models.config import ModelConfig
 
 
@@ -51,6 +52,7 @@ class CausalLM(Layer, ABC):
         self.norm: RMSNorm | None = None
         self.head: LMHead | None = None
         if layers.stop == config.num_layers:
+            self.layers[-1].is_last = True
             tied = config.tie_word_embeddings
             self.norm = RMSNorm(context, self.names.norm, config.hidden_size, config.rms_norm_eps)
             self.head = LMHead(
@@ -67,36 +69,42 @@ class CausalLM(Layer, ABC):
     ) -> DecoderLayer:
         """Layer `index` of the model, declared but not yet loaded; its pages are `kv_layer` of this rank's pool."""
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        inputs: torch.Tensor,
-        positions: torch.Tensor,
-        attention: AttentionBackend,
-        plan: Any,
-        wanted: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """inputs: token ids [n] int64 on the first stage, else the stage before's result [n, hidden], which is
-        overwritten. positions: [n] int64 on the device.
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        """Of each layer of this stage, for the attention backend."""
+        return [layer.attention.spec for layer in self.layers]
 
-        Returns the normed hidden states [n, hidden]; on a stage that is not the last, the residual stream.
-        wanted: [w] int64, on the last stage the tokens whose states are asked for (None: all); then [w, hidden]. The
-        others only leave their keys and values behind, so the last layer spares them all that follows its attention.
+    @final
+    @torch.inference_mode()
+    def __call__(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
+        """`forward` in inference mode, which no override can lose."""
+        return self.forward(inputs, step)
+
+    @final
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """`compute_logits` in inference mode, which no override can lose."""
+        return self.compute_logits(hidden, out)
+
+    def forward(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
+        """inputs: token ids [n] int64 on the first stage; else the result [n, hidden] of the stage before, which is
+        overwritten.
+
+        Returns the normed hidden states on the last stage: [n, hidden], or [r, hidden] with `step.logits_indices` [r].
+        On other stages: the residual stream [n, hidden].
         """
-        x, residual = self.layers_but_last(self.embed(inputs), positions, attention, plan)
-        return self.finish(*self.layers[-1](x, residual, positions, attention, plan, wanted))
+        x, residual = self.layers_but_last(self.embed(inputs), step)
+        return self.finish(*self.layers[-1](x, residual, step))
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """The residual stream [n, hidden] that the layers begin with; inputs as in `forward`."""
         return inputs if self.embedding is None else self.embedding(inputs)
 
-    def layers_but_last(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend, plan: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden: [n, hidden], overwritten. Returns what the last layer takes, which alone may need only some rows."""
+    def layers_but_last(self, hidden: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden: [n, hidden], overwritten. Returns the arguments x and residual of the last layer."""
         x, residual = hidden, None
         for layer in self.layers[:-1]:
-            x, residual = layer(x, residual, positions, attention, plan)
+            x, residual = layer(x, residual, step)
         return x, residual
 
     def finish(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -104,8 +112,7 @@ class CausalLM(Layer, ABC):
         # Between stages one tensor travels, not two.
         return residual.add_(x) if self.norm is None else self.norm.add(x, residual)
 
-    @torch.inference_mode()
-    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden: [r, hidden], rows of the last stage's result; returns [r, vocab] float32 (in `out`, if given)."""
+    def compute_logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden: [r, hidden], rows of the last stage's result. Returns [r, vocab] float32 (in `out`, if given)."""
         assert self.head is not None, "only the last stage has a head"
         return self.head(hidden, out)

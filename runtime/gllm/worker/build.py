@@ -12,6 +12,7 @@ import torch
 from gllm.config import EngineConfig
 from gllm.layers.attention_backends.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.layers.context import LayerContext
+from gllm.layers.step import Step
 from gllm.models.base import CausalLM
 from gllm.models.config import ModelConfig
 from gllm.models.loader import estimate_weight_bytes, load_model
@@ -21,10 +22,10 @@ from gllm.parallel.world import World, join_world, ranks_beside, ranks_per_devic
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
 from gllm.worker import memory
+from gllm.worker.captured_graph import CapturedGraph
+from gllm.worker.cuda_graphs import CudaGraphs
 from gllm.worker.devices import Platform, choose_platform
-from gllm.worker.graphs import DecodeGraphs
 from gllm.worker.last_stage import LastStage
-from gllm.worker.replay import StepReplay
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.sampling.sampler import Sampler
@@ -73,7 +74,7 @@ class WorkerBuilder:
             # Enough to measure with; `runner` knows the context that is served.
             max_model_len=1,
         )
-        self.attention: AttentionBackend = platform.make_attention(self.shape)
+        self.attention: AttentionBackend = platform.make_attention(self.shape, self.model.attention_specs)
 
     def _shape(self, layers: range) -> KVShape:
         """Of the pool of a rank with these layers."""
@@ -137,7 +138,7 @@ class WorkerBuilder:
         inputs = zeros
         if not self.place.is_first:
             inputs = torch.zeros(len(zeros), self.model_config.hidden_size, dtype=self.platform.dtype, device=device)
-        hidden = self.model.forward(inputs, zeros, self.attention, self.attention.plan(batch))
+        hidden = self.model(inputs, Step(zeros, self.attention.prepare(batch)))
         if self.place.is_last:
             logits = self.model.logits(hidden[: self.config.max_num_seqs])
             torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
@@ -162,9 +163,8 @@ class WorkerBuilder:
                 overlap=config.pp == 1,
                 device=self.platform.device,
             )
-        runner = ModelRunner(
-            self.model, self.attention, table, self.world, last_stage, self.platform.device, self._replay(configure)
-        )
+        graph = None if config.enforce_eager else self._capture(configure)
+        runner = ModelRunner(self.model, self.attention, table, self.world, last_stage, self.platform.device, graph)
         _warm_up(runner, configure, config)
         return runner
 
@@ -182,21 +182,20 @@ class WorkerBuilder:
         state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
         return Sampler(state, self.platform.argmax)
 
-    def _replay(self, configure: Configure) -> StepReplay | None:
-        """None where every step runs eagerly."""
+    def _capture(self, configure: Configure) -> CapturedGraph | None:
+        """None if no step of this model can be captured here."""
         config, dtype = self.config, self.platform.dtype
-        if not config.replay:
-            return None
         if self.platform.backend == "native":
-            from gllm.worker.tape import record_steps
+            from gllm.layers.attention_backends.native import NativeAttention
+            from gllm.worker.cpu_graph import capture_steps
 
-            return record_steps(self.model, self.attention, self._max_tokens, dtype)
+            return capture_steps(self.model, cast(NativeAttention, self.attention), self._max_tokens, dtype)
         # No graph can be captured where collectives go through the host, or it must know their sizes.
         waits = config.ep > 1 or (self.world.staged and config.tp > 1)
         if self.platform.backend != "flashinfer" or waits:
             return None
         max_pages = -(-configure.max_model_len // config.page_size)
-        return DecodeGraphs(self.model, cast(GraphAttention, self.attention), config.max_num_seqs, max_pages, dtype)
+        return CudaGraphs(self.model, cast(GraphAttention, self.attention), config.max_num_seqs, max_pages, dtype)
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:

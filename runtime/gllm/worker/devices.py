@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from gllm.config import EngineConfig
-from gllm.layers.attention_backends.base import AttentionBackend, KVShape
+from gllm.layers.attention_backends.base import AttentionBackend, AttentionSpec, KVShape
 from gllm.layers.ops.base import Ops
 from gllm.layers.ops.expert_base import ExpertOps
 from gllm.layers.ops.torch_experts import TorchExperts
@@ -29,7 +31,7 @@ class Platform:
     """reference, native or flashinfer: names the attention implementation and the ops that go with it."""
     ops: Ops
     experts: ExpertOps
-    make_attention: Callable[[KVShape], AttentionBackend]
+    make_attention: Callable[[KVShape, Sequence[AttentionSpec]], AttentionBackend]
     argmax: Callable[[torch.Tensor], torch.Tensor] | None
 
 
@@ -67,6 +69,14 @@ def cpu_threads(config: EngineConfig) -> int:
     """As asked, else this worker's share of the cores that the process may use."""
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy a host array to the device without waiting for it; on the CPU, share its memory."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -1,27 +1,28 @@
-"""Runs step plans on one rank: its state, its layers, and on the last stage what follows them.
+"""Runs scheduled steps on one rank: its state, its layers, and on the last stage what follows them.
 
-A step is launched and later collected. Between the two the host may already launch the next one: what a
-step needs of its predecessor (the sampled tokens) stays on the device, and the host never waits in `launch`
-but, on a CPU, for the activations of the stage before.
+A step is launched and later collected. Between the two the host may already launch the next one: what a step needs of
+the one before (the sampled tokens) stays on the device. `launch` never makes the host wait for the device; on a CPU it
+waits for the activations of the stage before.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBackend
+from gllm.layers.attention_backends.base import AttentionBackend, AttentionMetadata
+from gllm.layers.step import Step
 from gllm.models.base import CausalLM
 from gllm.parallel.world import World
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 from gllm.worker.batch import StepBatch, build_batch
+from gllm.worker.captured_graph import CapturedGraph
+from gllm.worker.devices import to_device
 from gllm.worker.last_stage import LastStage, StageOutput
-from gllm.worker.replay import StepReplay
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.slots import SlotTable
 
@@ -30,7 +31,7 @@ from gllm.worker.slots import SlotTable
 class LaunchedStep:
     """A step whose results may still be on the device."""
 
-    plan: SchedulerOutput
+    scheduled: SchedulerOutput
     stage: int
     batch: StepBatch
     output: StageOutput | None
@@ -51,7 +52,11 @@ class LaunchedStep:
             self.elapsed = self.begun.elapsed_time(self.done) / 1000
             self.started = max(self.started, time.time() - self.elapsed)
         return StageReport(
-            epoch=self.plan.epoch, step=self.plan.step, stage=self.stage, started=self.started, elapsed=self.elapsed
+            epoch=self.scheduled.epoch,
+            step=self.scheduled.step,
+            stage=self.stage,
+            started=self.started,
+            elapsed=self.elapsed,
         )
 
     def collect(self) -> StepResult:
@@ -71,8 +76,8 @@ class LaunchedStep:
                 tokens[index] = -1
                 errors.append((int(self.batch.sample_rows[index]), message))
         return StepResult(
-            epoch=self.plan.epoch,
-            step=self.plan.step,
+            epoch=self.scheduled.epoch,
+            step=self.scheduled.step,
             token_ids=tokens,
             elapsed=self.elapsed,
             logprobs=logprobs,
@@ -92,15 +97,17 @@ class ModelRunner:
         world: World,
         last_stage: LastStage | None,
         device: torch.device,
-        replay: StepReplay | None = None,
+        graph: CapturedGraph | None = None,
     ) -> None:
+        """graph: runs the steps that fit it; None: all steps run eagerly."""
         self.model = model
         self.attention = attention
         self.table = table
         self.world = world
         self.last_stage = last_stage
         self.device = device
-        self.replay = replay
+        self.graph = graph
+        self._to_device = partial(to_device, device=device)
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
 
@@ -112,22 +119,23 @@ class ModelRunner:
         return self.last_stage.sampler.state.grammars
 
     @torch.inference_mode()
-    def launch(self, plan: SchedulerOutput) -> LaunchedStep:
-        self.table.apply(plan)
+    def launch(self, scheduled: SchedulerOutput) -> LaunchedStep:
+        """Apply the changes of state, then run the rows. All ranks get the same steps in the same order."""
+        self.table.apply(scheduled)
         if self.last_stage is not None:
-            self.last_stage.apply(plan)
-        batch = build_batch(plan, self.table)
-        # What the host can prepare before the activations are there: a replay's plan, or the backend's.
-        replay = self.replay if self.replay is not None and self.replay.fits(batch.attention) else None
-        attention_plan = (replay or self.attention).plan(batch.attention) if plan.slots else None
+            self.last_stage.apply(scheduled)
+        batch = build_batch(scheduled, self.table)
+        graph = self.graph if self.graph is not None and self.graph.fits(batch.attention) else None
+        # The host prepares what it can before it waits for the activations.
+        metadata = (graph or self.attention).prepare(batch.attention) if scheduled.slots else None
         received = None
-        if self.world.before is not None and plan.slots:
+        if self.world.before is not None and scheduled.slots:
             received = self.world.before.receive(len(batch.token_ids))
         started, begun_at = time.time(), time.perf_counter()
         begun, done = self._events()
         output, tokens = None, None
-        if plan.slots:
-            states = self._forward(batch, received, attention_plan, replay)
+        if metadata is not None:
+            states = self._forward(batch, received, metadata, graph)
             if self.last_stage is None:
                 assert self.world.after is not None
                 self.world.after.send(states)
@@ -142,7 +150,7 @@ class ModelRunner:
         if done is not None:
             done.record()
         elapsed = time.perf_counter() - begun_at
-        return LaunchedStep(plan, self.world.place.stage, batch, output, tokens, started, elapsed, begun, done)
+        return LaunchedStep(scheduled, self.world.place.stage, batch, output, tokens, started, elapsed, begun, done)
 
     def _events(self) -> tuple[torch.cuda.Event | None, torch.cuda.Event | None]:
         if self.device.type != "cuda":
@@ -153,22 +161,27 @@ class ModelRunner:
         return begun, done
 
     def _forward(
-        self, batch: StepBatch, received: torch.Tensor | None, plan: Any, replay: StepReplay | None
+        self,
+        batch: StepBatch,
+        received: torch.Tensor | None,
+        metadata: AttentionMetadata,
+        graph: CapturedGraph | None,
     ) -> torch.Tensor:
-        """This stage's states: [n, hidden]; on the last stage only [sampled rows, hidden] where that is all one needs.
+        """received: [n, hidden] from the stage before, if there is one.
 
-        Without sampled rows that is one meaningless row, since kernels need not know empty batches.
+        Returns this stage's states [n, hidden]. On the last stage: only [sampled rows, hidden], unless all are needed;
+        without sampled rows one meaningless row, so that no kernel gets an empty batch.
         """
-        positions = self._to_device(batch.positions)
         inputs = self._token_ids(batch) if received is None else received
-        wanted = None
+        logits_indices = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):
-            wanted = self._wanted(batch)
-        if replay is not None:
-            states = replay.replay(plan, inputs, positions, wanted)
-            # The replay's own buffer may be padded, and the next one overwrites it, maybe while it is being sent.
-            return states[: len(positions)].clone() if self.last_stage is None else states
-        return self.model.forward(inputs, positions, self.attention, plan, wanted)
+            logits_indices = self._logits_indices(batch)
+        step = Step(self._to_device(batch.positions), metadata, logits_indices)
+        if graph is None:
+            return self.model(inputs, step)
+        states = graph.launch(inputs, step)
+        # The graph's buffer may be padded, and the next launch overwrites it, maybe while it is being sent.
+        return states[: len(batch.positions)].clone() if self.last_stage is None else states
 
     def _token_ids(self, batch: StepBatch) -> torch.Tensor:
         token_ids = self._to_device(batch.token_ids)
@@ -176,8 +189,8 @@ class ModelRunner:
             token_ids[self._to_device(batch.device_tokens)] = self._last_tokens[self._to_device(batch.device_slots)]
         return token_ids
 
-    def _wanted(self, batch: StepBatch) -> torch.Tensor | None:
-        """[w] the tokens whose states are sampled from; None if those are all."""
+    def _logits_indices(self, batch: StepBatch) -> torch.Tensor | None:
+        """See `Step`: the last token of each sampled row; None if those are all tokens."""
         if len(batch.sample_tokens) == len(batch.token_ids):
             return None
         tokens = batch.sample_tokens if len(batch.sample_tokens) else np.zeros(1, np.int64)
@@ -193,9 +206,3 @@ class ModelRunner:
         if output.tokens is not None and self.world.place.pp == 1:
             self._last_tokens[self._to_device(batch.slots[batch.sample_rows].astype(np.int64))] = output.tokens
         return output
-
-    def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)

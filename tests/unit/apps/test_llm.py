@@ -238,6 +238,6 @@ def test_options_may_have_their_names_in_vllm(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("gllm.apps.offline.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
     llm = LLM(str(tmp_path), tensor_parallel_size=2, max_num_batched_tokens=64, enforce_eager=True, block_size=32)
     engine = llm.config.engine
-    assert (engine.tp, engine.max_prefill_tokens, engine.replay, engine.page_size) == (2, 64, False, 32)
+    assert (engine.tp, engine.max_prefill_tokens, engine.enforce_eager, engine.page_size) == (2, 64, True, 32)
     with pytest.raises(TypeError, match="no option 'trust_remote_code': code from a model folder is never run"):
         LLM(str(tmp_path), trust_remote_code=True)

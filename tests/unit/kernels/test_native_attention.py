@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.native import NativeAttention
 from gllm_kernels import cpu
 
@@ -36,17 +36,25 @@ class Sequences:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.heads, self.kv_heads, self.page_size = heads, kv_heads, page_size
-        self.shape = KVShape(2, heads, kv_heads, head_dim, page_size, dtype, torch.device("cpu"))
+        self.shape = KVShape(
+            num_layers=2,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            page_size=page_size,
+            dtype=dtype,
+            device=torch.device("cpu"),
+        )
         # Slices of one fused product, as a model has them.
         self.fused = [torch.randn(n, heads + 2 * kv_heads, head_dim, generator=generator).to(dtype) for n in lens]
         self.pages = -(-max(lens) // page_size)
         used = np.random.default_rng(seed).permutation(len(lens) * self.pages).astype(np.int32)
         self.tables = used.reshape(len(lens), self.pages)
         self.done = [0] * len(lens)
-        self.backend = NativeAttention(self.shape)
+        self.backend = NativeAttention(self.shape, [AttentionSpec(scale=head_dim**-0.5)] * 2)
         self.backend.allocate(len(lens) * self.pages)
-        # A pool that was used before: nothing of it may show.
-        self.backend.poison(float("nan"))
+        # As in a pool that was used before: no result may show the old values.
+        self.backend.pool.view(dtype).fill_(float("nan"))
 
     def step(self, *rows: tuple[int, int]) -> list[torch.Tensor]:
         """Attends the next `count` tokens of each (sequence, count); rows of one token come first, as decodes."""
@@ -57,7 +65,7 @@ class Sequences:
         batch = AttentionBatch(decodes, query_lens, kv_lens, self.tables[[s for s, _ in rows]])
         fused = torch.cat([self.fused[s][self.done[s] : self.done[s] + count] for s, count in rows])
         q, k, v = fused.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        out = self.backend.forward(1, q, k, v, self.backend.plan(batch))
+        out = self.backend.prepare(batch).attend(1, q, k, v)
         for s, count in rows:
             self.done[s] += count
         return list(out.split(query_lens.tolist()))
@@ -152,12 +160,12 @@ def test_a_neighbour_full_of_nan_stays_alone() -> None:
 def test_plans_outlive_the_arrays_they_were_made_from() -> None:
     sequences = Sequences([20], torch.float32)
     tables, lens = sequences.tables.copy(), np.array([20], np.int32)
-    plan = sequences.backend.plan(AttentionBatch(0, lens, lens, tables))
-    other = sequences.backend.plan(AttentionBatch(0, lens, lens, tables))
+    first = sequences.backend.prepare(AttentionBatch(0, lens, lens, tables))
+    second = sequences.backend.prepare(AttentionBatch(0, lens, lens, tables))
     tables[:], lens[:] = 0, 0
     q, k, v = sequences.fused[0].split([6, 2, 2], dim=1)
-    assert_near(sequences.backend.forward(0, q, k, v, plan), sequences.reference(0))
-    assert_near(sequences.backend.forward(1, q, k, v, other), sequences.reference(0))
+    assert_near(first.attend(0, q, k, v), sequences.reference(0))
+    assert_near(second.attend(1, q, k, v), sequences.reference(0))
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -188,4 +196,4 @@ def test_unsupported_shapes_are_refused_by_name(change: dict[str, Any], message:
         "device": torch.device("cpu"),
     }
     with pytest.raises(ValueError, match=message):
-        NativeAttention(KVShape(**(shape | change)))
+        NativeAttention(KVShape(**(shape | change)), [AttentionSpec(scale=0.125)])

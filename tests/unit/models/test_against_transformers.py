@@ -11,10 +11,9 @@ import torch
 import transformers
 
 from fixtures.inprocess import InProcessEngine, greedy
-from fixtures.mini_runner import MiniRunner
+from fixtures.mini_runner import MiniRunner, cpu_pool
 from fixtures.tiny_models import VARIANTS, greedy_reference, load_reference, random_prompts, write_gguf, write_hf
 from gllm.checkpoint.default_model import default_model_path
-from gllm.layers.attention_backends.base import KVShape
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
@@ -30,8 +29,8 @@ def make_runner(
 ) -> MiniRunner:
     config = load_model_config(path)
     model = load_model(path, config, dtype=dtype, device=CPU, context=LayerContext(TorchOps()))
-    shape = KVShape(config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, page_size, dtype, CPU)
-    return MiniRunner(model, ReferenceAttention(shape), page_size=page_size, num_pages=num_pages)
+    shape = cpu_pool(config, page_size=page_size, dtype=dtype)
+    return MiniRunner(model, ReferenceAttention(shape, model.attention_specs), page_size=page_size, num_pages=num_pages)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

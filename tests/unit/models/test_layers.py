@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.rotary import Rotary, inverse_frequencies
@@ -110,7 +110,8 @@ def test_silu_and_mul() -> None:
 
 
 def make_attention(dtype: torch.dtype = torch.float32, num_pages: int = 12) -> ReferenceAttention:
-    attention = ReferenceAttention(KVShape(2, 4, 2, 8, 4, dtype, CPU))
+    shape = KVShape(num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, page_size=4, dtype=dtype, device=CPU)
+    attention = ReferenceAttention(shape, [AttentionSpec(scale=8**-0.5)] * 2)
     attention.allocate(num_pages)
     return attention
 
@@ -126,8 +127,8 @@ def test_attention_is_causal_softmax() -> None:
     attention = make_attention()
     # Tokens 0-4, then 5-6, in scattered pages of the second layer.
     for start, end in ((0, 5), (5, 7)):
-        plan = attention.plan(batch_of([end - start], [end], [[9, 2]]))
-        actual = attention.forward(1, q[start:end], k[start:end], v[start:end], plan)
+        metadata = attention.prepare(batch_of([end - start], [end], [[9, 2]]))
+        actual = metadata.attend(1, q[start:end], k[start:end], v[start:end])
         for i in range(start, end):
             for head in range(4):
                 keys, values = k[: i + 1, head // 2], v[: i + 1, head // 2]
@@ -144,24 +145,24 @@ def test_a_row_does_not_feel_its_neighbours(dtype: torch.dtype) -> None:
     fused = torch.randn(sum(lens), 8, 8).to(dtype)
     q, k, v = fused.split([4, 2, 2], dim=1)
     together = make_attention(dtype)
-    out = together.forward(0, q, k, v, together.plan(batch_of(lens, contexts, tables)))
+    out = together.prepare(batch_of(lens, contexts, tables)).attend(0, q, k, v)
     assert out.shape == (10, 32)
     assert out.is_contiguous()
     start = 0
     for query_len, context, table in zip(lens, contexts, tables, strict=True):
         alone = make_attention(dtype)
         row = slice(start, start + query_len)
-        plan = alone.plan(batch_of([query_len], [context], [table]))
-        assert torch.equal(alone.forward(0, q[row], k[row], v[row], plan), out[row])
+        metadata = alone.prepare(batch_of([query_len], [context], [table]))
+        assert torch.equal(metadata.attend(0, q[row], k[row], v[row]), out[row])
         start += query_len
 
 
-def test_plans_live_side_by_side() -> None:
-    """Two micro-batches in flight: both planned before either runs."""
+def test_metadata_of_two_steps_live_side_by_side() -> None:
+    """Two micro-batches in flight: both are prepared before either runs."""
     torch.manual_seed(0)
     q, k, v = torch.randn(6, 4, 8), torch.randn(6, 2, 8), torch.randn(6, 2, 8)
     attention, other = make_attention(), make_attention()
-    first, second = (attention.plan(batch_of([3], [3], [[page]])) for page in (1, 6))
-    outs = [attention.forward(0, q[at], k[at], v[at], plan) for at, plan in ((slice(3), first), (slice(3, 6), second))]
-    both = other.forward(0, q, k, v, other.plan(batch_of([3, 3], [3, 3], [[1], [6]])))
+    first, second = (attention.prepare(batch_of([3], [3], [[page]])) for page in (1, 6))
+    outs = [one.attend(0, q[at], k[at], v[at]) for at, one in ((slice(3), first), (slice(3, 6), second))]
+    both = other.prepare(batch_of([3, 3], [3, 3], [[1], [6]])).attend(0, q, k, v)
     assert torch.equal(torch.cat(outs), both)

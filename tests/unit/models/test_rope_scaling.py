@@ -12,9 +12,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from fixtures.inprocess import InProcessEngine, greedy
-from fixtures.mini_runner import MiniRunner
+from fixtures.mini_runner import MiniRunner, cpu_pool
 from fixtures.tiny_models import greedy_reference, load_reference, random_prompts, write_gguf, write_hf
-from gllm.layers.attention_backends.base import KVShape
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
@@ -61,8 +60,8 @@ def prompt_logits(folder: Path, prompt: list[int], max_model_len: int, rope_star
     config = load_model_config(folder)
     context = LayerContext(TorchOps())
     model = load_model(folder, config, dtype=torch.float32, device=CPU, context=context, max_model_len=max_model_len)
-    shape = KVShape(config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, 8, torch.float32, CPU)
-    runner = MiniRunner(model, ReferenceAttention(shape), page_size=8, num_pages=64, rope_start=rope_start)
+    attention = ReferenceAttention(cpu_pool(config, page_size=8, dtype=torch.float32), model.attention_specs)
+    runner = MiniRunner(model, attention, page_size=8, num_pages=64, rope_start=rope_start)
     return runner.prompt_logits(prompt)
 
 

@@ -15,7 +15,7 @@ from gllm.model_config_loader import load_model_config
 from gllm.models.config import ModelConfig
 from gllm.worker import devices, memory
 from gllm.worker.build import WorkerBuilder
-from gllm.worker.graphs import graph_sizes
+from gllm.worker.cuda_graphs import graph_sizes
 from gllm.worker.host_memory import free_host_bytes
 
 CPU = torch.device("cpu")

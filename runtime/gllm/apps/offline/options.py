@@ -45,8 +45,6 @@ def _ours(name: str, value: Any) -> tuple[str, Any]:
     known = EngineConfig.__struct_fields__
     if name in known:
         return name, value
-    if name == "enforce_eager":
-        return "replay", not value
     row = find(f"--{name.replace('_', '-')}")
     field = row.ours.strip("-").replace("-", "_") if row is not None else ""
     if row is not None and field in known:

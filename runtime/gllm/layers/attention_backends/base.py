@@ -1,14 +1,14 @@
-"""The one interface behind which paged attention is implemented.
+"""The interface behind which paged attention is implemented.
 
-A backend owns the KV pool and its layout. `plan` runs once a step on the CPU; `forward` runs once a
-layer, writes the new keys and values to their pages and attends. Nothing in `forward` may depend on
-the host: it must be capturable in a CUDA graph.
+A backend owns the KV pool and its layout. `prepare` runs once per step on the CPU. `AttentionMetadata.attend` runs once
+per layer; it writes the new keys and values to their pages and attends. It must not depend on the host, so that a CUDA
+graph can capture it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,17 @@ import torch
 IntArray = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """The attention of one layer. A backend gets those of all its layers when it is made."""
+
+    scale: float
+    """Factor of the scores before the softmax."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KVShape:
-    """What a KV pool is made of."""
+    """Sizes of a rank's KV pool and of the queries that read it."""
 
     num_layers: int
     """Layers of this stage."""
@@ -28,7 +36,7 @@ class KVShape:
     num_kv_heads: int
     head_dim: int
     page_size: int
-    """Tokens a page."""
+    """Tokens per page."""
     dtype: torch.dtype
     device: torch.device
 
@@ -55,35 +63,37 @@ class AttentionBatch:
         return int(self.query_lens.sum())
 
 
-class AttentionBackend(Protocol):
-    """Paged causal attention with grouped queries.
+class AttentionMetadata(Protocol):
+    """What a backend prepared for one step, bound to that backend."""
 
-    `plan` returns an opaque object for `forward`. A backend must allow several plans to be alive at
-    once (micro-batches in flight).
-    """
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Write k and v to the pages of a layer of the pool, then attend as the layer's `AttentionSpec` says.
+
+        q: [n, num_heads, head_dim]; k, v: [n, num_kv_heads, head_dim]. The token stride of each may be larger than a
+        row (slices of one fused qkv product). Returns [n, num_heads * head_dim], contiguous.
+        """
+
+
+class AttentionBackend(Protocol):
+    """Paged causal attention with grouped queries."""
 
     name: str
 
     def allocate(self, num_pages: int) -> None:
         """Allocate the KV pool."""
 
-    def plan(self, batch: AttentionBatch) -> Any:
-        """Prepare a step; may copy index arrays to the device without waiting for it."""
+    def prepare(self, batch: AttentionBatch) -> AttentionMetadata:
+        """Prepare a step. May copy index arrays to the device without waiting for it.
 
-    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Any) -> torch.Tensor:
-        """Write k and v to the pages, attend with softmax scale head_dim ** -0.5.
-
-        q: [num_tokens, num_heads, head_dim]; k, v: [num_tokens, num_kv_heads, head_dim]; all may be
-        views whose token stride is larger than a row (slices of one fused qkv product).
-        Returns [num_tokens, num_heads * head_dim], contiguous.
+        The metadata of several steps may be alive at once (micro-batches in flight).
         """
 
 
 class GraphAttention(AttentionBackend, Protocol):
-    """A backend whose decode plans keep their device addresses, so that a captured graph can be replayed."""
+    """A backend that can be captured in CUDA graphs: its decode metadata keeps fixed device addresses."""
 
     def prepare_graphs(self, sizes: list[int], max_pages: int) -> None:
-        """Make static index buffers for decode batches of these sizes; `max_pages` a sequence at most."""
+        """Make static index buffers for decode batches of these sizes, with at most `max_pages` pages per sequence."""
 
-    def plan_graph(self, batch: AttentionBatch, size: int) -> Any:
-        """Plan a batch of decode rows only, padded to `size` rows; every plan of a size has the same addresses."""
+    def prepare_graph(self, batch: AttentionBatch, size: int) -> AttentionMetadata:
+        """Prepare decode rows, padded to `size` rows. All metadata of one size has the same addresses."""

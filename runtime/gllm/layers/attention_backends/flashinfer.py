@@ -1,61 +1,74 @@
 """Paged attention on CUDA through FlashInfer's batch wrappers.
 
-Decode rows and prefill rows of a mixed batch run in two kernels. Each micro-batch in flight has wrappers of
-its own: `plan` fills a pinned staging buffer that the device reads later, so a wrapper may be planned again
-only when that has happened. There are as many as micro-batches were ever in flight.
+Decode rows and prefill rows of a mixed batch run in two kernels. Each micro-batch in flight has its own wrappers:
+FlashInfer's `plan` fills a pinned staging buffer that the device reads later, so a wrapper must not be planned again
+before that. There are as many wrappers as micro-batches were ever in flight.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import flashinfer
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
-from gllm.layers.attention_backends.flashinfer_graphs import GraphPlanner
-from gllm.layers.attention_backends.flashinfer_plan import FlashInferPlan, PageIndex, on_host
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.flashinfer_graphs import GraphMetadata
+from gllm.layers.attention_backends.flashinfer_metadata import FlashInferMetadata, PageIndex, on_host
 
 WORKSPACE_BYTES = 128 * 1024**2
 """FlashInfer's recommendation for split-KV partial results."""
 TENSOR_CORE_GROUP = 4
-"""Query heads a KV head from which decode is faster through the tensor-core (prefill) kernel."""
+"""Query heads per KV head from which decode is faster through the tensor-core (prefill) kernel."""
 
 
 class FlashInferAttention:
-    """AttentionBackend; KV layout NHD: [num_pages, 2, page_size, kv_heads, head_dim] a layer."""
+    """`AttentionBackend`. KV layout NHD: [num_pages, 2, page_size, kv_heads, head_dim] per layer."""
 
     name = "flashinfer"
 
-    def __init__(self, shape: KVShape) -> None:
+    def __init__(self, shape: KVShape, layers: Sequence[AttentionSpec]) -> None:
+        """Raises ValueError if layers differ in their attention: one plan per step serves all of them."""
+        if len(set(layers)) != 1:
+            raise ValueError("attention_backend flashinfer needs the same attention in every layer; use reference")
         self.shape = shape
+        self._scale = layers[0].scale
         self._tensor_cores = shape.num_heads // shape.num_kv_heads >= TENSOR_CORE_GROUP
         # The workspaces may be shared: steps run one after the other on the stream.
         self._decode_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
         self._prefill_workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
         self._wrappers: deque[tuple[torch.cuda.Event, Any, Any]] = deque()
-        """(event after the last plan's copy, decode wrapper, prefill wrapper), the longest unused first"""
-        self._layers: list[torch.Tensor] = []
+        """(event after the copy of the last plan, decode wrapper, prefill wrapper), the least recently used first"""
+        self._caches: list[torch.Tensor] = []
         self._padding_page = 0
-        self._graphs: GraphPlanner | None = None
+        self._graphs: GraphMetadata | None = None
 
     def allocate(self, num_pages: int) -> None:
-        """One page more than asked: the rows that pad a graph's batch write there."""
+        """Allocate one more page than `num_pages`: the rows that pad a graph's batch write to it."""
         s = self.shape
         pool = (s.num_layers, num_pages + 1, 2, s.page_size, s.num_kv_heads, s.head_dim)
-        self._layers = list(torch.zeros(pool, dtype=s.dtype, device=s.device).unbind(0))
+        self._caches = list(torch.zeros(pool, dtype=s.dtype, device=s.device).unbind(0))
         self._padding_page = num_pages
 
     def prepare_graphs(self, sizes: list[int], max_pages: int) -> None:
-        self._graphs = GraphPlanner(self.shape, sizes, max_pages, self._padding_page, self._tensor_cores)
+        self._graphs = GraphMetadata(
+            self.shape,
+            self._scale,
+            self._caches,
+            sizes,
+            max_pages,
+            padding_page=self._padding_page,
+            use_tensor_cores=self._tensor_cores,
+        )
 
-    def plan_graph(self, batch: AttentionBatch, size: int) -> FlashInferPlan:
+    def prepare_graph(self, batch: AttentionBatch, size: int) -> FlashInferMetadata:
         assert self._graphs is not None, "prepare_graphs comes first"
-        return self._graphs.plan(batch, size)
+        return self._graphs.prepare(batch, size)
 
-    def plan(self, batch: AttentionBatch) -> FlashInferPlan:
+    def prepare(self, batch: AttentionBatch) -> FlashInferMetadata:
         s = self.shape
         rows, decodes = len(batch.query_lens), batch.num_decode_rows
         index = PageIndex.of(batch, s.page_size)
@@ -65,9 +78,9 @@ class FlashInferAttention:
         starts = batch.kv_lens - batch.query_lens - qo_indptr[:-1]
         positions = np.arange(qo_indptr[-1], dtype=np.int32) + np.repeat(starts, batch.query_lens)
         # One copy to the device for all index arrays.
-        parts = [batch_indices, positions, index.indptr, index.last_page_len, index.indices]
-        packed = torch.from_numpy(np.concatenate(parts, dtype=np.int32)).pin_memory()
-        on_device = torch.split(packed.to(s.device, non_blocking=True), [len(part) for part in parts])
+        arrays = [batch_indices, positions, index.indptr, index.last_page_len, index.indices]
+        packed = torch.from_numpy(np.concatenate(arrays, dtype=np.int32)).pin_memory()
+        on_device = torch.split(packed.to(s.device, non_blocking=True), [len(array) for array in arrays])
 
         copied, decode_wrapper, prefill_wrapper = self._free_wrappers()
         split = index.indptr[decodes]
@@ -82,6 +95,7 @@ class FlashInferAttention:
                 s.page_size,
                 q_data_type=s.dtype,
                 kv_data_type=s.dtype,
+                sm_scale=self._scale,
             )
         if decodes < rows:
             prefill_wrapper.plan(
@@ -96,10 +110,12 @@ class FlashInferAttention:
                 causal=True,
                 q_data_type=s.dtype,
                 kv_data_type=s.dtype,
+                sm_scale=self._scale,
             )
         copied.record()
         self._wrappers.append((copied, decode_wrapper, prefill_wrapper))
-        return FlashInferPlan(
+        return FlashInferMetadata(
+            caches=self._caches,
             num_decode_rows=decodes,
             decode=decode_wrapper if decodes else None,
             prefill=prefill_wrapper if decodes < rows else None,
@@ -111,7 +127,7 @@ class FlashInferAttention:
         )
 
     def _free_wrappers(self) -> tuple[torch.cuda.Event, Any, Any]:
-        """Those whose staging buffers the device has read, or new ones."""
+        """(event, decode, prefill) whose staging buffers the device has read, or new ones."""
         if self._wrappers and self._wrappers[0][0].query():  # type: ignore[no-untyped-call]
             return self._wrappers.popleft()
         decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
@@ -120,17 +136,3 @@ class FlashInferAttention:
         prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._prefill_workspace, "NHD", backend="auto")
         event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         return event, decode, prefill
-
-    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Any) -> torch.Tensor:
-        assert isinstance(plan, FlashInferPlan)
-        cache = self._layers[layer]
-        flashinfer.append_paged_kv_cache(
-            k, v, plan.batch_indices, plan.positions, cache, plan.indices, plan.indptr, plan.last_page_len
-        )
-        n, decodes = q.shape[0], plan.num_decode_rows
-        out = torch.empty((n, self.shape.num_heads, self.shape.head_dim), dtype=q.dtype, device=q.device)
-        if plan.decode is not None:
-            plan.decode.run(q[:decodes], cache, out=out[:decodes])
-        if plan.prefill is not None:
-            plan.prefill.run(q[decodes:], cache, out=out[decodes:])
-        return out.view(n, -1)

@@ -1,4 +1,4 @@
-"""Decode plans with fixed device addresses, one wrapper a batch size, for replay inside CUDA graphs."""
+"""Decode metadata with fixed device addresses, one wrapper per batch size, for CUDA graphs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ import numpy as np
 import torch
 
 from gllm.layers.attention_backends.base import AttentionBatch, KVShape
-from gllm.layers.attention_backends.flashinfer_plan import FlashInferPlan, PageIndex, on_host
+from gllm.layers.attention_backends.flashinfer_metadata import FlashInferMetadata, PageIndex, on_host
 
 WORKSPACE_BYTES = 512 * 1024**2
 """Graph mode reserves split-KV partial results for the worst case of each size: 160 MiB at 512 rows of 32 heads."""
 
 
-class GraphPlanner:
+class GraphMetadata:
     """Static index buffers shared by all sizes: steps run one after the other on the stream."""
 
     def __init__(
-        self, shape: KVShape, sizes: list[int], max_pages: int, padding_page: int, use_tensor_cores: bool
+        self,
+        shape: KVShape,
+        scale: float,
+        caches: list[torch.Tensor],
+        sizes: list[int],
+        max_pages: int,
+        *,
+        padding_page: int,
+        use_tensor_cores: bool,
     ) -> None:
+        """scale: of the scores in all layers. caches: the pool of each layer. padding_page: for padding rows."""
         self.shape = shape
+        self._scale, self._caches = scale, caches
         self._padding_page = padding_page
         most, device = max(sizes), shape.device
 
@@ -44,8 +54,8 @@ class GraphPlanner:
         }
         self._planned: dict[int, torch.cuda.Event] = {}
 
-    def plan(self, batch: AttentionBatch, size: int) -> FlashInferPlan:
-        """Plan `batch` (decode rows only) padded to `size` rows; the addresses depend on `size` alone."""
+    def prepare(self, batch: AttentionBatch, size: int) -> FlashInferMetadata:
+        """Prepare `batch` (decode rows only), padded to `size` rows. The addresses depend on `size` alone."""
         s = self.shape
         index = PageIndex.of(batch, s.page_size)
         padding = size - len(batch.kv_lens)
@@ -55,7 +65,7 @@ class GraphPlanner:
         positions = np.concatenate([batch.kv_lens - 1, np.zeros(padding, np.int32)])
 
         if (previous := self._planned.get(size)) is not None:
-            # The wrapper's pinned staging buffer may still be being read by the copy of its last plan.
+            # The copy of the last plan may still read the wrapper's pinned staging buffer.
             previous.synchronize()
         self._positions[:size].copy_(on_host(positions).pin_memory(), non_blocking=True)
         wrapper = self._wrappers[size]
@@ -69,11 +79,13 @@ class GraphPlanner:
             s.page_size,
             q_data_type=s.dtype,
             kv_data_type=s.dtype,
+            sm_scale=self._scale,
         )
         copied: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         self._planned[size] = copied
-        return FlashInferPlan(
+        return FlashInferMetadata(
+            caches=self._caches,
             num_decode_rows=size,
             decode=wrapper,
             prefill=None,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.ops.native_ops import kernel_dtype
 from gllm_kernels import cpu
 from gllm_kernels.cpu.memory import huge_block
+
+if TYPE_CHECKING:
+    from gllm_kernels.cpu._native import WorkList
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 128
@@ -25,7 +30,7 @@ class NativeAttention:
 
     name = "native"
 
-    def __init__(self, shape: KVShape) -> None:
+    def __init__(self, shape: KVShape, layers: Sequence[AttentionSpec]) -> None:
         if cpu.native is None:
             raise ValueError(f"attention_backend native: {cpu.unavailable_reason()}, or use reference")
         if shape.device.type != "cpu":
@@ -42,30 +47,27 @@ class NativeAttention:
         if shape.page_size < 1 or shape.page_size & (shape.page_size - 1) != 0:
             raise ValueError(f"page_size {shape.page_size}: attention_backend native needs a power of two; use 16")
         self.shape = shape
-        self._native = cpu.native
-        self._dtype = kernel_dtype(shape.dtype)
-        self._pool = torch.empty(0, dtype=torch.uint8)
-        self._layers: list[int] = []
-        self._sizes = (shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.page_size, self._dtype)
-        self._width = shape.num_heads * shape.head_dim
+        self.native = cpu.native
+        self.pool = torch.empty(0, dtype=torch.uint8)
+        self.pools: list[tuple[int, float]] = []
+        """[layers] address of the layer's pages, 1 / scale"""
+        self._score_divisors = [1.0 / layer.scale for layer in layers]
+        self.sizes = (shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.page_size, kernel_dtype(shape.dtype))
+        self.width = shape.num_heads * shape.head_dim
 
     def allocate(self, num_pages: int) -> None:
-        # Pages are scattered over the pool: without huge pages every one costs a miss in address translation. They are
-        # taken now: memory that is not there shows at the start and not under load, whose first steps are not slower.
+        # Pages are scattered over the pool: without huge pages each of them costs a miss in address translation. All
+        # memory is taken now, so that a lack of it shows at the start, and the first steps are as fast as later ones.
         layer_bytes = num_pages * self.shape.page_bytes // self.shape.num_layers
-        self._pool = huge_block(layer_bytes * self.shape.num_layers, present=True)
-        base = self._pool.data_ptr()
-        self._layers = [base + layer * layer_bytes for layer in range(self.shape.num_layers)]
+        self.pool = huge_block(layer_bytes * self.shape.num_layers, present=True)
+        base = self.pool.data_ptr()
+        self.pools = [(base + i * layer_bytes, divisor) for i, divisor in enumerate(self._score_divisors)]
 
-    def poison(self, value: float) -> None:
-        """Fill the pool with a value that no result may show; for tests."""
-        self._pool.view(self.shape.dtype).fill_(value)
-
-    def plan(self, batch: AttentionBatch) -> Any:
+    def prepare(self, batch: AttentionBatch) -> NativeMetadata:
         query_lens = np.ascontiguousarray(batch.query_lens, dtype=np.int32)
         kv_lens = np.ascontiguousarray(batch.kv_lens, dtype=np.int32)
         tables = np.ascontiguousarray(batch.block_tables, dtype=np.int32)
-        return self._native.attention_plan(
+        work_list = self.native.attention_work_list(
             query_lens.ctypes.data,
             kv_lens.ctypes.data,
             tables.ctypes.data,
@@ -76,12 +78,27 @@ class NativeAttention:
             self.shape.num_kv_heads,
             self.shape.page_size,
         )
+        return NativeMetadata(self, work_list)
 
-    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Any) -> torch.Tensor:
-        out = torch.empty((q.shape[0], self._width), dtype=q.dtype)
-        self._native.attention(
-            plan,
-            self._layers[layer],
+    def capturing(self) -> NativeMetadata:
+        """For a step that is captured in a CPU graph, which gets its work list when it is launched."""
+        return NativeMetadata(self, None)
+
+
+@dataclass(slots=True)
+class NativeMetadata:
+    """The work list of one step."""
+
+    backend: NativeAttention
+    work_list: WorkList | None
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        backend = self.backend
+        pool, score_divisor = backend.pools[layer]
+        out = torch.empty((q.shape[0], backend.width), dtype=q.dtype)
+        backend.native.attention(
+            self.work_list,
+            pool,
             q.data_ptr(),
             q.stride(0),
             k.data_ptr(),
@@ -89,6 +106,7 @@ class NativeAttention:
             v.data_ptr(),
             v.stride(0),
             out.data_ptr(),
-            *self._sizes,
+            score_divisor,
+            *backend.sizes,
         )
         return out

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from gllm.wire.messages import TokenLogprob
+from gllm.worker.devices import to_device
 from gllm.worker.sampling import draws
 from gllm.worker.sampling.choose import choose
 from gllm.worker.sampling.edits import edit_row
@@ -91,11 +90,11 @@ class Sampler:
         uniforms = draws.uniform(state.seed[slots], state.num_output[slots].astype(np.uint64))
         return choose(
             logits,
-            _to_device(state.temperature[slots], device),
-            _to_device(state.top_k[slots], device),
-            _to_device(state.top_p[slots], device),
-            _to_device(state.min_p[slots], device),
-            _to_device(uniforms, device),
+            to_device(state.temperature[slots], device),
+            to_device(state.top_k[slots], device),
+            to_device(state.top_p[slots], device),
+            to_device(state.min_p[slots], device),
+            to_device(uniforms, device),
             filtered=filtered,
             largest_k=int(state.top_k[slots].max()),
         )
@@ -116,10 +115,3 @@ class Sampler:
                     state.grammar[slot].advance([int(tokens[row])])
                 except ValueError as error:
                     errors[row] = str(error)
-
-
-def _to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)

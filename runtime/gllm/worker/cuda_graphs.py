@@ -1,7 +1,7 @@
-"""CUDA graphs of decode steps: one capture a batch size, replayed without launching kernels one by one.
+"""CUDA graphs of decode steps: one for each batch size, launched instead of single kernels.
 
-An eager decode step of a 36-layer model costs the host over 10 ms of launches, a replay under 1 ms
-(docs/performance.md). The graph holds the layers; what differs from step to step (plans, sampling) stays outside.
+An eager decode step of a 36-layer model costs the host over 10 ms of launches, a graph under 1 ms
+(docs/performance.md). The graph holds the layers; what differs from step to step (metadata, sampling) stays outside.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, GraphAttention
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionMetadata, GraphAttention
+from gllm.layers.step import Step
 from gllm.models.base import CausalLM
-from gllm.worker.replay import StepReplay
+from gllm.worker.captured_graph import CapturedGraph
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -25,7 +26,7 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
     return [size for size in sizes if size < max_num_seqs] + ([max_num_seqs] if max_num_seqs <= 512 else [])
 
 
-class DecodeGraphs(StepReplay):
+class CudaGraphs(CapturedGraph):
     """Captured forward passes; inputs and output live in static buffers that all sizes share."""
 
     def __init__(
@@ -49,11 +50,11 @@ class DecodeGraphs(StepReplay):
 
     def _capture(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
         empty = np.zeros(0, np.int32)
-        plan = self._attention.plan_graph(AttentionBatch(0, empty, empty, np.zeros((0, 1), np.int32)), size)
+        metadata = self._attention.prepare_graph(AttentionBatch(0, empty, empty, np.zeros((0, 1), np.int32)), size)
+        step = Step(self._positions[:size], metadata)
 
         def forward() -> None:
-            hidden = self._model.forward(self._inputs[:size], self._positions[:size], self._attention, plan)
-            self._hidden[:size].copy_(hidden)
+            self._hidden[:size].copy_(self._model(self._inputs[:size], step))
 
         with _side_stream():
             forward()  # lazily created state (cuBLAS workspaces, modules) must exist before a capture
@@ -62,24 +63,26 @@ class DecodeGraphs(StepReplay):
             forward()
         return graph
 
+    def _padded(self, num_rows: int) -> int:
+        """The smallest captured size for so many rows."""
+        return self.sizes[bisect.bisect_left(self.sizes, num_rows)]
+
     def fits(self, batch: AttentionBatch) -> bool:
-        """Decode rows only, and not too many."""
+        """Whether there are decode rows only, and not too many."""
         rows = len(batch.query_lens)
         return batch.num_decode_rows == rows and 0 < rows <= self.max_rows
 
-    def plan(self, batch: AttentionBatch) -> int:
-        """Returns the padded size."""
-        size = self.sizes[bisect.bisect_left(self.sizes, len(batch.query_lens))]
-        self._attention.plan_graph(batch, size)
-        return size
+    def prepare(self, batch: AttentionBatch) -> AttentionMetadata:
+        return self._attention.prepare_graph(batch, self._padded(len(batch.query_lens)))
 
-    def replay(
-        self, plan: int, inputs: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor | None
-    ) -> torch.Tensor:
-        self._inputs[: len(inputs)] = inputs
-        self._positions[: len(positions)] = positions
-        self._graphs[plan].replay()
-        return self._hidden[:plan] if wanted is None else self._hidden[wanted]
+    def launch(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
+        """`step.attention` is in the static buffers that the graph reads."""
+        n = len(step.positions)
+        size = self._padded(n)
+        self._inputs[:n] = inputs
+        self._positions[:n] = step.positions
+        self._graphs[size].replay()
+        return self._hidden[:size] if step.logits_indices is None else self._hidden[step.logits_indices]
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Index arrays in FlashInfer's form: flat page lists with offsets."""
+"""What FlashInfer reads of a step: index arrays in its form, flat page lists with offsets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import flashinfer
 import numpy as np
 import torch
 
@@ -12,14 +13,16 @@ from gllm.layers.attention_backends.base import AttentionBatch, IntArray
 
 
 @dataclass(slots=True)
-class FlashInferPlan:
-    """Device index arrays of one micro-batch and the wrappers planned for it."""
+class FlashInferMetadata:
+    """Device index arrays of one micro-batch, and the wrappers planned for it."""
 
+    caches: list[torch.Tensor]
+    """[layers] the pool of each layer, see `FlashInferAttention`."""
     num_decode_rows: int
     decode: Any
-    """None without decode rows."""
+    """FlashInfer's wrapper; None without decode rows."""
     prefill: Any
-    """None without prefill rows."""
+    """FlashInfer's wrapper; None without prefill rows."""
     batch_indices: torch.Tensor
     """[n] int32 row of each token."""
     positions: torch.Tensor
@@ -30,6 +33,19 @@ class FlashInferPlan:
     """int32 page ids of all rows, one after the other."""
     last_page_len: torch.Tensor
     """[rows] int32"""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        cache = self.caches[layer]
+        flashinfer.append_paged_kv_cache(
+            k, v, self.batch_indices, self.positions, cache, self.indices, self.indptr, self.last_page_len
+        )
+        n, decodes = q.shape[0], self.num_decode_rows
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        if self.decode is not None:
+            self.decode.run(q[:decodes], cache, out=out[:decodes])
+        if self.prefill is not None:
+            self.prefill.run(q[decodes:], cache, out=out[decodes:])
+        return out.view(n, -1)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Steps replayed from a tape have the bits of eager ones, and what cannot be recorded runs eagerly."""
+"""Steps launched as a CPU graph have the bits of eager ones, and what cannot be captured runs eagerly."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from fixtures.inprocess import InProcessEngine, greedy
+from fixtures.mini_runner import cpu_pool
 from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.base import AttentionBatch
 from gllm.layers.context import LayerContext
+from gllm.layers.step import Step
 from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
 from gllm.models.loader import load_model
@@ -23,7 +25,7 @@ if cpu.available():
     from gllm.layers.attention_backends.native import NativeAttention
     from gllm.layers.ops.native_experts import NativeExperts
     from gllm.layers.ops.native_ops import NativeOps
-    from gllm.worker.tape import StepTape, _Recording, record_steps
+    from gllm.worker.cpu_graph import Capturing, CpuGraph, capture_steps
 
 MAX_ROWS = 60
 DTYPES = [torch.float32, torch.bfloat16]
@@ -46,12 +48,12 @@ class Stage:
             layers=layers,
         )
         self.attention = NativeAttention(
-            KVShape(len(layers), config.num_heads, config.num_kv_heads, config.head_dim, page_size, dtype, device)
+            cpu_pool(config, page_size=page_size, dtype=dtype, num_layers=len(layers)), self.model.attention_specs
         )
         pages = -(-config.max_position // page_size)
         self.tables = np.arange((MAX_ROWS + 2) * pages, dtype=np.int32).reshape(MAX_ROWS + 2, pages)
         self.attention.allocate(self.tables.size)
-        self.attention._pool.view(dtype).normal_()
+        self.attention.pool.view(dtype).normal_()
         self.rng = np.random.default_rng(0)
 
     def inputs(self, n: int) -> torch.Tensor:
@@ -77,12 +79,12 @@ class Stage:
         batch: AttentionBatch,
         inputs: torch.Tensor,
         positions: torch.Tensor,
-        wanted: torch.Tensor | None = None,
+        indices: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return self.model.forward(inputs.clone(), positions, self.attention, self.attention.plan(batch), wanted)
+        return self.model(inputs.clone(), Step(positions, self.attention.prepare(batch), indices))
 
     def prompt(self) -> None:
-        """A step of more tokens than the tape has rows."""
+        """A step of more tokens than the graph has rows."""
         n = MAX_ROWS + 13
         batch = AttentionBatch(0, np.array([n], np.int32), np.array([n], np.int32), self.tables[-1:])
         self.eager(batch, self.inputs(n), torch.arange(n))
@@ -94,40 +96,38 @@ def positions_of(batch: AttentionBatch) -> torch.Tensor:
 
 
 def _check_every_size(stage: Stage) -> None:
-    tape = StepTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
+    graph = CpuGraph(stage.model, stage.attention, MAX_ROWS, stage.dtype)
     for n in [MAX_ROWS, *range(1, 21), 27, 50]:
         batch, inputs = stage.decodes(n), stage.inputs(n)
-        assert tape.fits(batch)
+        assert graph.fits(batch)
         positions = positions_of(batch)
         want = stage.eager(batch, inputs, positions)
         if n % 5 == 0:
             stage.prompt()
-        got = tape.replay(tape.plan(batch), inputs, positions, None)
+        got = graph.launch(inputs, Step(positions, graph.prepare(batch)))
         assert torch.equal(got, want), n
-    assert not tape.fits(stage.decodes(0))
+    assert not graph.fits(stage.decodes(0))
 
 
 def _check_mixed(stage: Stage) -> None:
-    tape = StepTape(stage.model, stage.attention, MAX_ROWS, stage.dtype)
+    graph = CpuGraph(stage.model, stage.attention, MAX_ROWS, stage.dtype)
     for n in (0, 1, 6, 30, MAX_ROWS - 12):
         batch, inputs = stage.mixed(n), stage.inputs(n + 12)
-        assert tape.fits(batch)
+        assert graph.fits(batch)
         positions = positions_of(batch)
-        for wanted in (None, torch.arange(n), torch.tensor([*range(n), n + 11]), torch.zeros(1, dtype=torch.int64)):
-            if wanted is not None and (
-                len(wanted) == 0 or stage.model.head is None
-            ):  # rows are only asked of the last stage
+        for indices in (None, torch.arange(n), torch.tensor([*range(n), n + 11]), torch.zeros(1, dtype=torch.int64)):
+            if indices is not None and (len(indices) == 0 or stage.model.head is None):  # only the last stage has them
                 continue
-            want = stage.eager(batch, inputs, positions, wanted)
-            got = tape.replay(tape.plan(batch), inputs, positions, wanted)
-            assert torch.equal(got, want), (n, wanted)
-    assert not tape.fits(stage.mixed(MAX_ROWS - 11))
+            want = stage.eager(batch, inputs, positions, indices)
+            got = graph.launch(inputs, Step(positions, graph.prepare(batch), indices))
+            assert torch.equal(got, want), (n, indices)
+    assert not graph.fits(stage.mixed(MAX_ROWS - 11))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", DENSE)
 @torch.inference_mode()
-def test_replay_has_the_bits_of_the_eager_pass(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_graph_has_the_bits_of_the_eager_pass(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
     stage = Stage(write_hf(variant, tmp_path), range(3), dtype)
     _check_every_size(stage)
     _check_mixed(stage)
@@ -136,25 +136,25 @@ def test_replay_has_the_bits_of_the_eager_pass(variant: str, dtype: torch.dtype,
 @pytest.mark.parametrize("page_size", [1, 8, 64])
 @pytest.mark.parametrize("layers", [range(1), range(1, 2), range(1, 3)], ids=["first", "middle", "last"])
 @torch.inference_mode()
-def test_replay_of_a_stage(layers: range, page_size: int, tmp_path: Path) -> None:
+def test_graph_of_a_stage(layers: range, page_size: int, tmp_path: Path) -> None:
     stage = Stage(write_hf("qwen3", tmp_path), layers, torch.bfloat16, page_size)
     _check_every_size(stage)
     _check_mixed(stage)
 
 
 @pytest.mark.parametrize("variant", ["mixtral", "qwen2-moe", "qwen3-moe"])
-def test_experts_are_not_recorded(variant: str, tmp_path: Path) -> None:
+def test_experts_are_not_captured(variant: str, tmp_path: Path) -> None:
     stage = Stage(write_hf(variant, tmp_path), range(3), torch.float32)
-    assert record_steps(stage.model, stage.attention, MAX_ROWS, torch.float32) is None
+    assert capture_steps(stage.model, stage.attention, MAX_ROWS, torch.float32) is None
 
 
 @pytest.mark.parametrize("variant", ["llama", "mixtral"])
 def test_tokens_and_logprobs_are_those_of_eager_steps(variant: str, tmp_path: Path) -> None:
     folder = write_hf(variant, tmp_path)
     answers: list[Any] = []
-    for replay in (True, False):
-        engine = InProcessEngine(folder, device="cpu", max_prefill_tokens=24, max_num_seqs=4, replay=replay)
-        assert (engine.runner.replay is not None) == (replay and variant == "llama")
+    for eager in (False, True):
+        engine = InProcessEngine(folder, device="cpu", max_prefill_tokens=24, max_num_seqs=4, enforce_eager=eager)
+        assert (engine.runner.graph is not None) == (not eager and variant == "llama")
         prompts = random_prompts([1, 17, 33, 70, 5, 40])
         answers.append([(a.token_ids, a.logprobs) for a in engine.generate(prompts, greedy(12, logprobs=2))])
     assert answers[0] == answers[1]
@@ -176,15 +176,15 @@ def test_tokens_and_logprobs_are_those_of_eager_steps(variant: str, tmp_path: Pa
     ],
 )
 @torch.inference_mode()
-def test_torch_may_not_compute_while_recording(compute: Any) -> None:
+def test_torch_may_not_compute_while_capturing(compute: Any) -> None:
     x = torch.ones(4, 4)
-    with _Recording(), pytest.raises(RuntimeError, match="no kernel"):
+    with Capturing(), pytest.raises(RuntimeError, match="no kernel"):
         compute(x)
     assert x.equal(torch.ones(4, 4))  # what writes in place was refused before it ran
 
 
 def test_buffers_are_shared_only_after_their_last_view_is_gone() -> None:
-    with _Recording() as recording:
+    with Capturing() as capturing:
         first = torch.empty((2, 8), dtype=torch.float32)
         view = first.view(16)[4:]
         del first
@@ -194,25 +194,25 @@ def test_buffers_are_shared_only_after_their_last_view_is_gone() -> None:
         del view
         third = torch.empty((2, 8), dtype=torch.float32)
         assert third.data_ptr() == address
-    assert len(recording._blocks) == 2
+    assert len(capturing._blocks) == 2
 
 
 @torch.inference_mode()
-def test_a_tape_refuses_what_it_was_not_recorded_for(tmp_path: Path) -> None:
+def test_a_graph_refuses_what_it_was_not_captured_for(tmp_path: Path) -> None:
     stage = Stage(write_hf("llama", tmp_path), range(3), torch.float32)
-    tape = StepTape(stage.model, stage.attention, 4, torch.float32)
+    graph = CpuGraph(stage.model, stage.attention, 4, torch.float32)
     batch = stage.decodes(5)
-    assert not tape.fits(batch)
+    assert not graph.fits(batch)
     native = cpu.native
     assert native is not None
-    with pytest.raises(ValueError, match="replay of 5 rows, of a tape of 4"):
-        native.replay(tape._tapes[0], 5, tape.plan(batch))
-    with pytest.raises(ValueError, match="a plan of 2"):
-        native.replay(tape._tapes[0], 3, tape.plan(stage.decodes(2)))
+    with pytest.raises(ValueError, match="launch with 5 rows of a graph of 4"):
+        native.launch(graph._graphs[0], 5, graph.prepare(batch).work_list)
+    with pytest.raises(ValueError, match="a work list of 2"):
+        native.launch(graph._graphs[0], 3, graph.prepare(stage.decodes(2)).work_list)
     with pytest.raises(ValueError, match="incorrect name"):
-        native.replay(tape._tapes[0], 3, tape._tapes[0])
+        native.launch(graph._graphs[0], 3, graph._graphs[0])
     ops = NativeOps()
-    with pytest.raises(RuntimeError, match="a kernel takes 3 of the tape's 4 rows"):
-        native.record(lambda: ops.rms_norm(torch.ones(3, 8), torch.ones(8), 1e-5), 4)
-    # A recording that failed is over: kernels run again.
+    with pytest.raises(RuntimeError, match="a kernel takes 3 of the graph's 4 rows"):
+        native.capture(lambda: ops.rms_norm(torch.ones(3, 8), torch.ones(8), 1e-5), 4)
+    # A capture that failed is over: kernels run again.
     assert ops.rms_norm(torch.ones(3, 8), torch.ones(8), 0.0).equal(torch.ones(3, 8))

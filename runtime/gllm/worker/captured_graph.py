@@ -1,0 +1,29 @@
+"""Forward passes captured once and launched as a whole: CUDA graphs of decode steps, CPU graphs of all steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from gllm.layers.attention_backends.base import AttentionBatch, AttentionMetadata
+from gllm.layers.step import Step
+
+
+class CapturedGraph(ABC):
+    """Forward passes that cost the host less than an eager pass."""
+
+    @abstractmethod
+    def fits(self, batch: AttentionBatch) -> bool:
+        """Whether a step of this batch can be launched as a graph."""
+
+    @abstractmethod
+    def prepare(self, batch: AttentionBatch) -> AttentionMetadata:
+        """As `AttentionBackend.prepare`, for a step that `launch` gets next."""
+
+    @abstractmethod
+    def launch(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
+        """inputs: of n tokens, as in `CausalLM.forward`.
+
+        Returns [n or more, hidden], or [r, hidden] with `step.logits_indices` [r]. The next launch may overwrite it.
+        """
