@@ -60,7 +60,7 @@ generate: $(INSTALLED)
 	@$(BIN)/python -m gllm_operator.crd > .generated && mv .generated crds/llmdeployments.yaml
 	@$(BIN)/python -m gllm_operator.crd.reference > .generated && mv .generated docs/llmdeployment.md
 	@$(BIN)/python charts/make_dashboard.py > .generated && mv .generated charts/gllm/dashboards/gllm.json
-	@$(BIN)/python -m gllm.apps.cli.familiar_docs docs/coming-from-vllm.md
+	@$(BIN)/python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md
 
 clean:
 	rm -rf .venv .venv-clients build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer.core
 
-from gllm.apps.cli.familiar import ANY, FAMILIAR, MODEL, Familiar, canonical, dashed, find
+from gllm.apps.cli.compat_flags import ANY, COMPAT_FLAGS, MODEL, CompatFlag, canonical, dashed, find
 
 _LEAST_ALIKE = 0.8
 """Ratio of difflib from which a known flag may be what an unknown one was meant to be."""
@@ -29,7 +29,7 @@ _UNITS = {"k": 1000, "K": 2**10, "m": 10**6, "M": 2**20}
 class Command(typer.core.TyperCommand):
     """A subcommand with flags of its own."""
 
-    familiar = False
+    compat_flags = False
     """Whether the flags of vLLM and SGLang are known."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -40,7 +40,7 @@ class Command(typer.core.TyperCommand):
             if name.startswith("-")
         }
         try:
-            args = translate(args, options, familiar=self.familiar)
+            args = translate(args, options, compat_flags=self.compat_flags)
         except ValueError as error:
             ctx.fail(str(error))
         return super().parse_args(ctx, args)
@@ -49,10 +49,10 @@ class Command(typer.core.TyperCommand):
 class EngineCommand(Command):
     """A subcommand with MODEL and the settings of an engine."""
 
-    familiar = True
+    compat_flags = True
 
 
-def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> list[str]:
+def translate(args: list[str], options: dict[str, bool], *, compat_flags: bool) -> list[str]:
     """The arguments in the names that `options` has; options: name to whether a value follows.
 
     Raises ValueError for a flag that is unknown, or has no counterpart here.
@@ -64,9 +64,9 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
         word = words.popleft()
         if word == "--":
             return [*done, word, *words]
-        name, equals, value = _optimization(word).partition("=") if familiar else word.partition("=")
+        name, equals, value = _optimization(word).partition("=") if compat_flags else word.partition("=")
         name = dashed(name)
-        row = find(name) if familiar else None
+        row = find(name) if compat_flags else None
         if row is not None and _is_switch(row, options):
             name, equals, value = _switched(name, equals, value, words)
             row = find(name)
@@ -82,19 +82,19 @@ def translate(args: list[str], options: dict[str, bool], *, familiar: bool) -> l
             has_model = has_model or row.ours == MODEL
         elif row is not None and not row.ours and name not in options:
             _leave_out(row, name, equals, value, words)
-        elif familiar and name not in options and _is_off(name, options):
+        elif compat_flags and name not in options and _is_off(name, options):
             pass  # Off is the default of vLLM and SGLang.
         elif name in options or not name.startswith("--"):
             done.append(name + equals + value)
             if options.get(name) and not equals and words:
                 done.append(words.popleft())
         else:
-            raise ValueError(f"No such option: {name}{_suggestion(name, options, familiar=familiar)}")
+            raise ValueError(f"No such option: {name}{_suggestion(name, options, compat_flags=compat_flags)}")
     return done
 
 
 def _renamed(
-    row: Familiar, name: str, equals: str, value: str, words: deque[str], options: dict[str, bool]
+    row: CompatFlag, name: str, equals: str, value: str, words: deque[str], options: dict[str, bool]
 ) -> list[str]:
     if row.ours != MODEL and not options[row.ours]:
         return [row.ours + equals + value]
@@ -118,7 +118,7 @@ def _optimization(word: str) -> str:
     return re.sub(r"^-O(?=\d$)", "-O=", word)
 
 
-def _is_switch(row: Familiar, options: dict[str, bool]) -> bool:
+def _is_switch(row: CompatFlag, options: dict[str, bool]) -> bool:
     """Whether no value follows. Of a flag that is refused that is not known."""
     if row.ours:
         return not options.get(row.ours, True)
@@ -164,7 +164,7 @@ def _more_names(words: deque[str]) -> list[str]:
     return ["--served-model-alias", ",".join(names)] if names else []
 
 
-def _leave_out(row: Familiar, name: str, equals: str, value: str, words: deque[str]) -> None:
+def _leave_out(row: CompatFlag, name: str, equals: str, value: str, words: deque[str]) -> None:
     """Accept a flag that changes nothing here, with its value; raises ValueError if it would change something."""
     if row.ignored is None:
         raise ValueError(f"{name} does not exist here: {row.note}.")
@@ -185,11 +185,11 @@ def _ranks_of_a_stage(args: list[str]) -> str:
     return os.environ.get("GLLM_TP") or "1"
 
 
-def _suggestion(name: str, options: dict[str, bool], *, familiar: bool) -> str:
+def _suggestion(name: str, options: dict[str, bool], *, compat_flags: bool) -> str:
     """What to add to the error; empty unless one flag is clearly meant."""
     meant = {option: option for option in options}
-    if familiar:
-        meant |= {other: row.ours for row in FAMILIAR if row.ours in options for other in row.names}
+    if compat_flags:
+        meant |= {other: row.ours for row in COMPAT_FLAGS if row.ours in options for other in row.names}
     alike: dict[str, float] = {}
     for known, option in meant.items():
         alike[option] = max(alike.get(option, 0.0), _likeness(name.strip("-"), known.strip("-")))

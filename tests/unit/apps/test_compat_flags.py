@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_command_line import parse
 
-from gllm.apps.cli.familiar import FAMILIAR, canonical
-from gllm.apps.cli.familiar_docs import with_tables
+from gllm.apps.cli.compat_flags import COMPAT_FLAGS, canonical
+from gllm.apps.cli.compat_flags_docs import with_tables
 from gllm.apps.cli.parsing import translate
 from gllm.config import Config
 
@@ -95,7 +95,10 @@ def test_a_flag_of_vllm_or_sglang_does_what_it_does_there(model: str, given: str
 def test_the_model_may_be_a_flag(model: str) -> None:
     assert parse("--model", model, "--port", "9") == parse(model, "--port", "9")
     assert parse(f"--model-path={model}") == parse(model)
-    assert translate(["--uvicorn-log-level", "trace"], {"--log-level": True}, familiar=True) == ["--log-level", "debug"]
+    assert translate(["--uvicorn-log-level", "trace"], {"--log-level": True}, compat_flags=True) == [
+        "--log-level",
+        "debug",
+    ]
 
 
 def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
@@ -109,10 +112,10 @@ def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
 def test_one_address_is_a_host_and_a_port() -> None:
     options = {"--master-addr": True, "--master-port": True}
     for address, host in [("[fd00::1]:5000", "fd00::1"), ("10.0.0.1:5000", "10.0.0.1"), ("tcp://a.b:5000", "a.b")]:
-        given = translate(["--dist-init-addr", address], options, familiar=True)
+        given = translate(["--dist-init-addr", address], options, compat_flags=True)
         assert given == ["--master-addr", host, "--master-port", "5000"]
     with pytest.raises(ValueError, match=r"--dist-init-addr 10\.0\.0\.1: write HOST:PORT"):
-        translate(["--dist-init-addr=10.0.0.1"], options, familiar=True)
+        translate(["--dist-init-addr=10.0.0.1"], options, compat_flags=True)
 
 
 @pytest.mark.parametrize(
@@ -176,15 +179,15 @@ def test_the_suggestion_for_an_unknown_flag_is_the_right_one_or_none(model: str,
 
 def test_what_follows_a_flag_is_its_value_whatever_it_looks_like(model: str) -> None:
     assert parse(model, "--served-model-name", "--tp").gateway.served_model_name == "--tp"
-    assert translate(["--", "--tensor-parallel-size"], {}, familiar=True) == ["--", "--tensor-parallel-size"]
+    assert translate(["--", "--tensor-parallel-size"], {}, compat_flags=True) == ["--", "--tensor-parallel-size"]
 
 
 def test_a_command_without_an_engine_keeps_its_own_flags() -> None:
     options = {"--model": True, "--max-model-len": True}
     given = ["--model", "x", "--max_model_len=5"]
-    assert translate(given, options, familiar=False) == ["--model", "x", "--max-model-len=5"]
+    assert translate(given, options, compat_flags=False) == ["--model", "x", "--max-model-len=5"]
     with pytest.raises(ValueError, match=r"No such option: --tp-size$"):
-        translate(["--tp-size", "2"], {"--model": True}, familiar=False)
+        translate(["--tp-size", "2"], {"--model": True}, compat_flags=False)
 
 
 def test_every_counterpart_exists() -> None:
@@ -193,8 +196,8 @@ def test_every_counterpart_exists() -> None:
 
     flags = SOURCE_FLAGS + ENGINE_FLAGS + GATEWAY_FLAGS + NODES_FLAGS
     known = {"MODEL", "--log-level"} | {part for flag in flags for part in flag.option.strip(" /").split("/")}
-    assert {row.ours for row in FAMILIAR if row.ours} <= known
-    names = [name for row in FAMILIAR for name in row.names]
+    assert {row.ours for row in COMPAT_FLAGS if row.ours} <= known
+    names = [name for row in COMPAT_FLAGS for name in row.names]
     assert len(names) == len(set(names))
     assert canonical("--tensor_parallel_size") == "--tp"
     assert canonical("--swap-space") == "--swap-space"
@@ -202,7 +205,7 @@ def test_every_counterpart_exists() -> None:
 
 def test_the_default_config_is_not_changed_by_flags_that_mean_nothing_here(model: str) -> None:
     nothing: list[str] = []
-    for row in FAMILIAR:
+    for row in COMPAT_FLAGS:
         if row.ignored is not None:
             for name in row.names:
                 nothing += [name, *({"*": "x"}.get(value, value) for value in row.ignored[:1])]
@@ -212,4 +215,4 @@ def test_the_default_config_is_not_changed_by_flags_that_mean_nothing_here(model
 
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[3] / "docs" / "coming-from-vllm.md").read_text()
-    assert page == with_tables(page), "run: python -m gllm.apps.cli.familiar_docs docs/coming-from-vllm.md"
+    assert page == with_tables(page), "run: python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md"

@@ -1,4 +1,4 @@
-"""The tables of docs/coming-from-vllm.md; run by `make generate` as `python -m gllm.apps.cli.familiar_docs FILE`."""
+"""The tables of docs/coming-from-vllm.md. `make generate` runs `python -m gllm.apps.cli.compat_flags_docs FILE`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from gllm.apps.cli.familiar import ANY, FAMILIAR, Familiar
+from gllm.apps.cli.compat_flags import ANY, COMPAT_FLAGS, CompatFlag
 
-_BEGIN = "<!-- tables: python -m gllm.apps.cli.familiar_docs docs/coming-from-vllm.md -->\n"
+_BEGIN = "<!-- tables: python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md -->\n"
 _END = "<!-- end of the tables -->\n"
 
 
@@ -22,9 +22,9 @@ def with_tables(page: str) -> str:
 
 
 def _tables() -> str:
-    renamed = [row for row in FAMILIAR if row.ours]
-    ignored = [row for row in FAMILIAR if row.ignored is not None]
-    refused = [row for row in FAMILIAR if not row.ours and row.ignored is None]
+    renamed = [row for row in COMPAT_FLAGS if row.ours]
+    ignored = [row for row in COMPAT_FLAGS if row.ignored is not None]
+    refused = [row for row in COMPAT_FLAGS if not row.ours and row.ignored is None]
     return f"""
 ## Accepted
 
@@ -57,12 +57,12 @@ def _names(names: str) -> str:
     return " ".join(f"`{name}`" for name in names.split())
 
 
-def _renamed_note(row: Familiar) -> str:
+def _renamed_note(row: CompatFlag) -> str:
     values = ", ".join(f"{theirs} is {ours}" for theirs, ours in row.values.items())
     return "; ".join(part for part in (row.note, values) if part)
 
 
-def _values(row: Familiar) -> str:
+def _values(row: CompatFlag) -> str:
     return "any" if row.ignored == ANY else ", ".join(row.ignored or ())
 
 

@@ -1,6 +1,6 @@
 """Flags of vLLM and SGLang: which flag of `gllm serve` means the same, which change nothing here, which do not exist.
 
-One table. The command line reads it, the operator too (no typer here), and `gllm.apps.cli.familiar_docs` makes
+One table. The command line reads it, the operator too (no typer here), and `gllm.apps.cli.compat_flags_docs` makes
 the tables of docs/coming-from-vllm.md from it.
 """
 
@@ -17,7 +17,7 @@ MODEL = "MODEL"
 
 
 @dataclass(frozen=True)
-class Familiar:
+class CompatFlag:
     """One or more flags with the same meaning: names separated by spaces. `--mm-*` is every flag that begins so and
     has no row of its own."""
 
@@ -38,19 +38,19 @@ class Familiar:
         return tuple(dict.fromkeys(f"{self.vllm} {self.sglang}".split()))
 
 
-def _renamed(ours: str, vllm: str, sglang: str = "", note: str = "", /, **values: str) -> Familiar:
-    return Familiar(vllm, sglang, ours, note, values)
+def _renamed(ours: str, vllm: str, sglang: str = "", note: str = "", /, **values: str) -> CompatFlag:
+    return CompatFlag(vllm, sglang, ours, note, values)
 
 
-def _ignored(vllm: str, sglang: str, note: str, *values: str) -> Familiar:
-    return Familiar(vllm, sglang, note=note, ignored=values)
+def _ignored(vllm: str, sglang: str, note: str, *values: str) -> CompatFlag:
+    return CompatFlag(vllm, sglang, note=note, ignored=values)
 
 
-def _refused(vllm: str, sglang: str, note: str) -> Familiar:
-    return Familiar(vllm, sglang, note=note)
+def _refused(vllm: str, sglang: str, note: str) -> CompatFlag:
+    return CompatFlag(vllm, sglang, note=note)
 
 
-FAMILIAR: tuple[Familiar, ...] = (
+COMPAT_FLAGS: tuple[CompatFlag, ...] = (
     # --- the model
     _renamed(MODEL, "--model", "--model --model-path", "the positional argument of every command"),
     _renamed("--served-model-name", "--served-model-name", "--served-model-name",
@@ -219,7 +219,7 @@ FAMILIAR: tuple[Familiar, ...] = (
              "--trace writes a file for ui.perfetto.dev; numbers are at /metrics"),
 )  # fmt: skip
 
-_BY_NAME = {name: row for row in FAMILIAR for name in row.names}
+_BY_NAME = {name: row for row in COMPAT_FLAGS for name in row.names}
 _BY_BEGINNING = {name[:-1]: row for name, row in _BY_NAME.items() if name.endswith("*")}
 
 
@@ -228,7 +228,7 @@ def dashed(name: str) -> str:
     return name.replace("_", "-") if name.startswith("--") else name
 
 
-def find(name: str) -> Familiar | None:
+def find(name: str) -> CompatFlag | None:
     """The row of a flag of vLLM or SGLang, or of one that is called the same here; that of --flag for --flag.key."""
     name = dashed(name).partition(".")[0]
     return _BY_NAME.get(name) or next((row for begin, row in _BY_BEGINNING.items() if name.startswith(begin)), None)
