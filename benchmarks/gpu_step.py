@@ -15,7 +15,7 @@ import time
 import torch
 
 from gllm.config import EngineConfig
-from gllm.model_config_loader import load_model_config
+from gllm.models.families import load_model_config
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
 from gllm.worker.build import WorkerBuilder

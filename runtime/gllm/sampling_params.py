@@ -21,6 +21,9 @@ MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
 
 
+DEFAULTED_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Fields whose default may come from the model: generation_config.json, or `general.sampling` of a GGUF header."""
+
 _TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from gllm.config import EngineConfig
 from gllm.layers.context import LayerContext
-from gllm.model_config_loader import load_model_config
+from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 from gllm.parallel.tensor_group import Alone
 from gllm.worker.devices import choose_platform

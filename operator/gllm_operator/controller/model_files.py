@@ -32,7 +32,7 @@ class ModelReader:
 
 
 def _load(path: Path) -> ModelConfig | None:
-    from gllm.model_config_loader import load_model_config
+    from gllm.models.families import load_model_config
 
     try:
         return load_model_config(path)

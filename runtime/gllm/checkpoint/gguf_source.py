@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 
 from gllm.checkpoint.chunks import chunked
 from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
-from gllm.checkpoint.gguf_names import named, names_of
+from gllm.checkpoint.gguf_layout import GGUFLayout, named
 from gllm.checkpoint.tensor_info import TensorInfo
 
 SUPPORTED_TYPES = frozenset(
@@ -30,12 +30,12 @@ SUPPORTED_TYPES = frozenset(
 class GGUFSource:
     """See `gllm.checkpoint.source.TensorSource`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layout: GGUFLayout) -> None:
         self._file = GGUFFile(path)
+        self._layout = layout
         self._tensors: dict[str, GGUFTensor] = {}
-        names = names_of(self._file.metadata.get("general.architecture"), self._file.tensors)
         for tensor in self._file.tensors.values():
-            self._tensors.update(named(tensor, names))
+            self._tensors.update(named(tensor, layout))
         self.tensors = {
             name: TensorInfo(tensor.shape, tensor.type.name, tensor.type in SUPPORTED_TYPES)
             for name, tensor in self._tensors.items()
@@ -55,24 +55,20 @@ class GGUFSource:
             out[target] = torch.from_numpy(values)[:, columns].to(out.device)
 
     def _order(self, name: str, tensor: GGUFTensor) -> Any:
-        """Row of the file for each row of the result.
-
-        llama.cpp's converter interleaves the two rotary halves of each query and key head of the llama architecture:
-        row (head, i, half) of the file is row (head, half, i) of the checkpoint.
-        """
+        """The row of the file for each row of the result."""
         num_rows = tensor.shape[0]
-        heads = self._rotary_heads(name)
+        heads = self._interleaved_heads(name)
         if heads == 0:
             return np.arange(num_rows)
         return np.arange(num_rows).reshape(heads, num_rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
-    def _rotary_heads(self, name: str) -> int:
-        """Heads of a tensor whose rows llama.cpp reorders; 0 if it does not."""
-        metadata = self._file.metadata
-        if metadata.get("general.architecture") != "llama":
+    def _interleaved_heads(self, name: str) -> int:
+        """Heads of a tensor whose rows are interleaved (`GGUFLayout.interleaves_heads`); 0 if they are not."""
+        if not self._layout.interleaves_heads:
             return 0
+        metadata, prefix = self._file.metadata, f"{self._layout.architecture}.attention"
         if ".q_proj." in name:
-            return int(metadata["llama.attention.head_count"])
+            return int(metadata[f"{prefix}.head_count"])
         if ".k_proj." in name:
-            return int(metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]))
+            return int(metadata.get(f"{prefix}.head_count_kv", metadata[f"{prefix}.head_count"]))
         return 0

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.checkpoint.gguf_source import GGUFSource
 from gllm.checkpoint.safetensors_source import SafetensorsSource
 from gllm.checkpoint.tensor_info import TensorInfo
@@ -28,9 +29,14 @@ class TensorSource(Protocol):
         """
 
 
-def open_checkpoint(path: Path | str) -> TensorSource:
-    """Open a Hugging Face folder or a GGUF file. Raises ValueError if it is neither, or damaged."""
+def open_checkpoint(path: Path | str, gguf: GGUFLayout | None) -> TensorSource:
+    """Open a Hugging Face folder or a GGUF file. Raises ValueError if it is neither, or damaged.
+
+    gguf: how the model's family is stored in GGUF files; needed for those only.
+    """
     path = Path(path)
     if path.is_dir():
         return SafetensorsSource(path)
-    return GGUFSource(path)
+    if gguf is None:
+        raise ValueError(f"{path} is a GGUF file, and the model's family has no GGUF layout")
+    return GGUFSource(path, gguf)

@@ -25,7 +25,7 @@ def main() -> int:
     reporter = StatusReporter(config, "engine")
     reporter.report("starting")
 
-    from gllm.model_config_loader import load_model_config
+    from gllm.models.families import load_model_config
 
     try:
         model = load_model_config(config.engine.model)

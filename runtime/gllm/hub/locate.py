@@ -42,8 +42,8 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
 
 def _check_settings(folder: Path) -> None:
     """Whether the model is one that runs here, before its weights take hours. Raises ValueError."""
-    from gllm.model_config_loader import load_model_config
-    from gllm.text.hf_folder import read_tokenizer_json
+    from gllm.checkpoint.hf_folder import read_tokenizer_json
+    from gllm.models.families import load_model_config
 
     load_model_config(folder)
     read_tokenizer_json(folder)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 import torch
 
@@ -28,18 +27,35 @@ class Names:
     head: str = "lm_head"
 
 
-class CausalLM(Layer, ABC):
+DEFAULT_NAMES = Names()
+
+
+class BuildLayer(Protocol):
+    def __call__(
+        self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
+    ) -> DecoderLayer:
+        """Layer `index` of the model, declared but not yet loaded; its pages are `kv_layer` of this rank's pool."""
+
+
+class CausalLM(Layer):
     """Embedding, decoder layers, final norm, LM head: all of it, or those of `layers` with the ends that go with them.
 
-    A family says what a layer is in `decoder_layer`, and in `names` where its checkpoints differ.
+    A family passes `build_layer`, and `names` where its checkpoints differ.
     """
 
-    names = Names()
-
-    def __init__(self, config: ModelConfig, context: LayerContext, layers: range | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        context: LayerContext,
+        layers: range | None,
+        *,
+        build_layer: BuildLayer,
+        names: Names = DEFAULT_NAMES,
+    ) -> None:
         """layers: those of this stage, neighbours; None: all."""
         layers = range(config.num_layers) if layers is None else layers
         self.config = config
+        self.names = names
         self.weight_bytes = 0
         """Bytes of weights on the device, as packed by `ops`; 0 until loaded."""
         self.rotary = Rotary(config.rope, config.rotary_dim)
@@ -47,7 +63,7 @@ class CausalLM(Layer, ABC):
         if layers.start == 0:
             self.embedding = Embedding(context, self.names.embedding, config.vocab_size, config.hidden_size)
         self.layers = [
-            self.decoder_layer(config, context, index, kv_layer, self.rotary) for kv_layer, index in enumerate(layers)
+            build_layer(config, context, index, kv_layer, self.rotary) for kv_layer, index in enumerate(layers)
         ]
         self.norm: RMSNorm | None = None
         self.head: LMHead | None = None
@@ -62,12 +78,6 @@ class CausalLM(Layer, ABC):
                 config.hidden_size,
                 self.embedding if tied else None,
             )
-
-    @abstractmethod
-    def decoder_layer(
-        self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
-    ) -> DecoderLayer:
-        """Layer `index` of the model, declared but not yet loaded; its pages are `kv_layer` of this rank's pool."""
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:

@@ -71,6 +71,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Bias on q, k and v."""
     attention_out_bias: bool = False
     mlp_bias: bool = False
+    qk_norm: bool = False
+    """Whether each query and key head is normed before rope."""
     moe: MoEConfig | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """What the checkpoint says; quantized GGUF counts as bfloat16."""

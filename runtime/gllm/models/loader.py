@@ -17,8 +17,8 @@ from gllm.layers.parameter import ExpertParameter, Parameter
 from gllm.models.base import CausalLM
 from gllm.models.checkpoint_faults import missing_tensor_hint, refuse_lost_biases
 from gllm.models.config import ModelConfig
+from gllm.models.families import build_model, family_of
 from gllm.models.head import follow_shared_matrix, settle_head
-from gllm.models.registry import model_class
 
 logger = logging.getLogger("gllm.models")
 
@@ -50,28 +50,19 @@ def load_model(
     done, ending with 1.0. `max_model_len` is the context that the rope table is for (None: the model's own).
     Raises ValueError naming the tensor if the checkpoint lacks it or has it in another shape, before allocating.
     """
-    model = model_class(config)(config, context, layers)
+    model = build_model(config, context, layers)
     report = progress or (lambda fraction: None)
     if load_format == "dummy":
         generator = torch.Generator(device).manual_seed(seed)
         _fill(model, dtype, device, context, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
     else:
-        source = open_checkpoint(path)
-        _check(_declared(config), source, path)
+        source = open_checkpoint(path, family_of(config).gguf)
+        # The whole model's declarations, whatever part of it this rank loads.
+        _check(build_model(config, LayerContext(TorchOps())), source, path)
         settle_head(model, source)
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
     model.rotary.allocate(max_model_len or config.context(), device)
     return model
-
-
-def check_checkpoint(path: Path | str, config: ModelConfig) -> None:
-    """Raise ValueError with one line naming the first tensor that is missing or has the wrong shape."""
-    _check(_declared(config), open_checkpoint(path), path)
-
-
-def _declared(config: ModelConfig) -> CausalLM:
-    """The whole model's declarations, whatever part of it a rank loads: nothing is read or allocated."""
-    return model_class(config)(config, LayerContext(TorchOps()))
 
 
 def estimate_weight_bytes(
@@ -81,7 +72,7 @@ def estimate_weight_bytes(
 
     Before `Ops.pack_linear`, without allocating anything.
     """
-    model = model_class(config)(config, context or LayerContext(TorchOps()), layers)
+    model = build_model(config, context or LayerContext(TorchOps()), layers)
     return sum(parameter.num_bytes(dtype) for parameter in model.parameters())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import tokenizers
 
-from gllm.text import hf_folder
+from gllm.checkpoint import hf_folder
 from gllm.text.templates.literal_text import LiteralEncoder, RenderedPrompt, SpecialSpellings, spell_specials
 from gllm.text.vocabulary.eos import folder_eos_ids, gguf_eos_ids
 from gllm.text.vocabulary.gguf_vocabulary import special_token_id, tokenizer_json_from_gguf

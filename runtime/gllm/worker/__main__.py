@@ -28,7 +28,7 @@ def main() -> int:
     reporter = StatusReporter(config, role)
     reporter.report("starting")
 
-    from gllm.model_config_loader import load_model_config
+    from gllm.models.families import load_model_config
     from gllm.parallel.exchange import ExchangeFailed
     from gllm.parallel.world import leave_world
     from gllm.worker.build import WorkerBuilder

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gllm.model_config_loader import load_model_config
-from gllm.models.loader import check_checkpoint
+from gllm.layers.context import LayerContext
+from gllm.layers.ops.torch_ops import TorchOps
+from gllm.models.families import load_model_config
+from gllm.models.loader import load_model
 
 TinyModel = Callable[[str], Path]
 Tensors = dict[str, torch.Tensor]
@@ -19,7 +21,8 @@ Tensors = dict[str, torch.Tensor]
 def check(folder: Path, target: Path, change: Callable[[Tensors], Tensors]) -> None:
     (target / "config.json").write_bytes((folder / "config.json").read_bytes())
     save_file(change(load_file(folder / "model.safetensors")), target / "model.safetensors")
-    check_checkpoint(target, load_model_config(target))
+    context, cpu = LayerContext(TorchOps()), torch.device("cpu")
+    load_model(target, load_model_config(target), context=context, dtype=torch.float32, device=cpu)
 
 
 @pytest.mark.parametrize(

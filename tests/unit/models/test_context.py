@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gllm.model_config_loader import load_model_config
 from gllm.models.config import ModelConfig
+from gllm.models.families import load_model_config
 
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -14,6 +14,7 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBl
 
 from gllm.layers.context import LayerContext
 from gllm.layers.expert_dispatch import Dispatch
+from gllm.layers.experts import ExpertNames
 from gllm.layers.moe import MoE
 from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.layers.ops.torch_ops import TorchOps
@@ -96,16 +97,17 @@ def test_the_block_is_that_of_transformers_with_a_gated_shared_expert() -> None:
         torch.testing.assert_close(layer(x.clone()), block(x[None])[0])
 
 
-def test_mixtral_always_renormalizes() -> None:
-    from gllm.models.mixtral import _EXPERT
+MIXTRAL = ("w1", "w3", "w2")
 
+
+def test_mixtral_always_renormalizes() -> None:
     torch.manual_seed(2)
     block = MixtralSparseMoeBlock(MixtralConfig(num_local_experts=4, intermediate_size=24, **SIZES))
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     moe = MoEConfig(num_experts=4, experts_per_token=3, intermediate_size=24, renormalize=True)
-    weights = expert_weights(block, "b", ("w1", "w3", "w2"))
-    layer = filled(MoE(LayerContext(TorchOps()), "b", 32, moe, _EXPERT), weights, TorchExperts())
+    weights = expert_weights(block, "b", MIXTRAL)
+    layer = filled(MoE(LayerContext(TorchOps()), "b", 32, moe, ExpertNames(*MIXTRAL)), weights, TorchExperts())
     x = torch.randn(20, 32)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x.clone()), block(x[None])[0])

@@ -15,8 +15,8 @@ from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.tiny_models import greedy_reference, random_prompts, write_gguf
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
-from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
+from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 from gllm.parallel.tensor_group import Planned
 

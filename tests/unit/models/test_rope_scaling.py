@@ -18,7 +18,7 @@ from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.rotary import Rotary
-from gllm.model_config_loader import load_model_config
+from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
 from gllm.layers.attention_backends.base import AttentionBatch
 from gllm.layers.context import LayerContext
 from gllm.layers.step import Step
-from gllm.model_config_loader import load_model_config
 from gllm.models.base import CausalLM
+from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 from gllm_kernels import cpu
 

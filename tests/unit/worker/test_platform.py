@@ -11,8 +11,8 @@ import torch
 from fixtures.inprocess import InProcessEngine
 from fixtures.tiny_models import write_hf
 from gllm.config import EngineConfig
-from gllm.model_config_loader import load_model_config
 from gllm.models.config import ModelConfig
+from gllm.models.families import load_model_config
 from gllm.worker import devices, memory
 from gllm.worker.build import WorkerBuilder
 from gllm.worker.cuda_graphs import graph_sizes

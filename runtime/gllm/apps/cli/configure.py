@@ -60,7 +60,7 @@ def _check_model(engine: EngineConfig) -> None:
     """Whether the model can be divided and be as long as asked, before anything is started."""
     if engine.pp * engine.tp * engine.ep == 1 and not engine.assigned_layers and not engine.max_model_len:
         return
-    from gllm.model_config_loader import load_model_config
+    from gllm.models.families import load_model_config
     from gllm.parallel.layout import check_shape
 
     try:

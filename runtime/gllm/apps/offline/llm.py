@@ -25,8 +25,8 @@ from gllm.apps.offline.prompts import Message, Prompt, as_prompts
 from gllm.apps.offline.text_rules import stop_patterns, stop_strings
 from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config, ModelSource
-from gllm.model_config_loader import load_model_config
-from gllm.sampling_params import ParameterError, SamplingParams
+from gllm.models.families import load_model_config
+from gllm.sampling_params import DEFAULTED_FIELDS, ParameterError, SamplingParams
 from gllm.text.request_tokens import bad_word_ids, truncation_for
 from gllm.wire.messages import ProcessStatus
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["LLM", "Completion", "CompletionOutput"]
 
 Key = TypeVar("Key")
-
-_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class LLM:
@@ -209,7 +207,7 @@ class LLM:
         defaults: dict[str, Any] = {"max_tokens": None}
         if self.config.gateway.generation_config == "auto":
             known = self.model_config.generation_defaults
-            defaults |= {name: known[name] for name in _SAMPLING_DEFAULTS if known.get(name) is not None}
+            defaults |= {name: known[name] for name in DEFAULTED_FIELDS if known.get(name) is not None}
         return SamplingParams(**{**defaults, **changes})
 
     def chat_token_ids(self, messages: list[Message]) -> list[int]:

@@ -7,13 +7,12 @@ from typing import Any
 from gllm.gateway.protocol.errors import answer_too_long, prompt_too_long
 from gllm.gateway.protocol.generation_schema import GenerationRequest
 from gllm.gateway.shared.served_model import ServedModel
-from gllm.sampling_params import SamplingParams
+from gllm.sampling_params import DEFAULTED_FIELDS, SamplingParams
 
 _PLAIN_FIELDS = [
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
     "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
 ]  # fmt: skip
-_DEFAULTED = frozenset(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
 
 
 def sampling_for(
@@ -30,7 +29,7 @@ def sampling_for(
 
     Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
     """
-    values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in _DEFAULTED}
+    values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in DEFAULTED_FIELDS}
     for field in _PLAIN_FIELDS:
         value = getattr(request, field)
         if value is not None:

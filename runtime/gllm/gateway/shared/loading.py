@@ -10,7 +10,7 @@ from typing import Any
 from gllm.config import Config
 from gllm.gateway.shared import interfaces
 from gllm.gateway.shared.served_model import ServedModel
-from gllm.model_config_loader import load_model_config
+from gllm.models.families import load_model_config
 from gllm.text import grammar
 from gllm.text.output.detokenizer import TextStream
 from gllm.text.output.reasoning import ReasoningParser, reasoning_parser_for

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gllm.text import hf_folder
+from gllm.checkpoint import hf_folder
 from gllm.text.vocabulary.gguf_vocabulary import CONTROL
 
 _END_OF_MESSAGE = "<|eom_id|>"

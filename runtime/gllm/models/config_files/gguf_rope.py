@@ -6,16 +6,18 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from gllm.checkpoint.gguf_file import GGUFFile
-from gllm.model_config_loader.fields import Fields
-from gllm.model_config_loader.rope import yarn_attention_factor
 from gllm.models.config import RopeConfig
+from gllm.models.config_files.fields import Fields
+from gllm.models.config_files.rope import yarn_attention_factor
 
 _KINDS = ("none", "linear", "yarn", "longrope")
 
 
-def load_gguf_rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:
-    """name: the architecture, with which the keys begin. llama.cpp's converter writes Llama 3's scaling as a tensor of
-    frequency divisors."""
+def read_gguf_rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:
+    """name: the architecture, with which the keys begin.
+
+    llama.cpp's converter writes Llama 3's scaling as a tensor of frequency divisors.
+    """
     scaling = f"{name}.rope.scaling"
     theta = fields.positive_float(f"{name}.rope.freq_base", 10000.0)
     kind = fields.get(f"{scaling}.type", "none")

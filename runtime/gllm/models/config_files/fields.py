@@ -53,6 +53,12 @@ class Fields:
             raise self.error(key, f"must be true or false, not {value!r}")
         return value
 
+    def only(self, key: str, value: str) -> None:
+        """Refuse any other value of a key than the one that is implemented."""
+        found = self.get(key, value)
+        if found != value:
+            raise self.error(key, f"{found!r} is not supported ({value} is)")
+
     def token_ids(self, key: str) -> tuple[int, ...]:
         """An id, a list of ids, or nothing."""
         value = self.get(key, [])
@@ -80,7 +86,7 @@ def check_shape(config: ModelConfig, where: str) -> ModelConfig:
         raise ValueError(f"{where}: head_dim ({config.head_dim}) must be even for rope")
     if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
         raise ValueError(
-            f"{where}: partial_rotary_factor ({config.rope.partial_factor}) must turn an even number of a head's "
+            f"{where}: partial_rotary_factor ({config.rope.partial_factor}) must rotate an even number of a head's "
             f"{config.head_dim} dimensions"
         )
     return config

@@ -1,4 +1,4 @@
-"""What a Hugging Face model folder says about its tokenizer besides tokenizer.json itself."""
+"""The files of a Hugging Face model folder beside its weights: JSON objects, tokenizer settings, chat templates."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {wrong_content(path) or error}") from error
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {wrong_content(path) or error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return value

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gllm.model_config_loader.families import Family
-from gllm.model_config_loader.fields import Fields
-from gllm.model_config_loader.rope import scaled_positions
 from gllm.models.config import RopeConfig
-
-_DEFAULT_WINDOW = 4096
-"""Of the Qwen families in transformers."""
-_DEFAULT_WINDOW_LAYERS = 28
+from gllm.models.config_files.fields import Fields
+from gllm.models.config_files.rope import scaled_positions
 
 
-def load_context(
-    config: Fields, family: Family, rope: RopeConfig, max_position: int, num_layers: int
-) -> dict[str, Any]:
+def read_context(config: Fields, rope: RopeConfig, max_position: int, window: int | None) -> dict[str, Any]:
     """`max_position`, `default_context` and `context_note` of ModelConfig."""
-    context = limited_context(rope, max_position, "sliding_window", sliding_window(config, family, num_layers))
+    context = limited_context(rope, max_position, "sliding_window", window)
     chunks = config.get("dual_chunk_attention_config")
     if isinstance(chunks, dict):
         # The rest of the context needs a kind of attention that transformers does not have either.
@@ -42,21 +35,3 @@ def limited_context(rope: RopeConfig, max_position: int, window_key: str, window
         note = f"{window_key} is {window} and attention windows are not supported: within the window answers are exact"
         return {"max_position": window, "context_note": note}
     return {"max_position": most, "default_context": default if default < most else 0}
-
-
-def sliding_window(config: Fields, family: Family, num_layers: int) -> int | None:
-    """The attention window of any layer, by the family's rule in transformers; None if every layer sees everything."""
-    layer_types = config.get("layer_types")
-    if family.window_key_decides:
-        # An explicit null means no window, a missing key means the default.
-        if "sliding_window" not in config.values:
-            return family.window
-        used = config.get("sliding_window") is not None
-    elif isinstance(layer_types, list):
-        used = "sliding_attention" in layer_types
-    else:
-        used = config.boolean("use_sliding_window", False)
-        first = config.get("max_window_layers", _DEFAULT_WINDOW_LAYERS)
-        if family.windows_after_max_window_layers and isinstance(first, int):
-            used = used and first < num_layers
-    return config.positive_int("sliding_window", _DEFAULT_WINDOW) if used else None

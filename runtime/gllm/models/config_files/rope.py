@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
-from gllm.model_config_loader.families import Family
-from gllm.model_config_loader.fields import Fields
 from gllm.models.config import RopeConfig
+from gllm.models.config_files.fields import Fields
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _ALIASES = {"su": "longrope"}
 """Older names that some files still use."""
 
 
-def load_rope(config: Fields, family: Family, max_position: int, head_dim: int) -> RopeConfig:
+def read_rope(
+    config: Fields, *, max_position: int, head_dim: int, theta: float, partial_factor: float | None
+) -> RopeConfig:
     """Resolve `rope_scaling` (`rope_type`, older `type`) with `rope_theta`, or `rope_parameters` (transformers 5).
+
+    theta, partial_factor: the family's defaults; without a default another partial factor than 1 is refused.
 
     Keys that transformers does not know, such as yarn's `attn_factor`, have no effect here either.
     """
@@ -30,8 +33,8 @@ def load_rope(config: Fields, family: Family, max_position: int, head_dim: int) 
     kind = _ALIASES.get(kind, kind) if isinstance(kind, str) else kind
     if kind not in _KINDS:
         raise scaling.error("rope_type", f"{kind!r} is not supported; supported are {', '.join(_KINDS)}")
-    theta = scaling.positive_float("rope_theta", config.positive_float("rope_theta", family.rope_theta))
-    part = _partial_factor(config, scaling, family)
+    theta = scaling.positive_float("rope_theta", config.positive_float("rope_theta", theta))
+    part = _partial_factor(config, scaling, partial_factor)
     plain = RopeConfig(theta=theta, partial_factor=part)
     match kind:
         case "linear":
@@ -127,11 +130,11 @@ def _longrope(scaling: Fields, plain: RopeConfig, original: int, max_position: i
     )
 
 
-def _partial_factor(config: Fields, scaling: Fields, family: Family) -> float:
-    """The part of a head that is turned; refused where the family does not know of it, since it would be ignored."""
+def _partial_factor(config: Fields, scaling: Fields, default: float | None) -> float:
+    """The part of a head that is rotated; refused where the family does not know the key, since it would be ignored."""
     key = "partial_rotary_factor"
-    if family.partial_rotary_factor is not None:
-        return scaling.positive_float(key, config.positive_float(key, family.partial_rotary_factor))
+    if default is not None:
+        return scaling.positive_float(key, config.positive_float(key, default))
     for fields in (config, scaling):
         if fields.get(key, 1.0) != 1.0:
             raise fields.error(key, "is not supported (only full rotation is)")

@@ -1,0 +1,71 @@
+"""The config of a Hugging Face folder: config.json and generation_config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gllm.checkpoint.hf_folder import read_json_object
+from gllm.checkpoint.wrong_files import no_model_folder
+from gllm.models.config import ModelConfig
+from gllm.models.config_files.fields import Fields, check_shape
+from gllm.models.config_files.unsupported import find_family
+from gllm.models.family import Family
+from gllm.sampling_params import DEFAULTED_FIELDS
+from gllm.text.vocabulary.eos import folder_eos_ids
+
+_DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+}
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Of transformers, of older llm-compressor, of MLX."""
+
+
+def read_hf_config(folder: Path, families: Sequence[Family]) -> ModelConfig:
+    """Raises ValueError naming the file and the key."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(no_model_folder(folder))
+    config = Fields(read_json_object(path), str(path))
+    family = find_family(config, families)
+    for key in _QUANTIZATION_KEYS:
+        method = config.get(key)
+        if method is not None:
+            name = method.get("quant_method", "unknown") if isinstance(method, dict) else method
+            raise config.error(key, f"({name}) is not supported: use an unquantized checkpoint or a GGUF")
+    model = msgspec.structs.replace(
+        family.read_config(config, family.architecture),
+        dtype=_dtype(config),
+        eos_token_ids=folder_eos_ids(folder),
+        bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
+        generation_defaults=_sampling_defaults(folder / "generation_config.json"),
+    )
+    return check_shape(model, str(path))
+
+
+def _dtype(config: Fields) -> Literal["float32", "bfloat16", "float16"]:
+    key = "dtype" if config.get("dtype") is not None else "torch_dtype"
+    value = config.get(key, "float32")
+    name = _DTYPES.get(value) if isinstance(value, str) else None
+    if name is None:
+        raise config.error(key, f"{value!r} is not supported; supported are float32, bfloat16, float16")
+    return name
+
+
+def _sampling_defaults(path: Path) -> dict[str, float | int]:
+    """The authors' recommendations, whether or not they set `do_sample`."""
+    generation = Fields(read_json_object(path), str(path))
+    defaults: dict[str, float | int] = {}
+    for key in DEFAULTED_FIELDS:
+        value = generation.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise generation.error(key, f"must be a number, not {value!r}")
+        defaults[key] = value
+    return defaults
