@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from fixtures.kube_tools import ROOT
-from gllm.gateway.shared.metrics import Metrics as GatewayMetrics
+from gllm.gateway.shared.metrics import GatewayMetrics
 from gllm.wire.messages import EngineStats, Hello, StageStats
 from gllm_operator.controller.metrics import OperatorMetrics
 

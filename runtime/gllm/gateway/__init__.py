@@ -5,7 +5,8 @@ A module imports only from its own layer and from lower ones; tests/unit/gateway
 | layer | |
 |---|---|
 | `__main__`, `http_process` | the process: start, the supervisor's messages, drain |
-| `http/` | HTTP: routes, server-sent events, limits, errors as responses |
+| `routes/` | the ASGI application: which path does what |
+| `http/` | HTTP itself: reading bodies, sending answers, disconnects, limits, uvicorn |
 | `api/` | the four APIs: from their bodies to a request, from deltas to their answers |
 | `request/` | the life cycle of one request: admit, generate, deltas, close |
 | `shared/` | what all requests share: the served model, the engine, admission, metrics |

@@ -9,11 +9,12 @@ import sys
 
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
-from gllm.gateway.http.app import create_app
 from gllm.gateway.http.connections import raise_descriptor_limit
-from gllm.gateway.http.lifecycle import Lifecycle, bind
+from gllm.gateway.http.server import bind
+from gllm.gateway.http_process import HttpProcess
+from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
-from gllm.gateway.shared.loading import load_served_model
+from gllm.gateway.shared.served_model import load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.child import die_with_parent
 from gllm.supervisor.link import SupervisorLink
@@ -34,7 +35,7 @@ async def serve(config: Config) -> int:
                 logger.error(str(error))
             await link.report("failed", str(error))
             return 1
-        await Lifecycle(gateway, create_app(gateway), link).run(listener)
+        await HttpProcess(gateway, create_app(gateway), link).run(listener)
         return 0
     finally:
         link.close()

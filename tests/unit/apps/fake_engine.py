@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from gllm.apps.offline import engine as offline_engine
 from gllm.apps.offline.llm import LLM
 from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.engine.client.stream import EngineError
@@ -172,12 +171,12 @@ class Fakes:
     def __init__(self) -> None:
         self.refuse = ""
 
-    def make_group(self, config: Config, on_event) -> offline_engine.Group:
+    def make_group(self, config: Config, on_event) -> FakeGroup:
         self.group = FakeGroup(config, on_event)
         self.group.refuse = self.refuse
         return self.group
 
-    def make_client(self, config: Config) -> offline_engine.Client:
+    def make_client(self, config: Config) -> FakeClient:
         self.client = FakeClient(config)
         return self.client
 

@@ -20,7 +20,7 @@ from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, Mod
 from gllm.apps.cli.parsing import EngineCommand
 from gllm.apps.server_url import server_base
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.gateway.http.lifecycle import bind
+from gllm.gateway.http.server import bind
 
 
 def parse(*arguments: str, env: dict[str, str] | None = None) -> Config:

@@ -6,20 +6,18 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import Any, Self
 
 import tokenizers
 
 from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.engine.client.stream import EngineError
-from gllm.gateway.http.app import create_app
-from gllm.gateway.http.lifecycle import Server, bind
+from gllm.gateway.http.server import HttpServer, bind
+from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
-from gllm.text.output.detokenizer import TextStream
 from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 from gllm.wire.messages import EngineStats, Hello, RequestOutput, TokenLogprob
@@ -264,7 +262,6 @@ def served_model(**changes: Any) -> ServedModel:
         "name": "tiny",
         "config": model_config(),
         "tokenizer": tokenizer,
-        "text_stream": partial(TextStream, tokenizer),
         "grammars": FakeGrammars(),
         "template": ChatTemplate.of_model(tokenizer),
         "longest_token": 5,
@@ -280,7 +277,7 @@ class RunningServer:
         self._listener = bind("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.uvicorn = Server(create_app(gateway))
+        self.uvicorn = HttpServer(create_app(gateway))
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:

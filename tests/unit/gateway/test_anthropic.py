@@ -10,7 +10,6 @@ import httpx
 import pytest
 from gateway_fakes import EOS, RunningServer, make_server, served_model, wait_until
 
-from gllm.gateway.protocol.anthropic_errors import error_object
 from gllm.gateway.protocol.errors import INTERNAL_MESSAGE, bad_request
 from gllm.text.output.reasoning import reasoning_parser_for
 from gllm.text.tool_parsers import HERMES, ToolParser
@@ -253,7 +252,7 @@ def test_bad_requests(api: httpx.Client, fields: dict[str, Any], says: str) -> N
     ],
 )
 def test_errors_name_anthropics_fields(param: str, name: str) -> None:
-    shown = error_object(bad_request(param, f"{param}: Invalid type: bogus"))
+    shown = bad_request(param, f"{param}: Invalid type: bogus").anthropic_object()
     assert shown["error"]["message"] == f"{name}: Invalid type: bogus"
 
 

@@ -17,9 +17,11 @@ import pytest
 import zmq
 from gateway_fakes import FakeEngine, make_server, wait_until
 
-from gllm.gateway.http import lifecycle, uvicorn_bounds
+from gllm.gateway import http_process
+from gllm.gateway.http import uvicorn_bounds
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RESERVED_DESCRIPTORS, RefusalLog, connection_limit
-from gllm.gateway.http.lifecycle import ACCEPT_BATCH, Lifecycle
+from gllm.gateway.http.server import ACCEPT_BATCH
+from gllm.gateway.http_process import HttpProcess
 from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
 from gllm.wire.messages import Hello
@@ -135,7 +137,7 @@ class _Link:
 def test_a_connection_that_lacks_a_descriptor_is_tried_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lifecycle, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(http_process, "RETRY_INTERVAL", 0.01)
     engine = FakeEngine()
     tries = 0
 
@@ -151,7 +153,7 @@ def test_a_connection_that_lacks_a_descriptor_is_tried_again(
         link = _Link()
 
         async def run() -> None:
-            life = Lifecycle(cast(Gateway, server.gateway), cast(Any, None), cast(SupervisorLink, link))
+            life = HttpProcess(cast(Gateway, server.gateway), cast(Any, None), cast(SupervisorLink, link))
             life._serving.set()
             await life._connect_to(2)
 

@@ -12,8 +12,7 @@ from gllm.config import Config, EngineConfig
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.request.prompt_encoding import prompts_of
 from gllm.gateway.request.request_grammar import grammar_param, request_grammar
-from gllm.gateway.shared.loading import load_served_model
-from gllm.gateway.shared.served_model import ServedModel
+from gllm.gateway.shared.served_model import ServedModel, load_served_model
 from gllm.sampling_params import ParameterError
 
 TOOL: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gllm.gateway.protocol.offsets import TextOffsets
+from gllm.gateway.protocol.logprobs import TextOffsets
 from gllm.text.tokenizer import Tokenizer
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 from gllm.apps.bench.client import RequestRecord
 from gllm.apps.bench.workloads import BenchRequest
-from gllm.apps.offline.engine import Client
+from gllm.engine.client.client import EngineClient
 from gllm.engine.client.stream import EngineError
 from gllm.sampling_params import SamplingParams
 
 
 async def run_offline(
-    client: Client,
+    client: EngineClient,
     requests: Sequence[BenchRequest],
     *,
     ignore_eos: bool = True,

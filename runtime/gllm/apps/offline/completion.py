@@ -74,18 +74,18 @@ async def collect(
                 )
                 return
             try:
-                piece = text.take(output)
+                delta = text.take(output)
             except PatternTooComplexError as error:
                 answer.finish_reason, answer.error = "error", str(error)
                 return
-            answer.finish_reason = piece.finish_reason
-            answer.stop_reason = piece.stop_reason
-            answer.token_ids += piece.token_ids
+            answer.finish_reason = delta.finish_reason
+            answer.stop_reason = delta.stop_reason
+            answer.token_ids += delta.token_ids
             if output.logprobs is not None:
-                answer.logprobs = (answer.logprobs or []) + output.logprobs[: len(piece.token_ids)]
-            if piece.text:
-                answer.text += piece.text
-                on_text(piece.text)
+                answer.logprobs = (answer.logprobs or []) + (delta.logprobs or [])
+            if delta.text:
+                answer.text += delta.text
+                on_text(delta.text)
             if answer.finish_reason is not None:
                 return
     finally:

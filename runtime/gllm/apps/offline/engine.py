@@ -6,65 +6,26 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from gllm.config import Config
+from gllm.engine.client.client import EngineClient
 from gllm.engine.client.stream import EngineError
-from gllm.sampling_params import SamplingParams
-from gllm.supervisor.group import GroupError, GroupEvent, GroupFailed
-from gllm.wire.messages import EngineDown, EngineUp, Hello, ProcessStatus, RequestOutput
+from gllm.supervisor.group import EngineGroup, GroupError, GroupEvent, GroupFailed
+from gllm.wire.messages import EngineDown, EngineUp, Hello, ProcessStatus
 
 T = TypeVar("T")
 
 _RETRY_SECONDS = 0.1
 
 
-class Group(Protocol):
-    """What is used of `gllm.supervisor.group.EngineGroup`."""
-
-    config: Config
-
-    async def start(self) -> None: ...
-    async def wait_ready(self) -> None: ...
-    async def stop(self, timeout: float = 5.0) -> None: ...
-    def kill(self) -> None: ...
+GroupFactory = Callable[[Config, Callable[[GroupEvent], None]], EngineGroup]
+ClientFactory = Callable[[Config], EngineClient]
 
 
-class Client(Protocol):
-    """What is used of `gllm.engine.client.client.EngineClient`."""
-
-    async def connect(self, epoch: int, timeout: float = 600.0) -> Hello: ...
-
-    def generate(
-        self,
-        request_id: str,
-        token_ids: list[int],
-        sampling: SamplingParams,
-        *,
-        priority: int = 0,
-        cache_salt: str = "",
-    ) -> AsyncIterator[RequestOutput]: ...
-
-    def pause(self, reason: str) -> None: ...
-    def engine_down(self, reason: str) -> None: ...
-    async def close(self) -> None: ...
-
-
-GroupFactory = Callable[[Config, Callable[[GroupEvent], None]], Group]
-ClientFactory = Callable[[Config], Client]
-
-
-def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> Group:
-    from gllm.supervisor.group import EngineGroup
-
+def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> EngineGroup:
     return EngineGroup(config, on_event=on_event)
-
-
-def real_client(config: Config) -> Client:
-    from gllm.engine.client.client import EngineClient
-
-    return EngineClient(config)
 
 
 class OfflineEngine:
@@ -73,7 +34,7 @@ class OfflineEngine:
     Raises RuntimeError, with the group's one-line reason, when the engine cannot start.
     """
 
-    client: Client
+    client: EngineClient
     hello: Hello
 
     def __init__(
@@ -82,14 +43,14 @@ class OfflineEngine:
         *,
         on_status: Callable[[ProcessStatus], None] = lambda status: None,
         make_group: GroupFactory = real_group,
-        make_client: ClientFactory = real_client,
+        make_client: ClientFactory = EngineClient,
     ) -> None:
         self._on_status = on_status
         self._make_group = make_group
         self._make_client = make_client
         self._config = config
-        self._group: Group | None = None
-        self._client: Client | None = None
+        self._group: EngineGroup | None = None
+        self._client: EngineClient | None = None
         self._failure: str | None = None
         self._connecting: asyncio.Future[None] | None = None
         self._closing = threading.Lock()
@@ -161,7 +122,7 @@ class OfflineEngine:
                 self._failure = reason
 
     @staticmethod
-    async def _reconnect(client: Client, epoch: int) -> None:
+    async def _reconnect(client: EngineClient, epoch: int) -> None:
         with contextlib.suppress(EngineError):  # The group tells what becomes of an engine that does not answer.
             await client.connect(epoch)
 

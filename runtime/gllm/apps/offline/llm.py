@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from gllm.apps.offline.completion import Completion, CompletionOutput, collect
-from gllm.apps.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_client, real_group
+from gllm.apps.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_group
 from gllm.apps.offline.options import make_config
 from gllm.apps.offline.prompts import Message, Prompt, as_prompts
 from gllm.apps.offline.text_rules import stop_patterns, stop_strings
 from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config, ModelSource
+from gllm.engine.client.client import EngineClient
 from gllm.models.families import load_model_config
 from gllm.sampling_params import DEFAULTED_FIELDS, ParameterError, SamplingParams
 from gllm.text.request_tokens import bad_word_ids, truncation_for
@@ -81,7 +82,7 @@ class LLM:
             "generation_config": generation_config,
         }
         config = make_config(model, source, engine_options, gateway_options, log_level)
-        self._start(config, on_status, real_group, real_client)
+        self._start(config, on_status, real_group, EngineClient)
 
     @classmethod
     def from_config(
@@ -90,7 +91,7 @@ class LLM:
         *,
         on_status: Callable[[ProcessStatus], None] = lambda status: None,
         make_group: GroupFactory = real_group,
-        make_client: ClientFactory = real_client,
+        make_client: ClientFactory = EngineClient,
     ) -> LLM:
         """From a whole `Config`, as the command line makes it; the factories allow for other kinds of groups."""
         llm = cls.__new__(cls)

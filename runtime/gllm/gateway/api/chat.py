@@ -7,30 +7,28 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
-from gllm.gateway.http.sse import DONE, Disconnect, respond
 from gllm.gateway.protocol.chat_schema import ChatRequest
-from gllm.gateway.protocol.chunks import SYSTEM_FINGERPRINT, Chunks, error_frame
+from gllm.gateway.protocol.chunks import DONE, SYSTEM_FINGERPRINT, Chunks, error_frame
 from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.protocol.logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from gllm.gateway.protocol.usage import usage
-from gllm.gateway.request.chat_choice import ChatChoice, ChatDelta
-from gllm.gateway.request.chat_turn import ChatTurn, open_turn
-from gllm.gateway.request.generation import Generator
-from gllm.gateway.shared.interfaces import ToolCallDelta
+from gllm.gateway.request.answer import Answer
+from gllm.gateway.request.chat_turn import ChatChoice, ChatDelta, ChatTurn
+from gllm.gateway.shared.gateway import Gateway
+from gllm.text.tool_parsers import ToolCallDelta
 
 
-async def chat(request: ChatRequest, generator: Generator, disconnect: Disconnect) -> Response:
+async def open_chat(request: ChatRequest, gateway: Gateway) -> Answer:
     """Raises ApiError or ParameterError for everything known before the first token."""
-    turn = await disconnect.run(open_turn(request, generator, f"chatcmpl-{uuid.uuid4().hex}"))
-    return await respond(_Answer(turn), turn.close, disconnect, stream=bool(request.stream))
+    return ChatAnswer(await ChatTurn.open(request, gateway, f"chatcmpl-{uuid.uuid4().hex}"))
 
 
-class _Answer:
+class ChatAnswer(Answer):
     """One chat answer, streamed or whole."""
 
     def __init__(self, turn: ChatTurn) -> None:
+        super().__init__(turn.generation)
         self._turn = turn
         # As OpenAI does: an answer that can only be calls has no content, not even an empty one.
         self._no_text: dict[str, Any] = {} if turn.request.forces_tool else {"content": ""}
@@ -40,7 +38,9 @@ class _Answer:
         turn = self._turn
         request = turn.request
         wants_usage = request.wants_usage_chunk
-        chunks = Chunks("chat.completion.chunk", turn.id, turn.created, turn.model.name, wants_usage)
+        chunks = Chunks(
+            "chat.completion.chunk", self._generation.id, self._generation.created, turn.model.name, wants_usage
+        )
         begun = [False] * len(turn.choices)
         first = {"role": "assistant", "content": None} | self._no_text
         top = self._prompt_ids()
@@ -117,9 +117,9 @@ class _Answer:
             if delta.logprobs:
                 logprobs[delta.index] += chat_logprobs(delta.logprobs, tokenizer, self._names)
         body: dict[str, Any] = {
-            "id": turn.id,
+            "id": turn.generation.id,
             "object": "chat.completion",
-            "created": turn.created,
+            "created": turn.generation.created,
             "model": turn.model.name,
             "system_fingerprint": SYSTEM_FINGERPRINT,
             "choices": [

@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
-from gllm.gateway.http.sse import DONE, Disconnect, respond
-from gllm.gateway.protocol.chunks import SYSTEM_FINGERPRINT, Chunks, error_frame
+from gllm.gateway.protocol.chunks import DONE, SYSTEM_FINGERPRINT, Chunks, error_frame
 from gllm.gateway.protocol.completion_schema import CompletionRequest
 from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.protocol.logprobs import CompletionLogprobs, TokenNames, joined, prompt_logprobs
-from gllm.gateway.protocol.usage import count_tokens, usage
-from gllm.gateway.request.generation import Delta, Generation, Generator
-from gllm.gateway.request.opening import open_generation
-from gllm.gateway.request.prompt_encoding import Prompt
-from gllm.gateway.shared.served_model import ServedModel
+from gllm.gateway.protocol.usage import usage
+from gllm.gateway.request.answer import Answer
+from gllm.gateway.request.generation import Generation
+from gllm.gateway.shared.gateway import Gateway
+from gllm.text.output.answer import TextDelta
 
 
-async def complete(request: CompletionRequest, generator: Generator, disconnect: Disconnect) -> Response:
+async def open_completion(request: CompletionRequest, gateway: Gateway) -> Answer:
     """Raises ApiError or ParameterError for everything known before the first token."""
-    response_id = f"cmpl-{uuid.uuid4().hex}"
-    generation, prompts = await disconnect.run(open_generation(request, generator, response_id))
-    answer = _Answer(request, generator.model, generation, prompts, response_id)
-    return await respond(answer, generation.close, disconnect, stream=bool(request.stream))
+    return CompletionAnswer(request, await Generation.open(request, gateway, f"cmpl-{uuid.uuid4().hex}"))
 
 
-class _Answer:
+class CompletionAnswer(Answer):
     """One completion answer, streamed or whole."""
 
-    def __init__(
-        self,
-        request: CompletionRequest,
-        model: ServedModel,
-        generation: Generation,
-        prompts: list[Prompt],
-        response_id: str,
-    ) -> None:
+    def __init__(self, request: CompletionRequest, generation: Generation) -> None:
+        super().__init__(generation)
         self._request = request
-        self._model = model
-        self._generation = generation
-        self._id = response_id
-        self._created = int(time.time())
+        self._model = model = generation.model
         names = TokenNames(model.tokenizer, as_ids=bool(request.return_tokens_as_token_ids))
         skip_special = request.skip_special_tokens is not False
         self._logprobs = [
             CompletionLogprobs(model.tokenizer, names, skip_special_tokens=skip_special) for _ in generation.choices
         ]
         self._begun = [False] * len(generation.choices)
-        self._prompts = prompts
 
-    def _show(self, delta: Delta) -> tuple[str, dict[str, Any] | None, bool]:
+    def _show(self, delta: TextDelta) -> tuple[str, dict[str, Any] | None, bool]:
         """Text and logprobs of a delta, with the echoed prompt before the first; and whether it is the first."""
         index, text = delta.index, delta.text
         scorer = self._logprobs[index]
@@ -64,7 +48,7 @@ class _Answer:
         scored = self._request.logprobs is not None
         if first and self._request.echo:
             choice = self._generation.choices[index]
-            echoed = self._prompts[index // self._request.choices_per_prompt].text
+            echoed = self._generation.prompts[index // self._request.choices_per_prompt].text
             text = echoed + text
             if scored and choice.prompt_logprobs is not None:
                 parts.append(scorer.prompt(echoed, choice.prompt, choice.prompt_logprobs))
@@ -73,7 +57,9 @@ class _Answer:
         return text, joined(parts) if parts else None, first
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        chunks = Chunks("text_completion", self._id, self._created, self._model.name, self._request.wants_usage_chunk)
+        generation = self._generation
+        wants_usage = self._request.wants_usage_chunk
+        chunks = Chunks("text_completion", generation.id, generation.created, self._model.name, wants_usage)
         try:
             async for delta in self._generation.deltas():
                 text, logprobs, first = self._show(delta)
@@ -84,14 +70,14 @@ class _Answer:
                 if delta.finish_reason is not None:
                     more |= choice.stopped_by
                 if self._request.wants_continuous_usage:
-                    chunks.counts = usage(count_tokens(self._generation))
+                    chunks.counts = usage(self._generation.counts())
                 if text or logprobs is not None or more:
                     yield chunks.text(delta.index, text, logprobs, delta.finish_reason, more)
         except ApiError as error:
             yield error_frame(error.body())
             return
         if self._request.wants_usage_chunk:
-            yield chunks.usage(usage(count_tokens(self._generation)))
+            yield chunks.usage(usage(self._generation.counts()))
         yield DONE
 
     async def whole(self) -> bytes:
@@ -106,15 +92,15 @@ class _Answer:
             if logprobs is not None:
                 parts[delta.index].append(logprobs)
         body = {
-            "id": self._id,
+            "id": self._generation.id,
             "object": "text_completion",
-            "created": self._created,
+            "created": self._generation.created,
             "model": self._model.name,
             "system_fingerprint": SYSTEM_FINGERPRINT,
             "choices": [
                 self._choice(index, "".join(texts[index]), parts[index], token_ids[index]) for index in range(count)
             ],
-            "usage": usage(count_tokens(self._generation)),
+            "usage": usage(self._generation.counts()),
         }
         return msgspec.json.encode(body)
 

@@ -1,1 +1,1 @@
-"""HTTP: routes, server-sent events, limits, errors as responses."""
+"""HTTP itself: reading bodies, sending answers, disconnects, limits, uvicorn."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from gllm.gateway.http.sse import ClientGoneError
+from gllm.gateway.http.answering import ClientGoneError
 from gllm.gateway.protocol.errors import ApiError, bad_request, body_too_large
 from gllm.gateway.protocol.json_bounds import check_bounds, invalid_json
 from gllm.gateway.protocol.schema import Schema

@@ -8,8 +8,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gllm.gateway.http.paths import canonical
-from gllm.gateway.protocol.anthropic_errors import error_object, speaks_anthropic
+from gllm.gateway.http.paths import canonical, speaks_anthropic
 from gllm.gateway.protocol.errors import ApiError, internal_error
 
 REQUEST_ID = "gllm.request_id"
@@ -27,7 +26,7 @@ def error_response(error: ApiError, scope: Scope) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     body = error.body()
     if speaks_anthropic(canonical(scope["path"])):
-        body = msgspec.json.encode(error_object(error, scope["state"].get(REQUEST_ID)))
+        body = msgspec.json.encode(error.anthropic_object(scope["state"].get(REQUEST_ID)))
     return Response(body, error.status, headers=headers, media_type="application/json")
 
 

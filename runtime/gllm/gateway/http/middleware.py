@@ -16,8 +16,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gllm.gateway.http.error_responses import REQUEST_ID, error_response
-from gllm.gateway.http.paths import canonical
-from gllm.gateway.protocol.anthropic_errors import speaks_anthropic
+from gllm.gateway.http.paths import canonical, speaks_anthropic
 from gllm.gateway.protocol.errors import bad_request, unauthorized
 
 logger = logging.getLogger(__name__)

@@ -39,3 +39,8 @@ def why_not_offered(path: str) -> str:
     if parts[0] in ("v1", "v2"):
         parts = parts[1:]
     return _NOT_OFFERED.get(parts[0], "") if parts else ""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether this canonical path belongs to Anthropic's API."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")

@@ -7,7 +7,7 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gllm.gateway.http.sse import EVENT_STREAM
+from gllm.gateway.http.answering import EVENT_STREAM
 
 PROBE_DELAYS = (0.9, 1.0)
 """Seconds after a client's end of stream at which it is sent something that is no part of the answer: `100 Continue`

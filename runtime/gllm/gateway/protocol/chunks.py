@@ -11,6 +11,12 @@ from gllm import __version__
 SYSTEM_FINGERPRINT = f"gllm-{__version__}"
 """OpenAI's `system_fingerprint`: what the answer was made with."""
 
+DONE = b"data: [DONE]\n\n"
+"""The last frame of OpenAI's streams."""
+
+Event = dict[str, Any]
+"""A named event of the Responses and Messages APIs; `type` is its name."""
+
 _json = msgspec.json.Encoder().encode
 
 
@@ -85,3 +91,8 @@ class Chunks:
 def error_frame(body: bytes) -> bytes:
     """An error after the headers have left; the stream ends with it, without [DONE]."""
     return b"data: " + body + b"\n\n"
+
+
+def event_frame(event: Event) -> bytes:
+    kind: str = event["type"]
+    return b"".join((b"event: ", kind.encode(), b"\ndata: ", _json(event), b"\n\n"))

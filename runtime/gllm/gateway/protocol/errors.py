@@ -1,10 +1,32 @@
-"""Every error a client can see, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error a client can see, in the shape of OpenAI or of Anthropic.
+
+OpenAI: `{"error": {"message", "type", "param", "code"}}`.
+Anthropic: `{"type": "error", "error": {"type", "message", "details"}, "request_id"}`.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from gllm.sampling_params import ParameterError
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+_ANTHROPIC_NAMES = (
+    ("response_format", "output_config.format"),
+    (".function.parameters", ".input_schema"),
+    (".function", ""),
+)
+"""Fields of a chat, which errors name, and Anthropic's names for them."""
 
 INTERNAL_MESSAGE = "The server had an error while processing your request."
 
@@ -33,10 +55,26 @@ class ApiError(Exception):
         self.allow = allow
 
     def body(self) -> bytes:
-        """The JSON object, as sent in a response body or in an SSE frame."""
+        """OpenAI's JSON object, for a response body or an SSE frame."""
         return msgspec.json.encode(
             {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
         )
+
+    def anthropic_object(self, request_id: str | None = None) -> dict[str, Any]:
+        """Anthropic's object, for a response body or an event."""
+        message = self.message
+        if self.param is not None:
+            name = self.param
+            for chat_name, own_name in _ANTHROPIC_NAMES:
+                name = name.replace(chat_name, own_name)
+            message = message.replace(self.param, name)
+        shown: dict[str, Any] = {
+            "type": _ANTHROPIC_TYPES.get(self.status, "invalid_request_error"),
+            "message": message,
+        }
+        if self.code is not None:
+            shown["details"] = {"error_code": self.code}
+        return {"type": "error", "error": shown, "request_id": request_id}
 
 
 def bad_request(param: str | None, message: str, code: str | None = None) -> ApiError:

@@ -1,12 +1,10 @@
-"""How many tokens a generation took."""
+"""How many tokens a generation took, and the `usage` objects that show it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-
-from gllm.gateway.request.generation import Generation
 
 
 class TokenCounts(msgspec.Struct):
@@ -19,19 +17,8 @@ class TokenCounts(msgspec.Struct):
     """Of `completion`; None: there is no reasoning parser."""
 
 
-def count_tokens(generation: Generation, reasoning: int | None = None) -> TokenCounts:
-    """Those of the deltas so far."""
-    prompts = [choice for choice in generation.choices if choice.first_of_prompt]
-    return TokenCounts(
-        prompt=sum(len(choice.prompt) for choice in prompts),
-        cached=sum(choice.cached_tokens for choice in prompts),
-        completion=sum(choice.delivered_tokens for choice in generation.choices),
-        reasoning=reasoning,
-    )
-
-
 def usage(counts: TokenCounts) -> dict[str, Any]:
-    """The `usage` object of chat and text completions."""
+    """Of chat and text completions."""
     shown: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
@@ -40,4 +27,29 @@ def usage(counts: TokenCounts) -> dict[str, Any]:
     }
     if counts.reasoning is not None:
         shown["completion_tokens_details"] = {"reasoning_tokens": counts.reasoning}
+    return shown
+
+
+def responses_usage(counts: TokenCounts) -> dict[str, Any]:
+    """Of the Responses API."""
+    return {
+        "input_tokens": counts.prompt,
+        # Nothing is written to the prefix cache that a client would be charged for.
+        "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
+        "output_tokens": counts.completion,
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning or 0},
+        "total_tokens": counts.prompt + counts.completion,
+    }
+
+
+def messages_usage(counts: TokenCounts) -> dict[str, Any]:
+    """Of Anthropic's Messages API."""
+    shown: dict[str, Any] = {
+        "input_tokens": counts.prompt - counts.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": counts.cached,
+        "output_tokens": counts.completion,
+    }
+    if counts.reasoning is not None:
+        shown["output_tokens_details"] = {"thinking_tokens": counts.reasoning}
     return shown

@@ -1,40 +1,166 @@
 """One turn of a conversation, in no protocol's terms: the model's reasoning, content and tool calls as they come.
 
-A protocol makes a `ChatRequest` of its own request, opens the turn, and encodes its deltas.
+An API makes a `ChatRequest` of its own request, opens the turn, and encodes its deltas.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
+from typing import Any, Self
+
+import msgspec
 
 from gllm.gateway.protocol.chat_schema import ChatRequest
-from gllm.gateway.protocol.usage import TokenCounts, count_tokens
-from gllm.gateway.request.chat_choice import ChatChoice, ChatDelta
-from gllm.gateway.request.generation import Generation, Generator
-from gllm.gateway.request.opening import open_generation
-from gllm.gateway.request.prompt_encoding import Prompt
-from gllm.gateway.shared.served_model import ServedModel
+from gllm.gateway.protocol.usage import TokenCounts
+from gllm.gateway.request.choice import Choice
+from gllm.gateway.request.generation import Generation
+from gllm.gateway.shared.gateway import Gateway
+from gllm.text.output.answer import TextDelta
+from gllm.text.output.reasoning import ReasoningParser
+from gllm.text.tool_parsers import ToolCallDelta, ToolParser, WithoutRepeats
+from gllm.wire.messages import TokenLogprob
+
+
+class ChatDelta(msgspec.Struct, gc=False):
+    """What one delta adds to one choice of a chat. In the order of the answer: reasoning, content, calls, the end."""
+
+    index: int
+    reasoning: str = ""
+    content: str = ""
+    tool_calls: list[ToolCallDelta] = []
+    """A call's first delta has `id` and `name`, the others pieces of its arguments."""
+    token_ids: list[int] = []
+    """Of this delta, whatever part of the answer they belong to; with the EOS or stop token."""
+    logprobs: list[TokenLogprob] | None = None
+    """One for each of `token_ids`."""
+    finish_reason: str | None = None
+    """stop, length or tool_calls."""
+
+
+class MadeCall(msgspec.Struct):
+    """A tool call as far as it is written."""
+
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class ChatChoice:
+    """Runs the parsers of one choice and keeps what they found."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        reasoning: ReasoningParser | None,
+        tools: ToolParser | WithoutRepeats | None,
+        *,
+        parallel: bool,
+        shows_reasoning: bool,
+    ) -> None:
+        self._choice = choice
+        self._parser = reasoning
+        self._tools = tools
+        self._parallel = parallel
+        self._shows_reasoning = shows_reasoning
+        self._thinking = reasoning is not None
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
+        self.reasons = reasoning is not None and shows_reasoning
+        """Reasoning is told apart from content, and shown."""
+        self.plain = reasoning is None and tools is None
+        """Text is content: nothing to parse."""
+        self.reasoning_tokens = 0
+        self.calls: list[MadeCall] = []
+        self.finish_reason: str | None = None
+
+    @property
+    def stopped_by(self) -> dict[str, Any]:
+        return self._choice.stopped_by
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    def apply(self, delta: TextDelta) -> ChatDelta:
+        if self.finish_reason is not None:
+            return ChatDelta(delta.index, token_ids=delta.token_ids, logprobs=delta.logprobs)
+        shown = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
+        shown.token_ids, shown.logprobs = delta.token_ids, delta.logprobs
+        if shown.content:
+            self._content.append(shown.content)
+        if shown.reasoning:
+            self._reasoning.append(shown.reasoning)
+            if not self._shows_reasoning:
+                shown.reasoning = ""
+        if delta.finish_reason is not None and shown.finish_reason is None:
+            shown.finish_reason = "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
+        self.finish_reason = shown.finish_reason
+        return shown
+
+    def _parse(self, delta: TextDelta) -> ChatDelta:
+        ended = delta.finish_reason is not None
+        reasoning, text = "", delta.text
+        if self._parser is not None:
+            reasoning, text = self._parser.feed(text)
+            if self._thinking:
+                # Tokens count as reasoning up to and with the one that ends it.
+                self.reasoning_tokens += len(delta.token_ids)
+                self._thinking = not text
+                if not (self._thinking or self._reasoning or reasoning):
+                    self.reasoning_tokens = 0
+            if ended:
+                last_reasoning, last_text = self._parser.finish()
+                reasoning, text = reasoning + last_reasoning, text + last_text
+        shown = ChatDelta(delta.index, reasoning=reasoning, content=text)
+        if self._tools is None:
+            return shown
+        parsed = self._tools.feed(text)
+        shown.content = parsed.content
+        calls = list(parsed.tool_calls)
+        if ended:
+            last = self._tools.finish()
+            shown.content += last.content
+            calls += last.tool_calls
+        shown.tool_calls = []
+        for call in calls:
+            if call.index > 0 and not self._parallel:
+                shown.finish_reason = "tool_calls"
+                self._choice.cut = True
+                break
+            shown.tool_calls.append(call)
+            self._keep(call)
+        if self._tools.ended:
+            shown.finish_reason = "tool_calls"
+            self._choice.cut = True
+        return shown
+
+    def _keep(self, call: ToolCallDelta) -> None:
+        while len(self.calls) <= call.index:
+            self.calls.append(MadeCall())
+        kept = self.calls[call.index]
+        kept.id = call.id if call.id is not None else kept.id
+        kept.name = call.name if call.name is not None else kept.name
+        kept.arguments += call.arguments
 
 
 class ChatTurn:
-    """Open: the first output is there. `close` at the end, whatever happened."""
+    """A generation, read as a chat. Who opens it closes its generation."""
 
-    def __init__(
-        self, request: ChatRequest, model: ServedModel, generation: Generation, prompt: Prompt, response_id: str
-    ) -> None:
+    def __init__(self, request: ChatRequest, generation: Generation) -> None:
         self.request = request
-        self.model = model
         self.generation = generation
-        self.prompt = prompt
-        self.id = response_id
-        self.created = int(time.time())
+        self.model = model = generation.model
+        (self.prompt,) = generation.prompts
         # A grammar that constrains the answer from its first token leaves no room to think.
         thinks = None if request.guides or request.forces_tool else model.reasoning_parser
         self.choices = [
             ChatChoice(
                 choice,
-                thinks(prompt.text) if thinks else None,
+                thinks(self.prompt.text) if thinks else None,
                 model.parser_of_calls(forced=request.forces_tool) if request.uses_tools else None,
                 parallel=request.parallel_tool_calls is not False,
                 shows_reasoning=request.include_reasoning is not False,
@@ -42,29 +168,18 @@ class ChatTurn:
             for choice in generation.choices
         ]
 
+    @classmethod
+    async def open(cls, request: ChatRequest, gateway: Gateway, response_id: str) -> Self:
+        """See `Generation.open`."""
+        return cls(request, await Generation.open(request, gateway, response_id))
+
     async def deltas(self) -> AsyncGenerator[ChatDelta, None]:
         """Those of all choices, interleaved as they come, until each has its finish_reason. Raises ApiError."""
         async for delta in self.generation.deltas():
             yield self.choices[delta.index].apply(delta)
 
-    async def drain(self) -> None:
-        """Until every choice is complete. Raises ApiError."""
-        async for _ in self.deltas():
-            pass
-
     def counts(self) -> TokenCounts:
         """The tokens so far."""
-        reasoning = None
-        if self.model.reasoning_parser is not None:
-            reasoning = sum(choice.reasoning_tokens for choice in self.choices)
-        return count_tokens(self.generation, reasoning)
-
-    async def close(self) -> None:
-        """Ends the engine's work on what is not finished. Safe to call twice."""
-        await self.generation.close()
-
-
-async def open_turn(request: ChatRequest, generator: Generator, response_id: str) -> ChatTurn:
-    """Raises ApiError or ParameterError for everything known before the first token."""
-    generation, (prompt,) = await open_generation(request, generator, response_id)
-    return ChatTurn(request, generator.model, generation, prompt, response_id)
+        if self.model.reasoning_parser is None:
+            return self.generation.counts()
+        return self.generation.counts(sum(choice.reasoning_tokens for choice in self.choices))

@@ -1,149 +1,121 @@
-"""One HTTP request's generation: an engine request for each choice, seen as one stream of text deltas."""
+"""The life cycle of one HTTP request: admitted, prepared, submitted, read as one stream of deltas, closed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import AsyncGenerator
+from typing import Self
 
 from gllm.engine.client.stream import EngineError
-from gllm.gateway.protocol.errors import ApiError, bad_request, engine_dead, internal_error
-from gllm.gateway.shared.admission import Admission, Ticket
-from gllm.gateway.shared.interfaces import Engine
-from gllm.gateway.shared.metrics import Metrics
-from gllm.gateway.shared.served_model import ServedModel
-from gllm.sampling_params import SamplingParams
-from gllm.text.output.answer import AnswerText
-from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
-from gllm.text.output.stop_strings import StopStrings
-from gllm.wire.messages import RequestOutput, TokenLogprob
-
-logger = logging.getLogger(__name__)
-
-
-class Delta(msgspec.Struct, gc=False):
-    """What one engine output means for one choice, after detokenising and looking for stop strings."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    """With the EOS or stop token, which is not part of the text."""
-    logprobs: list[TokenLogprob] | None = None
-    """One for each of `token_ids`."""
-    finish_reason: str | None = None
-    """stop or length."""
-
-
-class Choice:
-    """One engine request and its text."""
-
-    def __init__(
-        self,
-        index: int,
-        request_id: str,
-        prompt: list[int],
-        sampling: SamplingParams,
-        outputs: AsyncIterator[RequestOutput],
-        model: ServedModel,
-        *,
-        stops: StopStrings,
-        patterns: StopPatterns | None,
-        first_of_prompt: bool,
-        keep_leading_space: bool,
-        grammar_param: str | None,
-    ) -> None:
-        self.index = index
-        self._grammar_param = grammar_param
-        self.request_id = request_id
-        self.prompt = prompt
-        self.first_of_prompt = first_of_prompt
-        """Of n choices of one prompt only the first counts the prompt's tokens."""
-        self.sampling = sampling
-        self.outputs = outputs
-        self.completion_tokens = 0
-        self.delivered_tokens = 0
-        """Of `completion_tokens`, those in the deltas that the caller has: other choices may be ahead."""
-        self.cached_tokens = 0
-        self.prompt_logprobs: list[TokenLogprob | None] | None = None
-        self.finish_reason: str | None = None
-        self.stop_reason: str | int | None = None
-        self.matched_stop: str | int | None = None
-        self.preemptions = 0
-        self.queue_time = 0.0
-        self.prefill_time = 0.0
-        self.first_token_at = 0.0
-        self.last_token_at = 0.0
-        self.cut = False
-        """Set by the reader: it needs nothing more of this choice."""
-        stream = model.text_stream(
-            stop=stops,
-            patterns=patterns,
-            include_stop=sampling.include_stop_str_in_output,
-            min_tokens=sampling.min_tokens,
-            skip_special_tokens=sampling.skip_special_tokens,
-            keep_leading_space=keep_leading_space,
-        )
-        self._text = AnswerText(stream, sampling, model.config.eos_token_ids)
-
-    def apply(self, output: RequestOutput) -> Delta:
-        """Raises ApiError when the engine gave the request up: 400 if what the client asked for is the reason."""
-        reason = output.finish_reason
-        if output.invalid_request:
-            prefix = f"{self._grammar_param}: " if self._grammar_param else ""
-            raise bad_request(self._grammar_param, f"{prefix}{output.error}", "invalid_value")
-        if reason == "error" or reason == "abort":
-            logger.error("request failed", extra={"request_id": self.request_id, "detail": output.error or reason})
-            raise internal_error()
-        if output.num_cached_tokens:
-            self.cached_tokens = output.num_cached_tokens
-        if output.prompt_logprobs is not None:
-            self.prompt_logprobs = output.prompt_logprobs
-        try:
-            piece = self._text.take(output)
-        except PatternTooComplexError as error:
-            raise bad_request("stop_regex", str(error), "invalid_value") from error
-        num_tokens = len(piece.token_ids)
-        self.completion_tokens += num_tokens
-        self.finish_reason = piece.finish_reason
-        self.stop_reason, self.matched_stop = piece.stop_reason, piece.matched_stop
-        logprobs = output.logprobs[:num_tokens] if output.logprobs else None
-        return Delta(self.index, piece.text, piece.token_ids, logprobs, piece.finish_reason)
-
-    @property
-    def stopped_by(self) -> dict[str, Any]:
-        """vLLM's and SGLang's fields for what stopped it."""
-        return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
-
-    async def close(self) -> None:
-        """Ends the engine's work on it, if any is left."""
-        closing = getattr(self.outputs, "aclose", None)
-        if closing is not None:
-            await closing()
+from gllm.gateway.protocol.errors import ApiError, engine_dead
+from gllm.gateway.protocol.generation_schema import GenerationRequest
+from gllm.gateway.protocol.usage import TokenCounts
+from gllm.gateway.request.choice import Choice
+from gllm.gateway.request.prepare import PreparedRequest, prepare
+from gllm.gateway.shared.admission import Ticket
+from gllm.gateway.shared.gateway import Gateway
+from gllm.text.output.answer import AnswerText, TextDelta
+from gllm.wire.messages import RequestOutput
 
 
 class Generation:
-    """All choices of one HTTP request: `start`, then `deltas`; `close` at the end, whatever happened."""
+    """All choices of one HTTP request. `open`, then `deltas`; `close` at the end, whatever happened."""
 
-    def __init__(self, choices: list[Choice], ticket: Ticket, metrics: Metrics, arrived: float) -> None:
-        self.choices = choices
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: GenerationRequest,
+        prepared: PreparedRequest,
+        *,
+        ticket: Ticket,
+        response_id: str,
+        arrived: float,
+    ) -> None:
+        """arrived: time.monotonic() of the HTTP request. `open` makes generations."""
+        self.id = response_id
+        self.model = gateway.model
+        self.prompts = prepared.prompts
+        self.choices: list[Choice] = []
+        self.created = 0
+        """Unix time of its first output."""
+        self._gateway = gateway
+        self._metrics = gateway.metrics
         self._ticket = ticket
-        self._metrics = metrics
         self._arrived = arrived
+        self._request = request
+        self._prepared = prepared
         self._closed = False
         self._failed = False
         self._merged = self._merge()
-        self._first: Delta | None = None
+        self._first: TextDelta | None = None
 
-    async def start(self) -> None:
-        """Wait for the first delta, so that what goes wrong before it is still an HTTP status."""
-        self._first = await anext(self._merged)
+    @classmethod
+    async def open(cls, request: GenerationRequest, gateway: Gateway, response_id: str) -> Self:
+        """Returns with the first output, so that what goes wrong before it is still an HTTP status.
 
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        Raises ApiError or ParameterError, and holds nothing then. Else the caller must `close` it.
+        """
+        arrived = time.monotonic()
+        gateway.model.check_name(request.model)
+        ticket = gateway.admission.admit(request.num_prompts * request.choices_per_prompt)
+        try:
+            prepared = await prepare(request, gateway.model, gateway.limits().max_model_len)
+            generation = cls(gateway, request, prepared, ticket=ticket, response_id=response_id, arrived=arrived)
+            generation._submit()
+        except BaseException:
+            ticket.release()
+            raise
+        try:
+            generation._first = await anext(generation._merged)
+        except BaseException:
+            await generation.close()
+            raise
+        generation.created = int(time.time())
+        return generation
+
+    def _submit(self) -> None:
+        """Nothing awaits between the last checks and the engine."""
+        request, prepared = self._request, self._prepared
+        self._gateway.limits()
+        self._gateway.admission.admit_tokens(self._ticket, sum(len(prompt.token_ids) for prompt in self.prompts))
+        n = request.choices_per_prompt
+        for prompt, sampling in zip(prepared.prompts, prepared.samplings, strict=True):
+            for i in range(n):
+                index = len(self.choices)
+                request_id = f"{self.id}-{index}"
+                own = sampling.for_choice(i)
+                try:
+                    outputs = self._gateway.engine.generate(
+                        request_id,
+                        prompt.token_ids,
+                        own,
+                        priority=request.priority or 0,
+                        cache_salt=request.cache_salt or "",
+                    )
+                except EngineError as error:
+                    raise engine_dead(str(error)) from error
+                stream = self.model.text_stream(
+                    own,
+                    stops=prepared.stops,
+                    patterns=prepared.patterns,
+                    continues_text=request.continues_text,
+                )
+                choice = Choice(
+                    index,
+                    request_id,
+                    prompt=prompt.token_ids,
+                    sampling=own,
+                    outputs=outputs,
+                    text=AnswerText(stream, own, self.model.config.eos_token_ids, index),
+                    first_of_prompt=i == 0,
+                    grammar_param=prepared.grammar_param,
+                )
+                self.choices.append(choice)
+        self._metrics.submitted(n, prepared.samplings)
+
+    async def deltas(self) -> AsyncGenerator[TextDelta, None]:
         """Interleaved as they come, until every choice has its finish_reason.
 
         Raises ApiError when the engine fails or dies.
@@ -153,17 +125,27 @@ class Generation:
         async for delta in self._merged:
             yield self._delivered(delta)
 
-    def _delivered(self, delta: Delta) -> Delta:
+    def counts(self, reasoning: int | None = None) -> TokenCounts:
+        """The tokens of the deltas so far. reasoning: those of them that are reasoning, if that is known."""
+        prompts = [choice for choice in self.choices if choice.first_of_prompt]
+        return TokenCounts(
+            prompt=sum(len(choice.prompt) for choice in prompts),
+            cached=sum(choice.cached_tokens for choice in prompts),
+            completion=sum(choice.delivered_tokens for choice in self.choices),
+            reasoning=reasoning,
+        )
+
+    def _delivered(self, delta: TextDelta) -> TextDelta:
         self.choices[delta.index].delivered_tokens += len(delta.token_ids)
         return delta
 
-    async def _merge(self) -> AsyncGenerator[Delta, None]:
+    async def _merge(self) -> AsyncGenerator[TextDelta, None]:
         if len(self.choices) == 1:
             async for delta in self._follow(self.choices[0]):
                 yield delta
             return
         # A bounded queue: when the client reads slowly, outputs wait (and merge) in the engine client instead.
-        queue: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue(maxsize=2 * len(self.choices))
+        queue: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue(maxsize=2 * len(self.choices))
         tasks = [asyncio.create_task(self._pump(choice, queue)) for choice in self.choices]
         try:
             running = len(tasks)
@@ -180,7 +162,7 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, choice: Choice, queue: asyncio.Queue[Delta | BaseException | None]) -> None:
+    async def _pump(self, choice: Choice, queue: asyncio.Queue[TextDelta | BaseException | None]) -> None:
         try:
             async for delta in self._follow(choice):
                 await queue.put(delta)
@@ -188,7 +170,7 @@ class Generation:
             await queue.put(error)
         await queue.put(None)
 
-    async def _follow(self, choice: Choice) -> AsyncGenerator[Delta, None]:
+    async def _follow(self, choice: Choice) -> AsyncGenerator[TextDelta, None]:
         try:
             async for output in choice.outputs:
                 delta = choice.apply(output)
@@ -211,7 +193,7 @@ class Generation:
         # The client's contract is to end with a finish_reason; never leave a caller waiting for one.
         raise engine_dead("its answer ended early")
 
-    def _account(self, choice: Choice, output: RequestOutput, delta: Delta) -> None:
+    def _account(self, choice: Choice, output: RequestOutput, delta: TextDelta) -> None:
         now = time.monotonic()
         if delta.token_ids:
             if not choice.first_token_at:
@@ -230,7 +212,7 @@ class Generation:
 
     def _end(self, choice: Choice) -> None:
         self._ticket.finished()
-        self._metrics.finished(choice, time.monotonic() - self._arrived)
+        self._metrics.finished(choice.finished(time.monotonic() - self._arrived))
 
     async def close(self) -> None:
         """Abort what still runs, and give the admission back. Safe to call twice."""
@@ -247,62 +229,3 @@ class Generation:
                     await choice.close()
         finally:
             self._ticket.release()
-
-
-class Generator:
-    """Turns checked prompts into Generations. Between its admission check and its submissions nothing awaits."""
-
-    def __init__(self, model: ServedModel, engine: Engine, admission: Admission, metrics: Metrics) -> None:
-        self.model = model
-        self.engine = engine
-        self.admission = admission
-        self.metrics = metrics
-
-    def max_model_len(self) -> int:
-        limits = self.engine.limits
-        if limits is None:
-            raise engine_dead("it is gone")
-        return limits.max_model_len
-
-    def submit(
-        self,
-        ticket: Ticket,
-        response_id: str,
-        prompts: Sequence[tuple[list[int], SamplingParams]],
-        *,
-        n: int,
-        stops: StopStrings,
-        patterns: StopPatterns | None,
-        priority: int,
-        cache_salt: str,
-        continues_text: bool,
-        grammar_param: str | None,
-        arrived: float,
-    ) -> Generation:
-        """`ticket` stays the caller's when this raises.
-
-        stops, patterns: what ends the text of every choice; the prompts' parameters have neither.
-        grammar_param: the field that an error in the grammar is reported for.
-        continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
-        """
-        self.max_model_len()
-        self.admission.admit_tokens(ticket, sum(len(ids) for ids, _ in prompts))
-        choices: list[Choice] = []
-        try:
-            for ids, sampling in prompts:
-                for i in range(n):
-                    index = len(choices)
-                    request_id = f"{response_id}-{index}"
-                    own = sampling.for_choice(i)
-                    outputs = self.engine.generate(request_id, ids, own, priority=priority, cache_salt=cache_salt)
-                    choices.append(
-                        Choice(
-                            index, request_id, ids, own, outputs, self.model, stops=stops, patterns=patterns,
-                            first_of_prompt=i == 0, keep_leading_space=continues_text,
-                            grammar_param=grammar_param,
-                        )
-                    )  # fmt: skip
-        except EngineError as error:
-            raise engine_dead(str(error)) from error
-        self.metrics.submitted(n, prompts)
-        return Generation(choices, ticket, self.metrics, arrived)

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 
 from gllm.config import GatewayConfig
+from gllm.engine.client.client import EngineClient
 from gllm.gateway.protocol.errors import ApiError, overloaded, unavailable
-from gllm.gateway.shared.interfaces import Engine
 
 RETRY_AFTER_RANGE = (1, 60)
 _RATE_WINDOW = 30.0
@@ -25,7 +25,7 @@ class Admission:
     def __init__(
         self,
         config: GatewayConfig,
-        engine: Engine,
+        engine: EngineClient,
         *,
         on_reject: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,

@@ -1,4 +1,4 @@
-"""Everything the routes share."""
+"""What all requests share: the served model, the engine and its health, admission, metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from gllm.config import Config
-from gllm.gateway.request.generation import Generator
+from gllm.engine.client.client import EngineClient
+from gllm.gateway.protocol.errors import engine_dead
 from gllm.gateway.shared.admission import Admission
-from gllm.gateway.shared.interfaces import Engine
-from gllm.gateway.shared.metrics import Metrics
+from gllm.gateway.shared.metrics import GatewayMetrics
 from gllm.gateway.shared.served_model import ServedModel
+from gllm.wire.messages import Hello
 
 MAX_SILENCE = 5.0
 """Seconds without a message from the engine, which sends one each second, after which it counts as hung."""
@@ -18,14 +19,13 @@ MAX_SILENCE = 5.0
 
 class Gateway:
     def __init__(
-        self, config: Config, model: ServedModel, engine: Engine, clock: Callable[[], float] = time.monotonic
+        self, config: Config, model: ServedModel, engine: EngineClient, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.config = config
         self.model = model
         self.engine = engine
-        self.metrics = Metrics(model.name, config.engine.max_model_len or model.config.context(), engine)
+        self.metrics = GatewayMetrics(model.name, config.engine.max_model_len or model.config.context(), engine)
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
-        self.generator = Generator(model, engine, self.admission, self.metrics)
         self.down_reason = "starting"
         """Why there is no engine, for /health."""
         self.loaded: float | None = None
@@ -61,6 +61,12 @@ class Gateway:
     @property
     def max_model_len(self) -> int | None:
         return self.engine.limits.max_model_len if self.engine.limits is not None else None
+
+    def limits(self) -> Hello:
+        """What requests may count on. Raises ApiError 503 if there is no engine and none is to come."""
+        if self.engine.limits is None:
+            raise engine_dead("it is gone")
+        return self.engine.limits
 
     def not_ready(self, recovering: bool = False) -> str | None:
         """Why new requests had better go elsewhere.

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gllm.gateway.shared.interfaces import Engine
+from gllm.engine.client.client import EngineClient
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
-
-if TYPE_CHECKING:
-    from gllm.gateway.request.generation import Choice
 
 TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -40,8 +37,27 @@ def length_buckets(longest: int) -> tuple[int, ...]:
     return tuple(edge for edge in edges if edge <= max(longest, 1))
 
 
-class Metrics:
-    def __init__(self, model_name: str, max_model_len: int, engine: Engine) -> None:
+class FinishedChoice(msgspec.Struct, kw_only=True):
+    """The figures of a choice that came to its own end. Times are in seconds."""
+
+    reason: str
+    """stop or length."""
+    prompt_tokens: int
+    completion_tokens: int
+    max_tokens: int
+    """Most tokens that it could have had."""
+    latency: float
+    """Arrival of the request to its last token."""
+    queue_time: float
+    """Waiting to be scheduled."""
+    prefill_time: float
+    """Scheduled to first token."""
+    decode_time: float
+    """First to last token."""
+
+
+class GatewayMetrics:
+    def __init__(self, model_name: str, max_model_len: int, engine: EngineClient) -> None:
         self.registry = CollectorRegistry()
         labels = (model_name, _ENGINE)
 
@@ -89,9 +105,10 @@ class Metrics:
     def http(self, route: str, method: str, status: int) -> None:
         self._http.labels(route, method, str(status)).inc()
 
-    def submitted(self, n: int, prompts: Sequence[tuple[list[int], SamplingParams]]) -> None:
+    def submitted(self, n: int, samplings: Sequence[SamplingParams]) -> None:
+        """A request of n choices for each prompt. samplings: one for each prompt."""
         self._n.observe(n)
-        for _, sampling in prompts:
+        for sampling in samplings:
             self._max_tokens.observe(sampling.max_tokens or 0)
 
     def first_token(self, seconds: float) -> None:
@@ -109,21 +126,20 @@ class Metrics:
         """A choice was cut short: `abort` by its client, `error` by the engine."""
         self._ended[reason].inc()
 
-    def finished(self, choice: Choice, e2e: float) -> None:
+    def finished(self, choice: FinishedChoice) -> None:
         """A choice came to its own end."""
-        decode = choice.last_token_at - choice.first_token_at
-        self._ended[choice.finish_reason or "stop"].inc()
-        self._e2e.observe(e2e)
+        self._ended[choice.reason].inc()
+        self._e2e.observe(choice.latency)
         self._queue.observe(choice.queue_time)
         self._prefill.observe(choice.prefill_time)
-        self._decode.observe(decode)
-        self._inference.observe(choice.prefill_time + decode)
-        self._prompt_tokens.inc(len(choice.prompt))
-        self._prompt_length.observe(len(choice.prompt))
+        self._decode.observe(choice.decode_time)
+        self._inference.observe(choice.prefill_time + choice.decode_time)
+        self._prompt_tokens.inc(choice.prompt_tokens)
+        self._prompt_length.observe(choice.prompt_tokens)
         self._output_length.observe(choice.completion_tokens)
-        self._longest_output.observe(choice.sampling.max_tokens or 0)
+        self._longest_output.observe(choice.max_tokens)
         if choice.completion_tokens > 1:
-            self._tpot.observe(decode / (choice.completion_tokens - 1))
+            self._tpot.observe(choice.decode_time / (choice.completion_tokens - 1))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
@@ -132,7 +148,7 @@ class Metrics:
 class EngineCollector(Collector):
     """Reads the engine's last stats when scraped. Its counters start again with each engine; ours go on."""
 
-    def __init__(self, engine: Engine, labels: tuple[str, str]) -> None:
+    def __init__(self, engine: EngineClient, labels: tuple[str, str]) -> None:
         self._engine = engine
         self._labels = labels
         self._seen: dict[str, int] = {}
@@ -175,14 +191,14 @@ class EngineCollector(Collector):
 
     def _cache(self, hello: Hello) -> Metric:
         size = hello.num_pages * hello.page_size
-        shape = {
+        sizes = {
             "block_size": hello.page_size,
             "num_gpu_blocks": hello.num_pages,
             "kv_cache_size_tokens": size,
             "kv_cache_max_concurrency": round(size / hello.max_model_len, 2),
         }
-        info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.", labels=(*_LABELS, *shape))
-        info.add_metric((*self._labels, *map(str, shape.values())), 1)
+        info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.", labels=(*_LABELS, *sizes))
+        info.add_metric((*self._labels, *map(str, sizes.values())), 1)
         return info
 
     def _stages(self, stats: EngineStats) -> Iterator[Metric]:
@@ -220,8 +236,8 @@ class EngineCollector(Collector):
         bounds = [*(str(float(edge)) for edge in edges), "+Inf"]
         below = 0
         buckets = []
-        for place, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
-            below += self._continued(f"{name}/{place}", count)
+        for index, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
+            below += self._continued(f"{name}/{index}", count)
             buckets.append((bound, float(below)))
         return buckets, float(self._continued(f"{name}/sum", histogram.total))
 

@@ -1,4 +1,4 @@
-"""The model as the gateway knows it: names, shape, text tools. No weights, no torch."""
+"""The model as the gateway knows it: names, sizes, tokenizer, template, parsers. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
+from gllm.config import Config
 from gllm.gateway.protocol.errors import ApiError
-from gllm.gateway.shared.interfaces import GrammarMaker, ReasoningParser, Template, TextStream, Tokenizer, ToolParser
+from gllm.gateway.shared.grammar_maker import GrammarMaker
 from gllm.gateway.shared.text_threads import TextThreads
 from gllm.models.config import ModelConfig
+from gllm.models.families import load_model_config
+from gllm.sampling_params import SamplingParams
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.output.reasoning import ReasoningParser, reasoning_parser_for
 from gllm.text.output.stop_patterns import StopPatterns
 from gllm.text.output.stop_strings import StopStrings
-from gllm.text.tool_parsers import PLAIN_JSON
-from gllm.text.tool_parsers import ToolParser as PlainToolParser
-
-
-class TextStreamFactory(Protocol):
-    def __call__(
-        self,
-        *,
-        stop: StopStrings,
-        patterns: StopPatterns | None,
-        include_stop: bool,
-        min_tokens: int,
-        skip_special_tokens: bool,
-        keep_leading_space: bool,
-    ) -> TextStream: ...
+from gllm.text.templates.chat_template import ChatTemplate
+from gllm.text.templates.tool_prompt import ToolsInSystemText, reads_tools
+from gllm.text.tokenizer import Tokenizer, load_tokenizer
+from gllm.text.tool_parsers import PLAIN_JSON, ToolParser, WithoutRepeats, tool_format_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +33,10 @@ class ServedModel:
     """More names that requests may give."""
     config: ModelConfig
     tokenizer: Tokenizer
-    text_stream: TextStreamFactory
     grammars: GrammarMaker
-    template: Template | None = None
+    template: ChatTemplate | ToolsInSystemText | None = None
     """None: the model has no chat template."""
-    tool_parser: Callable[[], ToolParser] | None = None
+    tool_parser: Callable[[], ToolParser | WithoutRepeats] | None = None
     reasoning_parser: Callable[[str], ReasoningParser | None] | None = None
     """From the rendered prompt, whose end may already open the thinking, or close it again (then None)."""
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
@@ -62,11 +56,33 @@ class ServedModel:
         self.grammar_threads.shutdown(wait=False, cancel_futures=True)
         self.grammars.close()
 
-    def parser_of_calls(self, *, forced: bool) -> ToolParser | None:
+    def text_stream(
+        self,
+        sampling: SamplingParams,
+        *,
+        stops: StopStrings,
+        patterns: StopPatterns | None,
+        continues_text: bool,
+    ) -> TextStream:
+        """Detokenizes one answer, and ends it at a stop string or a match of the patterns.
+
+        continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
+        """
+        return TextStream(
+            self.tokenizer,
+            stop=stops,
+            patterns=patterns,
+            include_stop=sampling.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
+            skip_special_tokens=sampling.skip_special_tokens,
+            keep_leading_space=continues_text,
+        )
+
+    def parser_of_calls(self, *, forced: bool) -> ToolParser | WithoutRepeats | None:
         """For one answer; None if the format is not known. Forced calls have one in any case: the grammar's."""
         if self.tool_parser is not None:
             return self.tool_parser()
-        return PlainToolParser(PLAIN_JSON) if forced else None
+        return ToolParser(PLAIN_JSON) if forced else None
 
     def check_name(self, requested: str | None) -> None:
         """Raises ApiError 404; no name, or an empty one, means the model there is."""
@@ -80,3 +96,37 @@ class ServedModel:
             size = self.config.vocab_size
             raise ApiError(400, f"{param}: token id {max(ids)} is out of vocabulary: the model has {size} tokens.",
                            param=param, code="invalid_value")  # fmt: skip
+
+
+def load_served_model(config: Config) -> ServedModel:
+    """Reads the model's text side. Raises ValueError with one line that says what is wrong."""
+    settings = config.gateway
+    path = Path(config.engine.model)
+    shape = load_model_config(path)
+    tokenizer = load_tokenizer(path)
+    template = ChatTemplate.of_model(
+        tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
+    )
+    knows_tools = reads_tools(template.tool_source)
+    tool_format = tool_format_for(settings.tool_parser, template.tool_source, reads_tools=knows_tools)
+    shown = template if knows_tools else ToolsInSystemText(template, tool_format or PLAIN_JSON)
+
+    def tool_parser() -> ToolParser | WithoutRepeats:
+        parser = ToolParser(tool_format or PLAIN_JSON)
+        return parser if knows_tools else WithoutRepeats(parser)
+
+    def reasoning(prompt: str) -> ReasoningParser | None:
+        return reasoning_parser_for(settings.reasoning_parser, template.source, prompt)
+
+    return ServedModel(
+        name=settings.served_model_name or path.name,
+        aliases=settings.served_model_aliases,
+        config=shape,
+        tokenizer=tokenizer,
+        grammars=GrammarMaker(tokenizer, shape.vocab_size, tool_format),
+        template=shown if template.source else None,
+        tool_parser=tool_parser if tool_format is not None else None,
+        reasoning_parser=reasoning if reasoning("") is not None else None,
+        sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},
+        longest_token=max((len(piece) for piece in tokenizer.token_pieces), default=1),
+    )

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection
 
 import msgspec
 
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import RequestOutput
+from gllm.text.output.detokenizer import TextStream
+from gllm.wire.messages import RequestOutput, TokenLogprob
 
 
-class Stream(Protocol):
-    """What is used of `gllm.text.output.detokenizer.TextStream`."""
+class TextDelta(msgspec.Struct, gc=False):
+    """One engine output after detokenizing and the search for stop strings."""
 
-    stop_reason: str | None
-    num_tokens: int
-
-    def feed(self, token_ids: Sequence[int]) -> str: ...
-    def finish(self) -> str: ...
-
-
-class AnswerPiece(msgspec.Struct, gc=False):
+    index: int
+    """Of the choice that it belongs to."""
     text: str
     token_ids: list[int]
     """Leading tokens of the output that belong to the answer, with the EOS or stop token that ended it."""
+    logprobs: list[TokenLogprob] | None
+    """One for each of `token_ids`."""
     finish_reason: str | None
     """stop or length."""
     stop_reason: str | int | None
@@ -34,17 +30,20 @@ class AnswerPiece(msgspec.Struct, gc=False):
 
 
 class AnswerText:
-    """One answer: detokenizes, and ends it at a stop string."""
+    """The text of one answer: detokenizes it, and ends it at a stop string."""
 
-    def __init__(self, stream: Stream, sampling: SamplingParams, eos_token_ids: Collection[int]) -> None:
-        """eos_token_ids: the model's."""
+    def __init__(
+        self, stream: TextStream, sampling: SamplingParams, eos_token_ids: Collection[int], index: int = 0
+    ) -> None:
+        """eos_token_ids: the model's. index: of the choice, for its deltas."""
         self._stream = stream
+        self._index = index
         # The token that ends the answer is part of its text, like a stop string.
         self._keep_stop_token = sampling.include_stop_str_in_output
         self._eos = frozenset(() if sampling.ignore_eos else eos_token_ids)
         self._fed = 0
 
-    def take(self, output: RequestOutput) -> AnswerPiece:
+    def take(self, output: RequestOutput) -> TextDelta:
         ids, reason = output.token_ids, output.finish_reason
         stop_token = output.stop_token_id
         shown = ids if stop_token is None or self._keep_stop_token else ids[:-1]
@@ -52,13 +51,13 @@ class AnswerText:
         if reason is not None and self._stream.stop_reason is None:
             # The last held-back text may hold a stop string that ends with the last token.
             text += self._stream.finish()
-        stop_string = self._stream.stop_reason
-        if stop_string is not None:
-            # Tokens after the stop string came in the same message; they are no part of the answer.
-            ids = ids[: self._stream.num_tokens - self._fed]
-            piece = AnswerPiece(text, ids, "stop", stop_string, stop_string)
+        matched: str | int | None = self._stream.stop_reason
+        named = matched
+        if matched is not None:
+            # Tokens after the stop string came in the same message; they do not belong to the answer.
+            ids, reason = ids[: self._stream.num_tokens - self._fed], "stop"
         else:
-            named = None if stop_token in self._eos else stop_token
-            piece = AnswerPiece(text, ids, reason, named, stop_token)
+            matched, named = stop_token, None if stop_token in self._eos else stop_token
         self._fed += len(ids)
-        return piece
+        logprobs = output.logprobs[: len(ids)] if output.logprobs else None
+        return TextDelta(self._index, text, ids, logprobs, reason, named, matched)

@@ -2,62 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
-from gllm.gateway.api.messages.blocks import Blocks, Event
-from gllm.gateway.api.messages.convert import MessagesChat
-from gllm.gateway.http.sse import Disconnect, respond
-from gllm.gateway.protocol.anthropic_errors import error_object
+from gllm.gateway.api.messages.blocks import Blocks
+from gllm.gateway.api.messages.convert import chat_of
+from gllm.gateway.protocol.anthropic_schema import MessagesRequest
+from gllm.gateway.protocol.chunks import Event, event_frame
 from gllm.gateway.protocol.errors import ApiError
-from gllm.gateway.request.chat_turn import ChatTurn, open_turn
-from gllm.gateway.request.generation import Generator
+from gllm.gateway.protocol.usage import messages_usage
+from gllm.gateway.request.answer import Answer
+from gllm.gateway.request.chat_turn import ChatTurn
+from gllm.gateway.shared.gateway import Gateway
 
-_json = msgspec.json.Encoder().encode
 
-
-async def answer_messages(chat: MessagesChat, generator: Generator, disconnect: Disconnect) -> Response:
+async def open_message(request: MessagesRequest, gateway: Gateway) -> Answer:
     """Raises ApiError or ParameterError for everything known before the first token."""
-    turn = await disconnect.run(open_turn(chat, generator, f"msg_{uuid.uuid4().hex}"))
-    return await respond(_Answer(turn), turn.close, disconnect, stream=bool(chat.stream))
+    chat = await asyncio.to_thread(chat_of, request)
+    return MessageAnswer(await ChatTurn.open(chat, gateway, f"msg_{uuid.uuid4().hex}"))
 
 
-class _Answer:
+class MessageAnswer(Answer):
+    """One message, streamed or whole."""
+
     def __init__(self, turn: ChatTurn) -> None:
+        super().__init__(turn.generation)
         self._turn = turn
         self._blocks = Blocks()
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         message = self._message([], None, None)
-        yield _frame({"type": "message_start", "message": message})
+        yield event_frame({"type": "message_start", "message": message})
         pinged = False
         try:
             async for event in self._block_events():
-                yield _frame(event)
+                yield event_frame(event)
                 if not pinged:
                     pinged = True
-                    yield _frame({"type": "ping"})
+                    yield event_frame({"type": "ping"})
         except ApiError as error:
-            yield _frame(error_object(error))
+            yield event_frame(error.anthropic_object())
             return
         reason, sequence = self._stop()
-        yield _frame(
+        yield event_frame(
             {
                 "type": "message_delta",
                 "delta": {"stop_reason": reason, "stop_sequence": sequence},
-                "usage": self._usage(),
+                "usage": messages_usage(self._turn.counts()),
             }
         )
-        yield _frame({"type": "message_stop"})
+        yield event_frame({"type": "message_stop"})
 
     async def whole(self) -> bytes:
         async for _ in self._block_events():
             pass
-        return _json(self._message(self._blocks.content(), *self._stop()))
+        return msgspec.json.encode(self._message(self._blocks.content(), *self._stop()))
 
     async def _block_events(self) -> AsyncGenerator[Event, None]:
         async for delta in self._turn.deltas():
@@ -68,14 +71,14 @@ class _Answer:
 
     def _message(self, content: list[dict[str, Any]], reason: str | None, sequence: str | None) -> dict[str, Any]:
         return {
-            "id": self._turn.id,
+            "id": self._generation.id,
             "type": "message",
             "role": "assistant",
             "model": self._turn.model.name,
             "content": content,
             "stop_reason": reason,
             "stop_sequence": sequence,
-            "usage": self._usage(),
+            "usage": messages_usage(self._turn.counts()),
         }
 
     def _stop(self) -> tuple[str, str | None]:
@@ -83,7 +86,7 @@ class _Answer:
         finish = self._turn.choices[0].finish_reason
         if finish == "tool_calls":
             return "tool_use", None
-        choice = self._turn.generation.choices[0]
+        choice = self._generation.choices[0]
         if finish == "length":
             asked = self._turn.request.max_tokens
             is_cut = asked is None or choice.completion_tokens >= asked
@@ -91,19 +94,3 @@ class _Answer:
         if isinstance(choice.stop_reason, str):
             return "stop_sequence", choice.stop_reason
         return "end_turn", None
-
-    def _usage(self) -> dict[str, Any]:
-        counts = self._turn.counts()
-        shown: dict[str, Any] = {
-            "input_tokens": counts.prompt - counts.cached,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": counts.cached,
-            "output_tokens": counts.completion,
-        }
-        if counts.reasoning is not None:
-            shown["output_tokens_details"] = {"thinking_tokens": counts.reasoning}
-        return shown
-
-
-def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _json(event))

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 from pydantic_core import from_json
 
-from gllm.gateway.request.chat_choice import ChatDelta
-from gllm.gateway.shared.interfaces import ToolCallDelta
+from gllm.gateway.protocol.chunks import Event
+from gllm.gateway.request.chat_turn import ChatDelta
+from gllm.text.tool_parsers import ToolCallDelta
 
 SIGNATURE = "unsigned"
 """Anthropic signs what a model thinks, and clients send it back with the signature. Nothing here checks it."""
-
-Event = dict[str, Any]
 
 
 class _Block(msgspec.Struct):

@@ -7,23 +7,23 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from gllm.gateway.api.responses.convert import chat_request, in_responses_terms
-from gllm.gateway.api.responses.output import Event, OutputItems, Status
+from gllm.gateway.api.responses.output import OutputItems, ResponseStatus
 from gllm.gateway.api.responses.resource import ResponseObject
 from gllm.gateway.api.responses.store import ResponseStore, StoredResponse, read_items
 from gllm.gateway.api.responses.truncation import truncated
-from gllm.gateway.http.sse import DONE, Disconnect, respond
 from gllm.gateway.protocol.chat_schema import ChatRequest
+from gllm.gateway.protocol.chunks import DONE, Event, event_frame
 from gllm.gateway.protocol.errors import ApiError, from_parameter_error
 from gllm.gateway.protocol.item_schema import Item, ItemReference, new_id
 from gllm.gateway.protocol.responses_schema import ConversationRequest, ResponsesRequest
-from gllm.gateway.request.chat_turn import ChatTurn, open_turn
-from gllm.gateway.request.generation import Generator
+from gllm.gateway.request.answer import Answer
+from gllm.gateway.request.chat_turn import ChatTurn
+from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
 
-_json = msgspec.json.Encoder()
+_json = msgspec.json.Encoder().encode
 
 
 class Conversation:
@@ -40,20 +40,19 @@ class Conversation:
         return [*read_items(self.history), *self.new]
 
 
-async def create_response(
-    request: ResponsesRequest, generator: Generator, store: ResponseStore, disconnect: Disconnect
-) -> Response:
+async def open_response(request: ResponsesRequest, gateway: Gateway, store: ResponseStore) -> Answer:
     """Raises ApiError for everything known before the first token."""
     conversation = Conversation(request, store)
-    chat = await disconnect.run(chat_of(request, conversation))
-    turn = await disconnect.run(open_response_turn(chat, generator, new_id("resp"), request.truncation == "auto"))
+    chat = await chat_of(request, conversation)
+    turn = await open_response_turn(chat, gateway, new_id("resp"), truncate=request.truncation == "auto")
 
     def keep(response: dict[str, Any]) -> None:
         if request.stored:
-            body = _json.encode(response)
-            store.add(turn.id, StoredResponse(body, conversation.history, conversation.new, response["output"]))
+            body = _json(response)
+            stored = StoredResponse(body, conversation.history, conversation.new, response["output"])
+            store.add(turn.generation.id, stored)
 
-    return await respond(_Answer(request, turn, keep), turn.close, disconnect, stream=bool(request.stream))
+    return ResponseAnswer(request, turn, keep)
 
 
 async def chat_of(request: ResponsesRequest, conversation: Conversation) -> ChatRequest:
@@ -61,22 +60,23 @@ async def chat_of(request: ResponsesRequest, conversation: Conversation) -> Chat
     return await asyncio.to_thread(lambda: chat_request(request, conversation.items()))
 
 
-async def open_response_turn(chat: ChatRequest, generator: Generator, response_id: str, truncate: bool) -> ChatTurn:
+async def open_response_turn(chat: ChatRequest, gateway: Gateway, response_id: str, *, truncate: bool) -> ChatTurn:
     """Raises ApiError in terms of a Responses request."""
     try:
         if truncate:
-            chat = await truncated(chat, generator)
-        return await open_turn(chat, generator, response_id)
+            chat = await truncated(chat, gateway)
+        return await ChatTurn.open(chat, gateway, response_id)
     except ParameterError as error:
         raise in_responses_terms(from_parameter_error(error)) from None
     except ApiError as error:
         raise in_responses_terms(error) from None
 
 
-class _Answer:
+class ResponseAnswer(Answer):
     """One response, streamed or whole."""
 
     def __init__(self, request: ResponsesRequest, turn: ChatTurn, keep: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(turn.generation)
         self._turn = turn
         self._keep = keep
         self._response = ResponseObject(request, turn)
@@ -89,8 +89,7 @@ class _Answer:
             nonlocal number
             event["sequence_number"] = number
             number += 1
-            kind: str = event["type"]
-            return b"event: " + kind.encode() + b"\ndata: " + _json.encode(event) + b"\n\n"
+            return event_frame(event)
 
         output = self._output
         yield frame({"type": "response.created", "response": self._response.in_progress()})
@@ -124,8 +123,8 @@ class _Answer:
             pass
         response = self._response.finished(status, output.items)
         self._keep(response)
-        return _json.encode(response)
+        return _json(response)
 
-    def _status(self) -> Status:
+    def _status(self) -> ResponseStatus:
         """Incomplete: the answer ended at its limit."""
         return "incomplete" if self._turn.choices[0].finish_reason == "length" else "completed"

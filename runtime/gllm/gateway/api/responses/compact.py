@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from starlette.responses import Response
 
 from gllm.gateway.api.responses.answer import Conversation, open_response_turn
 from gllm.gateway.api.responses.convert import chat_messages, checked_chat, write_summary
-from gllm.gateway.api.responses.resource import shown_usage
 from gllm.gateway.api.responses.store import ResponseStore
-from gllm.gateway.http.sse import Disconnect
 from gllm.gateway.protocol.item_schema import MessageItem, new_id
 from gllm.gateway.protocol.responses_schema import CompactRequest
-from gllm.gateway.request.generation import Generator
+from gllm.gateway.protocol.usage import responses_usage
+from gllm.gateway.shared.gateway import Gateway
 
 MAX_SUMMARY_TOKENS = 1024
 _TASK = (
@@ -23,14 +21,15 @@ _TASK = (
 )
 
 
-async def compact(
-    request: CompactRequest, generator: Generator, store: ResponseStore, disconnect: Disconnect
-) -> Response:
-    """Raises ApiError. Where the conversation does not fit the context the oldest messages are left out."""
+async def compact(request: CompactRequest, gateway: Gateway, store: ResponseStore) -> bytes:
+    """The JSON body of the compacted conversation. Raises ApiError.
+
+    Where the conversation does not fit the context, the oldest messages are left out.
+    """
     items = await asyncio.to_thread(Conversation(request, store).items)
     task = MessageItem(role="user", content=_TASK).shown()
     # Half the context at most, so that the other half can hold what is summarized.
-    limit = min(MAX_SUMMARY_TOKENS, generator.max_model_len() // 2)
+    limit = min(MAX_SUMMARY_TOKENS, gateway.limits().max_model_len // 2)
     chat = checked_chat(
         {
             "model": request.model,
@@ -38,11 +37,12 @@ async def compact(
             "max_completion_tokens": limit,
         }
     )
-    turn = await disconnect.run(open_response_turn(chat, generator, new_id("cmp"), truncate=True))
+    turn = await open_response_turn(chat, gateway, new_id("cmp"), truncate=True)
     try:
-        await disconnect.run(turn.drain())
+        async for _ in turn.deltas():
+            pass
     finally:
-        await turn.close()
+        await turn.generation.close()
     summary = {
         "id": new_id("cmp"),
         "type": "compaction",
@@ -51,8 +51,8 @@ async def compact(
     body = {
         "id": new_id("resp"),
         "object": "response.compaction",
-        "created_at": turn.created,
+        "created_at": turn.generation.created,
         "output": [*(item for item in items if item["type"] == "message" and item["role"] == "user"), summary],
-        "usage": shown_usage(turn.counts()),
+        "usage": responses_usage(turn.counts()),
     }
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return msgspec.json.encode(body)

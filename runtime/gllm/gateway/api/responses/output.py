@@ -1,19 +1,19 @@
-"""From a chat turn's deltas to output items, and to the events that tell of each item's growth."""
+"""From a chat turn's deltas to output items, and to the events of each item, all but their sequence numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from gllm.gateway.protocol.chunks import Event
 from gllm.gateway.protocol.item_schema import Item, new_id
 from gllm.gateway.protocol.logprobs import TokenNames, chat_logprobs
-from gllm.gateway.request.chat_choice import ChatDelta
-from gllm.gateway.shared.interfaces import Tokenizer, ToolCallDelta
+from gllm.gateway.request.chat_turn import ChatDelta
+from gllm.text.tokenizer import Tokenizer
+from gllm.text.tool_parsers import ToolCallDelta
 from gllm.wire.messages import TokenLogprob
 
-Event = dict[str, Any]
-"""A streamed event but for its sequence number."""
-Status = Literal["completed", "incomplete"]
+ResponseStatus = Literal["completed", "incomplete"]
 
 
 class OutputItems:
@@ -50,7 +50,7 @@ class OutputItems:
                 self.items[-1]["arguments"] += call.arguments
                 yield self._item_event("response.function_call_arguments.delta", delta=call.arguments)
 
-    def finish(self, status: Status) -> Iterator[Event]:
+    def finish(self, status: ResponseStatus) -> Iterator[Event]:
         """Ends the last item with this status. An answer without any item is an empty message."""
         if not self.items:
             yield from self._begin("message")
@@ -101,7 +101,7 @@ class OutputItems:
         part["logprobs"] += logprobs
         return self._part_event("response.output_text.delta", delta=text, logprobs=logprobs)
 
-    def _end(self, status: Status) -> Iterator[Event]:
+    def _end(self, status: ResponseStatus) -> Iterator[Event]:
         if not self._growing:
             return
         self._growing = False

@@ -5,23 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gllm.gateway.api.responses.output import Status
+from gllm.gateway.api.responses.output import ResponseStatus
 from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.protocol.item_schema import Item
 from gllm.gateway.protocol.responses_schema import FunctionTool, ResponsesRequest
-from gllm.gateway.protocol.usage import TokenCounts
+from gllm.gateway.protocol.usage import responses_usage
 from gllm.gateway.request.chat_turn import ChatTurn
-
-
-def shown_usage(counts: TokenCounts) -> dict[str, Any]:
-    return {
-        "input_tokens": counts.prompt,
-        # Nothing is written to the prefix cache that a client would be charged for.
-        "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
-        "output_tokens": counts.completion,
-        "output_tokens_details": {"reasoning_tokens": counts.reasoning or 0},
-        "total_tokens": counts.prompt + counts.completion,
-    }
 
 
 class ResponseObject:
@@ -64,7 +53,7 @@ class ResponseObject:
     def in_progress(self) -> dict[str, Any]:
         return self._shown("in_progress", [])
 
-    def finished(self, status: Status, output: list[Item]) -> dict[str, Any]:
+    def finished(self, status: ResponseStatus, output: list[Item]) -> dict[str, Any]:
         if status == "incomplete":
             return self._shown("incomplete", output, incomplete_details={"reason": "max_output_tokens"})
         return self._shown("completed", output, completed_at=int(time.time()))
@@ -77,15 +66,15 @@ class ResponseObject:
     def _shown(self, status: str, output: list[Item], **more: Any) -> dict[str, Any]:
         ended = status != "in_progress"
         return {
-            "id": self._turn.id,
+            "id": self._turn.generation.id,
             "object": "response",
-            "created_at": self._turn.created,
+            "created_at": self._turn.generation.created,
             "completed_at": None,
             "status": status,
             "error": None,
             "incomplete_details": None,
             "output": output,
-            "usage": shown_usage(self._turn.counts()) if ended else None,
+            "usage": responses_usage(self._turn.counts()) if ended else None,
             **self._settings,
             **more,
         }

@@ -5,21 +5,19 @@ from __future__ import annotations
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.protocol.message_schema import ChatMessage
-from gllm.gateway.request.generation import Generator
 from gllm.gateway.request.prompt_encoding import prompts_of
 from gllm.gateway.request.request_sampling import fit_max_tokens
+from gllm.gateway.shared.gateway import Gateway
 from gllm.gateway.shared.served_model import ServedModel
 
 
-async def truncated(request: ChatRequest, generator: Generator) -> ChatRequest:
+async def truncated(request: ChatRequest, gateway: Gateway) -> ChatRequest:
     """The request with as few messages dropped as it takes. System messages and the last message stay.
 
     Raises ApiError if even that is too long.
     """
-    max_model_len = generator.max_model_len()
-    return await generator.model.threads.run(
-        request.num_chars, lambda: _truncate(request, generator.model, max_model_len)
-    )
+    max_model_len = gateway.limits().max_model_len
+    return await gateway.model.threads.run(request.num_chars, lambda: _truncate(request, gateway.model, max_model_len))
 
 
 def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> ChatRequest:

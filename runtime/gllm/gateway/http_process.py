@@ -1,100 +1,33 @@
-"""The gateway process from bind to exit: the supervisor's messages, signals, draining."""
+"""The gateway's process from bind to exit: the supervisor's messages, signals, draining."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-from collections.abc import Iterator
 
-import uvicorn
 import zmq
 from starlette.types import ASGIApp
 
 from gllm.engine.client.stream import EngineError
-from gllm.gateway.http.connections import RefusalLog, connection_limit
-from gllm.gateway.http.uvicorn_bounds import BoundedProtocol
+from gllm.gateway.http.server import HttpServer
 from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE = 75
-"""Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
-BACKLOG = 2048
-"""Connections that wait in the kernel to be accepted."""
-ACCEPT_BATCH = 4
-"""Accepted in a row before any of them is counted; asyncio takes it for the backlog as well. Four turns of the event
-loop pass before one too many is closed, so four batches must fit into RESERVED_DESCRIPTORS."""
 RETRY_INTERVAL = 1.0
 """Seconds between attempts to connect to an engine when the process lacks something, such as a file descriptor."""
 SHUTTING_DOWN = "the server is shutting down"
-FLUSH_TIMEOUT = 5
-"""Seconds for the last bytes of answers to leave once the work is done."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, or OSError whose text is one line for the user."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "not a name"
-        raise OSError(f"--host {host} is no address of this machine: {why}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; choose another --port"
-        ) from error
-    listener.setblocking(False)
-    return listener
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: SIGTERM drains here."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        limit = connection_limit()
-        self.refusals = RefusalLog()
-        bounds = {"max_connections": limit, "refusals": self.refusals}
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=type("Protocol", (BoundedProtocol,), bounds),
-                backlog=min(ACCEPT_BATCH, limit),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=FLUSH_TIMEOUT,
-            )
-        )
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # uvicorn has just told the kernel of the small backlog.
-        for listener in sockets or ():
-            listener.listen(BACKLOG)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Lifecycle:
+class HttpProcess:
     def __init__(self, gateway: Gateway, app: ASGIApp, link: SupervisorLink) -> None:
         self._gateway = gateway
-        self._server = Server(app)
+        self._server = HttpServer(app)
         self._link = link
         self._connecting: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from gllm.gateway.protocol.anthropic_errors import speaks_anthropic
+from gllm.gateway.http.paths import speaks_anthropic
 from gllm.gateway.protocol.anthropic_schema import CountTokensRequest, MessagesRequest
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest

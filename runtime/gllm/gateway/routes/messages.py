@@ -8,10 +8,10 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gllm.gateway.api.messages.answer import answer_messages
+from gllm.gateway.api.messages.answer import open_message
 from gllm.gateway.api.messages.convert import chat_of
+from gllm.gateway.http.answering import AnswerResponse
 from gllm.gateway.http.body import read_body
-from gllm.gateway.http.sse import while_connected
 from gllm.gateway.protocol.anthropic_schema import CountTokensRequest, MessagesRequest
 from gllm.gateway.request.prompt_encoding import prompts_of
 from gllm.gateway.shared.gateway import Gateway
@@ -26,8 +26,7 @@ def messages_routes(gateway: Gateway) -> APIRouter:
     async def messages(request: Request) -> Response:
         """Answer a conversation, in Anthropic's protocol."""
         body = await read_body(request, MessagesRequest, limit)
-        chat = await asyncio.to_thread(chat_of, body)
-        return await while_connected(request.receive, partial(answer_messages, chat, gateway.generator))
+        return AnswerResponse(partial(open_message, body, gateway), stream=bool(body.stream))
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(request: Request) -> Response:

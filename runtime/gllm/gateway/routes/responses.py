@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gllm.gateway.api.responses.answer import Conversation, chat_of, create_response
+from gllm.gateway.api.responses.answer import Conversation, chat_of, open_response
 from gllm.gateway.api.responses.compact import compact
 from gllm.gateway.api.responses.store import ResponseStore, read_items
+from gllm.gateway.http.answering import AnswerResponse, while_connected
 from gllm.gateway.http.body import read_body
-from gllm.gateway.http.sse import while_connected
 from gllm.gateway.protocol.errors import bad_request
 from gllm.gateway.protocol.item_schema import Item
 from gllm.gateway.protocol.responses_schema import CompactRequest, ResponsesRequest
@@ -27,20 +27,20 @@ DEFAULT_PAGE = 20
 def responses_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(tags=["responses"])
     limit = gateway.config.gateway.max_body_bytes
-    generator = gateway.generator
     store = ResponseStore()
 
     @router.post("/v1/responses")
     async def create(request: Request) -> Response:
         """Answer a conversation."""
         body = await read_body(request, ResponsesRequest, limit)
-        return await while_connected(request.receive, partial(create_response, body, generator, store))
+        return AnswerResponse(partial(open_response, body, gateway, store), stream=bool(body.stream))
 
     @router.post("/v1/responses/compact")
     async def compact_conversation(request: Request) -> Response:
         """Make a conversation shorter: its user messages, and a summary by the model."""
         body = await read_body(request, CompactRequest, limit)
-        return await while_connected(request.receive, partial(compact, body, generator, store))
+        summary = await while_connected(request.receive, compact(body, gateway, store))
+        return Response(summary, media_type="application/json")
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(request: Request) -> Response:

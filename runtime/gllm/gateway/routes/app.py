@@ -10,24 +10,25 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from gllm import __version__
+from gllm.gateway.http.answering import ClientGoneError
 from gllm.gateway.http.cors import Cors
 from gllm.gateway.http.error_responses import error_response, from_http_status, not_offered
 from gllm.gateway.http.middleware import ApiKey, Outermost, Paths
-from gllm.gateway.http.openapi import build_openapi
 from gllm.gateway.http.paths import canonical, why_not_offered
-from gllm.gateway.http.routes.messages import messages_routes
-from gllm.gateway.http.routes.openai import generation_routes, info_routes, text_routes
-from gllm.gateway.http.routes.responses import responses_routes
-from gllm.gateway.http.routes.server import server_routes
-from gllm.gateway.http.sse import ClientGoneError
 from gllm.gateway.protocol.errors import ApiError, from_parameter_error, internal_error
+from gllm.gateway.routes.completions import completion_routes
+from gllm.gateway.routes.messages import messages_routes
+from gllm.gateway.routes.openapi import build_openapi
+from gllm.gateway.routes.operations import server_routes
+from gllm.gateway.routes.responses import responses_routes
+from gllm.gateway.routes.text import text_routes
 from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (generation_routes, responses_routes, messages_routes, text_routes, info_routes, server_routes):
+    for routes in (completion_routes, responses_routes, messages_routes, text_routes, server_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)

@@ -1,0 +1,104 @@
+"""One choice of a request: an engine request and its text."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from gllm.engine.client.stream import OutputStream
+from gllm.gateway.protocol.errors import bad_request, internal_error
+from gllm.gateway.shared.metrics import FinishedChoice
+from gllm.sampling_params import SamplingParams
+from gllm.text.output.answer import AnswerText, TextDelta
+from gllm.text.output.stop_patterns import PatternTooComplexError
+from gllm.wire.messages import RequestOutput, TokenLogprob
+
+logger = logging.getLogger(__name__)
+
+
+class Choice:
+    """What is known of one choice so far. `apply` takes the engine's outputs in order."""
+
+    def __init__(
+        self,
+        index: int,
+        request_id: str,
+        *,
+        prompt: list[int],
+        sampling: SamplingParams,
+        outputs: OutputStream,
+        text: AnswerText,
+        first_of_prompt: bool,
+        grammar_param: str | None,
+    ) -> None:
+        """grammar_param: the field that an error in the grammar is reported for."""
+        self.index = index
+        self.request_id = request_id
+        self.prompt = prompt
+        self.sampling = sampling
+        self.outputs = outputs
+        self.first_of_prompt = first_of_prompt
+        """Of n choices of one prompt only the first counts the prompt's tokens."""
+        self.completion_tokens = 0
+        self.delivered_tokens = 0
+        """Of `completion_tokens`, those in the deltas that the caller has: other choices may be ahead."""
+        self.cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+        self.matched_stop: str | int | None = None
+        self.queue_time = 0.0
+        """Seconds that it waited to be scheduled."""
+        self.prefill_time = 0.0
+        """Seconds from then to its first token."""
+        self.first_token_at = 0.0
+        self.last_token_at = 0.0
+        """time.monotonic() of its first and its last output with tokens."""
+        self.cut = False
+        """Set by the reader: it needs nothing more of this choice."""
+        self._text = text
+        self._grammar_param = grammar_param
+
+    def apply(self, output: RequestOutput) -> TextDelta:
+        """Raises ApiError when the engine gave the request up: 400 if what the client asked for is the reason."""
+        reason = output.finish_reason
+        if output.invalid_request:
+            prefix = f"{self._grammar_param}: " if self._grammar_param else ""
+            raise bad_request(self._grammar_param, f"{prefix}{output.error}", "invalid_value")
+        if reason == "error" or reason == "abort":
+            logger.error("request failed", extra={"request_id": self.request_id, "detail": output.error or reason})
+            raise internal_error()
+        if output.num_cached_tokens:
+            self.cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        try:
+            delta = self._text.take(output)
+        except PatternTooComplexError as error:
+            raise bad_request("stop_regex", str(error), "invalid_value") from error
+        self.completion_tokens += len(delta.token_ids)
+        self.finish_reason = delta.finish_reason
+        self.stop_reason, self.matched_stop = delta.stop_reason, delta.matched_stop
+        return delta
+
+    @property
+    def stopped_by(self) -> dict[str, Any]:
+        """vLLM's and SGLang's fields for what stopped it."""
+        return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
+
+    def finished(self, latency: float) -> FinishedChoice:
+        """Its figures for the metrics. latency: seconds from the request's arrival to its end."""
+        return FinishedChoice(
+            reason=self.finish_reason or "stop",
+            prompt_tokens=len(self.prompt),
+            completion_tokens=self.completion_tokens,
+            max_tokens=self.sampling.max_tokens or 0,
+            latency=latency,
+            queue_time=self.queue_time,
+            prefill_time=self.prefill_time,
+            decode_time=self.last_token_at - self.first_token_at,
+        )
+
+    async def close(self) -> None:
+        """End the engine's work on it, if any is left."""
+        await self.outputs.aclose()

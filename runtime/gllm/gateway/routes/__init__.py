@@ -1,0 +1,1 @@
+"""The ASGI application: which path does what."""

@@ -1,0 +1,121 @@
+"""The served model, health, load and metrics, with the keys and paths of other servers' clients."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from gllm import __version__
+from gllm.gateway.shared.gateway import Gateway
+
+
+def server_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter()
+    model = gateway.model
+
+    @router.get("/v1/models", tags=["models"])
+    async def models() -> Response:
+        """The one model that is served, under each of its names."""
+        return JSONResponse(_model_list(gateway))
+
+    @router.get("/v1/models/{model_id:path}", tags=["models"])
+    async def one_model(model_id: str) -> Response:
+        """The model, by name."""
+        gateway.model.check_name(model_id)
+        return JSONResponse(_model_card(gateway, model_id))
+
+    @router.get("/health", tags=["operations"])
+    async def health() -> Response:
+        """200 while the engine is connected and makes progress; needs no API key."""
+        return _state_response(gateway.unhealthy())
+
+    @router.get("/ready", tags=["operations"])
+    async def ready(recovering: bool = False) -> Response:
+        """200 while an engine serves; with `recovering=true` also while one is being replaced and new requests wait for
+        it. Until then `loaded` tells the share of the weights that is loaded, 0 to 1. Needs no API key."""
+        return _state_response(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
+
+    @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/version", tags=["operations"])
+    async def version() -> Response:
+        """The server's version."""
+        return JSONResponse({"version": __version__})
+
+    @router.get("/", tags=["operations"])
+    async def root() -> Response:
+        """What answers here."""
+        return JSONResponse({"name": "gLLM", "version": __version__, "model": model.name, "api": "/openapi.json"})
+
+    @router.get("/ping", tags=["operations"])
+    @router.post("/ping", tags=["operations"])
+    async def ping() -> Response:
+        """`/health` as SageMaker asks for it; needs the API key."""
+        return _state_response(gateway.unhealthy())
+
+    @router.get("/load", tags=["operations"])
+    async def load() -> Response:
+        """How many choices are being generated or wait for it, as in vLLM."""
+        return JSONResponse({"server_load": gateway.admission.live})
+
+    return router
+
+
+def _state_response(problem: str | None, loaded: float | None = None) -> Response:
+    """200, or 503 with the reason."""
+    more = {} if loaded is None else {"loaded": round(loaded, 3)}
+    if problem is None:
+        return JSONResponse({"status": "ok"} | more)
+    return JSONResponse({"status": "unavailable", "reason": problem} | more, 503)
+
+
+def _model_card(gateway: Gateway, name: str) -> dict[str, Any]:
+    """Under one of its names. `max_model_len` is None until the first engine serves."""
+    created = gateway.model.created
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "gllm",
+        # vLLM
+        "root": gateway.model.name,
+        "parent": None,
+        "max_model_len": gateway.max_model_len,
+        "permission": [_permission(name, created)],
+        # Anthropic
+        "type": "model",
+        "display_name": name,
+        "lifecycle": "active",
+        "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _model_list(gateway: Gateway) -> dict[str, Any]:
+    names = (gateway.model.name, *gateway.model.aliases)
+    cards = [_model_card(gateway, name) for name in names]
+    return {"object": "list", "data": cards, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+
+
+def _permission(name: str, created: int) -> dict[str, Any]:
+    """OpenAI's older permission object: everything that this server does is allowed."""
+    return {
+        "id": f"modelperm-{name}",
+        "object": "model_permission",
+        "created": created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
