@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 _BY = 'model_name=~"$model", namespace=~"$namespace"'
-"""What every query of the runtime's series selects by. `namespace` is put on by Prometheus' operator."""
+"""Labels by which queries select the runtime's series. Prometheus' operator adds `namespace`."""
 _WIDTH, _HEIGHT = 8, 7
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -39,73 +39,185 @@ _ROWS: list[tuple[str, list[tuple[str, str, str, list[Query]]]]] = [
     (
         "Service",
         [
-            ("Requests", "reqps", "HTTP answers a second by status, of all models.", 
-                plain('sum by (status) (rate(gllm:http_requests_total{namespace=~"$namespace"}[$__rate_interval]))',
-                      "{{status}}")),
-            ("Refused", "reqps", "By reason: queue_full asks for more groups.",
-             rate("gllm:admission_rejections_total", "reason")),
-            ("Choices ended", "reqps", "stop and length are good ends.",
-             rate("gllm:request_success_total", "finished_reason")),
-            ("Time to first token", "s", "Arrival to first token.", quantiles("gllm:time_to_first_token_seconds")),
-            ("Between tokens", "s", "A pause here is a recovery, or prompts that crowd out decodes.",
-             quantiles("gllm:inter_token_latency_seconds")),
-            ("Whole request", "s", "Arrival to last token.", quantiles("gllm:e2e_request_latency_seconds")),
-            ("Tokens", "short", "Tokens a second.",
-             rate("gllm:generation_tokens_total", legend="generated")
-             + rate("gllm:prompt_tokens_total", legend="prompt")),
-            ("Time in the queue", "s", "Waiting to be scheduled.", quantiles("gllm:request_queue_time_seconds")),
-            ("Engines up", "short", "0: its group recovers.", gauge("gllm:engine_up", "min")),
+            (
+                "Requests",
+                "reqps",
+                "HTTP responses per second, by status, of all models.",
+                plain(
+                    'sum by (status) (rate(gllm:http_requests_total{namespace=~"$namespace"}[$__rate_interval]))',
+                    "{{status}}",
+                ),
+            ),
+            (
+                "Refused",
+                "reqps",
+                "Refused requests per second, by reason. queue_full means that more groups are needed.",
+                rate("gllm:admission_rejections_total", "reason"),
+            ),
+            (
+                "Choices ended",
+                "reqps",
+                "Finished choices per second, by reason. stop and length are normal.",
+                rate("gllm:request_success_total", "finished_reason"),
+            ),
+            (
+                "Time to first token",
+                "s",
+                "From the arrival of a request to its first token.",
+                quantiles("gllm:time_to_first_token_seconds"),
+            ),
+            (
+                "Between tokens",
+                "s",
+                "The time between two tokens. Pauses are recoveries, or prompts that delay decodes.",
+                quantiles("gllm:inter_token_latency_seconds"),
+            ),
+            (
+                "Whole request",
+                "s",
+                "From the arrival of a request to its last token.",
+                quantiles("gllm:e2e_request_latency_seconds"),
+            ),
+            (
+                "Tokens",
+                "short",
+                "Tokens per second.",
+                rate("gllm:generation_tokens_total", legend="generated")
+                + rate("gllm:prompt_tokens_total", legend="prompt"),
+            ),
+            (
+                "Time in the queue",
+                "s",
+                "The time until a request is scheduled first.",
+                quantiles("gllm:request_queue_time_seconds"),
+            ),
+            ("Engines up", "short", "0 means that the group is recovering.", gauge("gllm:engine_up", "min")),
         ],
     ),
     (
         "Scheduler and pipeline",
         [
-            ("Running", "short", "Requests in the running batch.", gauge("gllm:num_requests_running")),
-            ("Waiting", "short", "What an autoscaler may look at.", gauge("gllm:num_requests_waiting")),
-            ("Waiting prompt tokens", "short", "Not yet computed.", gauge("gllm:num_waiting_tokens")),
-            ("KV cache in use", "percentunit", "Near 1 requests are preempted.",
-             gauge("gllm:kv_cache_usage_perc", "max")),
-            ("Preemptions", "short", "A second, by recompute.", rate("gllm:num_preemptions_total")),
-            ("Prefix cache hits", "percentunit", "Share of looked-up prompt tokens.",
-             plain(f"sum (rate(gllm:prefix_cache_hits_total{{{_BY}}}[$__rate_interval])) / "
-                   f"sum (rate(gllm:prefix_cache_queries_total{{{_BY}}}[$__rate_interval]))", "hits")),
-            ("Stages busy", "percentunit", "Even stages are a balanced pipeline.",
-             gauge("gllm:stage_busy_perc", "avg", "pod, stage")),
-            ("Bubbles", "percentunit", "Time with work in flight in which a stage did not compute.",
-             gauge("gllm:stage_bubble_perc", "avg", "pod, stage")),
-            ("Micro-batch tokens", "short", "Median by phase.",
-             plain("histogram_quantile(0.5, sum by (le, phase) "
-                   f"(rate(gllm:microbatch_tokens_bucket{{{_BY}}}[$__rate_interval])))", "{{phase}}")),
-            ("Micro-batches in flight", "short", "At most the pipeline's depth.",
-             gauge("gllm:num_inflight_microbatches", "avg")),
-            ("Step time of stages", "s", "The slowest one sets the pace.",
-             gauge("gllm:stage_step_time_seconds", "max", "pod, stage")),
-            ("Since progress", "s", "A busy engine's silence; near probes.stepTimeoutSeconds it starts anew.",
-             gauge("gllm:seconds_since_progress", "max")),
+            ("Running", "short", "Requests that are running.", gauge("gllm:num_requests_running")),
+            (
+                "Waiting",
+                "short",
+                "Requests that are waiting; a metric for autoscalers.",
+                gauge("gllm:num_requests_waiting"),
+            ),
+            (
+                "Waiting prompt tokens",
+                "short",
+                "Prompt tokens that are not computed yet.",
+                gauge("gllm:num_waiting_tokens"),
+            ),
+            (
+                "KV cache in use",
+                "percentunit",
+                "The used share of the KV cache. Near 1, requests are preempted.",
+                gauge("gllm:kv_cache_usage_perc", "max"),
+            ),
+            (
+                "Preemptions",
+                "short",
+                "Preemptions per second. Preempted requests are recomputed.",
+                rate("gllm:num_preemptions_total"),
+            ),
+            (
+                "Prefix cache hits",
+                "percentunit",
+                "The share of prompt tokens that the prefix cache had.",
+                plain(
+                    f"sum (rate(gllm:prefix_cache_hits_total{{{_BY}}}[$__rate_interval])) / "
+                    f"sum (rate(gllm:prefix_cache_queries_total{{{_BY}}}[$__rate_interval]))",
+                    "hits",
+                ),
+            ),
+            (
+                "Stages busy",
+                "percentunit",
+                "The busy share of each stage. Equal shares mean a balanced pipeline.",
+                gauge("gllm:stage_busy_perc", "avg", "pod, stage"),
+            ),
+            (
+                "Bubbles",
+                "percentunit",
+                "The share of time in which a stage was idle while work was in flight.",
+                gauge("gllm:stage_bubble_perc", "avg", "pod, stage"),
+            ),
+            (
+                "Micro-batch tokens",
+                "short",
+                "The median number of tokens, by phase.",
+                plain(
+                    "histogram_quantile(0.5, sum by (le, phase) "
+                    f"(rate(gllm:microbatch_tokens_bucket{{{_BY}}}[$__rate_interval])))",
+                    "{{phase}}",
+                ),
+            ),
+            (
+                "Micro-batches in flight",
+                "short",
+                "At most the depth of the pipeline.",
+                gauge("gllm:num_inflight_microbatches", "avg"),
+            ),
+            (
+                "Step time of stages",
+                "s",
+                "The slowest stage determines the throughput.",
+                gauge("gllm:stage_step_time_seconds", "max", "pod, stage"),
+            ),
+            (
+                "Since progress",
+                "s",
+                "Seconds since a busy engine's last progress. At probes.stepTimeoutSeconds it restarts.",
+                gauge("gllm:seconds_since_progress", "max"),
+            ),
         ],
     ),
     (
         "Operator",
         [
-            ("Groups by phase", "short", "Broken, BackingOff and Failed need a look: kubectl describe llm.",
-             plain("sum by (phase) (gllm_operator_groups)", "{{phase}}")),
-            ("LLMDeployments", "short", "Looked after by the operator that leads.",
-             plain("sum (gllm_operator_deployments)", "deployments")
-             + plain("sum (gllm_operator_leads)", "leaders")),
-            ("Passes", "ops", "By how they ended; errors are told in its log.",
-             plain("sum by (result) (rate(gllm_operator_reconciles_total[$__rate_interval]))", "{{result}}")),
-            ("Time of a pass", "s", "Observe, plan, execute.",
-             plain("histogram_quantile(0.95, sum by (le) "
-                   "(rate(gllm_operator_reconcile_seconds_bucket[$__rate_interval])))", "95 %")),
-            ("Writes", "ops", "To the API server; none while nothing changes.",
-             plain("sum by (verb, kind) (rate(gllm_operator_writes_total[$__rate_interval]))", "{{verb}} {{kind}}")),
+            (
+                "Groups by phase",
+                "short",
+                "For Broken, BackingOff and Failed see kubectl describe llm.",
+                plain("sum by (phase) (gllm_operator_groups)", "{{phase}}"),
+            ),
+            (
+                "LLMDeployments",
+                "short",
+                "Number of LLMDeployments, and of leading operators.",
+                plain("sum (gllm_operator_deployments)", "deployments") + plain("sum (gllm_operator_leads)", "leaders"),
+            ),
+            (
+                "Passes",
+                "ops",
+                "Reconcile passes per second, by result. The operator's log has the errors.",
+                plain("sum by (result) (rate(gllm_operator_reconciles_total[$__rate_interval]))", "{{result}}"),
+            ),
+            (
+                "Time of a pass",
+                "s",
+                "The duration of a reconcile pass.",
+                plain(
+                    "histogram_quantile(0.95, sum by (le) "
+                    "(rate(gllm_operator_reconcile_seconds_bucket[$__rate_interval])))",
+                    "95 %",
+                ),
+            ),
+            (
+                "Writes",
+                "ops",
+                "Writes to the API server per second. There are none while nothing changes.",
+                plain("sum by (verb, kind) (rate(gllm_operator_writes_total[$__rate_interval]))", "{{verb}} {{kind}}"),
+            ),
         ],
     ),
-]  # fmt: skip
+]
 
 
 def panel(
-    number: int, place: tuple[int, int], title: str, unit: str, text: str, queries: list[Query]
+    number: int, position: tuple[int, int], title: str, unit: str, text: str, queries: list[Query]
 ) -> dict[str, Any]:
     return {
         "id": number,
@@ -113,7 +225,7 @@ def panel(
         "title": title,
         "description": text,
         "datasource": _SOURCE,
-        "gridPos": {"x": place[0], "y": place[1], "w": _WIDTH, "h": _HEIGHT},
+        "gridPos": {"x": position[0], "y": position[1], "w": _WIDTH, "h": _HEIGHT},
         "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
@@ -146,8 +258,8 @@ def dashboard() -> dict[str, Any]:
         )
         below += 1
         for index, (name, unit, text, queries) in enumerate(entries):
-            place = (index % 3 * _WIDTH, below + index // 3 * _HEIGHT)
-            panels.append(panel(len(panels) + 1, place, name, unit, text, queries))
+            position = (index % 3 * _WIDTH, below + index // 3 * _HEIGHT)
+            panels.append(panel(len(panels) + 1, position, name, unit, text, queries))
         below += -(-len(entries) // 3) * _HEIGHT
     source = {"name": "datasource", "type": "datasource", "query": "prometheus"}
     return {

@@ -1,4 +1,4 @@
-"""Names and labels of everything that the operator makes. Pure text."""
+"""Names, labels and owner references of the objects that the operator creates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MANAGER = "gllm-operator"
 """Field manager of server-side apply, and the value of app.kubernetes.io/managed-by."""
 FINALIZER = PREFIX + "drain"
 RESTART_ANNOTATION = PREFIX + "restart"
-"""On an LLMDeployment: another value is another revision, so all groups are made anew, and a failed one is retried."""
+"""Annotation of an LLMDeployment. A new value makes a new revision, so all groups are replaced, also failed ones."""
 
 DEPLOYMENT, ROLE, INDEX, REVISION, INSTANCE, GROUP_NAME = (
     PREFIX + name for name in ("deployment", "role", "index", "revision", "instance", "group")
@@ -22,7 +22,7 @@ POD_INDEX = "apps.kubernetes.io/pod-index"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The LLMDeployment that a child belongs to."""
+    """The LLMDeployment that owns an object."""
 
     namespace: str
     name: str
@@ -42,7 +42,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, order=True)
 class GroupId:
-    """A group: its place, what it is made from, and which one it is there. Never reused."""
+    """Identifies a group by its ordinal, its revision, and a number that distinguishes groups with equal ones."""
 
     index: int
     revision: str
@@ -90,10 +90,10 @@ def masters_selector(deployment: str) -> dict[str, str]:
 
 
 def headless_name(deployment: str) -> str:
-    """The Service that gives every pod its DNS name."""
+    """The name of the Service that gives every pod its DNS name."""
     return f"{deployment}-pods"
 
 
 def keys_name(deployment: str) -> str:
-    """The Secret with the CURVE keys."""
+    """The name of the Secret with the CURVE keys."""
     return f"{deployment}-keys"

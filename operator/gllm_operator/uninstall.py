@@ -1,8 +1,8 @@
-"""Before the operator is taken away: `python -m gllm_operator.uninstall`, which the chart runs as a pre-delete hook.
+"""Prepares the removal of the operator: `python -m gllm_operator.uninstall`, which the chart runs as pre-delete hook.
 
-An LLMDeployment has a finalizer, so that its requests are finished before its pods go; without an operator nobody would
-take it off. Either all LLMDeployments are deleted while the operator still runs, or (--keep) the operator is stopped
-and the finalizers taken off, and the pods serve on. In both cases nothing hangs afterwards.
+An LLMDeployment has a finalizer, so that its requests are finished before its pods are deleted. Only the operator
+removes it. Therefore all LLMDeployments are deleted while the operator still runs. With --keep, the operator is
+stopped and the finalizers are removed instead, and the pods continue to serve. Either way no deletion hangs later.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ async def delete_all(
     sleep: Sleep = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Deletes every LLMDeployment, waits until they are gone, and takes the finalizers off what is left by then."""
+    """Delete all LLMDeployments and wait until they are gone. After `timeout` seconds remove their finalizers."""
     deadline = clock() + timeout
     asked: set[str] = set()
     while left := await _deployments(api, namespaces):
         for one in left:
             metadata = one["metadata"]
             if metadata["uid"] not in asked and "deletionTimestamp" not in metadata:
-                say(f"deletes {metadata['namespace']}/{metadata['name']}; its requests are finished first")
+                say(f"deletes {metadata['namespace']}/{metadata['name']}, after its requests are finished")
                 await _gone_is_fine(api.delete(_API, KIND, metadata["namespace"], metadata["name"], metadata["uid"]))
             asked.add(metadata["uid"])
         if clock() >= deadline:
-            say(f"{len(left)} are still there after {timeout:.0f} s: takes their finalizers off")
+            say(f"{len(left)} LLMDeployments still exist after {timeout:.0f} s: removes their finalizers")
             await _release(api, left)
             deadline = clock() + _POLL * 5
         await sleep(_POLL)
 
 
 async def release_all(api: Api, namespaces: Sequence[str], say: Say = print, sleep: Sleep = asyncio.sleep) -> None:
-    """Takes the finalizer off every LLMDeployment; they and their pods stay."""
-    for _ in range(_LOOKS):  # An operator that was about to end may just have put it on again.
+    """Remove the finalizer of every LLMDeployment; they and their pods stay."""
+    for _ in range(_LOOKS):  # An operator that was about to stop may have added it again.
         found = await _deployments(api, namespaces)
         held = [one for one in found if FINALIZER in (one["metadata"].get("finalizers") or [])]
         if not held:
             break
         await _release(api, held)
         await sleep(_POLL * 2)
-    say(f"{len(found)} LLMDeployments are left; nobody looks after them until an operator is installed again")
+    say(f"{len(found)} LLMDeployments are left; they are not reconciled until an operator is installed again")
 
 
 async def stop_operator(
     api: Api, deployment: str, timeout: float, sleep: Sleep = asyncio.sleep, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Waits until no operator runs: one would put its finalizer on again."""
+    """Scale the operator to zero and wait until it has stopped, because it would add its finalizer again."""
     namespace, _, name = deployment.partition("/")
     await api.patch("apps/v1", "Deployment", namespace, name, {"spec": {"replicas": 0}})
     deadline = clock() + timeout
@@ -104,15 +104,15 @@ async def _gone_is_fine(call: Awaitable[object]) -> None:
     try:
         await call
     except ApiError as error:
-        if error.status not in (404, 409):  # 409: it is another one by now, which the next look finds.
+        if error.status not in (404, 409):  # 409: an object with another uid, which the next list finds.
             raise
 
 
 async def run(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="gllm_operator.uninstall", description=__doc__.splitlines()[0])
-    parser.add_argument("--namespaces", default="", help="with commas between; empty: all")
-    parser.add_argument("--timeout", type=float, default=240.0, help="seconds until finalizers are taken off")
-    parser.add_argument("--keep", action="store_true", help="LLMDeployments stay and serve on")
+    parser.add_argument("--namespaces", default="", help="comma-separated namespaces; empty: all")
+    parser.add_argument("--timeout", type=float, default=240.0, help="seconds until finalizers are removed")
+    parser.add_argument("--keep", action="store_true", help="keep the LLMDeployments, which continue to serve")
     parser.add_argument("--operator", default="", help="with --keep: NAMESPACE/NAME of the operator's Deployment")
     given = parser.parse_args(arguments)
     namespaces = [part for part in given.namespaces.split(",") if part]

@@ -65,7 +65,7 @@ def test_takes_finalizers_off_when_time_is_up() -> None:
     asyncio.run(delete_all(scene.api, (), 60, scene.said.append, scene.sleep, scene.clock))
     assert scene.deployments == []
     assert 60 <= scene.now < 70
-    assert "finalizers off" in scene.said[-1]
+    assert "removes their finalizers" in scene.said[-1]
 
 
 def test_keeps_what_is_not_its_own() -> None:

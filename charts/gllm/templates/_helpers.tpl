@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* gllm if the release is called so, else RELEASE-gllm. */}}
+{{/* The release's name if it contains gllm, else RELEASE-gllm. */}}
 {{- define "gllm.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* What the standard Restricted asks for, and a file system that nobody writes to. */}}
+{{/* The settings of the pod security standard Restricted, and a read-only root file system. */}}
 {{- define "gllm.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -56,12 +56,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Namespaces in which rights are given; one empty name stands for the whole cluster. */}}
+{{/* The namespaces in which the operator has rights; empty means the whole cluster. */}}
 {{- define "gllm.scopes" -}}
 {{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}{{ end }}
 {{- end }}
 
-{{/* What the operator does to a deployment's objects: no verb that it does not use, and Secrets are never read. */}}
+{{/* The operator's rights: only the verbs that it uses. It does not read Secrets. */}}
 {{- define "gllm.rules" -}}
 - apiGroups: [gllm.dev]
   resources: [llmdeployments]
@@ -69,7 +69,7 @@ capabilities: {drop: [ALL]}
 - apiGroups: [gllm.dev]
   resources: [llmdeployments/status]
   verbs: [patch]
-# Asked for by clusters that check who may block a deletion by an owner reference.
+# Needed by clusters with the admission plugin OwnerReferencesPermissionEnforcement.
 - apiGroups: [gllm.dev]
   resources: [llmdeployments/finalizers]
   verbs: [update]

@@ -1,4 +1,4 @@
-"""LLMDeployment, `gllm.dev/v1alpha1`, as typed Python; the CRD is generated from these classes."""
+"""LLMDeployment, `gllm.dev/v1alpha1`, as typed Python classes. The CRD is generated from them."""
 
 from gllm_operator.api.spec import GROUP, KIND, PLURAL, SHORT_NAME, VERSION, LLMDeploymentSpec
 from gllm_operator.api.status import Condition, GroupStatus, LLMDeploymentStatus

@@ -1,4 +1,4 @@
-"""spec.rollout, spec.recovery, spec.disruption: how groups are changed, healed and protected."""
+"""spec.rollout, spec.recovery, spec.disruption: how groups are changed, recovered and protected from evictions."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ class Rollout(ApiObject, frozen=True, kw_only=True):
     )
 
     max_surge: Groups = 1
-    """Groups beyond replicas that may exist while a change is rolled out; draining ones count, for they hold GPUs."""
+    """The maximum number of groups beyond spec.replicas during a change. Draining groups of the old revision count,
+    because they hold their accelerators."""
     max_unavailable: Groups = 0
-    """Groups fewer than replicas that may be available while a change is rolled out."""
+    """The maximum number of groups below spec.replicas that may be unavailable during a change."""
     paused: bool = False
-    """Changes wait; scaling and recovery go on."""
+    """Whether changes of the pods wait. Scaling and recovery continue."""
     min_ready_seconds: Annotated[int, Meta(ge=0, le=3600)] = 0
-    """How long a group must be ready before it counts as available."""
+    """Seconds that a group must be ready before it counts as available."""
     drain_timeout_seconds: Annotated[int, Meta(ge=0, le=86400)] = 600
-    """How long a group that is to go may take for the requests it has accepted."""
+    """Seconds that a draining group may take to finish the requests it has accepted."""
     progress_deadline_seconds: Annotated[int, Meta(ge=10, le=172800)] = 2400
-    """How long a rollout may go on without progress before it counts as failed."""
+    """Seconds without progress after which a rollout counts as failed."""
     rollback_on_failure: bool = True
-    """Whether a failed rollout goes back to the last revision that was complete."""
+    """Whether a failed rollout returns to the last complete revision."""
     revision_history_limit: Annotated[int, Meta(ge=1, le=50)] = 5
-    """Old revisions that are kept as ControllerRevisions."""
+    """The number of unused revisions to keep as ControllerRevisions."""
 
 
 class Recovery(ApiObject, frozen=True, kw_only=True):
@@ -51,27 +52,30 @@ class Recovery(ApiObject, frozen=True, kw_only=True):
     )
 
     policy: Literal["RecreateGroup", "None"] = "RecreateGroup"
-    """What to do with a group that does not heal by itself (its supervisor restarts lost workers, its StatefulSets lost
-    pods): make a new one with new pods in its place, or leave it for you to look at."""
+    """What happens to a group that does not heal by itself. (Its supervisor restarts lost workers, and its StatefulSets
+    replace lost pods.) RecreateGroup replaces it by a new group; None leaves it for inspection."""
     deadline_seconds: Annotated[int, Meta(ge=10, le=86400)] = 600
-    """How long a group that was ready may be without being ready before it counts as broken."""
+    """Seconds that a group may be unready, after it was ready, before it counts as broken."""
     max_group_restarts: Annotated[int, Meta(ge=0, le=1000)] = 5
-    """New groups in one place before it counts as failed and is left as it is, until the spec changes."""
+    """The number of times that a broken group is replaced before its ordinal counts as failed. A failed group is not
+    replaced until the spec changes."""
     backoff_seconds: Annotated[int, Meta(ge=0, le=86400)] = 30
-    """Wait before the second restart; doubles with each one that follows. The first is at once."""
+    """Seconds to wait before the second replacement. The wait doubles with each further one; the first has none."""
     backoff_max_seconds: Annotated[int, Meta(ge=0, le=86400)] = 600
-    """Longest wait before a restart."""
+    """The maximum number of seconds to wait before a replacement."""
     stable_after_seconds: Annotated[int, Meta(ge=0, le=86400)] = 600
-    """How long a group must be ready for its restarts to be forgotten."""
+    """Seconds that a group must be ready before its count of replacements returns to zero."""
     node_loss_seconds: Annotated[int, Meta(ge=0, le=3600)] = 20
-    """How long a node may be lost before its pods are given up (their toleration for not-ready and unreachable)."""
+    """Seconds that a node may be not ready or unreachable before its pods are evicted. Sets the pods' tolerations of
+    these taints."""
     lost_pods: Literal["Replace", "Keep"] = "Replace"
-    """Replace: a pod that is given up with its node is removed at once, so that its StatefulSet makes another and the
-    group heals with its requests. That is safe: a rank proves itself to its master when it joins, and one that was
-    given up is refused. Keep: it stays until its node is back or removed; the whole group is replaced after
-    recovery.deadlineSeconds."""
+    """What happens to a pod that is evicted from a lost node. Replace deletes it at once, so that its StatefulSet
+    creates another and the group recovers with its requests. This is safe: a rank authenticates to its master when
+    it joins, and the master refuses a rank that it has replaced. Keep leaves the pod until its node returns or is
+    removed; the group is replaced after recovery.deadlineSeconds."""
 
 
 class Disruption(ApiObject, frozen=True, kw_only=True):
     max_unavailable_groups: Groups = 1
-    """Groups that evictions (drained nodes) may take away at once; 0 blocks them."""
+    """The number of groups that evictions, such as those of a drained node, may make unavailable at once. 0 blocks
+    evictions."""

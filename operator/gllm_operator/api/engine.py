@@ -1,4 +1,4 @@
-"""spec.engine: settings of the scheduler and of memory, handed to `gllm serve`."""
+"""spec.engine: settings of the scheduler and of memory, passed to `gllm serve`."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ class Engine(ApiObject, frozen=True, kw_only=True):
     policy: Literal["token_throttling", "balanced", "chunked_prefill", "decode_cap", "no_wt", "no_ut"] = (
         "token_throttling"
     )
-    """How much of which request goes into the next micro-batch."""
+    """The scheduling policy. It decides how many prefill and decode tokens a micro-batch has."""
     max_num_seqs: Annotated[int, Meta(ge=1, le=65536)] | None = None
-    """Most requests that run at once."""
+    """The maximum number of sequences that run at once. Defaults to that of `gllm serve`."""
     max_queued_requests: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    """Requests that may wait; more are refused with 429."""
+    """The maximum number of requests that wait. Further requests are refused with status 429."""
     max_prefill_tokens: Count | None = None
-    """Most prompt tokens in a micro-batch."""
+    """The maximum number of prompt tokens in a micro-batch."""
     min_prefill_tokens: Count | None = None
-    """Fewest prompt tokens worth a micro-batch, if so many wait."""
+    """The minimum number of prompt tokens in a micro-batch, as long as so many are waiting."""
     prefill_iterations: Count | None = None
-    """Steps over which the waiting prompt tokens are spread."""
+    """The number of steps over which the waiting prompt tokens are spread."""
     kv_threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
-    """Share of the KV cache that new prompts leave free."""
+    """The share of the KV cache that new prompts leave free."""
     page_size: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] | None = None
-    """Tokens in a page of the KV cache."""
+    """The number of tokens in a page of the KV cache."""
     kv_cache_memory: Annotated[str, Meta(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]i?)?$")] | None = None
-    """Memory of a rank's KV cache on CPU, such as 2Gi; without it a share of what is free."""
+    """The size of a rank's KV cache on CPUs, such as 2Gi. Defaults to a share of the free memory."""
     gpu_memory_utilization: Share | None = None
-    """Share of a GPU's memory for weights, KV cache and all else."""
+    """The share of a GPU's memory that may be used for weights, KV cache and activations together."""
     prefix_caching: bool = True
-    """Whether requests share the KV of prompts that begin alike."""
+    """Whether requests share the KV cache of common prompt prefixes."""
     threads: Annotated[int, Meta(ge=1, le=4096)] | None = None
-    """CPU threads of a worker; without it the pod's cores, shared by its workers."""
+    """The number of CPU threads of a worker. Defaults to the cores of the pod, divided among its workers."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much the processes tell."""
+    """The log level of the pods' processes."""
     extra_args: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=64)] = ()
-    """More arguments for `gllm serve`, after all others. Those that the operator sets itself are refused."""
+    """Further arguments for `gllm serve`, placed after all others. Flags that the operator sets itself are refused."""

@@ -23,32 +23,34 @@ class Autoscaling(ApiObject, frozen=True, kw_only=True):
     )
 
     min_replicas: Annotated[int, Meta(ge=0, le=256)] = 1
-    """Fewest groups."""
+    """The minimum number of groups."""
     max_replicas: Annotated[int, Meta(ge=1, le=256)]
-    """Most groups."""
+    """The maximum number of groups."""
     metrics: Annotated[tuple[Free, ...], Meta(max_length=16)] = ()
-    """MetricSpecs of autoscaling/v2. Pods metrics are averaged over masters, so over groups."""
+    """MetricSpecs of autoscaling/v2. Pods metrics are averaged over the masters, that is, over the groups."""
     behavior: Free | None = None
-    """HorizontalPodAutoscalerBehavior of autoscaling/v2."""
+    """The HorizontalPodAutoscalerBehavior of autoscaling/v2."""
     triggers: Annotated[tuple[Free, ...], Meta(max_length=16)] = ()
     """Triggers of a KEDA ScaledObject."""
 
 
 class Security(ApiObject, frozen=True, kw_only=True):
     network_policy: bool = True
-    """Let in nothing but requests to the master's port and the group's own pods."""
+    """Whether to create a NetworkPolicy. It allows requests to the master's port and traffic among the deployment's own
+    pods, and nothing else in."""
     service_account_name: Name | None = None
-    """ServiceAccount of the pods; without it one is made, whose token is not mounted."""
+    """The name of an existing ServiceAccount for the pods. By default the operator creates one; its token is not
+    mounted."""
     run_as_user: Annotated[int, Meta(ge=1, le=2147483647)] = 10001
-    """User of the containers; fsGroup is the same."""
+    """The user and group id of the containers, and the fsGroup of the pods."""
     profile: Literal["Restricted", "Baseline"] = "Restricted"
-    """Pod security standard. RDMA needs to lock memory, which Restricted does not allow."""
+    """The pod security standard that the pods satisfy. RDMA locks memory, which Restricted forbids."""
 
 
 class Monitoring(ApiObject, frozen=True, kw_only=True):
     pod_monitor: bool = False
-    """A PodMonitor for the masters' /metrics, where Prometheus' operator is installed."""
+    """Whether to create a PodMonitor for the masters' /metrics, if Prometheus' operator is installed."""
     interval_seconds: Annotated[int, Meta(ge=1, le=3600)] = 15
-    """How often they are scraped."""
+    """The scrape interval in seconds."""
     labels: Annotated[dict[str, Annotated[str, Meta(max_length=63)]], Meta(max_length=16)] = field(default_factory=dict)
-    """Labels of the PodMonitor, for Prometheus to select it by."""
+    """Labels of the PodMonitor, by which Prometheus selects it."""

@@ -1,4 +1,4 @@
-"""spec.model: what is served, and where its files come from."""
+"""spec.model: the model and the source of its files."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ class Model(ApiObject, frozen=True, kw_only=True):
             pattern=r"^(file:///[^#?\s]+|pvc://[a-z0-9][-a-z0-9.]*/?[^#?\s]*|hf://[\w.-]+/[\w.-]+|oci://[^#?\s]+(#[^?\s]*)?)$",
         ),
     ]
-    """Where the model's files are: file:///PATH (in the container: mount a volume with spec.template),
-    pvc://CLAIM/PATH, hf://ORGANIZATION/NAME (downloaded when a pod starts) or oci://IMAGE#PATH (an image volume)."""
+    """Where the files of the model are. file:///PATH is a path in the container: mount a volume there with
+    spec.template. pvc://CLAIM/PATH is a PersistentVolumeClaim. hf://ORGANIZATION/NAME is downloaded when a pod
+    starts. oci://IMAGE#PATH is an image volume."""
     revision: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\w./-]+$")] | None = None
-    """Branch, tag or commit of an hf:// source; without it main."""
+    """The branch, tag or commit of an hf:// source. Defaults to main."""
     token_secret_ref: KeyRef | None = None
-    """Key of a Secret with the access token for an hf:// source."""
+    """The key of a Secret with the access token for an hf:// source."""
     cache_claim: Name | None = None
-    """PersistentVolumeClaim that keeps what is downloaded; without it every new pod downloads anew."""
+    """The PersistentVolumeClaim that keeps downloads. Without one, every new pod downloads the model."""
     served_names: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(max_length=1)] = ()
-    """The model's name in requests; without it the last part of its path. (The runtime serves under one name.)"""
+    """The name of the model in requests. At most one; defaults to the last part of the model's path."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights, activations and KV cache; auto is the checkpoint's own, where the device has it."""
+    """The data type of weights, activations and KV cache. auto is the checkpoint's own, if the device supports it."""
     max_model_len: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
-    """Longest prompt + output in tokens; without it what the model and the KV cache allow."""
+    """The maximum length of prompt and output together, in tokens. Defaults to the most that the model and the KV cache
+    allow."""

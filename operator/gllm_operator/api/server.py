@@ -1,4 +1,4 @@
-"""spec.server, spec.network, spec.probes: how the pods are reached, by clients and by each other."""
+"""spec.server, spec.network, spec.probes: how clients reach the pods, how pods reach each other, and deadlines."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from gllm_operator.api.types import ApiObject, KeyRef, Port, Rule, Seconds, Shor
 
 class Server(ApiObject, frozen=True, kw_only=True):
     port: Port = 8000
-    """Port of the container."""
+    """The port of the master's container."""
     service_port: Port = 80
-    """Port of the Service that bears the deployment's name."""
+    """The port of the Service, which has the name of the LLMDeployment."""
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """Type of that Service."""
+    """The type of the Service."""
     api_key_secret_ref: KeyRef | None = None
-    """Key of a Secret with the key that requests must bear; without it whoever reaches the Service may use it."""
+    """The key of a Secret with the API key that requests must carry. Without it, requests need no key."""
 
 
 class Rdma(ApiObject, frozen=True, kw_only=True):
     resource_name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-z0-9.-]+/[\w.-]+$")] | None = None
-    """The extended resource of the RDMA devices, one is asked for a pod; without it they are on every node."""
+    """The extended resource of RDMA devices; each pod requests one. Without it, every node is assumed to have them."""
     hca: ShortText | None = None
-    """NCCL_IB_HCA: which adapters."""
+    """NCCL_IB_HCA: the adapters to use."""
     gid_index: Annotated[int, Meta(ge=0, le=255)] | None = None
     """NCCL_IB_GID_INDEX, for RoCE."""
     traffic_class: Annotated[int, Meta(ge=0, le=255)] | None = None
-    """NCCL_IB_TC."""
+    """NCCL_IB_TC: the InfiniBand traffic class."""
 
 
 class Network(ApiObject, frozen=True, kw_only=True):
@@ -41,30 +41,31 @@ class Network(ApiObject, frozen=True, kw_only=True):
     )
 
     interface: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    """Network interface for traffic between ranks (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME); without it the one that
-    owns the pod's address."""
+    """The network interface for traffic among ranks (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME). Defaults to the one with
+    the pod's address."""
     master_port: Annotated[int, Meta(ge=1024, le=65533)] = 29500
-    """First of three ports on the master: the supervisors' link, the engine's plans, the rendezvous of ranks."""
+    """The first of three consecutive ports on the master: the supervisors' link, the engine's scheduler outputs, and
+    the rendezvous of ranks."""
     rdma: Rdma | None = None
-    """InfiniBand or RoCE between the pods; without it NCCL uses sockets."""
+    """InfiniBand or RoCE among the pods. Without it, NCCL uses sockets."""
     debug: Literal["WARN", "INFO", "TRACE"] | None = None
-    """NCCL_DEBUG."""
+    """NCCL_DEBUG: how much NCCL logs."""
     extra_env: Annotated[tuple[Variable, ...], Meta(max_length=64)] = ()
-    """More variables for NCCL, GLOO, UCX and torch."""
+    """Further environment variables for NCCL, Gloo, UCX and torch."""
 
 
 class Probes(ApiObject, frozen=True, kw_only=True):
     startup_deadline_seconds: Annotated[int, Meta(ge=10, le=86400)] = 1800
-    """How long a pod may take from its start until the group first serves."""
+    """Seconds from the start of a pod within which its group must serve for the first time."""
     stall_seconds: Annotated[int, Meta(ge=30, le=86400)] = 600
-    """How long a group that has served may be without progress before its master's container is started anew."""
+    """Seconds without progress after which the master's container of a group that has served is restarted."""
     period_seconds: Annotated[int, Meta(ge=1, le=300)] = 5
-    """How often readiness is looked at."""
+    """Seconds between two readiness probes."""
     heartbeat_timeout_seconds: Annotated[int, Meta(ge=1, le=600)] = 5
-    """Silence after which the master gives a slave up, and a slave its master."""
+    """Seconds without a heartbeat after which the master gives up a slave, and a slave its master."""
     step_timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 300
-    """Seconds without a step's result after which the engine and its workers start anew."""
+    """Seconds without the result of a step after which the engine and its workers are restarted."""
     recovery_timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 180
-    """Seconds for lost workers and pods to be back; requests wait so long, then fail."""
+    """Seconds within which lost workers and pods must be back. Requests wait for so long, and then fail."""
     join_timeout_seconds: Seconds = 1800
-    """Seconds that the pods of a group get to find each other."""
+    """Seconds within which the pods of a group must find each other."""

@@ -1,4 +1,4 @@
-"""spec of an LLMDeployment."""
+"""The spec of an LLMDeployment."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gllm_operator.api.types import ApiObject, Free, Name, Rule
 GROUP, VERSION, KIND, PLURAL, SHORT_NAME = "gllm.dev", "v1alpha1", "LLMDeployment", "llmdeployments", "llm"
 
 LONGEST_NAME = 36
-"""Of an LLMDeployment: the names of its StatefulSets add 16 characters, and have to stay within 52."""
+"""The longest name of an LLMDeployment. The names of its StatefulSets have 16 more characters, and at most 52."""
 
 ROOT_RULES: tuple[Rule, ...] = (
     Rule(
         f"size(self.metadata.name) <= {LONGEST_NAME}",
-        f"metadata.name must have at most {LONGEST_NAME} characters: names of pods are made from it",
+        f"metadata.name must have at most {LONGEST_NAME} characters, because the names of pods are derived from it",
     ),
     Rule(
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must begin with a letter and have only a-z, 0-9 and -: a Service bears it",
+        "metadata.name must begin with a letter and contain only a-z, 0-9 and -, because a Service has the same name",
     ),
 )
 
@@ -59,48 +59,50 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     )
 
     replicas: Annotated[int, Meta(ge=0, le=256)] = 1
-    """Groups: each is one pipeline that serves the whole model. What `kubectl scale` and autoscalers set."""
+    """The number of groups. Each group serves the whole model with its own pipeline. `kubectl scale` and autoscalers
+    set this field."""
     model: Model
-    """What is served, and where its files come from."""
+    """The model to serve, and the source of its files."""
     parallelism: Parallelism = Parallelism()
-    """How a group divides the model. Editing it re-shards: new groups take over from the old ones."""
+    """How a group divides the model. A change re-shards it: new groups replace the old ones without losing requests."""
     accelerator: Accelerator = Accelerator()
-    """What the ranks of a group compute on."""
+    """The devices on which the ranks of a group compute."""
     engine: Engine = Engine()
     """Settings of the scheduler and of memory."""
     image: Annotated[str, Meta(max_length=512)] | None = None
-    """Image of the runtime; without it the operator's default."""
+    """The image of the runtime. Defaults to the operator's runtime image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When the image is pulled; without it Kubernetes' own choice."""
+    """The pull policy of the image. Defaults to that of Kubernetes."""
     image_pull_secrets: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
-    """Names of Secrets for the image's registry."""
+    """Names of Secrets with credentials for the image's registry."""
     template: Free = field(default_factory=dict)
-    """A PodTemplateSpec that is laid over the pods of both roles: objects merge, containers, volumes and env merge by
-    name, volumeMounts by mountPath, null removes. The serving container is called gllm."""
+    """A PodTemplateSpec that is merged into the pods of both roles. Objects merge; containers, volumes and env merge by
+    name, volumeMounts by mountPath; null removes a field. The serving container is called gllm."""
     master: Free = field(default_factory=dict)
-    """The same for master pods only, after template."""
+    """A PodTemplateSpec that is merged into the master pods only, after template."""
     slave: Free = field(default_factory=dict)
-    """The same for slave pods only, after template."""
+    """A PodTemplateSpec that is merged into the slave pods only, after template."""
     server: Server = Server()
-    """How clients reach it."""
+    """How clients reach the deployment."""
     network: Network = Network()
-    """How its ranks reach each other."""
+    """How the ranks of a group reach each other."""
     probes: Probes = Probes()
-    """What counts as progress."""
+    """Deadlines by which the pods must make progress."""
     rollout: Rollout = Rollout()
-    """How changes reach the groups: new ones come up beside the old ones, take over, and the old ones drain."""
+    """How changes reach the groups. New groups start beside the old ones and replace them; the old ones drain."""
     recovery: Recovery = Recovery()
-    """What happens to a group that breaks."""
+    """What happens to groups that break."""
     autoscaling: Autoscaling | None = None
-    """Makes an autoscaler that sets spec.replicas."""
+    """An autoscaler that sets spec.replicas."""
     disruption: Disruption = Disruption()
-    """What evictions may do (a PodDisruptionBudget)."""
+    """How many groups evictions may take away (a PodDisruptionBudget)."""
     security: Security = Security()
-    """What the pods may do, and who may talk to them."""
+    """The privileges of the pods, and the network traffic that they accept."""
     monitoring: Monitoring = Monitoring()
-    """Whether Prometheus finds it."""
+    """How Prometheus finds the deployment."""
     suspend: bool = False
-    """No groups, as with replicas 0, but replicas stays as it is. The spec is still checked and estimated."""
+    """Whether the deployment has no groups, as with replicas 0, while replicas keeps its value. The spec is still
+    checked and its memory estimated."""
 
     @property
     def effective_replicas(self) -> int:

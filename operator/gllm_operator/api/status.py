@@ -1,4 +1,4 @@
-"""status of an LLMDeployment."""
+"""The status of an LLMDeployment."""
 
 from __future__ import annotations
 
@@ -14,163 +14,165 @@ Phase = Literal["Pending", "Loading", "Ready", "Recovering", "Draining", "Broken
 
 class Condition(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     type: Annotated[str, Meta(max_length=316)]
-    """What it is about."""
+    """The type of the condition."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Whether the condition is true."""
     reason: Annotated[str, Meta(max_length=1024)]
-    """One word, for programs."""
+    """A word for the reason of the status, for programs."""
     message: Annotated[str, Meta(max_length=32768)]
-    """For people: what is the matter and what to do."""
+    """The details, and what to do, for people."""
     last_transition_time: Annotated[str, Meta(max_length=32)]
-    """When status last changed."""
+    """When the status last changed."""
     observed_generation: int
-    """The metadata.generation that it speaks of."""
+    """The metadata.generation for which the condition was computed."""
 
 
 class Failure(ApiObject, frozen=True, kw_only=True):
     time: Annotated[str, Meta(max_length=32)]
-    """When it was seen."""
+    """When the failure happened."""
     rank: int
-    """Node rank of the pod: 0 is the master."""
+    """The node rank of the pod in its group; 0 is the master."""
     pod: Annotated[str, Meta(max_length=253)]
-    """Name of the pod."""
+    """The name of the pod."""
     node: Annotated[str, Meta(max_length=253)] = ""
-    """Node on which it was."""
+    """The node of the pod."""
     reason: Annotated[str, Meta(max_length=256)]
-    """One word."""
+    """A word for the reason."""
     exit_code: int | None = None
-    """Of the container."""
+    """The exit code of the container, if it ended."""
     message: Annotated[str, Meta(max_length=1024)] = ""
-    """What the container or the kubelet said."""
+    """The last lines of the container's log, or the message of the kubelet or the scheduler."""
 
 
 class GroupStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     name: Annotated[str, Meta(max_length=64)]
-    """Its StatefulSets are NAME-m and NAME-s."""
+    """The name of the group. Its StatefulSets are NAME-m and NAME-s."""
     index: int
-    """Its place, from 0 to replicas - 1."""
+    """The ordinal of the group, from 0 to replicas - 1."""
     revision: Annotated[str, Meta(max_length=16)]
-    """What it was made from."""
+    """The revision of the group's pods."""
     instance: int
-    """Which group in this place and of this revision it is, from 1."""
+    """A number, from 1, that distinguishes groups with the same ordinal and revision."""
     phase: Phase
-    """Informational. Broken, BackingOff and Failed: see lastFailure."""
+    """The phase of the group. It is informational. For Broken, BackingOff and Failed, lastFailure has the cause."""
     ready_ranks: Annotated[str, Meta(max_length=16)]
-    """Pods that are ready, of all."""
+    """The number of ready pods and of all pods, such as 1/2."""
     load_percent: Annotated[int, Meta(ge=0, le=100)] | None = None
-    """How much of the weights is loaded, while it loads; null: not known."""
+    """The loaded share of the weights in percent while the group loads; null if it is unknown."""
     restarts: int = 0
-    """New groups made in this place because one was broken, since it was last stable."""
+    """How often broken groups with this ordinal were replaced since one was last stable."""
     container_restarts: int = 0
-    """Restarts of containers in its pods."""
+    """The number of container restarts in the group's pods."""
     in_flight: int | None = None
-    """Requests it still has, while it drains; null: not known."""
+    """The number of unfinished requests while the group drains; null if it is unknown."""
     started_at: Annotated[str, Meta(max_length=32)] | None = None
-    """When its first pod was made."""
+    """When the first pod of the group was created."""
     ready_at: Annotated[str, Meta(max_length=32)] | None = None
-    """Since when it is ready, or was the last time."""
+    """When the group last became ready."""
     unready_at: Annotated[str, Meta(max_length=32)] | None = None
-    """Since when it is not ready, having been so."""
+    """When the group stopped being ready; null while it is ready."""
     restart_at: Annotated[str, Meta(max_length=32)] | None = None
     """When the broken group will be replaced."""
     last_failure: Failure | None = None
-    """What last went wrong in it."""
+    """The last failure of one of the group's pods."""
 
 
 class Endpoint(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     url: Annotated[str, Meta(max_length=512)]
-    """Base URL of the OpenAI API, inside the cluster."""
+    """The base URL of the OpenAI API within the cluster."""
     models: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=4)] = ()
-    """The model's name in requests."""
+    """The names of the model in requests."""
 
 
 class ParallelismStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     summary: Annotated[str, Meta(max_length=64)]
-    """Such as PP4xTP8xEP8."""
+    """A summary such as PP4xTP8xEP8."""
     world_size: int
-    """Ranks of a group."""
+    """The number of ranks of a group."""
     pods_per_group: int
-    """Pods of a group."""
+    """The number of pods of a group."""
     accelerators: int
-    """Accelerators of all groups, as the spec wants them."""
+    """The number of accelerators of all groups that the spec asks for."""
 
 
 class Estimate(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     fits: Annotated[str, Meta(max_length=16)]
-    """Yes, No or Unknown."""
+    """Whether the model fits into memory: Yes, No or Unknown."""
     weights_per_rank: int | None = None
-    """Bytes of weights on the fullest rank."""
+    """The size of the weights on the rank that has the most, in bytes."""
     kv_tokens: int | None = None
-    """Tokens of KV cache of a group."""
+    """The number of tokens that fit into a group's KV cache."""
     message: Annotated[str, Meta(max_length=1024)] = ""
-    """How it was told, or why it could not be."""
+    """The figures behind the estimate, or why there is none."""
 
 
 class RolloutStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     revision: Annotated[str, Meta(max_length=16)]
-    """The revision that is being rolled out."""
+    """The revision that is rolled out."""
     progressed_at: Annotated[str, Meta(max_length=32)]
-    """When it last came further."""
+    """When the rollout last made progress."""
     score: int = 0
-    """How far it has come: grows with each step."""
+    """A number that grows with the progress of the rollout."""
     complete: bool = False
-    """Whether all groups are of this revision, and available."""
+    """Whether all groups have this revision and are available."""
 
 
 class OrdinalStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     index: int
-    """The place."""
+    """The ordinal."""
     revision: Annotated[str, Meta(max_length=16)]
-    """Revision of the last group there."""
+    """The revision of the last group with this ordinal."""
     instance: int
-    """Number of the last group there; the next one has a higher one, so that no name is used twice."""
+    """The instance number of the last group with this ordinal. The next one gets a higher number, so that names are not
+    reused."""
     restarts: int = 0
-    """Broken groups of this revision that were replaced, since one was last stable."""
+    """How often broken groups of this revision were replaced since one was last stable."""
 
 
 class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False):
     observed_generation: int = 0
-    """The metadata.generation that this status speaks of."""
+    """The metadata.generation for which the status was computed."""
     replicas: int = 0
-    """Groups that are not draining."""
+    """The number of groups that are not draining."""
     ready_replicas: int = 0
-    """Groups that serve."""
+    """The number of groups that serve."""
     updated_replicas: int = 0
-    """Groups of the update revision that are not draining."""
+    """The number of groups of the update revision that are not draining."""
     available_replicas: int = 0
-    """Groups that have served for rollout.minReadySeconds."""
+    """The number of groups that have been ready for rollout.minReadySeconds."""
     unavailable_replicas: int = 0
-    """Groups that the spec wants and that are not available."""
+    """The number of groups that the spec asks for and that are not available."""
     ready: Annotated[str, Meta(max_length=16)] = "0/0"
-    """Ready groups, of those wanted."""
+    """The number of ready groups and of groups that the spec asks for, such as 1/2."""
     selector: Annotated[str, Meta(max_length=256)] = ""
-    """Label selector of the master pods, one a group."""
+    """The label selector of the master pods; each group has one. Autoscalers use it."""
     current_revision: Annotated[str, Meta(max_length=16)] = ""
-    """The last revision that all groups were of; what a failed rollout goes back to."""
+    """The last revision that all groups had. A failed rollout returns to it."""
     update_revision: Annotated[str, Meta(max_length=16)] = ""
-    """The revision that the spec asks for."""
+    """The revision of the spec."""
     failed_revision: Annotated[str, Meta(max_length=16)] = ""
-    """A revision that was given up; edit the spec, or set the annotation gllm.dev/restart, to try anew."""
+    """The revision whose rollout failed. To try again, edit the spec or set the annotation gllm.dev/restart."""
     reason: Annotated[str, Meta(max_length=64)] = ""
-    """Reason of the condition that matters most."""
+    """The reason of the most important condition."""
     endpoint: Endpoint | None = None
-    """Where it is served."""
+    """Where the model is served."""
     shape: ParallelismStatus | None = None
-    """What a group is made of."""
+    """The sizes of a group."""
     estimate: Estimate | None = None
-    """Whether the model fits."""
+    """Whether the model fits into memory."""
     rollout: RolloutStatus | None = None
-    """The rollout at hand, or the last one."""
+    """The current rollout, or the last one."""
     groups: Annotated[tuple[GroupStatus, ...], Meta(max_length=600)] = ()
-    """Each group, draining ones too."""
+    """All groups, including draining ones."""
     places: Annotated[tuple[OrdinalStatus, ...], Meta(max_length=600)] = ()
-    """What the operator remembers of each place: written before it acts, so that a crash repeats nothing."""
+    """What the operator remembers of each ordinal. It is written before the operator acts, so that nothing is done
+    twice after a crash."""
     conditions: Annotated[tuple[Condition, ...], Meta(max_length=16)] = ()
-    """Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended, RolledBack."""
+    """The conditions Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended and RolledBack."""
 
 
 def decode_status(raw: object) -> LLMDeploymentStatus:
-    """A stored status; what cannot be read (another version wrote it) counts as none."""
+    """Decode a stored status. One that cannot be decoded, because another version wrote it, counts as empty."""
     try:
         return msgspec.convert(raw or {}, LLMDeploymentStatus)
     except msgspec.ValidationError:

@@ -1,7 +1,7 @@
-"""What every part of the manifest is made of.
+"""The base class and the common field types of the LLMDeployment.
 
-A field's docstring (the string below it) is its description in the CRD, its type and `msgspec.Meta` are its schema,
-its default is the API server's, and `RULES` of a class become CEL rules that the API server checks.
+The string below a field becomes its description in the CRD. Its type and `msgspec.Meta` become its schema, and its
+default becomes the API server's default. The `RULES` of a class become CEL rules that the API server checks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Meta
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A CEL rule of the CRD. The message says the fix."""
+    """A CEL rule of the CRD. Its message says how to fix the manifest."""
 
     rule: str
     message: str
@@ -24,16 +24,16 @@ class Rule:
 class ApiObject(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
 ):
-    """An object in the manifest."""
+    """An object in the LLMDeployment."""
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
 
 Free = dict[str, Any]
-"""An object in Kubernetes' own terms: kept as it is by the API server, checked by the operator when it is used."""
+"""An object of another Kubernetes API. The API server stores it unchecked; the operator checks it when it is used."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-"""Name of a Kubernetes object."""
+"""The name of a Kubernetes object."""
 ShortText = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=1024)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -42,13 +42,13 @@ Seconds = Annotated[int, Meta(ge=0, le=86400)]
 
 class Variable(ApiObject, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-    """Name of the environment variable."""
+    """The name of the environment variable."""
     value: Text = ""
-    """Its value."""
+    """The value of the environment variable."""
 
 
 class KeyRef(ApiObject, frozen=True, kw_only=True):
     name: Name
-    """The Secret's name."""
+    """The name of the Secret."""
     key: Annotated[str, Meta(min_length=1, max_length=253)]
-    """The key in the Secret."""
+    """The key within the Secret."""

@@ -1,1 +1,1 @@
-"""Pure functions from a spec to Kubernetes objects, one file a kind."""
+"""Pure functions that render Kubernetes objects from a spec."""

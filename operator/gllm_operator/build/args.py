@@ -1,4 +1,4 @@
-"""Arguments of `gllm serve` in a pod. What differs between the pods of a group is in the environment instead."""
+"""Arguments of `gllm serve` in a pod. They are equal in all pods of a group; the environment has the differences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESERVED = frozenset(
         "--on-failure",
     }
 )
-"""Flags that the operator decides; they are refused in engine.extraArgs."""
+"""Flags that the operator sets, and that engine.extraArgs must not contain."""
 
 
 def serve_args(source: PodSource) -> list[str]:

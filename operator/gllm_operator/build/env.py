@@ -1,4 +1,4 @@
-"""Environment of the serving container: who this pod is in its group, and how the group finds together."""
+"""The environment of the serving container: the pod's rank in its group, and how to reach the master."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Env = list[dict[str, Any]]
 
 KEYS_VARIABLE = "GLLM_KEYS"
 KEYS_KEY = "keys"
-"""The key in the Secret."""
+"""The key within the Secret."""
 
 _RESERVED = frozenset(
     {
@@ -46,17 +46,17 @@ _RESERVED = frozenset(
 
 
 def is_reserved(name: str) -> bool:
-    """Whether only the operator may set it: another value would tear the group apart."""
+    """Whether only the operator may set the variable, because another value would break the group."""
     return name in _RESERVED
 
 
 def master_address(owner: Owner, group: GroupId) -> str:
-    """DNS name of the group's master pod. The group's name is in it: revisions never meet each other."""
+    """DNS name of the group's master pod. It contains the group's name, so groups never mix."""
     return f"{group.set_name(owner.name, 'master')}-0.{headless_name(owner.name)}.{owner.namespace}.svc"
 
 
 def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> Env:
-    """In an order that lets later ones refer to earlier ones."""
+    """Later variables may refer to earlier ones, so their order matters."""
     several = shape.pods > 1
     env: Env = [
         _field("POD_NAME", "metadata.name"),

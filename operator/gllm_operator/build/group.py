@@ -1,4 +1,4 @@
-"""The two StatefulSets of a group: its master, and its slaves."""
+"""The StatefulSets of a group, one for its master and one for its slaves, and the ControllerRevision of its source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _stateful_set(
     spec: dict[str, Any] = {
         "replicas": replicas,
         "serviceName": headless_name(owner.name),
-        # All at once: every pod waits for the others. And no pod is replaced for a change of the template.
+        # Pods start in parallel, because each waits for the others. A change of the template replaces no pod.
         "podManagementPolicy": "Parallel",
         "updateStrategy": {"type": "OnDelete"},
         "revisionHistoryLimit": 1,

@@ -12,7 +12,7 @@ from gllm_operator.names import REVISION, Owner, masters_selector, metadata
 KEDA_API = "keda.sh/v1alpha1"
 MONITORING_API = "monitoring.coreos.com/v1"
 OPTIONAL_APIS = (KEDA_API, MONITORING_API)
-"""API groups that a cluster may lack."""
+"""The API groups that a cluster may lack."""
 
 
 def autoscaler(owner: Owner, autoscaling: Autoscaling) -> dict[str, Any]:

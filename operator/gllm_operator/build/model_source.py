@@ -1,4 +1,4 @@
-"""From spec.model.source to the path in the container, and the volumes and init containers that put it there."""
+"""The path of a model in the container, and the volumes and download that provide it, from spec.model.source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ FOLDER = "/models"
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     path: str
-    """For `gllm serve`."""
+    """The argument of `gllm serve`."""
     name: str
-    """To serve it under."""
+    """The default name of the model in requests."""
     volumes: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
     download: tuple[str, ...] = ()
-    """Arguments of `gllm` for an init container; empty: nothing to download."""
+    """Arguments of `gllm` in an init container; empty: there is nothing to download."""
     download_env: tuple[dict[str, Any], ...] = ()
 
 
@@ -61,7 +61,8 @@ def _image(model: Model, rest: str) -> ModelFiles:
 
 
 def _hub(model: Model, rest: str) -> ModelFiles:
-    # The revision is part of the path: a shared cache holds several, and a pod never sees another's half-done one.
+    # The revision is part of the path, so that a shared cache holds several, and a download of one never mixes with
+    # another.
     folder = f"{FOLDER}/{rest}/{(model.revision or 'main').replace('/', '--')}"
     volume: dict[str, Any] = {"emptyDir": {}}
     if model.cache_claim is not None:

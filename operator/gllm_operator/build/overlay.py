@@ -1,8 +1,10 @@
-"""Lays a user's PodTemplateSpec over a rendered one, as a strategic merge would: lists with a key merge by it."""
+"""Merges a user's PodTemplateSpec into a rendered one, like a strategic merge: lists merge by their key, if any."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from gllm_operator.objects import without_nulls
 
 _KEYS = {
     "containers": "name",
@@ -19,11 +21,11 @@ _KEYS = {
     "resourceClaims": "name",
 }
 _APPENDED = frozenset({"tolerations", "envFrom", "schedulingGates"})
-"""Lists without a key of which both halves are meant. All others are replaced."""
+"""Lists without a key to which the patch appends. The patch replaces all other lists."""
 
 
 def overlay(base: Any, patch: Any, field: str = "") -> Any:
-    """A new value; null in the patch removes. Neither argument is changed."""
+    """Return the merged value. Null in the patch removes a field. The arguments are not changed."""
     if isinstance(base, dict) and isinstance(patch, dict):
         merged = dict(base)
         for key, value in patch.items():
@@ -43,26 +45,18 @@ def overlay(base: Any, patch: Any, field: str = "") -> Any:
 def _by_key(base: list[Any], patch: list[Any], key: str) -> list[Any]:
     merged = list(base)
     for item in patch:
-        place = next((at for at, old in enumerate(merged) if _same(old, item, key)), None)
+        index = next((at for at, old in enumerate(merged) if _same(old, item, key)), None)
         if isinstance(item, dict) and item.get("$patch") == "delete":
-            if place is not None:
-                del merged[place]
-        elif place is None:
+            if index is not None:
+                del merged[index]
+        elif index is None:
             merged.append(without_nulls(item))
-        elif key == "name" and "value" in item and "valueFrom" in merged[place]:
-            merged[place] = item  # An environment variable has one or the other.
+        elif key == "name" and "value" in item and "valueFrom" in merged[index]:
+            merged[index] = item  # An environment variable has either value or valueFrom.
         else:
-            merged[place] = overlay(merged[place], item)
+            merged[index] = overlay(merged[index], item)
     return merged
 
 
 def _same(old: Any, item: Any, key: str) -> bool:
     return isinstance(old, dict) and isinstance(item, dict) and key in item and old.get(key) == item[key]
-
-
-def without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [without_nulls(inner) for inner in value]
-    return value

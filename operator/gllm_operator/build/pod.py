@@ -25,7 +25,7 @@ def pod_template(owner: Owner, source: PodSource, shape: ParallelConfig, group: 
     own = source.master if role == "master" else source.slave
     for patch in (source.template, own):
         template = overlay(template, patch)
-    template["metadata"]["labels"] |= labels  # Ours, whatever the overlay says: sets and Services select by them.
+    template["metadata"]["labels"] |= labels  # Not from the overlay: StatefulSets and Services select by them.
     return template
 
 
@@ -72,7 +72,7 @@ def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gr
             {"name": "tmp", "mountPath": "/tmp"},
             *files.mounts,
         ],
-        # With the last lines of its log: the one that says why.
+        # The termination message has the last lines of the log, which contain the error.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **probes(source, role),
     }
@@ -111,7 +111,7 @@ def _resources(source: PodSource, shape: ParallelConfig) -> dict[str, Any]:
 def _security(source: PodSource) -> dict[str, Any]:
     capabilities: dict[str, Any] = {"drop": ["ALL"]}
     if source.network.rdma is not None:
-        capabilities["add"] = ["IPC_LOCK"]  # Verbs register memory, and so lock it.
+        capabilities["add"] = ["IPC_LOCK"]  # RDMA verbs lock the memory that they register.
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -132,7 +132,7 @@ def _tolerations(source: PodSource) -> list[dict[str, Any]]:
 
 
 def _spread(owner: Owner, group: GroupId, role: str) -> list[dict[str, Any]]:
-    """Masters apart from each other, so that a lost node takes one group's streams and not all; pods of a group too."""
+    """Spread masters over nodes, so that a lost node ends the streams of one group only. Spread slaves likewise."""
     selector = masters_selector(owner.name) if role == "master" else {GROUP_NAME: group.name(owner.name)}
     return [
         {

@@ -1,7 +1,7 @@
-"""Probes tied to real progress, and the way out of a pod.
+"""Probes and the preStop hook of the serving container.
 
-Liveness never asks about other pods: when one is lost its master waits for it, and killing the master would lose the
-requests that are waiting. `/health` is bad only when the engine makes no progress and its recovery is out of time.
+Liveness does not depend on other pods: while one is lost its master waits for it, and a restart of the master would
+lose the waiting requests. `/health` fails only when the engine makes no progress and its recovery has timed out.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from gllm_operator.spec.revision import PodSource
 
 PRE_STOP_SECONDS = 5
-"""Between a pod's removal from the Service and SIGTERM: until then nodes may still send it requests, which it takes."""
+"""Seconds between the start of a pod's deletion and SIGTERM. Nodes may still send it requests, which it accepts."""
 _GRACE_SECONDS = 20
-"""On top of the drain timeout, for processes to end."""
+"""Seconds after the drain timeout for processes to end."""
 _LIVENESS_PERIOD = 10
 
 _READY = "/ready?recovering=true"
-"""A group that recovers keeps its place in the Service: new requests wait in its gateway with the others. Without it,
-those of a deployment with one group would be refused. A gateway that is gone is out at once."""
+"""A recovering group stays in the Service, and new requests wait in its gateway. Otherwise those of a deployment with
+one group would be refused. A gateway that does not answer is removed at once."""
 _PROBE = ["python3", "-m", "gllm.supervisor.probe"]
 
 

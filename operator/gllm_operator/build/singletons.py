@@ -36,7 +36,7 @@ def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> 
 
 
 def client_service(owner: Owner, server: Server) -> dict[str, Any]:
-    """Only masters that are ready get requests."""
+    """The Service for clients. It selects the masters, of which Kubernetes includes the ready ones."""
     port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     return {
         "apiVersion": "v1",
@@ -47,7 +47,7 @@ def client_service(owner: Owner, server: Server) -> dict[str, Any]:
 
 
 def headless_service(owner: Owner) -> dict[str, Any]:
-    """Names of pods that are not ready count: they become ready by finding each other."""
+    """The Service that gives pods their DNS names, even before they are ready: they need them to become ready."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -69,14 +69,14 @@ def disruption_budget(owner: Owner, disruption: Disruption, replicas: int, shape
         "spec": {
             "minAvailable": kept * shape.pods,
             "selector": {"matchLabels": {DEPLOYMENT: owner.name}},
-            # A group that is broken anyway must not keep a node from being drained.
+            # Pods that are not ready must not block the drain of a node.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
 
 
 def service_account(owner: Owner) -> dict[str, Any]:
-    """Pods need none of its rights: it is there so that they do not run as the namespace's default one."""
+    """A ServiceAccount without rights, so that pods do not use the namespace's default one."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -86,7 +86,7 @@ def service_account(owner: Owner) -> dict[str, Any]:
 
 
 def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
-    """Is created, never applied: the keys of a running group must not change."""
+    """The Secret is created and never applied, because the keys of a running group must not change."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -98,8 +98,8 @@ def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
 
 
 def network_policy(owner: Owner, port: int, downloads: bool) -> dict[str, Any]:
-    """In: requests from anywhere to the master's port, everything from the deployment's own pods (NCCL takes any
-    port). Out: the own pods, DNS, and HTTPS where the model is downloaded."""
+    """Ingress: the HTTP port from anywhere, and all ports from the deployment's own pods, because NCCL uses any port.
+    Egress: the own pods, DNS, and HTTPS if the model is downloaded."""
     own = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     egress: list[dict[str, Any]] = [{"to": [own]}, {"ports": dns}]
@@ -119,5 +119,5 @@ def network_policy(owner: Owner, port: int, downloads: bool) -> dict[str, Any]:
 
 
 def make_keys() -> str:
-    """Two secrets: any 32 bytes are a Curve25519 key."""
+    """New CURVE keys in the text form of `gllm keys` (gllm.wire.curve). Any 32 bytes are a Curve25519 secret key."""
     return f"{secrets.token_hex(32)}.{secrets.token_hex(32)}"

@@ -1,4 +1,4 @@
-"""The whole CustomResourceDefinition."""
+"""Builds the CustomResourceDefinition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gllm_operator.api.spec import ROOT_RULES
 from gllm_operator.crd.schema import object_schema, rules_schema
 
 _LIST_KEYS = {"conditions": ["type"], "groups": ["name"], "places": ["index"]}
-"""Lists of the status that are maps, for server-side apply and for patches."""
+"""Lists of the status that are maps by these keys, for server-side apply and for patches."""
 
 
 def crd() -> dict[str, Any]:
@@ -61,14 +61,14 @@ def _version() -> dict[str, Any]:
         "schema": {
             "openAPIV3Schema": {
                 "type": "object",
-                "description": "One model behind an OpenAI endpoint, served by groups of pods, each a pipeline.",
+                "description": "An LLMDeployment serves a model over the OpenAI API by groups of pods.",
                 "required": ["spec"],
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
-                    "spec": spec | {"description": "What is wanted."},
-                    "status": _without_defaults(status) | {"description": "What is."},
+                    "spec": spec | {"description": "The desired state of the deployment."},
+                    "status": _without_defaults(status) | {"description": "The observed state of the deployment."},
                 },
                 "x-kubernetes-validations": rules_schema(ROOT_RULES),
             }
@@ -85,22 +85,29 @@ def _columns() -> list[dict[str, Any]]:
         )
 
     return [
-        column("Ready", ".status.ready", text="Ready groups, of those wanted."),
-        column("Up-to-date", ".status.updatedReplicas", "integer", text="Groups of the newest revision."),
+        column("Ready", ".status.ready", text="Ready groups, and groups that the spec asks for."),
+        column("Up-to-date", ".status.updatedReplicas", "integer", text="Groups of the update revision."),
         column("Shape", ".status.shape.summary"),
         column("Model", ".spec.model.source"),
-        column("Reason", ".status.reason", text="What matters most; `kubectl describe` tells more."),
+        column(
+            "Reason", ".status.reason", text="The reason of the most important condition; `kubectl describe` shows all."
+        ),
         column("Age", ".metadata.creationTimestamp", "date"),
         column("URL", ".status.endpoint.url", wide=True),
         column("Revision", ".status.updateRevision", wide=True),
         column("GPUs", ".status.shape.accelerators", "integer", wide=True),
         column("Fits", ".status.estimate.fits", wide=True),
-        column("Message", '.status.conditions[?(@.type=="Ready")].message', wide=True, text="Of the condition Ready."),
+        column(
+            "Message",
+            '.status.conditions[?(@.type=="Ready")].message',
+            wide=True,
+            text="The message of the condition Ready.",
+        ),
     ]
 
 
 def _without_defaults(schema: Any) -> Any:
-    """The operator writes the status whole."""
+    """A status needs no defaults, because the operator writes all its fields."""
     if isinstance(schema, dict):
         return {key: _without_defaults(value) for key, value in schema.items() if key != "default"}
     if isinstance(schema, list):

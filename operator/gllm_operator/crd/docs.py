@@ -1,4 +1,4 @@
-"""Descriptions of fields: the strings below them in the source."""
+"""Reads the descriptions of fields: the strings below them in the source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 
 @cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Field name to description, for the fields that the class itself and its bases declare."""
+    """Return the description of each field that the class or one of its bases declares."""
     docs: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if owner.__module__.startswith("gllm_operator."):

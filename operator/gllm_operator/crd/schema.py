@@ -1,4 +1,4 @@
-"""From typed Python to a structural schema: types, bounds, defaults, descriptions, CEL rules."""
+"""Converts typed Python classes to structural schemas: types, bounds, defaults, descriptions and CEL rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 
 
 def object_schema(cls: type[ApiObject]) -> Schema:
-    """The schema of a `ApiObject`. Everything in it is bounded, so that CEL rules have a bounded cost."""
+    """The schema of an `ApiObject`. Everything in it is bounded, so that CEL rules have a bounded cost."""
     hints = get_type_hints(cls, include_extras=True)
     docs = field_docs(cls)
     properties: dict[str, Schema] = {}
@@ -96,11 +96,11 @@ def _default_of(field: msgspec.structs.FieldInfo) -> Any:
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if not isinstance(default, ApiObject):
         return default
-    # In full: the API server checks a default by the object's rules before it fills in the defaults inside.
+    # In full: the API server checks a default against the object's rules before it fills in nested defaults.
     own = {inner.encode_name: _default_of(inner) for inner in msgspec.structs.fields(type(default))}
     return {name: value for name, value in own.items() if _worth_saying(value)}
 
 
 def _worth_saying(default: Any) -> bool:
-    """Absent and empty mean the same to the operator."""
+    """Whether a default differs from an absent value for the operator."""
     return default is not None and default not in ((), "", {})

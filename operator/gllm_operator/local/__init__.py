@@ -1,1 +1,1 @@
-"""The same manifest without a cluster: what the operator would apply, printed or run as processes of this machine."""
+"""A manifest without a cluster: prints the objects that the operator would apply, or runs them as local processes."""

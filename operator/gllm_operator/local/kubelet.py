@@ -1,4 +1,4 @@
-"""Starts the processes of one group, watches them as a kubelet would, and ends them in order."""
+"""Starts the processes of one group, restarts and probes them like a kubelet, and ends them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gllm_operator.local.pod_processes import PodProcess
 
 _READY_TIMEOUT = aiohttp.ClientTimeout(total=2)
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "TERM")
-"""What a container has from its image, a process has from here."""
+"""Variables that a process inherits. A container has them from its image."""
 
 
 class LocalPod:
-    """One process, started again when it ends, later each time."""
+    """A process that is restarted when it ends, with a growing delay."""
 
     def __init__(self, spec: PodProcess, on_change: Callable[[LocalPod], None]) -> None:
         self.spec = spec
@@ -39,7 +39,7 @@ class LocalPod:
             status = await self._run_once()
             if self._ending:
                 break
-            self._set("Waiting", f"{self.last_line} [exit status {status}, starts again in {delay:g} s]")
+            self._set("Waiting", f"{self.last_line} [exit status {status}, restarts in {delay:g} s]")
             await asyncio.sleep(delay)
             delay = 1.0 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
             self.restarts += 1
@@ -70,7 +70,7 @@ class LocalPod:
         return await self._process.wait()
 
     async def probe(self, session: aiohttp.ClientSession) -> None:
-        """The readiness probe, as rendered."""
+        """Run the rendered readiness probe."""
         if self.spec.ready_path and self.state in ("Running", "Ready"):
             ready = False
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
@@ -80,7 +80,7 @@ class LocalPod:
                 self._set("Ready" if ready else "Running")
 
     def terminate(self) -> None:
-        """SIGTERM, which drains."""
+        """Send SIGTERM, which drains."""
         self._ending = True
         self._signal(signal.SIGTERM)
         if self.state != "Ended":
@@ -106,7 +106,7 @@ async def run_group(
     *,
     one_shot: asyncio.Event | None = None,
 ) -> int:
-    """Until a signal; the first drains, the second kills. one_shot, for tests: drains when it is set."""
+    """Run until a signal: the first one drains, the second one kills. Setting `one_shot`, for tests, drains too."""
     pods: list[LocalPod] = []
     pods += [LocalPod(spec, lambda pod: on_change(pods)) for spec in specs]
     stop = one_shot or asyncio.Event()

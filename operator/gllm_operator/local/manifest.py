@@ -1,4 +1,4 @@
-"""From a file to the objects that the operator would apply on an empty cluster."""
+"""Reads a manifest and renders the objects that the operator would apply on an empty cluster."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Manifest = dict[str, Any]
 
 NO_UID = "00000000-0000-0000-0000-000000000000"
 DEFAULT_IMAGE = "gllm:dev"
-"""Where neither the manifest nor the operator names one."""
+"""The image if neither the manifest nor a flag names one."""
 
 
 def read_deployments(path: str, namespace: str = "default") -> list[Manifest]:
-    """The LLMDeployments in a file of YAML documents. Raises ValueError, in one line, with the fix."""
+    """Return the LLMDeployments in a file of YAML documents. Raises ValueError, in one line, with the fix."""
     try:
         documents = list(yaml.safe_load_all(Path(path).read_text()))
     except OSError as error:
@@ -45,7 +45,7 @@ def read_deployments(path: str, namespace: str = "default") -> list[Manifest]:
 def objects_of(
     deployment: Manifest, *, keys: str, default_image: str = DEFAULT_IMAGE, apis: frozenset[str] = frozenset()
 ) -> list[Manifest]:
-    """Everything that the operator would apply: by its own plan. ValueError if the spec cannot work."""
+    """Return the objects that the operator's plan would create and apply. Raises ValueError if the spec is invalid."""
     observed = observe(
         deployment,
         [],
@@ -67,7 +67,7 @@ def objects_of(
 
 
 def without_owner(manifest: Manifest) -> Manifest:
-    """For reading, or for `kubectl apply` without an operator: the owner's uid is known only to the API server."""
+    """Remove the owner reference: only the API server knows the owner's uid."""
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "ownerReferences"}
     return manifest | {"metadata": metadata}
 

@@ -1,4 +1,4 @@
-"""From rendered StatefulSets to processes: the same arguments and environment, on loopback addresses. Pure."""
+"""Converts rendered StatefulSets to processes with the same arguments and environment, on loopback addresses."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PodProcess:
-    """What the kubelet would start."""
+    """A process that stands for a pod's serving container."""
 
     name: str
     role: str
     rank: int
     address: str
-    """Its own, of the loopback."""
+    """Its loopback address."""
     arguments: tuple[str, ...]
-    """After the command, which is `gllm`."""
+    """Arguments of the command `gllm`."""
     env: Mapping[str, str]
     ready_path: str
-    """HTTP path of its readiness probe; empty: it has none."""
+    """HTTP path of its readiness probe; empty if it has none."""
     port: int
 
 
 def processes_of(objects: Sequence[Manifest], mounts: Mapping[str, str]) -> list[PodProcess]:
-    """The pods of the first group, master first. mounts: paths in the container to paths of this machine."""
+    """Return the pods of the first group, the master first. mounts: local paths by paths in the container."""
     sets = [one for one in objects if one["kind"] == "StatefulSet"]
     groups = sorted({one["metadata"]["labels"]["gllm.dev/index"] for one in sets}, key=int)
     pods = [pod for one in sets if one["metadata"]["labels"]["gllm.dev/index"] == groups[0] for pod in _pods(one)]
@@ -40,12 +40,12 @@ def processes_of(objects: Sequence[Manifest], mounts: Mapping[str, str]) -> list
 
 
 def loopback(rank: int) -> str:
-    """All of 127.0.0.0/8 is this machine; 127.0.0.1 itself is left to others."""
+    """The address of a rank within 127.0.0.0/8, all of which is this machine. 127.0.0.1 is left to other programs."""
     return f"127.0.1.{rank + 1}"
 
 
 def host_paths(objects: Sequence[Manifest]) -> dict[str, str]:
-    """Paths in the container that hostPath volumes of the manifest put there."""
+    """Return the paths on the host by paths in the container, for the manifest's hostPath volumes."""
     found = {}
     for one in objects:
         if one["kind"] == "StatefulSet":
@@ -58,7 +58,7 @@ def host_paths(objects: Sequence[Manifest]) -> dict[str, str]:
 
 
 def translate(path: str, mounts: Mapping[str, str]) -> str:
-    """A path of the container on this machine; the longest mount wins."""
+    """Return the local path of a path in the container. The longest mount wins."""
     for inside in sorted(mounts, key=len, reverse=True):
         if path == inside or path.startswith(inside.rstrip("/") + "/"):
             return mounts[inside] + path[len(inside.rstrip("/")) :]
@@ -87,7 +87,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
         value = _value(variable, pod, secrets)
         if value is not None:
             env[variable["name"]] = value
-    # There is no DNS for pods here; the name stands for the master's address.
+    # Pods have no DNS names here, so the master's address replaces its name.
     env["MASTER_ADDR"] = loopback(0)
     command, model, *rest = container["args"]
     ready = container["readinessProbe"].get("httpGet", {})
@@ -105,7 +105,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
 
 
 def _value(variable: Manifest, pod: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | None:
-    """As the kubelet would; None: a Secret that only the cluster has."""
+    """The value of a variable, as the kubelet resolves it. None if it is in a Secret that only a cluster has."""
     source = variable.get("valueFrom")
     if source is None:
         return str(variable.get("value", ""))

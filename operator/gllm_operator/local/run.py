@@ -1,4 +1,4 @@
-"""`gllm run`: the manifest's first group as processes of this machine."""
+"""`gllm run`: runs the manifest's first group as local processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gllm_operator.local.table import Table
 
 
 def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
-    """Raises ValueError, in one line, if it cannot start."""
+    """Return the exit status. Raises ValueError, in one line, if the group cannot start."""
     deployments = read_deployments(path)
     if len(deployments) > 1:
         names = ", ".join(one["metadata"]["name"] for one in deployments)
@@ -25,32 +25,34 @@ def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
     if deployment["spec"].get("suspend") or replicas == 0:
         raise ValueError(f"{path} asks for no groups (replicas 0, or suspend): there is nothing to run")
     if replicas > 1:
-        print(f"one group of {replicas} is run here: all would need the same ports", file=out, flush=True)
+        print(f"runs one group of {replicas}, because all would need the same ports", file=out, flush=True)
     specs = prepare(deployment, mounts, out)
     table = Table(out, f"http://127.0.0.1:{specs[0].port}/v1")
     return asyncio.run(run_group(specs, table.show))
 
 
 def prepare(deployment: dict[str, Any], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:
-    """The processes, with the model where it is on this machine."""
+    """Return the processes, with the model's path on this machine."""
     objects = objects_of(deployment, keys=make_keys())
     mounts = host_paths(objects) | dict(mounts)
     specs = processes_of(objects, mounts)
-    wanted = specs[0].arguments[1]
+    model_path = specs[0].arguments[1]
     source = deployment["spec"]["model"]
-    if source["source"].startswith("hf://") and not Path(wanted).exists():
-        return processes_of(objects, mounts | {wanted: _downloaded(source, out)})
-    if Path(wanted).exists():
+    if source["source"].startswith("hf://") and not Path(model_path).exists():
+        return processes_of(objects, mounts | {model_path: _downloaded(source, out)})
+    if Path(model_path).exists():
         return specs
-    stand_in = _default_model(wanted)
+    stand_in = _default_model(model_path)
     if stand_in is None:
-        raise ValueError(f"there is no {wanted} on this machine: say where the model is with --mount {wanted}=PATH")
-    print(f"there is no {wanted} here: the SmolLM2 that is installed stands in (--mount {wanted}=PATH)", file=out)
-    return processes_of(objects, mounts | {wanted: stand_in})
+        raise ValueError(
+            f"there is no {model_path} on this machine: name the model's path with --mount {model_path}=PATH"
+        )
+    print(f"there is no {model_path} here: uses the installed SmolLM2 instead (--mount {model_path}=PATH)", file=out)
+    return processes_of(objects, mounts | {model_path: stand_in})
 
 
 def _downloaded(model: Mapping[str, str], out: TextIO) -> str:
-    """Where the Hugging Face cache of this machine has the model of an hf:// source. Raises ValueError."""
+    """Return the path of an hf:// model in the Hugging Face cache, downloaded if necessary. Raises ValueError."""
     from gllm.hub.download import find_on_hub
     from gllm.hub.name import parse_hub_name
 
@@ -60,9 +62,9 @@ def _downloaded(model: Mapping[str, str], out: TextIO) -> str:
     return str(find_on_hub(name, tell=lambda line: print(line, file=out, flush=True)))
 
 
-def _default_model(wanted: str) -> str | None:
-    """The model that `make serve` installs, for the examples, which ask for it by the path that the image has."""
-    if not Path(wanted).name.lower().startswith("smollm2"):
+def _default_model(model_path: str) -> str | None:
+    """The model that `make serve` installs. The examples name it by its path in the image."""
+    if not Path(model_path).name.lower().startswith("smollm2"):
         return None
     from gllm.checkpoint.default_model import default_model_path
 

@@ -1,1 +1,1 @@
-"""What a spec means: its shape, whether it can work, what its pods are made from. Pure."""
+"""The meaning of a spec: its parallel config, the estimate of its memory, and its revision."""

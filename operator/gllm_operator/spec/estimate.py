@@ -1,4 +1,4 @@
-"""Whether the model fits: weights, KV cache, memory. Pure arithmetic over the model's config; no torch."""
+"""Estimates whether the model fits into memory, from its config. No torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
 
 _ACTIVATIONS = 0.06
-"""Share of the memory that activations, graphs and libraries take."""
+"""Share of the memory for activations, captured graphs and libraries."""
 
 
 def estimate(spec: LLMDeploymentSpec, shape: ParallelConfig, model: ModelConfig | None) -> Estimate:
     if model is None:
-        return Estimate(fits="Unknown", message="the operator cannot read the model's config.json from where it runs")
+        return Estimate(fits="Unknown", message="the operator cannot read the model's config.json")
     width = 4 if (spec.model.dtype if spec.model.dtype != "auto" else model.dtype) == "float32" else 2
     weights = weights_of_rank(model, shape) * width
     if spec.accelerator.memory is None:
         return Estimate(
             fits="Unknown",
             weights_per_rank=weights,
-            message=f"{_gib(weights)} of weights a rank; set accelerator.memory to have it compared",
+            message=f"{_gib(weights)} of weights on a rank; set accelerator.memory to compare",
         )
     share = spec.engine.gpu_memory_utilization or 0.9
     memory = parse_quantity(spec.accelerator.memory)
@@ -33,17 +33,17 @@ def estimate(spec: LLMDeploymentSpec, shape: ParallelConfig, model: ModelConfig 
     per_token = kv_bytes_of_rank(model, shape) * width
     tokens = max(0, free) // per_token
     needed = spec.model.max_model_len or 0
-    figures = f"{_gib(weights)} of weights a rank in {_gib(memory)} x {share:g}: room for {tokens} tokens of KV cache"
+    figures = f"{_gib(weights)} of weights on a rank with {_gib(memory)} x {share:g}: {tokens} tokens of KV cache fit"
     if tokens > needed:
         return Estimate(fits="Yes", weights_per_rank=weights, kv_tokens=tokens, message=figures)
-    fix = "more stages (parallelism.pipeline), more ranks (parallelism.tensor) or larger accelerators are needed"
+    fix = "use more stages (parallelism.pipeline), more ranks (parallelism.tensor) or larger accelerators"
     if needed:
         fix = f"model.maxModelLen is {needed}; {fix}, or a smaller maxModelLen"
     return Estimate(fits="No", weights_per_rank=weights, kv_tokens=tokens, message=f"{figures}; {fix}")
 
 
 def weights_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
-    """Numbers held by the fullest rank: its layers and its slice, and the larger of embedding and head."""
+    """The number of weights on the rank that has the most: its layers and the larger of embedding and head."""
     layers = -(-model.num_layers // shape.pipeline)
     attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
     mlp = 3 * model.hidden_size * model.intermediate_size
@@ -59,7 +59,7 @@ def weights_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
 
 
 def kv_bytes_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
-    """Numbers that one token takes in the KV cache of the fullest rank."""
+    """The number of values that one token takes in the KV cache of the rank that has the most layers."""
     heads = max(1, model.num_kv_heads // shape.tensor)
     return -(-model.num_layers // shape.pipeline) * 2 * heads * model.head_dim
 

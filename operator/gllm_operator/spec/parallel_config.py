@@ -1,4 +1,4 @@
-"""Arithmetic of ranks, stages and pods. No Kubernetes."""
+"""The numbers of stages, ranks and pods of a group."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ParallelConfig:
 
 
 def parallel_config(parallelism: Parallelism, accelerator: Accelerator) -> ParallelConfig:
-    """Raises ValueError with the fix if the ranks do not fill pods. The CRD's rules say the same earlier."""
+    """Raises ValueError, with the fix, if the ranks do not fill whole pods. The CRD's rules check the same earlier."""
     shape = ParallelConfig(
         parallelism.pipeline,
         parallelism.tensor,

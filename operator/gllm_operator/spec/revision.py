@@ -1,4 +1,4 @@
-"""What a group's pods are made from, and its short name: the revision. Pure."""
+"""The part of a spec from which pods are rendered, and its hash: the revision."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.types import ApiObject, Free
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""No vowels, so that no word comes out, and nothing that looks like another."""
+"""Without vowels, which could form words, and without characters that look alike."""
 _LENGTH = 5
 P = TypeVar("P", bound=ApiObject)
 
 
 class PodSource(ApiObject, frozen=True, kw_only=True):
-    """The part of a spec that pods are made from. Two specs with the same are the same revision.
+    """The part of a spec from which pods are rendered. Specs with an equal source have the same revision.
 
-    It is kept in a ControllerRevision, so that a group of an old revision can be rendered as long as there is one.
-    Fields with their default are left out: a new field does not change old revisions.
+    A ControllerRevision stores it, so that groups of old revisions can be rendered. Fields that have their default are
+    left out, so that a new field does not change existing revisions.
     """
 
     model: Model
@@ -46,7 +46,7 @@ class PodSource(ApiObject, frozen=True, kw_only=True):
     drain_timeout: int
     node_loss_seconds: int
     restart: str = ""
-    """The annotation gllm.dev/restart."""
+    """The value of the annotation gllm.dev/restart."""
 
 
 def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: str = "") -> PodSource:
@@ -76,8 +76,8 @@ def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: 
 
 
 def _normal(part: P) -> P:
-    """With the very objects of defaults where values equal them: msgspec leaves out defaults by identity, and a 1800
-    that the API server filled in is another object than ours."""
+    """Replace values that equal their default by the default object. msgspec leaves out defaults by identity, and a
+    1800 that the API server filled in is a different object."""
     values = {}
     for field in msgspec.structs.fields(part):
         value = getattr(part, field.name)
@@ -90,13 +90,13 @@ def _normal(part: P) -> P:
 
 
 def record_of(source: PodSource) -> dict[str, Any]:
-    """As it is kept; `source_of` is the way back."""
+    """The data of a ControllerRevision; `source_of` is the inverse."""
     record: dict[str, Any] = msgspec.to_builtins(source)
     return record
 
 
 def source_of(record: object) -> PodSource:
-    """Raises msgspec.ValidationError if another version of the operator wrote what this one cannot read."""
+    """Raises msgspec.ValidationError if another version of the operator wrote a record that this one cannot decode."""
     return msgspec.convert(record, PodSource)
 
 
