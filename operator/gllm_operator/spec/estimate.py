@@ -45,17 +45,10 @@ def estimate(spec: LLMDeploymentSpec, shape: ParallelConfig, model: ModelConfig 
 def weights_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:
     """The number of weights on the rank that has the most: its layers and the larger of embedding and head."""
     layers = -(-model.num_layers // shape.pipeline)
-    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
-    mlp = 3 * model.hidden_size * model.intermediate_size
-    if model.moe is not None:
-        moe = model.moe
-        experts = moe.num_experts * 3 * model.hidden_size * moe.intermediate_size
-        shared = 3 * model.hidden_size * moe.shared_intermediate_size
-        dense = len(moe.dense_layers)
-        mlp = ((model.num_layers - dense) * (experts + shared) + dense * mlp) // model.num_layers
+    layer = sum(model.layer_weights(index) for index in range(model.num_layers)) // model.num_layers
     vocabulary = model.vocab_size * model.hidden_size
     ends = vocabulary if shape.pipeline > 1 or model.tie_word_embeddings else 2 * vocabulary
-    return (layers * (attention + mlp) + ends) // shape.tensor
+    return (layers * layer + ends) // shape.tensor
 
 
 def kv_bytes_of_rank(model: ModelConfig, shape: ParallelConfig) -> int:

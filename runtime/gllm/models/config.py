@@ -104,3 +104,17 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     def has_experts(self, layer: int) -> bool:
         """Whether a layer's MLP is a mixture of experts."""
         return self.moe is not None and layer not in self.moe.dense_layers
+
+    def layer_weights(self, layer: int, *, active: bool = False) -> int:
+        """Numbers in the matrices of one layer. active: of the experts, only those that one token passes through.
+
+        A matrix product multiplies each number once per token. Vectors, such as biases, norms and the gate of a shared
+        expert, are not counted.
+        """
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
+        if self.moe is None or not self.has_experts(layer):
+            return attention + 3 * self.hidden_size * self.intermediate_size
+        moe = self.moe
+        experts = moe.experts_per_token if active else moe.num_experts
+        width = experts * moe.intermediate_size + moe.shared_intermediate_size
+        return attention + self.hidden_size * (moe.num_experts + 3 * width)

@@ -124,13 +124,5 @@ def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = (
 
 
 def layer_weights(model: ModelConfig) -> float:
-    """Multiplications a token of one layer's matrix products: of the experts those that it passes through, and the
-    mean where only some layers have experts."""
-    attention = model.hidden_size * model.head_dim * (2 * model.num_heads + 2 * model.num_kv_heads)
-    mlp = 3.0 * model.hidden_size * model.intermediate_size
-    if model.moe is not None:
-        moe, dense = model.moe, len(model.moe.dense_layers)
-        width = moe.experts_per_token * moe.intermediate_size + moe.shared_intermediate_size
-        sparse = model.hidden_size * (moe.num_experts + 3 * width)
-        mlp = (dense * mlp + (model.num_layers - dense) * sparse) / model.num_layers
-    return attention + mlp
+    """Multiplications per token of one layer's matrix products; the mean where only some layers have experts."""
+    return sum(model.layer_weights(layer, active=True) for layer in range(model.num_layers)) / model.num_layers

@@ -107,6 +107,18 @@ def test_the_estimate_is_what_is_loaded(variant: str, tiny_model: TinyModel) -> 
         assert load(folder, dtype=dtype).weight_bytes == estimate_weight_bytes(load_model_config(folder), dtype)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_configs_count_of_weights_is_what_is_declared(variant: str, tiny_model: TinyModel) -> None:
+    """Stages are divided and the operator estimates by the config's count."""
+    config = load_model_config(tiny_model(variant))
+    for index in range(config.num_layers):
+        model = build_model(config, LayerContext(TorchOps()), range(index, index + 1))
+        # A fused tensor has several slices.
+        shapes = {part.name: part.shape for parameter in model.layers[0].parameters() for part in parameter.parts}
+        matrices = [shape for shape in shapes.values() if len(shape) == 2 and shape[0] > 1]
+        assert config.layer_weights(index) == sum(rows * columns for rows, columns in matrices)
+
+
 def test_a_tied_head_shares_the_embedding(tiny_model: TinyModel) -> None:
     model = load(tiny_model("qwen3-tied"))
     assert model.head.weight.data is model.embedding.weight.data
