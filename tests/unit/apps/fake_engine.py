@@ -184,6 +184,6 @@ class Fakes:
         """`gllm.apps.offline.llm.load_model_config` must be patched to give MODEL."""
         config = Config(engine=EngineConfig(model="fake"), gateway=GatewayConfig(served_model_name="fake"))
         llm = LLM.from_config(config, make_group=self.make_group, make_client=self.make_client)
-        vars(llm)["tokenizer"] = ByteTokenizer()
-        vars(llm)["chat_template"] = RoleTemplate()
+        vars(llm._encoder)["tokenizer"] = ByteTokenizer()
+        vars(llm._encoder)["chat_template"] = RoleTemplate()
         return llm

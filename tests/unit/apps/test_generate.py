@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from gllm import LLM, SamplingParams
 from gllm.apps.cli.generate import run_batch
 from gllm.apps.cli.main import app
-from gllm.apps.offline.batch import BadLine, BatchRequest, finished_ids, parse_line, read_requests
+from gllm.apps.offline.batch_input import BadLine, BatchRequest, parse_line, read_requests
+from gllm.apps.offline.batch_output import finished_ids
 from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config
 
@@ -48,6 +49,11 @@ def test_openai_lines() -> None:
     assert request.sampling == SamplingParams(max_tokens=9, logprobs=2, logit_bias={5: -100.0})
 
 
+def test_fields_that_ask_for_nothing_are_passed_over_as_over_http() -> None:
+    line = {"prompt": "a", "user": "me", "metadata": {"k": "v"}, "best_of": 1, "tools": [], "logprobs": False}
+    assert parse(line).sampling == SamplingParams()
+
+
 def test_response_formats() -> None:
     def grammar(response_format: object) -> str | None:
         return parse({"prompt": "a", "response_format": response_format}).sampling.grammar
@@ -72,7 +78,10 @@ def test_response_formats() -> None:
         ({"messages": []}, "messages"),
         ({"prompt": "a", "temperature": "hot"}, "temperature"),
         ({"prompt": "a", "temperature": 1000}, "temperature"),
-        ({"prompt": "a", "tools": []}, "tools"),
+        ({"prompt": "a", "tools": [{"type": "function"}]}, "tools"),
+        ({"prompt": "a", "audio": {"voice": "x"}}, "audio"),
+        ({"messages": [{"role": "user", "content": "a"}], "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"prompt": "a", "top_logprobs": 2}, "top_logprobs"),
         ({"prompt": "a", "stream": True}, "stream"),
         ({"prompt": "a", "min_tokens": 9, "max_tokens": 3}, "min_tokens"),
         ({"custom_id": ["x"], "prompt": "a"}, "custom_id"),

@@ -16,15 +16,8 @@ from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.loading import offline_llm, quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
-from gllm.apps.offline.batch import (
-    BadLine,
-    BatchRequest,
-    answer_record,
-    error_record,
-    finished_ids,
-    read_requests,
-    write_record,
-)
+from gllm.apps.offline.batch_input import BadLine, BatchRequest, read_requests
+from gllm.apps.offline.batch_output import answer_record, error_record, finished_ids, write_record
 from gllm.apps.offline.prompts import Prompt
 from gllm.apps.request_progress import RequestProgress
 from gllm.sampling_params import ParameterError, SamplingParams

@@ -1,13 +1,30 @@
-"""What offline generation returns, and how engine outputs become it."""
+"""The results of offline generation, and the way from engine outputs to them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from gllm.engine.client.client import EngineClient
+from gllm.sampling_params import SamplingParams
 from gllm.text.output.answer import AnswerText
-from gllm.text.output.stop_patterns import PatternTooComplexError
+from gllm.text.output.detokenizer import TextStream
+from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
+from gllm.text.output.stop_strings import StopStrings
+from gllm.text.request_tokens import bad_word_ids
 from gllm.wire.messages import RequestOutput, TokenLogprob
+
+if TYPE_CHECKING:
+    from gllm.text.tokenizer import Tokenizer
+
+# Prepared once for all prompts that share them.
+stop_strings = lru_cache(16)(StopStrings)
+stop_patterns = lru_cache(16)(StopPatterns)
 
 
 @dataclass
@@ -48,6 +65,47 @@ class Completion:
     def error(self) -> str | None:
         """Why an answer is missing; None when all is well."""
         return next((output.error for output in self.outputs if output.error), None)
+
+
+async def complete(
+    completion: Completion,
+    sampling: SamplingParams,
+    client: EngineClient,
+    tokenizer: Tokenizer,
+    *,
+    eos_token_ids: Iterable[int],
+    request_ids: Iterator[str],
+    on_text: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Fill in the answers of one prompt.
+
+    All n answers are submitted at once, so that they share the KV pages of the prompt.
+
+    Args:
+        eos_token_ids: the model's.
+        on_text: gets each new piece of text.
+    """
+    if sampling.bad_words:
+        runs = sampling.bad_word_ids + bad_word_ids(tokenizer.encode, sampling.bad_words)
+        sampling = msgspec.structs.replace(sampling, bad_word_ids=runs)
+    completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
+    eos = frozenset(eos_token_ids)
+    collecting = []
+    for answer in completion.outputs:
+        outputs = client.generate(next(request_ids), completion.prompt_token_ids, sampling.for_choice(answer.index))
+        stream = TextStream(
+            tokenizer,
+            stop=stop_strings(sampling.stop),
+            patterns=stop_patterns(sampling.stop_regex) if sampling.stop_regex else None,
+            include_stop=sampling.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
+            skip_special_tokens=sampling.skip_special_tokens,
+        )
+        collecting.append(collect(outputs, AnswerText(stream, sampling, eos), completion, answer, on_text))
+    if len(collecting) == 1:
+        await collecting[0]
+    else:
+        await _all_or_none(collecting)
 
 
 async def collect(
@@ -92,3 +150,14 @@ async def collect(
         closing = getattr(outputs, "aclose", None)
         if closing is not None:
             await closing()
+
+
+async def _all_or_none(work: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all; when one fails, cancel the others before raising."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,32 +7,26 @@ with LLM("path/to/model") as llm:
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import queue
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import msgspec
-
-from gllm.apps.offline.completion import Completion, CompletionOutput, collect
+from gllm.apps.offline.completion import Completion, CompletionOutput, complete
 from gllm.apps.offline.engine import ClientFactory, GroupFactory, OfflineEngine, real_group
-from gllm.apps.offline.options import make_config
-from gllm.apps.offline.prompts import Message, Prompt, as_prompts
-from gllm.apps.offline.text_rules import stop_patterns, stop_strings
+from gllm.apps.offline.llm_options import make_config
+from gllm.apps.offline.prompts import Message, Prompt, PromptEncoder, as_prompts
 from gllm.apps.request_progress import RequestProgress
 from gllm.config import Config, ModelSource
 from gllm.engine.client.client import EngineClient
 from gllm.models.families import load_model_config
 from gllm.sampling_params import DEFAULTED_FIELDS, ParameterError, SamplingParams
-from gllm.text.request_tokens import bad_word_ids, truncation_for
 from gllm.wire.messages import ProcessStatus
 
 if TYPE_CHECKING:
-    from gllm.text.templates.chat_template import ChatTemplate
     from gllm.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "Completion", "CompletionOutput"]
@@ -107,10 +101,11 @@ class LLM:
     ) -> None:
         self.config = config
         self.model_config = load_model_config(config.engine.model)
-        self._request_numbers = itertools.count()
+        self._request_ids = (f"offline-{number}" for number in itertools.count())
         self.engine = OfflineEngine(config, on_status=on_status, make_group=make_group, make_client=make_client)
         self.max_model_len = self.engine.hello.max_model_len
         """Longest prompt + output, in tokens."""
+        self._encoder = PromptEncoder(config, vocab_size=self.model_config.vocab_size, max_model_len=self.max_model_len)
         # Also runs at the interpreter's end, so that a program that forgets `close` leaves no socket folder.
         self._finalizer = weakref.finalize(self, self.engine.close)
 
@@ -159,7 +154,7 @@ class LLM:
         sampling = sampling or self.default_sampling()
         if sampling.n != 1:
             raise ParameterError("n", "a stream has one answer: n must be 1")
-        text, token_ids = self._encode(prompt, sampling)
+        text, token_ids = self._encoder.encode(prompt, sampling)
         return self._stream(Completion(text, token_ids, []), sampling)
 
     def generate_unordered(
@@ -187,12 +182,12 @@ class LLM:
         try:
             for key, prompt, sampling in requests:
                 try:
-                    text, token_ids = self._encode(prompt, sampling)
+                    text, token_ids = self._encoder.encode(prompt, sampling)
                 except ValueError as error:
                     yield key, error
                     continue
                 completion = Completion(text, token_ids, [])
-                future = self.engine.submit(self._complete(completion, sampling))
+                future = self._submit(completion, sampling)
                 running.add(future)
                 future.add_done_callback(partial(put, key, completion))
                 while len(running) >= most:
@@ -212,26 +207,12 @@ class LLM:
         return SamplingParams(**{**defaults, **changes})
 
     def chat_token_ids(self, messages: list[Message]) -> list[int]:
-        """A conversation as the prompt that the model's chat template makes of it."""
-        return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
+        """The token ids of a conversation, by the model's chat template."""
+        return self._encoder.chat_token_ids(messages)
 
-    # --- the model's text side ---------------------------------------------------------------------------
-
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        """Loaded when first needed: prompts of token ids without text output do without one."""
-        from gllm.text.tokenizer import load_tokenizer
-
-        return load_tokenizer(self.config.engine.model)
-
-    @cached_property
-    def chat_template(self) -> ChatTemplate:
-        from gllm.text.templates.chat_template import ChatTemplate
-
-        settings = self.config.gateway
-        return ChatTemplate.of_model(
-            self.tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
-        )
+        return self._encoder.tokenizer
 
     # --- the end -------------------------------------------------------------------------------------------
 
@@ -263,7 +244,7 @@ class LLM:
                     f"sampling has {len(samplings)} entries for {len(prompts)} prompts: give one, or one each"
                 )
         # Encoded first: a wrong prompt must be told before any work is done.
-        encoded = [self._encode(*pair) for pair in zip(prompts, samplings, strict=True)]
+        encoded = [self._encoder.encode(*pair) for pair in zip(prompts, samplings, strict=True)]
         results: dict[int, Completion] = {}
         requests = ((index, ids, samplings[index]) for index, (_, ids) in enumerate(encoded))
         with RequestProgress(len(prompts), visible=progress) as shown:
@@ -276,83 +257,23 @@ class LLM:
                 shown.update(tokens, failed=bool(completion.error))
         return [results[index] for index in range(len(prompts))]
 
-    def _encode(self, prompt: Prompt, sampling: SamplingParams) -> tuple[str | None, list[int]]:
-        """(text, token ids) of a prompt that fits; raises ParameterError."""
-        text: str | None = None
-        if isinstance(prompt, str):
-            text, field = prompt, "prompt"
-            token_ids = self.tokenizer.encode(text)
-        elif prompt and isinstance(prompt[0], dict):
-            field = "messages"
-            text = self.chat_template.render(prompt)
-            token_ids = self.tokenizer.encode(text, add_special_tokens=False)
-        else:
-            field, token_ids = "prompt", list(cast("list[int]", prompt))
-        self._check_tokens(field, token_ids)
-        truncation = truncation_for(
-            sampling.truncate_prompt_tokens, sampling.truncation_side, sampling.max_tokens, self.max_model_len
-        )
-        if truncation is not None:
-            token_ids = truncation.cut(token_ids, self.tokenizer.encode("") if isinstance(prompt, str) else [])
-        if sampling.stop_regex:
-            stop_patterns(sampling.stop_regex)  # a wrong pattern must be told before any work is done
-        room = self.max_model_len - len(token_ids)
-        wanted = max(1, sampling.max_tokens or 1)
-        if wanted > room:
-            raise ParameterError(
-                field if room < 1 else "max_tokens",
-                f"{field} has {len(token_ids)} tokens and at least {wanted} more were asked for, "
-                f"but the context has {self.max_model_len}",
-            )
-        return text, token_ids
-
-    def _check_tokens(self, field: str, token_ids: list[int]) -> None:
-        if not token_ids:
-            raise ParameterError(field, f"{field} is empty")
-        if not all(type(token) is int for token in token_ids):
-            raise ParameterError(field, f"{field} must be text, or a list of whole numbers")
-        if min(token_ids) < 0 or max(token_ids) >= self.model_config.vocab_size:
-            raise ParameterError(
-                field,
-                f"{field}: token ids must be from 0 to {self.model_config.vocab_size - 1}, the model's vocabulary",
-            )
-
-    async def _complete(
+    def _submit(
         self, completion: Completion, sampling: SamplingParams, on_text: Callable[[str], None] = lambda text: None
-    ) -> None:
-        """Fill in the answers of one prompt. All n are submitted at once, so that they share the prompt's pages."""
-        from gllm.text.output.answer import AnswerText
-        from gllm.text.output.detokenizer import TextStream
-
-        if sampling.bad_words:
-            runs = sampling.bad_word_ids + bad_word_ids(self.tokenizer.encode, sampling.bad_words)
-            sampling = msgspec.structs.replace(sampling, bad_word_ids=runs)
-        completion.outputs = [CompletionOutput(index) for index in range(sampling.n)]
-        collecting = []
-        for answer in completion.outputs:
-            outputs = self.engine.client.generate(
-                f"offline-{next(self._request_numbers)}",
-                completion.prompt_token_ids,
-                sampling.for_choice(answer.index),
-            )
-            stream = TextStream(
-                self.tokenizer,
-                stop=stop_strings(sampling.stop),
-                patterns=stop_patterns(sampling.stop_regex) if sampling.stop_regex else None,
-                include_stop=sampling.include_stop_str_in_output,
-                min_tokens=sampling.min_tokens,
-                skip_special_tokens=sampling.skip_special_tokens,
-            )
-            text = AnswerText(stream, sampling, self.model_config.eos_token_ids)
-            collecting.append(collect(outputs, text, completion, answer, on_text))
-        if len(collecting) == 1:
-            await collecting[0]
-        else:
-            await _all_or_none(collecting)
+    ) -> Future[None]:
+        work = complete(
+            completion,
+            sampling,
+            self.engine.client,
+            self.tokenizer,
+            eos_token_ids=self.model_config.eos_token_ids,
+            request_ids=self._request_ids,
+            on_text=on_text,
+        )
+        return self.engine.submit(work)
 
     def _stream(self, completion: Completion, sampling: SamplingParams) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        future = self.engine.submit(self._complete(completion, sampling, pieces.put))
+        future = self._submit(completion, sampling, pieces.put)
         future.add_done_callback(lambda future: pieces.put(None))
         try:
             while (piece := pieces.get()) is not None:
@@ -373,14 +294,3 @@ class LLM:
             raise RuntimeError(self.engine.failure or "the generation was cancelled") from None
         except EngineError as error:
             raise RuntimeError(f"the engine is gone: {self.engine.failure or error}") from None
-
-
-async def _all_or_none(work: list[Coroutine[Any, Any, None]]) -> None:
-    """Await all; when one fails, end the others before raising."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
