@@ -28,14 +28,14 @@ from gllm.config import EngineConfig
 from gllm.layers.context import LayerContext
 from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
-from gllm.parallel.tensor_group import Alone
+from gllm.parallel.tensor_group import SingleRankGroup
 from gllm.worker.devices import choose_platform
 
 folder, backend, first, last, tp, rank, ep = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 config = load_model_config(folder)
 settings = EngineConfig(model=folder, device="cpu", dtype="float32", attention_backend=backend, threads=1)
 platform = choose_platform(settings, config)
-group = Alone()
+group = SingleRankGroup()
 group.size, group.rank = tp, rank
 
 

@@ -102,11 +102,11 @@ def _arguments(extra: tuple[str, ...]) -> list[str]:
 
 
 def _parallelism_of_model(spec: LLMDeploymentSpec, model: ModelConfig) -> list[str]:
-    from gllm.parallel.layout import check_shape
+    from gllm.parallel.layout import check_parallelism
 
     parallelism = spec.parallelism
     try:
-        check_shape(model, pp=parallelism.pipeline, tp=parallelism.tensor, ep=parallelism.expert)
+        check_parallelism(model, pp=parallelism.pipeline, tp=parallelism.tensor, ep=parallelism.expert)
     except ValueError as error:
         text = str(error)
         for flag, field in (("--pp", "pipeline"), ("--tp", "tensor"), ("--ep", "expert")):

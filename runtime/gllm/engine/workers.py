@@ -17,7 +17,7 @@ from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.trace import TraceWriter
 from gllm.models.config import ModelConfig
-from gllm.parallel.layout import Place
+from gllm.parallel.layout import RankCoords
 from gllm.wire.messages import (
     Capacity,
     Configure,
@@ -67,7 +67,7 @@ class Workers:
         self._model = model
         self._world = config.engine.world_size
         self._sampler = next(
-            rank for rank in range(self._world) if Place(config.engine.pp, config.engine.tp, rank).samples
+            rank for rank in range(self._world) if RankCoords(config.engine.pp, config.engine.tp, rank).samples
         )
         """The rank that turns logits into tokens."""
         self._report = report

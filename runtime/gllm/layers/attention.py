@@ -8,7 +8,7 @@ from gllm.layers.attention_backends.base import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm
-from gllm.layers.parameter import Layer, RotaryPairs
+from gllm.layers.parameter import Layer, pairs_to_halves
 from gllm.layers.rotary import Rotary
 from gllm.layers.step import Step
 from gllm.models.config import ModelConfig
@@ -19,7 +19,7 @@ class Attention(Layer):
 
     `layer` is the index of its pages in the backend's pool. The config's sizes are the whole model's; a rank computes
     its share of the heads. `fused` is the checkpoint's one tensor of queries, keys and values, where it has one;
-    `interleaved` says that its rotary dimensions are neighbours (`RotaryPairs`).
+    `interleaved`: the checkpoint pairs neighbours among the rotary dimensions (`pairs_to_halves`).
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Attention(Layer):
         self.head_dim = head_dim = config.head_dim
         self.spec = spec or AttentionSpec(scale=head_dim**-0.5)
         size, heads, kv_heads = config.hidden_size, config.num_heads, config.num_kv_heads
-        pairs = RotaryPairs(head_dim, rotary.dim) if interleaved else None
-        self.qkv = QKVLinear(context, prefix, size, heads, kv_heads, head_dim, bias, fused, pairs)
+        transform = pairs_to_halves(head_dim, rotary.dim) if interleaved else None
+        self.qkv = QKVLinear(context, prefix, size, heads, kv_heads, head_dim, bias, fused, transform)
         self.num_heads, self.num_kv_heads = self.qkv.num_heads, self.qkv.num_kv_heads
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gllm.layers.ops.base import Ops
 from gllm.layers.ops.expert_base import ExpertOps
 from gllm.layers.ops.torch_experts import TorchExperts
-from gllm.parallel.tensor_group import ALONE, TensorGroup
+from gllm.parallel.tensor_group import SINGLE_RANK, TensorGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class LayerContext:
     """The device's math, and the tensor-parallel ranks with which a layer shares its work."""
 
     ops: Ops
-    group: TensorGroup = ALONE
+    group: TensorGroup = SINGLE_RANK
     ep: int = 1
     """Parts into which the ranks of the group divide the experts; it divides the group's size."""
     experts: ExpertOps = field(default_factory=TorchExperts)

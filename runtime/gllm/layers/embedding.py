@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from gllm.layers.context import LayerContext
-from gllm.layers.parameter import ALL, Layer, Parameter, Part
+from gllm.layers.parameter import ALL, CheckpointSlice, Layer, Parameter
 from gllm.parallel.layout import rank_slice
 
 
@@ -22,7 +22,7 @@ class Embedding(Layer):
     def __init__(self, context: LayerContext, prefix: str, vocab_size: int, hidden_size: int) -> None:
         self.group = context.group
         self.rows = vocabulary_rows(context, vocab_size)
-        self.weight = Parameter(Part(f"{prefix}.weight", (vocab_size, hidden_size), self.rows))
+        self.weight = Parameter(CheckpointSlice(f"{prefix}.weight", (vocab_size, hidden_size), self.rows))
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
         weight: torch.Tensor = self.weight.data
@@ -50,7 +50,7 @@ class LMHead(Layer):
         self.group = context.group
         self.rows = vocabulary_rows(context, vocab_size)
         self.weight = Parameter(
-            Part(f"{prefix}.weight", (vocab_size, hidden_size), self.rows),
+            CheckpointSlice(f"{prefix}.weight", (vocab_size, hidden_size), self.rows),
             linear=True,
             tied_to=None if tied_to is None else tied_to.weight,
         )

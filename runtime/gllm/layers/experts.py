@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from gllm.layers.context import LayerContext
-from gllm.layers.parameter import ALL, ExpertParameter, Layer, Part
+from gllm.layers.parameter import ALL, CheckpointSlice, ExpertParameter, Layer
 from gllm.models.config import MoEConfig
 from gllm.parallel.layout import rank_slice
 
@@ -36,12 +36,12 @@ class Experts(Layer):
         wide, narrow = (moe.intermediate_size, hidden_size), (hidden_size, moe.intermediate_size)
         self.gate_up = ExpertParameter(
             [
-                [Part(f"{prefix}.{expert}.{name}.weight", wide, rows) for name in (names.gate, names.up)]
+                [CheckpointSlice(f"{prefix}.{expert}.{name}.weight", wide, rows) for name in (names.gate, names.up)]
                 for expert in owned
             ]
         )
         self.down = ExpertParameter(
-            [[Part(f"{prefix}.{expert}.{names.down}.weight", narrow, ALL, rows)] for expert in owned]
+            [[CheckpointSlice(f"{prefix}.{expert}.{names.down}.weight", narrow, ALL, rows)] for expert in owned]
         )
 
     def __call__(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

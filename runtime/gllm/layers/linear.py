@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from gllm.layers.context import LayerContext
-from gllm.layers.parameter import ALL, Layer, Parameter, Part, RotaryPairs
+from gllm.layers.parameter import ALL, CheckpointSlice, Layer, Parameter, Transform
 from gllm.parallel.layout import kv_head_slice, rank_slice
 
 
@@ -29,13 +29,13 @@ class Rows:
     """Rows of the tensor."""
     held: slice
     """Those of this rank."""
-    pairs: RotaryPairs | None = None
+    transform: Transform | None = None
 
 
 class Linear(Layer):
-    """x [n, in] -> [n, out]; the outputs of the parts lie side by side."""
+    """x [n, in] -> [n, out]; the outputs of the slices lie side by side."""
 
-    def __init__(self, context: LayerContext, weights: list[Part], biases: list[Part]) -> None:
+    def __init__(self, context: LayerContext, weights: list[CheckpointSlice], biases: list[CheckpointSlice]) -> None:
         self.ops = context.ops
         self.weight = Parameter(*weights, linear=True)
         self.bias = Parameter(*biases) if biases else None
@@ -54,8 +54,8 @@ class ColumnLinear(Linear):
     def __init__(self, context: LayerContext, *pieces: Rows, in_size: int, bias: bool) -> None:
         super().__init__(
             context,
-            [Part(f"{p.prefix}.weight", (p.size, in_size), p.held, pairs=p.pairs) for p in pieces],
-            [Part(f"{p.prefix}.bias", (p.size,), p.held, pairs=p.pairs) for p in pieces] if bias else [],
+            [CheckpointSlice(f"{p.prefix}.weight", (p.size, in_size), p.held, transform=p.transform) for p in pieces],
+            [CheckpointSlice(f"{p.prefix}.bias", (p.size,), p.held, transform=p.transform) for p in pieces if bias],
         )
 
 
@@ -76,7 +76,7 @@ class QKVLinear(ColumnLinear):
         head_dim: int,
         bias: bool,
         fused: str = "",
-        pairs: RotaryPairs | None = None,
+        transform: Transform | None = None,
     ) -> None:
         group = context.group
         heads = rank_slice(num_heads, group.size, group.rank)
@@ -87,14 +87,14 @@ class QKVLinear(ColumnLinear):
         if fused:
             name, size = f"{prefix}.{fused}", queries + 2 * keys
             pieces = (
-                Rows(name, size, scaled(heads, head_dim), pairs),
-                Rows(name, size, scaled(kv_heads, head_dim, queries), pairs),
+                Rows(name, size, scaled(heads, head_dim), transform),
+                Rows(name, size, scaled(kv_heads, head_dim, queries), transform),
                 Rows(name, size, scaled(kv_heads, head_dim, queries + keys)),
             )
         else:
             pieces = (
-                Rows(f"{prefix}.q_proj", queries, scaled(heads, head_dim), pairs),
-                Rows(f"{prefix}.k_proj", keys, scaled(kv_heads, head_dim), pairs),
+                Rows(f"{prefix}.q_proj", queries, scaled(heads, head_dim), transform),
+                Rows(f"{prefix}.k_proj", keys, scaled(kv_heads, head_dim), transform),
                 Rows(f"{prefix}.v_proj", keys, scaled(kv_heads, head_dim)),
             )
         super().__init__(context, *pieces, in_size=hidden_size, bias=bias)
@@ -142,8 +142,8 @@ class OutputLinear(Linear):
         columns = rank_slice(in_size, group.size, group.rank)
         super().__init__(
             context,
-            [Part(f"{prefix}.weight", (hidden_size, in_size), ALL, columns)],
-            [Part(f"{prefix}.bias", (hidden_size,))] if bias and group.rank == 0 else [],
+            [CheckpointSlice(f"{prefix}.weight", (hidden_size, in_size), ALL, columns)],
+            [CheckpointSlice(f"{prefix}.bias", (hidden_size,))] if bias and group.rank == 0 else [],
         )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

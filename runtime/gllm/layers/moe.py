@@ -9,7 +9,7 @@ from gllm.layers.expert_dispatch import Dispatch
 from gllm.layers.experts import ExpertNames, Experts
 from gllm.layers.linear import Linear
 from gllm.layers.mlp import GatedMLP
-from gllm.layers.parameter import Layer, Parameter, Part
+from gllm.layers.parameter import CheckpointSlice, Layer, Parameter
 from gllm.models.config import MoEConfig
 
 
@@ -19,7 +19,7 @@ class Router(Layer):
     def __init__(self, context: LayerContext, prefix: str, hidden_size: int, moe: MoEConfig) -> None:
         self.ops, self.experts = context.ops, context.experts
         self.k, self.renormalize = moe.experts_per_token, moe.renormalize
-        self.weight = Parameter(Part(f"{prefix}.weight", (moe.num_experts, hidden_size)), linear=True)
+        self.weight = Parameter(CheckpointSlice(f"{prefix}.weight", (moe.num_experts, hidden_size)), linear=True)
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [n, hidden] -> experts [n, k] int32, weights [n, k] float32."""
@@ -30,7 +30,7 @@ class SharedExpert(Layer):
     """An MLP of every token, weighted by a sigmoid gate: [n, hidden], to be summed over ranks."""
 
     def __init__(self, context: LayerContext, prefix: str, gate: str, hidden_size: int, intermediate_size: int) -> None:
-        self.gate = Linear(context, [Part(f"{gate}.weight", (1, hidden_size))], [])
+        self.gate = Linear(context, [CheckpointSlice(f"{gate}.weight", (1, hidden_size))], [])
         self.mlp = GatedMLP(context, prefix, hidden_size, intermediate_size, partial=True)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gllm.layers.context import LayerContext
-from gllm.layers.parameter import Layer, Parameter, Part
+from gllm.layers.parameter import CheckpointSlice, Layer, Parameter
 
 
 class RMSNorm(Layer):
@@ -14,7 +14,7 @@ class RMSNorm(Layer):
     def __init__(self, context: LayerContext, prefix: str, size: int, eps: float) -> None:
         self.ops = context.ops
         self.eps = eps
-        self.weight = Parameter(Part(f"{prefix}.weight", (size,)))
+        self.weight = Parameter(CheckpointSlice(f"{prefix}.weight", (size,)))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.ops.rms_norm(x, self.weight.data, self.eps)

@@ -3,62 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 ALL = slice(None)
 
-
-@dataclass(frozen=True, slots=True)
-class RotaryPairs:
-    """The rows are of heads whose rotary dimensions are paired as (2i, 2i + 1), which GLM's checkpoints do.
-
-    Loading reorders them to (i, i + rotary_dim / 2), the pairs that the kernels turn. Done to queries and keys alike it
-    changes no score.
-    """
-
-    head_dim: int
-    rotary_dim: int
-    """The dimensions of a head past these are not turned, and stay where they are."""
-
-    def to_halves(self, rows: torch.Tensor) -> torch.Tensor:
-        """rows: [heads * head_dim, ...]; returns them reordered."""
-        pair = torch.arange(self.rotary_dim, device=rows.device).view(-1, 2).t().reshape(-1)
-        order = torch.cat((pair, torch.arange(self.rotary_dim, self.head_dim, device=rows.device)))
-        return rows.view(-1, self.head_dim, *rows.shape[1:])[:, order].view(rows.shape)
+Transform = Callable[[torch.Tensor], torch.Tensor]
+"""Turns a weight as the checkpoint stores it into the weight that the layer computes with, of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A tensor of the checkpoint, and the piece of it that this rank holds."""
+class CheckpointSlice:
+    """The part of a checkpoint's tensor that this rank reads."""
 
     name: str
     shape: tuple[int, ...]
-    """In the checkpoint: [rows, columns], or [rows] for a vector."""
+    """Of the whole tensor: [rows, columns], or [rows] for a vector."""
     rows: slice = field(default_factory=lambda: ALL)
     columns: slice = field(default_factory=lambda: ALL)
-    pairs: RotaryPairs | None = None
+    transform: Transform | None = None
+    """Applied to the slice when it is loaded."""
 
     @property
     def held(self) -> tuple[int, ...]:
-        """The shape of the piece."""
+        """The shape of the slice."""
         return tuple(
-            len(range(*piece.indices(size))) for size, piece in zip(self.shape, (self.rows, self.columns), strict=False)
+            len(range(*held.indices(size))) for size, held in zip(self.shape, (self.rows, self.columns), strict=False)
         )
 
 
 class Parameter:
-    """One weight of a layer on this rank: pieces of the checkpoint's tensors, stacked along dimension 0.
+    """One weight of a layer on this rank: slices of the checkpoint's tensors, stacked along dimension 0.
 
     For example q_proj, k_proj and v_proj of one fused product. `linear` weights go through `Ops.pack_linear` once
-    loaded. `tied_to` names the parameter whose tensor this one packs instead of reading its own.
+    loaded. `tied_to` is the parameter whose tensor this one packs instead of reading its own.
     """
 
-    def __init__(self, *parts: Part, linear: bool = False, tied_to: Parameter | None = None) -> None:
-        self.parts = parts
+    def __init__(self, *slices: CheckpointSlice, linear: bool = False, tied_to: Parameter | None = None) -> None:
+        self.slices = slices
         self.linear = linear
         self.tied_to = tied_to
         self.data: Any = None
@@ -66,8 +52,8 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What this rank holds."""
-        return (sum(part.held[0] for part in self.parts), *self.parts[0].held[1:])
+        """The shape of this rank's weight."""
+        return (sum(part.held[0] for part in self.slices), *self.slices[0].held[1:])
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Bytes once loaded, before packing; 0 for a tied weight, which shares the other's."""
@@ -77,14 +63,29 @@ class Parameter:
 class ExpertParameter(Parameter):
     """The same matrix of each of this rank's experts, of equal shapes; `data` is `ExpertOps.new_experts`, filled."""
 
-    def __init__(self, experts: list[list[Part]]) -> None:
-        """experts: the parts of each expert's matrix."""
-        super().__init__(*(part for parts in experts for part in parts))
-        self.experts = [Parameter(*parts) for parts in experts]
+    def __init__(self, experts: list[list[CheckpointSlice]]) -> None:
+        """experts: the slices of each expert's matrix."""
+        super().__init__(*(part for slices in experts for part in slices))
+        self.experts = [Parameter(*slices) for slices in experts]
+
+
+def pairs_to_halves(head_dim: int, rotary_dim: int) -> Transform:
+    """For heads whose rotary dimensions are paired as (2i, 2i + 1), as GLM stores them.
+
+    Reorders the rows [heads * head_dim, ...] to (i, i + rotary_dim / 2), the pairs that the kernels rotate. The other
+    dimensions stay in place. Done to queries and keys alike, it changes no score.
+    """
+    return partial(_reorder, head_dim, rotary_dim)
+
+
+def _reorder(head_dim: int, rotary_dim: int, rows: torch.Tensor) -> torch.Tensor:
+    pairs = torch.arange(rotary_dim, device=rows.device).view(-1, 2).t().reshape(-1)
+    order = torch.cat((pairs, torch.arange(rotary_dim, head_dim, device=rows.device)))
+    return rows.view(-1, head_dim, *rows.shape[1:])[:, order].view(rows.shape)
 
 
 class Layer:
-    """Something with parameters, its own or those of layers it holds as attributes (also in lists)."""
+    """Has parameters: its own, and those of the layers among its attributes (also in lists)."""
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter below this layer, in order of declaration."""

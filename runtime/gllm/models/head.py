@@ -66,7 +66,7 @@ def _parameters(model: CausalLM) -> Iterator[Parameter]:
 
 
 def _rename(parameter: Parameter, name: str) -> None:
-    parameter.parts = tuple(replace(part, name=name) for part in parameter.parts)
+    parameter.slices = tuple(replace(part, name=name) for part in parameter.slices)
 
 
 def _equal(source: TensorSource, first: str, second: str, rows: slice) -> bool:

@@ -81,7 +81,7 @@ def _check(model: CausalLM, source: TensorSource, path: Path | str) -> None:
     for parameter in model.parameters():
         if parameter.tied_to is not None:
             continue
-        for part in parameter.parts:
+        for part in parameter.slices:
             found = source.tensors.get(part.name)
             if found is None:
                 hint = missing_tensor_hint(part.name, source)
@@ -153,18 +153,18 @@ def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
 
 def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None:
     start = 0
-    for part in parameter.parts:
+    for part in parameter.slices:
         rows = part.held[0]
         piece = out[start : start + rows]
         source.read(part.name, piece, part.rows, part.columns)
-        if part.pairs is not None:
-            piece.copy_(part.pairs.to_halves(piece))
+        if part.transform is not None:
+            piece.copy_(part.transform(piece))
         start += rows
 
 
 def _fill_dummy(parameter: Parameter, out: torch.Tensor, generator: torch.Generator) -> None:
     """Norms (the only vectors that are no biases) get ones, everything else small numbers around zero."""
-    if parameter.parts[0].name.endswith("norm.weight"):
+    if parameter.slices[0].name.endswith("norm.weight"):
         out.fill_(1.0)
     else:
         out.uniform_(-_DUMMY_RANGE, _DUMMY_RANGE, generator=generator)

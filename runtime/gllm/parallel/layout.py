@@ -14,7 +14,7 @@ _SAMPLING_PASSES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankCoords:
     """Where a rank stands: rank = stage * tp + tp_rank, so that the ranks of a stage are neighbours on one node."""
 
     pp: int
@@ -58,7 +58,9 @@ def kv_head_slice(num_kv_heads: int, tp: int, tp_rank: int) -> slice:
     return slice(head, head + 1)
 
 
-def check_shape(model: ModelConfig, *, pp: int, tp: int, ep: int = 1, assigned_layers: Sequence[int] = ()) -> None:
+def check_parallelism(
+    model: ModelConfig, *, pp: int, tp: int, ep: int = 1, assigned_layers: Sequence[int] = ()
+) -> None:
     """Raises ValueError, naming the flag and the fix, if the model cannot be divided this way."""
     for flag, value in (("--pp", pp), ("--tp", tp), ("--ep", ep)):
         if value < 1:

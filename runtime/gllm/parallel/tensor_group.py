@@ -30,7 +30,7 @@ class TensorGroup(Protocol):
         """x of rank 0, on every rank; overwrites x, which is contiguous."""
 
 
-class Alone:
+class SingleRankGroup:
     """A stage of one rank: nothing to exchange."""
 
     size = 1
@@ -49,10 +49,10 @@ class Alone:
         return x
 
 
-ALONE = Alone()
+SINGLE_RANK = SingleRankGroup()
 
 
-class Planned(Alone):
+class UnconnectedGroup(SingleRankGroup):
     """A rank of a group that has not met: enough to tell what the rank will hold."""
 
     def __init__(self, size: int, rank: int) -> None:

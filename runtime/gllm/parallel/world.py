@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from gllm.parallel.layout import Place
+from gllm.parallel.layout import RankCoords
 from gllm.parallel.stage_link import (
     DistributedReceiver,
     DistributedSender,
@@ -21,7 +21,7 @@ from gllm.parallel.stage_link import (
     StagedReceiver,
     StagedSender,
 )
-from gllm.parallel.tensor_group import ALONE, DistributedGroup, StagedGroup, TensorGroup
+from gllm.parallel.tensor_group import SINGLE_RANK, DistributedGroup, StagedGroup, TensorGroup
 
 _PAIR_CTAS = 4
 """Streaming multiprocessors of a stage-to-stage transfer: ten megabytes still go over NVLink in a fraction of a ms."""
@@ -33,8 +33,8 @@ JOIN_SECONDS = 300
 class World:
     """One rank's ends of everything that connects it to the others."""
 
-    place: Place
-    group: TensorGroup = ALONE
+    coords: RankCoords
+    group: TensorGroup = SINGLE_RANK
     before: Receiver | None = None
     """None on the first stage."""
     after: Sender | None = None
@@ -64,47 +64,47 @@ def ranks_beside(rank: int, device: torch.device) -> list[int]:
     return [rank - local_rank + local for local in range(local_rank % step, count, step)]
 
 
-def join_world(place: Place, *, hidden_size: int, dtype: torch.dtype, device: torch.device) -> World:
+def join_world(coords: RankCoords, *, hidden_size: int, dtype: torch.dtype, device: torch.device) -> World:
     """Meet the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables); returns when all are there.
 
     Raises RuntimeError (torch's DistError) if they are not within JOIN_SECONDS.
     """
-    if place.pp * place.tp == 1:
-        return World(place)
+    if coords.pp * coords.tp == 1:
+        return World(coords)
     staged = device.type == "cuda" and ranks_per_device(device) > 1
     backend = "nccl" if device.type == "cuda" and not staged else "gloo"
     timeout = timedelta(seconds=JOIN_SECONDS)
-    store = _store(place, timeout)
+    store = _store(coords, timeout)
     dist.init_process_group(
         backend,
         store=store,
-        rank=place.rank,
-        world_size=place.pp * place.tp,
+        rank=coords.rank,
+        world_size=coords.pp * coords.tp,
         timeout=timeout,
         device_id=device if backend == "nccl" else None,
     )
     # Every rank makes every group, in the same order: torch's rule.
-    group: TensorGroup = ALONE
-    if place.tp > 1:
-        for stage in range(place.pp):
-            ranks = list(range(stage * place.tp, (stage + 1) * place.tp))
+    group: TensorGroup = SINGLE_RANK
+    if coords.tp > 1:
+        for stage in range(coords.pp):
+            ranks = list(range(stage * coords.tp, (stage + 1) * coords.tp))
             made = dist.new_group(ranks, backend=backend)
-            if stage == place.stage:
-                inner = DistributedGroup(made, ranks, place.tp_rank)
+            if stage == coords.stage:
+                inner = DistributedGroup(made, ranks, coords.tp_rank)
                 group = StagedGroup(inner) if staged else inner
     before: Receiver | None = None
     after: Sender | None = None
     wire = torch.device("cpu") if backend == "gloo" else device
-    for source in range((place.pp - 1) * place.tp):
-        target = source + place.tp
+    for source in range((coords.pp - 1) * coords.tp):
+        target = source + coords.tp
         pair = dist.new_group([source, target], backend=backend, pg_options=_pair_options(backend))
-        if target == place.rank:
+        if target == coords.rank:
             receiver = DistributedReceiver(pair, source, hidden_size, dtype, wire)
             before = StagedReceiver(receiver, device) if staged else receiver
-        if source == place.rank:
+        if source == coords.rank:
             sender = DistributedSender(pair, target)
             after = StagedSender(sender) if staged else sender
-    return World(place, group, before, after, staged)
+    return World(coords, group, before, after, staged)
 
 
 def _pair_options(backend: str) -> Any:
@@ -116,11 +116,11 @@ def _pair_options(backend: str) -> Any:
     return options
 
 
-def _store(place: Place, timeout: timedelta) -> TCPStore:
+def _store(coords: RankCoords, timeout: timedelta) -> TCPStore:
     """Rank 0 listens at MASTER_ADDR alone (torch by itself would listen on every address of the machine)."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    world = place.pp * place.tp
-    if place.rank != 0:
+    world = coords.pp * coords.tp
+    if coords.rank != 0:
         return TCPStore(host, port, world, is_master=False, timeout=timeout)
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

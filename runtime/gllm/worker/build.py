@@ -16,8 +16,8 @@ from gllm.layers.step import Step
 from gllm.models.base import CausalLM
 from gllm.models.config import ModelConfig
 from gllm.models.loader import estimate_weight_bytes, load_model
-from gllm.parallel.layout import Place, check_shape, kv_head_slice, split_layers
-from gllm.parallel.tensor_group import Planned
+from gllm.parallel.layout import RankCoords, check_parallelism, kv_head_slice, split_layers
+from gllm.parallel.tensor_group import UnconnectedGroup
 from gllm.parallel.world import World, join_world, ranks_beside, ranks_per_device
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
@@ -46,19 +46,21 @@ class WorkerBuilder:
         """Raises ValueError in one line for what a user can mend."""
         self.config = config
         self.model_config = model_config
-        check_shape(model_config, pp=config.pp, tp=config.tp, ep=config.ep, assigned_layers=config.assigned_layers)
-        self.place = Place(config.pp, config.tp, rank)
+        check_parallelism(
+            model_config, pp=config.pp, tp=config.tp, ep=config.ep, assigned_layers=config.assigned_layers
+        )
+        self.coords = RankCoords(config.pp, config.tp, rank)
         self.platform: Platform = choose_platform(config, model_config)
         platform = self.platform
         if platform.device.type == "cuda":
             torch.cuda.set_device(platform.device)
         stages = split_layers(model_config, config.pp, config.assigned_layers)
-        layers = stages[self.place.stage]
+        layers = stages[self.coords.stage]
         self.shape = self._shape(layers)
         # No rank loads anything before all have joined: what is free now is for all of them.
         memory.check_fits(config, self._needs(stages), platform.device)
         self.world: World = join_world(
-            self.place, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
+            self.coords, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
         )
         context = LayerContext(platform.ops, self.world.group, config.ep, platform.experts)
         self.model: CausalLM = load_model(
@@ -78,7 +80,7 @@ class WorkerBuilder:
 
     def _shape(self, layers: range) -> KVShape:
         """Of the pool of a rank with these layers."""
-        kv_heads = kv_head_slice(self.model_config.num_kv_heads, self.config.tp, self.place.tp_rank)
+        kv_heads = kv_head_slice(self.model_config.num_kv_heads, self.config.tp, self.coords.tp_rank)
         return KVShape(
             num_layers=len(layers),
             num_heads=self.model_config.num_heads // self.config.tp,
@@ -92,9 +94,10 @@ class WorkerBuilder:
     def _needs(self, stages: list[range]) -> list[memory.Needs]:
         """Of every rank that shares this one's memory."""
         config, platform = self.config, self.platform
-        context = LayerContext(platform.ops, Planned(config.tp, self.place.tp_rank), config.ep, platform.experts)
+        group = UnconnectedGroup(config.tp, self.coords.tp_rank)
+        context = LayerContext(platform.ops, group, config.ep, platform.experts)
         # The ranks of a stage hold equally much.
-        beside = ranks_beside(self.place.rank, platform.device)
+        beside = ranks_beside(self.coords.rank, platform.device)
         of_stage = {
             stage: memory.Needs(
                 estimate_weight_bytes(self.model_config, platform.dtype, context, stages[stage]),
@@ -110,7 +113,7 @@ class WorkerBuilder:
         device = self.platform.device
         peak = self._measure_peak() if device.type == "cuda" else 0
         peak += self.model.rotary.num_bytes(context)
-        sharers = ranks_per_device(device) if device.type == "cuda" else len(ranks_beside(self.place.rank, device))
+        sharers = ranks_per_device(device) if device.type == "cuda" else len(ranks_beside(self.coords.rank, device))
         return memory.kv_pages(self.config, self.shape.page_bytes, context, device, peak, sharers)
 
     @property
@@ -136,10 +139,10 @@ class WorkerBuilder:
         )
         zeros = torch.zeros(rows * page_size, dtype=torch.int64, device=device)
         inputs = zeros
-        if not self.place.is_first:
+        if not self.coords.is_first:
             inputs = torch.zeros(len(zeros), self.model_config.hidden_size, dtype=self.platform.dtype, device=device)
         hidden = self.model(inputs, Step(zeros, self.attention.prepare(batch)))
-        if self.place.is_last:
+        if self.coords.is_last:
             logits = self.model.logits(hidden[: self.config.max_num_seqs])
             torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
         torch.cuda.synchronize(device)
@@ -154,12 +157,12 @@ class WorkerBuilder:
         config = self.config
         table = SlotTable(config.max_num_seqs, configure.max_model_len, config.page_size)
         last_stage = None
-        if self.place.is_last:
+        if self.coords.is_last:
             last_stage = LastStage(
                 self.model,
                 self.world.group,
                 table,
-                self._sampler() if self.place.samples else None,
+                self._sampler() if self.coords.samples else None,
                 overlap=config.pp == 1,
                 device=self.platform.device,
             )

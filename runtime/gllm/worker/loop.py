@@ -14,7 +14,7 @@ import torch
 import zmq
 
 from gllm.config import Config
-from gllm.parallel.layout import Place
+from gllm.parallel.layout import RankCoords
 from gllm.wire.curve import keys_of_group, secure_client
 from gllm.wire.messages import (
     Capacity,
@@ -83,7 +83,7 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
         _serve_overlapped(link, runner)
     else:
         for plan in _plans(link, runner):
-            _answer(runner.world.place, runner.launch(plan), link.send)
+            _answer(runner.world.coords, runner.launch(plan), link.send)
 
 
 def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
@@ -106,12 +106,12 @@ def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
                 runner.grammars.drop(number)
 
 
-def _answer(place: Place, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
+def _answer(coords: RankCoords, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
     """Wait for the step and tell the engine: what it sampled (one rank), what it cost (one rank of each stage)."""
     report = step.wait()
-    if place.samples:
+    if coords.samples:
         send(step.result())
-    if place.tp_rank == 0:
+    if coords.tp_rank == 0:
         send(report)
 
 
@@ -124,7 +124,7 @@ def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
         send = link.sender("results")
         try:
             while (step := launched.get()) is not None:
-                _answer(runner.world.place, step, send)
+                _answer(runner.world.coords, step, send)
         except Exception as error:
             failures.append(error)
             send(WorkerFailed(link.rank, f"{type(error).__name__}: {error}"))

@@ -150,7 +150,7 @@ class ModelRunner:
         if done is not None:
             done.record()
         elapsed = time.perf_counter() - begun_at
-        return LaunchedStep(scheduled, self.world.place.stage, batch, output, tokens, started, elapsed, begun, done)
+        return LaunchedStep(scheduled, self.world.coords.stage, batch, output, tokens, started, elapsed, begun, done)
 
     def _events(self) -> tuple[torch.cuda.Event | None, torch.cuda.Event | None]:
         if self.device.type != "cuda":
@@ -203,6 +203,6 @@ class ModelRunner:
         if every is not None and len(states) != len(batch.sample_tokens):
             last = every[self._to_device(batch.sample_tokens)]
         output = self.last_stage.run(batch, last, every)
-        if output.tokens is not None and self.world.place.pp == 1:
+        if output.tokens is not None and self.world.coords.pp == 1:
             self._last_tokens[self._to_device(batch.slots[batch.sample_rows].astype(np.int64))] = output.tokens
         return output

@@ -19,7 +19,7 @@ from gllm.layers.moe import MoE
 from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.models.config import MoEConfig
-from gllm.parallel.tensor_group import Alone
+from gllm.parallel.tensor_group import SingleRankGroup
 from gllm_kernels import cpu
 
 CPU = torch.device("cpu")
@@ -53,10 +53,10 @@ def filled(layer: MoE, weights: dict[str, torch.Tensor], ops: TorchExperts) -> M
             shape = parameter.experts[0].shape
             parameter.data = ops.new_experts(len(parameter.experts), shape, torch.float32, CPU)
             for index, expert in enumerate(parameter.experts):
-                pieces = [weights[part.name][part.rows, part.columns] for part in expert.parts]
+                pieces = [weights[part.name][part.rows, part.columns] for part in expert.slices]
                 ops.set_expert(parameter.data, index, torch.cat(pieces).contiguous())
         else:
-            parameter.data = torch.cat([weights[part.name][part.rows, part.columns] for part in parameter.parts])
+            parameter.data = torch.cat([weights[part.name][part.rows, part.columns] for part in parameter.slices])
     return layer
 
 
@@ -163,7 +163,7 @@ class Meeting:
         return everything
 
 
-class Member(Alone):
+class Member(SingleRankGroup):
     def __init__(self, meeting: Meeting, size: int, rank: int) -> None:
         self.meeting, self.size, self.rank = meeting, size, rank
         self.sent: list[list[int]] = []

@@ -18,7 +18,7 @@ from gllm.layers.ops.torch_ops import TorchOps
 from gllm.models.base import CausalLM
 from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
-from gllm.parallel.tensor_group import Planned
+from gllm.parallel.tensor_group import UnconnectedGroup
 
 TinyModel = Callable[[str], Path]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -92,7 +92,7 @@ def test_stages_and_ranks_take_their_part_of_the_own_head(tiny_model: TinyModel,
     assert load(folder, layers=range(2)).head is None
     assert torch.equal(load(folder, layers=range(2, 3)).head.weight.data, tensors[HEAD])
     for rank, rows in ((0, slice(0, 160)), (1, slice(160, 320))):
-        context = LayerContext(TorchOps(), Planned(2, rank))
+        context = LayerContext(TorchOps(), UnconnectedGroup(2, rank))
         for layers in (range(3), range(1, 3)):
             assert torch.equal(load(folder, context=context, layers=layers).head.weight.data, tensors[HEAD][rows])
         assert torch.equal(load(folder, context=context).embedding.weight.data, tensors[EMBEDDING][rows])

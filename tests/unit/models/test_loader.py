@@ -19,7 +19,7 @@ from gllm.layers.ops.torch_ops import TorchOps
 from gllm.models.base import CausalLM
 from gllm.models.families import build_model, load_model_config
 from gllm.models.loader import estimate_weight_bytes, load_model
-from gllm.parallel.tensor_group import Alone
+from gllm.parallel.tensor_group import SingleRankGroup
 
 TinyModel = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_the_configs_count_of_weights_is_what_is_declared(variant: str, tiny_mod
     for index in range(config.num_layers):
         model = build_model(config, LayerContext(TorchOps()), range(index, index + 1))
         # A fused tensor has several slices.
-        shapes = {part.name: part.shape for parameter in model.layers[0].parameters() for part in parameter.parts}
+        shapes = {part.name: part.shape for parameter in model.layers[0].parameters() for part in parameter.slices}
         matrices = [shape for shape in shapes.values() if len(shape) == 2 and shape[0] > 1]
         assert config.layer_weights(index) == sum(rows * columns for rows, columns in matrices)
 
@@ -179,7 +179,7 @@ def test_dummy_weights_need_only_the_config(tiny_model: TinyModel, tmp_path: Pat
         load(tmp_path)
 
 
-class Member(Alone):
+class Member(SingleRankGroup):
     """A rank of a group that never has to speak."""
 
     def __init__(self, size: int, rank: int) -> None:
@@ -208,7 +208,7 @@ def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, vari
         for rank in range(2):
             context = LayerContext(TorchOps(), Member(2, rank), ep)
             model = build_model(load_model_config(folder), context, layers)
-            for part in [part for parameter in model.parameters() for part in parameter.parts]:
+            for part in [part for parameter in model.parameters() for part in parameter.slices]:
                 count = held.setdefault(part.name, torch.zeros(shapes[part.name]))
                 count[(part.rows, part.columns)[: count.dim()]] += 1
     assert set(held) == {name for name in shapes if not name.endswith("inv_freq")}

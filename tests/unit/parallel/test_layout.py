@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gllm.models.config import ModelConfig, MoEConfig, RopeConfig
-from gllm.parallel.layout import Place, check_shape, kv_head_slice, layer_weights, rank_slice, split_layers
+from gllm.parallel.layout import (
+    RankCoords,
+    check_parallelism,
+    kv_head_slice,
+    layer_weights,
+    rank_slice,
+    split_layers,
+)
 
 
 def model(**fields: Any) -> ModelConfig:
@@ -37,12 +44,12 @@ def mixture(**fields: Any) -> MoEConfig:
     return MoEConfig(**values | fields)
 
 
-def test_places() -> None:
-    places = [Place(3, 2, rank) for rank in range(6)]
-    assert [(place.stage, place.tp_rank) for place in places] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
-    assert [place.rank for place in places if place.is_first] == [0, 1]
-    assert [place.rank for place in places if place.is_last] == [4, 5]
-    assert [place.rank for place in places if place.samples] == [4]
+def test_rank_coords() -> None:
+    ranks = [RankCoords(3, 2, rank) for rank in range(6)]
+    assert [(one.stage, one.tp_rank) for one in ranks] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [one.rank for one in ranks if one.is_first] == [0, 1]
+    assert [one.rank for one in ranks if one.is_last] == [4, 5]
+    assert [one.rank for one in ranks if one.samples] == [4]
 
 
 def test_slices_tile() -> None:
@@ -66,13 +73,13 @@ def test_slices_tile() -> None:
 )
 def test_what_cannot_be_divided_is_refused(shape: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_shape(model(), **{"pp": 1, "tp": 1} | shape)
+        check_parallelism(model(), **{"pp": 1, "tp": 1} | shape)
 
 
 def test_kv_heads_must_be_shared_evenly() -> None:
-    check_shape(model(num_heads=8, num_kv_heads=2), pp=1, tp=8)
+    check_parallelism(model(num_heads=8, num_kv_heads=2), pp=1, tp=8)
     with pytest.raises(ValueError, match="neither a divisor nor a multiple of the 6 key-value heads"):
-        check_shape(model(num_heads=24, num_kv_heads=6, intermediate_size=96), pp=1, tp=8)
+        check_parallelism(model(num_heads=24, num_kv_heads=6, intermediate_size=96), pp=1, tp=8)
 
 
 def slowest(config: ModelConfig, counts: tuple[int, ...]) -> float:
@@ -130,12 +137,12 @@ def test_the_head_costs_the_last_stage_layers() -> None:
 )
 def test_refusals_of_experts(moe: MoEConfig | None, shape: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_shape(model(moe=moe, intermediate_size=100 if moe else 96), **{"pp": 1, **shape})
+        check_parallelism(model(moe=moe, intermediate_size=100 if moe else 96), **{"pp": 1, **shape})
 
 
 def test_experts_need_only_what_a_rank_holds_divided() -> None:
     """With ep = tp experts stay whole, and a size that no layer has does not matter."""
-    check_shape(model(moe=mixture(intermediate_size=33), intermediate_size=97), pp=1, tp=4, ep=4)
+    check_parallelism(model(moe=mixture(intermediate_size=33), intermediate_size=97), pp=1, tp=4, ep=4)
 
 
 def test_a_layer_costs_what_its_active_experts_cost() -> None:

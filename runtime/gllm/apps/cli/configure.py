@@ -61,11 +61,11 @@ def _check_model(engine: EngineConfig) -> None:
     if engine.pp * engine.tp * engine.ep == 1 and not engine.assigned_layers and not engine.max_model_len:
         return
     from gllm.models.families import load_model_config
-    from gllm.parallel.layout import check_shape
+    from gllm.parallel.layout import check_parallelism
 
     try:
         model = load_model_config(engine.model)
         model.context(engine.max_model_len)
-        check_shape(model, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers)
+        check_parallelism(model, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
