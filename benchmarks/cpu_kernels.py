@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.native import NativeAttention
 from gllm.layers.ops.native_ops import NativeOps
 from gllm_kernels import cpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gllm.worker.sampling.words import BadWords
+from gllm.worker.sampling.state import BadWords
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.ops.torch_ops import TorchOps
 

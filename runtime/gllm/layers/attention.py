@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gllm.layers.attention_backends.base import AttentionSpec
+from gllm.layers.attention_backends.backend import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.linear import OutputLinear, QKVLinear
 from gllm.layers.norm import RMSNorm

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gllm.layers.ops.base import Ops
-from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.ops.protocols import ExpertOps, Ops
 from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.parallel.tensor_group import SINGLE_RANK, TensorGroup
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gllm.layers.attention_backends.base import AttentionMetadata
+from gllm.layers.attention_backends.backend import AttentionMetadata
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Protocol, final
 
 import torch
 
-from gllm.layers.attention_backends.base import AttentionSpec
+from gllm.layers.attention_backends.backend import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
 from gllm.layers.embedding import Embedding, LMHead

@@ -11,7 +11,7 @@ import torch
 
 from gllm.checkpoint.source import TensorSource, open_checkpoint
 from gllm.layers.context import LayerContext
-from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.ops.protocols import ExpertOps
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.parameter import ExpertParameter, Parameter
 from gllm.models.base import CausalLM

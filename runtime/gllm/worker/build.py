@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gllm.config import EngineConfig
-from gllm.layers.attention_backends.base import AttentionBackend, AttentionBatch, GraphAttention, KVShape
+from gllm.layers.attention_backends.backend import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.layers.context import LayerContext
 from gllm.layers.step import Step
 from gllm.models.base import CausalLM

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionMetadata
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionMetadata
 from gllm.layers.step import Step
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gllm.layers.attention_backends.base import AttentionBatch
+from gllm.layers.attention_backends.backend import AttentionBatch
 from gllm.layers.attention_backends.native import NativeAttention, NativeMetadata
 from gllm.layers.step import Step
 from gllm.models.base import CausalLM

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionMetadata, GraphAttention
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionMetadata, GraphAttention
 from gllm.layers.step import Step
 from gllm.models.base import CausalLM
 from gllm.worker.captured_graph import CapturedGraph

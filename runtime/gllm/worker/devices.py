@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 
 from gllm.config import EngineConfig
-from gllm.layers.attention_backends.base import AttentionBackend, AttentionSpec, KVShape
-from gllm.layers.ops.base import Ops
-from gllm.layers.ops.expert_base import ExpertOps
+from gllm.layers.attention_backends.backend import AttentionBackend, AttentionSpec, KVShape
+from gllm.layers.ops.protocols import ExpertOps, Ops
 from gllm.layers.ops.torch_experts import TorchExperts
 from gllm.models.config import ModelConfig
 from gllm.parallel.world import local_device

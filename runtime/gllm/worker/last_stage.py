@@ -10,10 +10,9 @@ import torch
 from gllm.models.base import CausalLM
 from gllm.parallel.tensor_group import TensorGroup
 from gllm.wire.messages import SchedulerOutput, TokenLogprob
-from gllm.worker.batch import StepBatch
-from gllm.worker.sampling.logprobs import token_logprobs
-from gllm.worker.sampling.sampler import Sampled, Sampler
+from gllm.worker.sampling.sampler import Sampled, Sampler, token_logprobs
 from gllm.worker.slots import SlotTable
+from gllm.worker.step_batch import StepBatch
 
 LOGITS_ROWS = 256
 """Prompt logprobs are computed this many rows at a time, which bounds the memory of their logits."""

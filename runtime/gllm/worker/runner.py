@@ -14,17 +14,17 @@ from functools import partial
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBackend, AttentionMetadata
+from gllm.layers.attention_backends.backend import AttentionBackend, AttentionMetadata
 from gllm.layers.step import Step
 from gllm.models.base import CausalLM
 from gllm.parallel.world import World
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
-from gllm.worker.batch import StepBatch, build_batch
 from gllm.worker.captured_graph import CapturedGraph
 from gllm.worker.devices import to_device
 from gllm.worker.last_stage import LastStage, StageOutput
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.slots import SlotTable
+from gllm.worker.step_batch import StepBatch, build_batch
 
 
 @dataclass(slots=True)

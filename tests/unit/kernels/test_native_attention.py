@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.native import NativeAttention
 from gllm_kernels import cpu
 

@@ -12,7 +12,7 @@ import torch
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import cpu_pool
 from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
-from gllm.layers.attention_backends.base import AttentionBatch
+from gllm.layers.attention_backends.backend import AttentionBatch
 from gllm.layers.context import LayerContext
 from gllm.layers.step import Step
 from gllm.models.base import CausalLM

@@ -16,7 +16,7 @@ from gllm.models.families import load_model_config
 from gllm.worker import devices, memory
 from gllm.worker.build import WorkerBuilder
 from gllm.worker.cuda_graphs import graph_sizes
-from gllm.worker.host_memory import free_host_bytes
+from gllm.worker.memory import free_host_bytes
 
 CPU = torch.device("cpu")
 

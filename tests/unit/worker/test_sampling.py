@@ -19,12 +19,10 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.wire.messages import NewSequence
 from gllm.worker.sampling import choose as choose_module
-from gllm.worker.sampling import draws
 from gllm.worker.sampling import grammar as grammar_module
 from gllm.worker.sampling.choose import choose
 from gllm.worker.sampling.grammar import GrammarStore
-from gllm.worker.sampling.logprobs import token_logprobs
-from gllm.worker.sampling.sampler import Sampler
+from gllm.worker.sampling.sampler import Sampler, token_logprobs
 from gllm.worker.sampling.state import SamplingState
 
 VOCAB = 50
@@ -102,7 +100,7 @@ def test_filtered_draw_is_the_definition(
 def test_unfiltered_draws_follow_the_distribution() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     n = 20_000
-    u = draws.uniform(np.full(n, 7, np.uint64), np.arange(n, dtype=np.uint64))
+    u = uniform(np.full(n, 7, np.uint64), np.arange(n, dtype=np.uint64))
     ones = torch.ones(n)
     tokens = choose(logits.repeat(n, 1), ones, ones.long() * 0, ones, ones * 0, torch.from_numpy(u), filtered=False)
     share = torch.bincount(tokens, minlength=4) / n
@@ -120,8 +118,8 @@ def test_a_draw_at_the_very_end_has_mass(filtered: bool) -> None:
 def test_uniform_repeats_and_spreads() -> None:
     seeds = np.repeat(np.arange(50, dtype=np.uint64), 200)
     positions = np.tile(np.arange(200, dtype=np.uint64), 50)
-    u = draws.uniform(seeds, positions)
-    assert np.array_equal(u, draws.uniform(seeds, positions))
+    u = uniform(seeds, positions)
+    assert np.array_equal(u, uniform(seeds, positions))
     assert len(np.unique(u)) == len(u)
     assert (u >= 0).all()
     assert (u < 1).all()

@@ -15,7 +15,7 @@ import flashinfer
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.attention_backends.flashinfer_graphs import GraphMetadata
 from gllm.layers.attention_backends.flashinfer_metadata import FlashInferMetadata, PageIndex, on_host
 

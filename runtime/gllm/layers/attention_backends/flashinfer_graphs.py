@@ -6,7 +6,7 @@ import flashinfer
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, KVShape
 from gllm.layers.attention_backends.flashinfer_metadata import FlashInferMetadata, PageIndex, on_host
 
 WORKSPACE_BYTES = 512 * 1024**2

@@ -9,7 +9,7 @@ import flashinfer
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, IntArray
+from gllm.layers.attention_backends.backend import AttentionBatch, IntArray
 
 
 @dataclass(slots=True)

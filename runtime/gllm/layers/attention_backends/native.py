@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 from gllm.layers.ops.native_ops import kernel_dtype
 from gllm_kernels import cpu
 from gllm_kernels.cpu.memory import huge_block

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from gllm.layers.attention_backends.base import AttentionBatch, AttentionSpec, KVShape
+from gllm.layers.attention_backends.backend import AttentionBatch, AttentionSpec, KVShape
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import torch
 
 
 class FlashInferOps:
-    """Implements `gllm.layers.ops.base.Ops` for 16-bit dtypes."""
+    """Implements `gllm.layers.ops.protocols.Ops` for 16-bit dtypes."""
 
     def pack_linear(self, weight: torch.Tensor) -> Any:
         return weight

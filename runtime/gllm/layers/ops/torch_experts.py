@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 class TorchExperts:
-    """See `gllm.layers.ops.expert_base.ExpertOps` for the shapes. Expert by expert; on CUDA it waits for the device."""
+    """See `gllm.layers.ops.protocols.ExpertOps` for the shapes. Expert by expert; on CUDA it waits for the device."""
 
     def new_experts(self, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.empty(count, *shape, dtype=dtype, device=device)

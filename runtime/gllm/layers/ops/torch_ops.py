@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 class TorchOps:
-    """See `gllm.layers.ops.base.Ops` for the shapes."""
+    """See `gllm.layers.ops.protocols.Ops` for the shapes."""
 
     def pack_linear(self, weight: torch.Tensor) -> torch.Tensor:
         return weight

@@ -1,11 +1,21 @@
-"""From logits to one token a row: argmax, or a draw by inverse transform from the filtered distribution."""
+"""From logits to one token per row: a draw by inverse transform from the filtered distribution.
+
+The uniform numbers come from a counter-based generator without state: the draw for the k-th output token of a request
+depends on (seed, k) only. It is the same alone, in a batch, after a preemption and after a restart, and it is known
+before the step runs.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 CANDIDATES = 1024
 """Most likely tokens looked at before a full sort: top-k and top-p nearly always end among them."""
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def choose(
@@ -63,3 +73,17 @@ def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     # Rounding may put the threshold at the total: then the last index with any mass, which ends the plateau.
     last = (cumulative < cumulative[:, -1:]).sum(-1)
     return torch.minimum(index, last)
+
+
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """seeds, positions: [rows]. Returns [rows] in [0, 1) with 53 random bits."""
+    with np.errstate(over="ignore"):
+        bits = _mix(_mix(seeds + _GOLDEN) + (positions + np.uint64(1)) * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,7 @@ import torch
 
 from gllm.wire.messages import TokenLogprob
 from gllm.worker.devices import to_device
-from gllm.worker.sampling import draws
-from gllm.worker.sampling.choose import choose
-from gllm.worker.sampling.edits import edit_row
-from gllm.worker.sampling.logprobs import token_logprobs
+from gllm.worker.sampling.choose import choose, uniform
 from gllm.worker.sampling.state import SamplingState
 from gllm.worker.slots import Int32
 
@@ -87,7 +84,7 @@ class Sampler:
 
     def _draw(self, logits: torch.Tensor, slots: Int32, *, filtered: bool) -> torch.Tensor:
         state, device = self.state, logits.device
-        uniforms = draws.uniform(state.seed[slots], state.num_output[slots].astype(np.uint64))
+        uniforms = uniform(state.seed[slots], state.num_output[slots].astype(np.uint64))
         return choose(
             logits,
             to_device(state.temperature[slots], device),
@@ -115,3 +112,82 @@ class Sampler:
                     state.grammar[slot].advance([int(tokens[row])])
                 except ValueError as error:
                     errors[row] = str(error)
+
+
+def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
+    """logits: [vocab] float32, edited in place. Raises ValueError if the row's request must fail."""
+    params = state.params[slot]
+    if slot in state.failed:
+        raise ValueError(state.failed[slot])
+    if params.logit_bias:
+        tokens = torch.tensor(list(params.logit_bias), dtype=torch.int64, device=logits.device)
+        logits.index_add_(0, tokens, torch.tensor(list(params.logit_bias.values()), device=logits.device))
+    masks = 0
+    stops: torch.Tensor | None = None
+    if state.num_output[slot] < params.min_tokens and params.stop_token_ids:
+        stops = torch.tensor(params.stop_token_ids, dtype=torch.int64, device=logits.device)
+        logits.index_fill_(0, stops, -torch.inf)
+        masks += 1
+    forbidden = state.forbidden.get(slot)
+    if forbidden is not None:
+        logits.masked_fill_(forbidden, -torch.inf)
+        masks += 1
+    bad_words = state.bad_words.get(slot)
+    if bad_words is not None:
+        bad_words.mask(logits)
+        masks += 1
+    grammar = state.grammar.get(slot)
+    if grammar is not None:
+        allowed = torch.from_numpy(grammar.allowed(params.stop_token_ids)).to(logits.device)
+        logits.masked_fill_(~allowed, -torch.inf)
+        masks += 1
+    if masks > 1 and bool(logits.max() == -torch.inf):  # each alone leaves a token; this waits for the device
+        if stops is None or grammar is None:
+            raise ValueError("allowed_token_ids, bad_words and the grammar together leave no token to generate")
+        logits.index_fill_(0, stops, 0.0)  # the grammar is at its end: only EOS can follow, however early it is
+    counts = state.counts.get(slot)
+    if counts is not None:
+        if params.repetition_penalty != 1:
+            # CTRL (arXiv 1909.05858), section 4.1, with the sign fix that transformers uses.
+            penalised = torch.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
+            torch.where(counts.seen, penalised, logits, out=logits)
+        # OpenAI's definition: mu[j] -= c[j] * frequency + (c[j] > 0) * presence
+        logits -= counts.output * params.frequency_penalty + (counts.output > 0) * params.presence_penalty
+
+
+def token_logprobs(
+    logits: torch.Tensor,
+    tokens: torch.Tensor,
+    num_top: list[int],
+    *,
+    asked: Mapping[int, Sequence[int]] | None = None,
+) -> list[TokenLogprob]:
+    """logits: [rows, vocab] float32; tokens: [rows] int64; num_top: alternatives wanted for each row.
+
+    asked: row -> the tokens wanted as its alternatives, with the chosen one, instead of the most likely ones.
+    """
+    if not num_top:
+        return []
+    logprobs = torch.log_softmax(logits, dim=-1)
+    chosen = logprobs.gather(1, tokens[:, None])
+    ranks = (logprobs > chosen).sum(-1) + 1
+    values, indices = logprobs.topk(max(1, max(num_top)), dim=-1)
+    entries = [
+        TokenLogprob(
+            token_id=token, logprob=logprob, rank=rank, top=list(zip(top_tokens[:n], top_values[:n], strict=True))
+        )
+        for token, logprob, rank, top_tokens, top_values, n in zip(
+            tokens.tolist(),
+            chosen[:, 0].tolist(),
+            ranks.tolist(),
+            indices.tolist(),
+            values.tolist(),
+            num_top,
+            strict=True,
+        )
+    ]
+    for row, alternatives in (asked or {}).items():
+        wanted = list(dict.fromkeys([*alternatives, entries[row].token_id]))
+        found = logprobs[row, torch.tensor(wanted, device=logprobs.device)].tolist()
+        entries[row].top = list(zip(wanted, found, strict=True))
+    return entries

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gllm.layers.attention_backends.base import AttentionBatch
+from gllm.layers.attention_backends.backend import AttentionBatch
 from gllm.wire.messages import SchedulerOutput
 from gllm.worker.slots import Int32, Int64, SlotTable
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import NewSequence, SchedulerOutput
-from gllm.worker.batch import build_batch
 from gllm.worker.slots import SlotTable
+from gllm.worker.step_batch import build_batch
 
 PARAMS = SamplingParams(seed=0)
 
