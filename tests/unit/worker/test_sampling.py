@@ -20,7 +20,7 @@ from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.wire.messages import NewSequence
 from gllm.worker.sampling import choose as choose_module
 from gllm.worker.sampling import grammar as grammar_module
-from gllm.worker.sampling.choose import choose
+from gllm.worker.sampling.choose import choose, uniform
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.sampling.sampler import Sampler, token_logprobs
 from gllm.worker.sampling.state import SamplingState
