@@ -1,4 +1,4 @@
-"""The chart: it lints, its objects are what they should be, its rights are those that the operator uses."""
+"""The chart: it lints, its pods are restricted, and the operator has only the rights that it uses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def rights(objects: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
-    """Of the operator: (API group, resource) to verbs."""
+    """The operator's verbs by (API group, resource)."""
     found: dict[tuple[str, str], set[str]] = {}
     for role in of_kind(objects, "ClusterRole") + of_kind(objects, "Role"):
         if role["metadata"]["name"] not in ("gllm", "gllm-lease"):
@@ -59,7 +59,7 @@ def rights(objects: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def test_lints_clean() -> None:
+def test_the_chart_lints() -> None:
     done = helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout
     assert "WARNING" not in done.stdout
@@ -69,7 +69,7 @@ def test_lints_clean() -> None:
 @pytest.mark.parametrize("extra", [(), NAMESPACED, ("--set", "replicas=2"), ("--set", "crds.keep=true"), MONITORED])
 def test_every_pod_is_restricted(extra: tuple[str, ...]) -> None:
     found = list(pods(render(*extra)))
-    assert len(found) == 3  # The operator, the uninstaller, the test.
+    assert len(found) == 3  # The operator, the uninstall Job and the test.
     for spec in found:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -84,7 +84,7 @@ def test_every_pod_is_restricted(extra: tuple[str, ...]) -> None:
             assert container["resources"]["limits"]["memory"]
 
 
-def test_rights_are_those_that_are_used() -> None:
+def test_the_operator_has_the_rights_that_it_uses() -> None:
     found = rights(render())
     watched = {*WATCHED, *_OPTIONAL_KINDS.items()}
     for api_version, kind in watched:
@@ -120,7 +120,7 @@ def test_namespaces_limit_the_rights() -> None:
     assert env["GLLM_OPERATOR_NAMESPACES"] == "a,b"
 
 
-def test_environment_is_what_the_operator_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_reads_every_variable_of_its_pod(monkeypatch: pytest.MonkeyPatch) -> None:
     from gllm_operator.process.settings import read_settings
 
     (operator,) = of_kind(render("--set", "runtimeImage=r/gllm:1", "--set", "operator.leaseSeconds=20"), "Deployment")
@@ -133,7 +133,7 @@ def test_environment_is_what_the_operator_reads(monkeypatch: pytest.MonkeyPatch)
     assert set(env) - {"USER"} <= known
 
 
-def test_crd_is_the_one_of_the_tree() -> None:
+def test_the_chart_has_the_crd_of_the_tree() -> None:
     (found,) = of_kind(render(), "CustomResourceDefinition")
     assert found == crd()
     (kept,) = of_kind(render("--set", "crds.keep=true"), "CustomResourceDefinition")
@@ -142,18 +142,18 @@ def test_crd_is_the_one_of_the_tree() -> None:
     assert of_kind(render("--set", "crds.install=false"), "CustomResourceDefinition") == []
 
 
-def test_lease_exists_before_the_operator_asks() -> None:
+def test_the_chart_creates_the_lease() -> None:
     (lease,) = of_kind(render(), "Lease")
     assert lease["metadata"]["name"] == "gllm"
 
 
-def test_service_monitor_only_where_there_is_the_api() -> None:
+def test_the_service_monitor_needs_its_api() -> None:
     assert of_kind(render(), "ServiceMonitor") == []
     assert len(of_kind(render(*MONITORED), "ServiceMonitor")) == 1
     assert of_kind(render(*MONITORED, "--set", "metrics.serviceMonitor.enabled=false"), "ServiceMonitor") == []
 
 
-def test_uninstall_hook_runs_before_the_operator_goes() -> None:
+def test_the_uninstall_hook_runs_before_the_operator_is_removed() -> None:
     (job,) = of_kind(render(), "Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
     arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -181,7 +181,7 @@ def test_bad_values_are_refused(value: str, words: str) -> None:
     assert words in done.stderr
 
 
-def test_digest_wins_over_tag() -> None:
+def test_the_digest_takes_precedence_over_the_tag() -> None:
     sha = "sha256:" + "a" * 64
     (operator,) = of_kind(render("--set", f"image.digest={sha}", "--set", "image.tag=x"), "Deployment")
     assert operator["spec"]["template"]["spec"]["containers"][0]["image"] == f"gllm-operator@{sha}"

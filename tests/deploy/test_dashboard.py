@@ -1,4 +1,4 @@
-"""The chart's dashboard asks for nothing that gateway and operator do not export, and by no label that they lack."""
+"""The chart's dashboard uses only metrics and labels that the gateway and the operator export."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gllm_operator.controller.metrics import OperatorMetrics
 
 FILE = ROOT / "charts/gllm/dashboards/gllm.json"
 FROM_PROMETHEUS = {"namespace", "pod", "le"}
-"""Labels that scraping puts on, and that of buckets."""
+"""Labels that Prometheus adds, and the label of buckets."""
 
 
 class Engine:
@@ -28,7 +28,7 @@ class Engine:
 
 
 def exported() -> dict[str, set[str]]:
-    """Name of every series to its labels, as Prometheus sees them."""
+    """The labels of every series, by its name."""
     gateway, operator = GatewayMetrics("model", 4096, Engine()), OperatorMetrics()  # type: ignore[arg-type]
     gateway.http("/v1/models", "GET", 200)
     operator.writes.labels("apply", "Service").inc()
@@ -65,7 +65,7 @@ def test_every_label_exists() -> None:
         assert used <= labels | FROM_PROMETHEUS, f"{used - labels} in {query}"
 
 
-def test_the_file_is_what_its_generator_makes() -> None:
+def test_the_file_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("make_dashboard", ROOT / "charts/make_dashboard.py")
     assert spec is not None
     assert spec.loader is not None

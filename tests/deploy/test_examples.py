@@ -29,7 +29,7 @@ SHAPES = {
     "llama3.1-70b-rdma": (4, 2),
     "qwen3-30b-a3b": (1, 4),
 }
-"""File to (pods of a group, GPUs of a pod)."""
+"""(pods of a group, GPUs of a pod) by file."""
 
 
 def sets_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def sets_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
-def test_renders(file: Path) -> None:
+def test_examples_render(file: Path) -> None:
     sets = sets_of(yaml.safe_load(file.read_text()))
     pods, gpus = SHAPES[file.stem]
     assert sum(one["spec"]["replicas"] for one in sets) == pods
@@ -63,7 +63,7 @@ def test_manifests_in_the_docs_render() -> None:
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
-def test_gllm_render_prints_it(file: Path) -> None:
+def test_gllm_render_prints_an_example(file: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gllm.apps.cli.main", "render", "-f", str(file)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""docs/llmdeployment.md is what the CRD says today."""
+"""docs/llmdeployment.md is generated from the CRD."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fixtures.kube_tools import ROOT
 from gllm_operator.crd.reference import text
 
 
-def test_the_reference_is_current() -> None:
+def test_the_reference_is_up_to_date() -> None:
     fix = "run: .venv/bin/python -m gllm_operator.crd.reference > docs/llmdeployment.md"
     assert (ROOT / "docs/llmdeployment.md").read_text() == text(), fix
 

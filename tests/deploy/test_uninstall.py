@@ -1,4 +1,4 @@
-"""What runs before `helm uninstall` takes the operator away."""
+"""The Job that runs before `helm uninstall` removes the operator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scene:
         return self.now
 
     def act(self) -> None:
-        """Somebody else's doing, each second."""
+        """What happens on the cluster each second."""
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -56,7 +56,7 @@ def test_deletes_and_waits_for_the_operator() -> None:
     assert len(scene.said) == 2
 
 
-def test_takes_finalizers_off_when_time_is_up() -> None:
+def test_removes_finalizers_after_the_timeout() -> None:
     class Dead(Scene):
         def act(self) -> None:
             self.release("other.dev/mine")
@@ -68,14 +68,14 @@ def test_takes_finalizers_off_when_time_is_up() -> None:
     assert "removes their finalizers" in scene.said[-1]
 
 
-def test_keeps_what_is_not_its_own() -> None:
+def test_keeps_other_finalizers_and_namespaces() -> None:
     scene = Scene()
     asyncio.run(release_all(scene.api, (), scene.said.append, scene.sleep))
     assert [one["metadata"]["finalizers"] for one in scene.deployments] == [["other.dev/mine"]] * 2
     assert not any("deletionTimestamp" in one["metadata"] for one in scene.deployments)
 
 
-def test_looks_again_for_an_operator_that_was_about_to_end() -> None:
+def test_removes_a_finalizer_that_was_added_again() -> None:
     class Stubborn(Scene):
         def act(self) -> None:
             if self.now < 3:
@@ -87,7 +87,7 @@ def test_looks_again_for_an_operator_that_was_about_to_end() -> None:
     assert scene.deployments[0]["metadata"]["finalizers"] == []
 
 
-def test_an_empty_cluster_is_done_at_once() -> None:
+def test_an_empty_cluster_needs_no_wait() -> None:
     scene = Scene(0)
     asyncio.run(delete_all(scene.api, (), 60, scene.said.append, scene.sleep, scene.clock))
     assert scene.now == 0

@@ -1,4 +1,4 @@
-"""The cluster that the end-to-end tests run on: KUBECONFIG, else ../shared/k8s, else kind."""
+"""The cluster for the end-to-end tests: KUBECONFIG, else kind, else a cluster of ../shared/k8s."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Cluster:
     operator: str = OPERATOR
 
     def do(self, *arguments: str) -> None:
-        """kill, revive, cut, heal, pause, resume: only the shared cluster can."""
+        """kill, revive, cut, heal, pause or resume: only the shared cluster supports these."""
         run([str(CLUSTER), *arguments])
 
 
 class Missing(Exception):
-    """There is no cluster, in words that say what to do."""
+    """There is no cluster; the message says what to do."""
 
 
 def run(command: list[str], seconds: float = 900, **more: str) -> str:
@@ -53,13 +53,13 @@ def run(command: list[str], seconds: float = 900, **more: str) -> str:
 
 @contextmanager
 def some_cluster() -> Iterator[Cluster]:
-    """Up, with both images; what was started here is stopped again."""
+    """Yield a cluster with both images. A cluster that was started here is stopped afterwards."""
     if config := os.environ.get("KUBECONFIG"):
         yield _given(config)
-    elif cluster_bin() is not None:
-        yield from _shared()
     elif shutil.which("kind") and shutil.which("docker"):
         yield from _kind()
+    elif cluster_bin() is not None:
+        yield from _shared()
     else:
         raise Missing(
             "make test-cluster needs a Kubernetes: set KUBECONFIG (with GLLM_RUNTIME_IMAGE and GLLM_OPERATOR_IMAGE, "
@@ -79,7 +79,7 @@ def _given(config: str) -> Cluster:
 
 
 def _shared() -> Iterator[Cluster]:
-    # One that somebody else has up makes this fail, and stays as it is.
+    # This fails if such a cluster already runs, and does not change it.
     print("  " + run([str(CLUSTER), "up", "--nodes", "2", "--gpus", "8"], 300).splitlines()[0], flush=True)
     try:
         build_images()
@@ -89,14 +89,14 @@ def _shared() -> Iterator[Cluster]:
 
 
 def build_images() -> None:
-    """Into the nodes of the shared cluster. Its tool hands no options to buildah, so target and arguments go into a
-    copy of the Dockerfile."""
+    """Build both images into the nodes of the shared cluster. Its tool passes no options to buildah, so target and
+    arguments are written into a copy of the Dockerfile."""
     with tempfile.TemporaryDirectory() as folder:
         for part in ("docker", "runtime", "kernels", "operator"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         for part in ("pyproject.toml", "setup.py", "README.md", ".dockerignore"):
             shutil.copy2(ROOT / part, folder)
-        # torch's CPU build lies among this machine's own wheels.
+        # This machine's own package index has the CPU build of torch.
         text = re.sub(
             r"^ARG TORCH_INDEX=.*$", "ARG TORCH_INDEX=", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE
         )

@@ -1,4 +1,4 @@
-"""kubectl and helm, and waiting with a deadline."""
+"""Wrappers of kubectl and helm, and waits with a deadline."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ sys.exit('no worker here')
 
 
 def until(what: str, probe: Callable[[], Any], seconds: float, detail: Callable[[], str] = lambda: "") -> Any:
-    """What the probe returns once that is true; errors of kubectl count as false."""
+    """Return the first true result of the probe. Errors of kubectl count as false."""
     deadline, problem = time.monotonic() + seconds, ""
     while True:
         try:
@@ -91,8 +91,8 @@ class Kube:
         found: list[Object] = self.get("pods", "-l", selector)["items"]
         return found
 
-    def settled(self, groups: int, name: str = "smol") -> Object | None:
-        """The status, if so many groups serve, all of the newest spec, and no others are left."""
+    def complete(self, groups: int, name: str = "smol") -> Object | None:
+        """Return the status if exactly so many groups exist and serve, all with the newest spec."""
         found = self.get("llm", name)
         status: Object = found.get("status") or {}
         progress = next((one for one in status.get("conditions", []) if one["type"] == "Progressing"), {})
@@ -108,15 +108,15 @@ class Kube:
         )
         return status if good else None
 
-    def wait_settled(self, groups: int, name: str = "smol", seconds: float = 240) -> Object:
-        """So many groups serve, all of the newest spec, and no others are left."""
+    def wait_complete(self, groups: int, name: str = "smol", seconds: float = 240) -> Object:
+        """Wait until exactly so many groups exist and serve, all with the newest spec."""
         found: Object = until(
-            f"{name} with {groups} groups", lambda: self.settled(groups, name), seconds, lambda: self.describe(name)
+            f"{name} with {groups} groups", lambda: self.complete(groups, name), seconds, lambda: self.describe(name)
         )
         return found
 
     def describe(self, name: str = "smol") -> str:
-        """For a message: what a person would look at."""
+        """Output of kubectl for the message of a failed test."""
         texts = []
         for command in (
             ("get", "llm,pods", "-o", "wide"),
@@ -134,7 +134,7 @@ class Kube:
         self.kubectl("exec", pod, "--", "python3", "-c", _KILL)
 
     def metric(self, pod: str, name: str) -> float:
-        """Sum of an operator's metric; writes for its lease do not count."""
+        """The sum of an operator's metric, without writes of its lease."""
         text = self.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8080/proxy/metrics")
         return metric_sum(text, name, without='kind="Lease"')
 

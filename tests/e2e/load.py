@@ -1,4 +1,4 @@
-"""A client that checks every stream to its end: `python tests/e2e/load.py http://smol.default.svc/v1 --seconds 60`.
+"""A load client that reads and checks every stream: `python tests/e2e/load.py http://smol.default.svc/v1 --seconds 60`.
 
 Each stream asks for a fixed number of tokens and has to bring exactly these, finish_reason, usage and [DONE], over a
 connection of its own and without a second try: whatever a server drops or cuts short is counted. Greedy tokens depend
@@ -27,15 +27,15 @@ PROMPTS = (
     "What is a pipeline?",
 )
 _PATIENCE = 180.0
-"""Silence after which a request counts as lost."""
+"""Seconds without a chunk after which a request counts as lost."""
 
 
 @dataclass(frozen=True)
 class Failure:
     sent_at: float
-    """time.monotonic() of the request."""
+    """When the request was sent, by time.monotonic()."""
     began: bool
-    """Whether tokens had come."""
+    """Whether it had received tokens."""
     cause: str
 
 
@@ -45,9 +45,9 @@ class Report:
     completed: int = 0
     failures: list[Failure] = field(default_factory=list)
     differing: int = 0
-    """Streams whose text was not that of the same prompt before."""
+    """Streams whose text differs from an earlier answer to the same prompt."""
     longest_pause: float = 0.0
-    """Longest wait for a next token, the first one included, in seconds."""
+    """The longest wait for a token, including the first one, in seconds."""
     longest_request: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
@@ -66,7 +66,7 @@ class Report:
 
 
 class Load:
-    """`with Load(url) as load: ...` keeps streams running meanwhile; `load.report` is final afterwards."""
+    """`with Load(url) as load: ...` keeps streams running in the block. `load.report` is final afterwards."""
 
     def __init__(self, url: str, streams: int = 3, max_tokens: int = 40, model: str = "smollm2") -> None:
         self.url = url.rstrip("/")
@@ -86,20 +86,21 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No new requests; those that run are followed to their end."""
+        """Send no new requests, and read the running ones to their end."""
         self._stop.set()
         self._thread.join(_PATIENCE + 30)
         self.report.seconds = time.monotonic() - self._began
 
     def wait_for(self, count: int, seconds: float = 120.0) -> None:
-        """Until so many more streams have ended well: the load is real before something is done to it."""
+        """Wait until so many more streams have completed, so that a failure meets a real load."""
         wanted, deadline = self.report.completed + count, time.monotonic() + seconds
         while self.report.completed < wanted:
             assert time.monotonic() < deadline, f"only {self.report.line()}"
             time.sleep(0.05)
 
     async def _run(self) -> None:
-        limits = httpx.Limits(max_keepalive_connections=0)  # Every request is balanced anew.
+        # A new connection for each request, so that the Service balances each.
+        limits = httpx.Limits(max_keepalive_connections=0)
         timeout = httpx.Timeout(_PATIENCE, connect=10)
         async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as client:
             await asyncio.gather(*(self._stream_on(client, number) for number in range(self.streams)))
@@ -155,7 +156,7 @@ async def _lines(response: httpx.Response) -> AsyncIterator[str]:
 
 
 class _Stream:
-    """What one answer has brought."""
+    """The contents of one streamed answer."""
 
     def __init__(self, wanted: int, began: float) -> None:
         self.wanted = wanted

@@ -1,4 +1,4 @@
-"""What several tests do: install, find the endpoint, put the deployment as it was, and tell the figures."""
+"""Steps that several tests share: install, find the endpoint, restore the deployment, print the figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fixtures.kube_tools import ROOT
 
 
 def install(kube: Kube, chart: Path = ROOT / "charts/gllm", more: Sequence[str] = ()) -> None:
-    """Into namespaces that take nothing but restricted pods. more: values, as `--set` takes them."""
+    """Install the chart into namespaces that accept only restricted pods. more: values for `--set`."""
     if "gllm" in kube.helm("list", "-n", NAMESPACE, "-q").split():
         return
     for namespace in (NAMESPACE, "default"):
@@ -35,16 +35,16 @@ def example(kube: Kube, name: str = "smol") -> Object:
 
 
 def serving(kube: Kube, groups: int = 1) -> None:
-    """The deployment of examples/smol.yaml, settled, whatever a test before has left."""
+    """Restore the deployment of examples/smol.yaml, whatever an earlier test has left, and wait until it serves."""
     install(kube)
     manifest = example(kube)
     manifest["spec"]["replicas"] = groups
     kube.apply(manifest)
-    kube.wait_settled(groups)
+    kube.wait_complete(groups)
 
 
 def endpoint(kube: Kube, name: str = "smol") -> str:
-    """Base URL for this machine: the Service itself, or a port of a node."""
+    """The base URL from this machine: the Service itself, or a node port."""
     service = kube.get("service", name)["spec"]
     direct = f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
     if _answers(direct):
@@ -69,7 +69,7 @@ def _answers(url: str) -> bool:
 
 
 def operators(kube: Kube) -> list[str]:
-    """Names of the operator's pods that run."""
+    """Names of the operator's running pods."""
     found = kube.get("pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
     return [one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]]
 
@@ -79,7 +79,7 @@ def leaders(kube: Kube) -> list[str]:
 
 
 def upgrade(kube: Kube, *values: str) -> None:
-    """To the chart of this tree; values as `--set` takes them."""
+    """Upgrade to the chart of this tree. values: arguments of `--set`."""
     given = [part for value in values for part in ("--set", value)]
     kube.helm("upgrade", "gllm", "charts/gllm", "-n", NAMESPACE, "--reuse-values", *given, "--wait", "--timeout", "2m")
 
@@ -90,18 +90,18 @@ def set_operators(kube: Kube, count: int) -> None:
 
 
 def kill(kube: Kube, *operators: str) -> None:
-    """Without notice."""
+    """Delete operator pods without a grace period."""
     kube.kubectl("delete", "pods", *operators, "-n", NAMESPACE, "--grace-period=0", "--force")
 
 
 def rolling(kube: Kube) -> bool:
-    """Whether groups of two revisions are there."""
+    """Whether there are two groups, as during a rollout."""
     return len(kube.status()["groups"]) == 2
 
 
 @contextmanager
 def under_load(kube: Kube, what: str, streams: int = 6, max_tokens: int = 60) -> Iterator[Load]:
-    """Streams before, during and after; prints the figures."""
+    """Keep streams running before, during and after the block, and print the figures."""
     began = time.monotonic()
     with Load(endpoint(kube), streams, max_tokens) as load:
         load.wait_for(streams)

@@ -1,4 +1,4 @@
-"""An empty cluster, helm install, kubectl apply, an answer."""
+"""An empty cluster: helm install, kubectl apply, the first answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_install_apply_answer(kube: Kube) -> None:
         kube.kubectl("apply", "-f", str(ROOT / "examples/smol.yaml"))
     else:
         kube.apply(example(kube))
-    kube.wait_settled(1)
+    kube.wait_complete(1)
     ready = time.monotonic()
     client = OpenAI(base_url=endpoint(kube), api_key="none", timeout=60)
     answer = client.chat.completions.create(
@@ -39,7 +39,7 @@ def test_install_apply_answer(kube: Kube) -> None:
 
 
 def test_a_client_inside_the_cluster(kube: Kube) -> None:
-    """By the Service's name, in a namespace that takes only restricted pods."""
+    """The client uses the Service's name, in a namespace that accepts only restricted pods."""
     serving(kube)
     job = yaml.safe_load((ROOT / "examples/ask.yaml").read_text())
     job["spec"]["template"]["spec"]["containers"][0]["image"] = kube.cluster.runtime
@@ -52,13 +52,13 @@ def test_a_client_inside_the_cluster(kube: Kube) -> None:
     kube.kubectl("delete", "job", "ask")
 
 
-def test_the_chart_tests_itself(kube: Kube) -> None:
+def test_helm_test(kube: Kube) -> None:
     install(kube)
     kube.helm("test", "gllm", "-n", NAMESPACE, "--timeout", "2m")
 
 
 def test_pods_are_as_rendered(kube: Kube) -> None:
-    """What `gllm render` prints is what runs: arguments, probes, security; and the environment inside says the same."""
+    """Pods equal the output of `gllm render`, and the environment in their containers agrees."""
     serving(kube)
     done = subprocess.run(
         [sys.executable, "-m", "gllm.apps.cli.main", "render", "-f", "examples/smol.yaml"],
@@ -79,7 +79,7 @@ def test_pods_are_as_rendered(kube: Kube) -> None:
 
 
 def _contains(found: Any, wanted: Any, path: str = "spec") -> None:
-    """Everything that is wanted is there; the API server adds defaults."""
+    """Every expected field is present; the API server adds defaults."""
     if isinstance(wanted, dict):
         for key, value in wanted.items():
             assert key in found, f"{path}.{key}"
@@ -120,8 +120,8 @@ def _check_inside(kube: Kube, pod: str, env: list[dict[str, Any]]) -> None:
     assert inside["token"] is False
 
 
-def test_the_status_tells_how_far_a_group_has_loaded(kube: Kube) -> None:
-    """Of pods that get a quarter of a core, so that there is something to see."""
+def test_the_status_has_the_loading_progress(kube: Kube) -> None:
+    """Pods get a quarter of a core, so that loading takes long enough to observe."""
     install(kube)
     manifest = example(kube)
     manifest["metadata"]["name"] = "slow"
@@ -130,7 +130,7 @@ def test_the_status_tells_how_far_a_group_has_loaded(kube: Kube) -> None:
     try:
         seen: dict[int, str] = {}
         deadline = time.monotonic() + 240
-        while not kube.settled(1, "slow"):
+        while not kube.complete(1, "slow"):
             assert time.monotonic() < deadline, kube.describe("slow")
             status = kube.status("slow")
             for group in status.get("groups", []):

@@ -1,4 +1,4 @@
-"""Editing the LLMDeployment is how it is run: under load, and no request is lost."""
+"""Edits of the LLMDeployment under load; no request is lost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ def test_scale_up_and_down(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "kubectl scale 1 -> 3 -> 1") as load:
         kube.kubectl("scale", "llm", "smol", "--replicas=3")
-        kube.wait_settled(3)
+        kube.wait_complete(3)
         load.wait_for(6)
         kube.kubectl("scale", "llm", "smol", "--replicas=1")
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
 
 
@@ -23,29 +23,29 @@ def test_arguments_and_image_change(kube: Kube) -> None:
     other = kube.cluster.runtime if "/" in kube.cluster.runtime else f"docker.io/library/{kube.cluster.runtime}"
     with under_load(kube, "other arguments, then another image") as load:
         kube.patch({"engine": {"maxNumSeqs": 8}})
-        kube.wait_settled(1)
+        kube.wait_complete(1)
         middle = kube.status()["currentRevision"]
         load.wait_for(3)
-        kube.patch({"image": other})  # The same, by another name.
-        after = kube.wait_settled(1)["currentRevision"]
+        kube.patch({"image": other})  # The same image under another name.
+        after = kube.wait_complete(1)["currentRevision"]
     assert len({before, middle, after}) == (3 if other != kube.cluster.runtime else 2)
     nothing_lost(load.report)
 
 
-def test_reshard(kube: Kube) -> None:
+def test_resharding(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "re-shard PP2 -> PP1 -> PP2") as load:
         kube.patch({"parallelism": {"pipeline": 1}})
-        assert kube.wait_settled(1)["shape"]["summary"] == "PP1xTP1"
+        assert kube.wait_complete(1)["shape"]["summary"] == "PP1xTP1"
         assert len([pod for pod in kube.pods() if "deletionTimestamp" not in pod["metadata"]]) == 1
         load.wait_for(3)
         kube.patch({"parallelism": {"pipeline": 2}})
-        assert kube.wait_settled(1)["shape"]["summary"] == "PP2xTP1"
+        assert kube.wait_complete(1)["shape"]["summary"] == "PP2xTP1"
     nothing_lost(load.report)
 
 
 def test_paused(kube: Kube) -> None:
-    """A change waits until it is let go; scaling does not wait."""
+    """A change waits while the rollout is paused; scaling does not."""
     serving(kube)
     before = kube.status()["currentRevision"]
     with under_load(kube, "paused, changed, scaled, resumed") as load:
@@ -60,12 +60,12 @@ def test_paused(kube: Kube) -> None:
         until("two groups", lambda: kube.status()["ready"] == "2/2", 60, kube.describe)
         assert {one["revision"] for one in kube.status()["groups"]} == {before}
         kube.patch({"replicas": 1, "rollout": {"paused": False}})
-        assert kube.wait_settled(1)["currentRevision"] != before
+        assert kube.wait_complete(1)["currentRevision"] != before
     nothing_lost(load.report)
 
 
-def test_without_room_for_a_surge(kube: Kube) -> None:
-    """maxSurge 0, maxUnavailable 1: never more groups than wanted, never fewer than one that serves."""
+def test_a_rollout_without_surge(kube: Kube) -> None:
+    """maxSurge 0, maxUnavailable 1: never more groups than replicas, and at least one serves."""
     serving(kube, 2)
     seen: list[tuple[int, int]] = []
     with under_load(kube, "a rollout in place, 2 groups") as load:
@@ -75,7 +75,7 @@ def test_without_room_for_a_surge(kube: Kube) -> None:
             masters = kube.pods(role="master")
             ready = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in masters)
             seen.append((len(masters), ready))
-            return kube.settled(2)
+            return kube.complete(2)
 
         until("both groups new", watched, 180, kube.describe)
     nothing_lost(load.report)
@@ -85,7 +85,7 @@ def test_without_room_for_a_surge(kube: Kube) -> None:
 
 
 def test_a_bad_revision_is_rolled_back(kube: Kube) -> None:
-    """It never starts; the old one serves all the time, and the status says what happened."""
+    """The new revision never starts. The old one serves throughout, and the status has the reason."""
     serving(kube)
     with under_load(kube, "a revision that cannot start, rolled back") as load:
         kube.patch({"model": {"source": "file:///models/nowhere"}, "rollout": {"progressDeadlineSeconds": 25}})
@@ -97,4 +97,4 @@ def test_a_bad_revision_is_rolled_back(kube: Kube) -> None:
         until("rolled back", rolled_back, 120, kube.describe)
     nothing_lost(load.report)
     assert kube.status()["ready"] == "1/1"
-    kube.patch({"rollout": {"progressDeadlineSeconds": None}})  # `kubectl apply` takes back only what it gave.
+    kube.patch({"rollout": {"progressDeadlineSeconds": None}})  # `kubectl apply` removes only fields that it has set.

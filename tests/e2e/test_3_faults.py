@@ -1,8 +1,10 @@
-"""What breaks under load, and what that costs."""
+"""Failures under load, and their effect on requests."""
 
 from __future__ import annotations
 
 import time
+
+import pytest
 
 from e2e.kube import Kube, until
 from e2e.load import Load
@@ -16,6 +18,8 @@ from e2e.steps import (
     set_operators,
     under_load,
 )
+
+pytestmark = pytest.mark.timing
 
 
 def master(kube: Kube) -> str:
@@ -35,77 +39,77 @@ def test_a_worker_is_killed(kube: Kube) -> None:
             kube.kill_worker(pod)
             load.wait_for(load.streams)
         nothing_lost(load.report)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
 
 
 def test_a_slave_pod_is_deleted(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "slave pod deleted by force") as load:
         kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
-        # New requests come while the only group recovers: they wait like the others.
+        # Requests that arrive while the only group recovers wait like the others.
         time.sleep(2)
         with Load(load.url, streams=3) as late:
             late.wait_for(late.streams)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
     nothing_lost(late.report)
     print(f"\n  of those, sent during the recovery: {late.report.line()}", flush=True)
 
 
 def test_a_master_pod_is_deleted(kube: Kube) -> None:
-    """In order (an eviction, say) nothing is lost. By force its open streams may break, and nothing else."""
+    """A graceful deletion, such as an eviction, loses nothing. A forced one may break open streams only."""
     serving(kube, 2)
     with under_load(kube, "master pod deleted in order, 2 groups") as load:
         kube.kubectl("delete", "pod", master(kube), "--wait=false")
         load.wait_for(2 * load.streams)
-        kube.wait_settled(2)
+        kube.wait_complete(2)
     nothing_lost(load.report)
     with under_load(kube, "master pod deleted by force, 2 groups") as load:
         at = time.monotonic()
         kube.kubectl("delete", "pod", master(kube), "--grace-period=0", "--force")
         gone = time.monotonic()
         load.wait_for(2 * load.streams)
-        kube.wait_settled(2)
+        kube.wait_complete(2)
     late = [failure for failure in load.report.failures if not at - 60 < failure.sent_at < gone + 1]
     assert not late, late
     assert load.report.lost <= load.streams, load.report.line()
 
 
-def test_the_operator_dies_in_a_rollout(kube: Kube) -> None:
+def test_the_operator_is_killed_in_a_rollout(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "operator killed in a rollout") as load:
         kube.patch({"engine": {"maxNumSeqs": 12}})
         until("the new group", lambda: rolling(kube), 30)
         kill(kube, *operators(kube))
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
 
 
-def test_the_operator_dies_in_a_scale_down(kube: Kube) -> None:
-    """The group that goes has long requests to finish."""
+def test_the_operator_is_killed_in_a_scale_down(kube: Kube) -> None:
+    """The draining group has long requests to finish."""
     serving(kube, 2)
     with under_load(kube, "operator killed in a scale-down", max_tokens=250) as load:
         kube.kubectl("scale", "llm", "smol", "--replicas=1")
         until("a group drains", lambda: "Draining" in [one["phase"] for one in kube.status()["groups"]], 30)
         kill(kube, *operators(kube))
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
 
 
-def test_the_operator_dies_in_a_recovery(kube: Kube) -> None:
-    """The pod that was lost comes back while nobody watches, and the status is true again afterwards."""
+def test_the_operator_is_killed_in_a_recovery(kube: Kube) -> None:
+    """The lost pod is replaced while no operator runs, and the status is correct afterwards."""
     serving(kube)
     with under_load(kube, "operator killed in a recovery") as load:
         kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
         until("the recovery", lambda: kube.status()["groups"][0]["phase"] == "Recovering", 30, kube.describe)
         kill(kube, *operators(kube))
         load.wait_for(load.streams)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
 
 
 def test_two_operators(kube: Kube) -> None:
-    """One acts; when it is killed in the middle of a rollout, the other one finishes it."""
+    """The leader is killed in a rollout, and the other operator completes it."""
     serving(kube)
     set_operators(kube, 2)
     until("one that leads", lambda: len(leaders(kube)) == 1, 60)
@@ -120,7 +124,7 @@ def test_two_operators(kube: Kube) -> None:
             kill(kube, leader)
             until("the standby leads", lambda: kube.metric(standby, "gllm_operator_leads ") == 1, 60)
             print(f"\n  the standby led after {time.monotonic() - began:.0f} s", flush=True)
-            kube.wait_settled(1)
+            kube.wait_complete(1)
         nothing_lost(load.report)
         assert len(leaders(kube)) == 1
         told = [(one["reason"], one["message"], one["metadata"]["creationTimestamp"]) for one in kube.events()]

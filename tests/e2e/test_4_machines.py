@@ -1,4 +1,4 @@
-"""Nodes that are lost and cut off, a control plane that hangs: only ../shared/k8s can do that."""
+"""Lost and disconnected nodes, and a control plane that hangs. Only a cluster of ../shared/k8s can do this."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from e2e.kube import Kube
 from e2e.steps import nothing_lost, serving, under_load
 
+pytestmark = pytest.mark.timing
+
 
 @pytest.fixture(autouse=True)
 def shared(kube: Kube) -> None:
@@ -17,19 +19,19 @@ def shared(kube: Kube) -> None:
 
 
 def _node_of_the_slave(kube: Kube) -> str:
-    """Where only slaves are. After a loss both may share the node that was left: then the slave moves."""
+    """Return a node without masters. After a node loss both pods may share a node; then the slave is moved."""
     for _ in range(4):
         node: str = kube.pods(role="slave")[0]["spec"]["nodeName"]
         if node not in {pod["spec"]["nodeName"] for pod in kube.pods(role="master")}:
             return node
         kube.kubectl("delete", "pod", kube.pods(role="slave")[0]["metadata"]["name"])
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     raise AssertionError(f"master and slave stay on {node}")
 
 
 @pytest.mark.parametrize("part", ["kube-apiserver", "etcd"])
 def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
-    """Serving goes on, and so does the operator afterwards.
+    """Serving continues meanwhile, and the operator continues afterwards.
 
     What Kubernetes itself does is allowed for: nodes whose leases nobody could renew for longer than its grace (12 s on
     this cluster, 50 s by default) count as lost at first, and their pods are out of their Services until the kubelets
@@ -44,15 +46,15 @@ def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
             kube.cluster.do("resume", part)
         resumed = time.monotonic()
         load.wait_for(load.streams)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
         kube.kubectl("scale", "llm", "smol", "--replicas=2")
-        kube.wait_settled(2)
+        kube.wait_complete(2)
     assert load.report.differing == 0, load.report.line()
     ours = [one for one in load.report.failures if one.began or not resumed - 12 < one.sent_at < resumed + 20]
     assert not ours, ours
 
 
-def test_a_node_is_cut_off(kube: Kube) -> None:
+def test_a_node_is_disconnected(kube: Kube) -> None:
     serving(kube)
     node = _node_of_the_slave(kube)
     with under_load(kube, f"{node} (the slave's) cut off for 8 s") as load:
@@ -60,7 +62,7 @@ def test_a_node_is_cut_off(kube: Kube) -> None:
         time.sleep(8)
         kube.cluster.do("heal", node)
         load.wait_for(load.streams, 180)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)
 
 
@@ -71,5 +73,5 @@ def test_a_node_is_lost(kube: Kube) -> None:
         kube.cluster.do("kill", node)
         load.wait_for(load.streams, 180)
         kube.cluster.do("revive", node)
-        kube.wait_settled(1)
+        kube.wait_complete(1)
     nothing_lost(load.report)

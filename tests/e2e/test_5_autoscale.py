@@ -1,4 +1,4 @@
-"""A HorizontalPodAutoscaler on the scale subresource, up under load and down after it."""
+"""A HorizontalPodAutoscaler scales up under load and down after it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from e2e.kube import Kube, until
 from e2e.load import Load
 from e2e.steps import endpoint, example, nothing_lost, serving, tell
 
+pytestmark = pytest.mark.timing
 
-def test_an_autoscaler_goes_up_and_down(kube: Kube) -> None:
+
+def test_an_autoscaler_scales_up_and_down(kube: Kube) -> None:
     try:
         kube.kubectl("top", "nodes")
     except RuntimeError:
@@ -23,9 +25,9 @@ def test_an_autoscaler_goes_up_and_down(kube: Kube) -> None:
     with Load(endpoint(kube), streams=4) as load:
         load.wait_for(4)
         kube.apply(manifest)
-        kube.wait_settled(2)
+        kube.wait_complete(2)
         load.wait_for(4)
-    kube.wait_settled(1)
+    kube.wait_complete(1)
     tell("HorizontalPodAutoscaler 1 -> 2 -> 1", load.report, time.monotonic() - began)
     nothing_lost(load.report)
     kube.patch({"autoscaling": None})

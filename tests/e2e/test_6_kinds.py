@@ -1,4 +1,4 @@
-"""Kinds of object and of node that a cluster may have: KEDA's, Prometheus' operator's, GPUs."""
+"""Optional kinds of objects and nodes: KEDA, Prometheus' operator, GPUs, RDMA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CRDS = (
     ("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"),
     ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
 )
-"""Their API without their controllers: what the objects say is checked, not what somebody makes of them."""
+"""Their CRDs without controllers: the test checks the objects, not their effect."""
 
 
 def definition(group: str, version: str, kind: str, plural: str) -> Object:
@@ -34,8 +34,8 @@ def definition(group: str, version: str, kind: str, plural: str) -> Object:
     }
 
 
-def test_apis_that_come_and_go(kube: Kube) -> None:
-    """The operator finds them while it runs."""
+def test_optional_apis_are_installed_and_removed(kube: Kube) -> None:
+    """The operator notices them while it runs."""
     serving(kube)
     existing = kube.kubectl("get", "crd", "-o", "name")
     if any(f"{plural}.{group}" in existing for group, _, _, plural in CRDS):
@@ -66,20 +66,20 @@ def test_apis_that_come_and_go(kube: Kube) -> None:
         kube.patch({"autoscaling": None, "monitoring": None})
         until("no ScaledObject", lambda: not kube.get("scaledobjects")["items"], 60, kube.describe)
         until("no PodMonitor", lambda: not kube.get("podmonitors")["items"], 60, kube.describe)
-        upgrade(kube, "metrics.serviceMonitor.enabled=false")  # helm cannot take away what has no kind any more.
+        upgrade(kube, "metrics.serviceMonitor.enabled=false")  # helm cannot delete objects whose CRD is gone.
     finally:
         for group, _, _, plural in CRDS:
             kube.kubectl("delete", "crd", f"{plural}.{group}", "--ignore-not-found")
     upgrade(kube, "metrics.serviceMonitor.enabled=true")
     kube.kubectl("scale", "llm", "smol", "--replicas=2")
-    kube.wait_settled(2)
+    kube.wait_complete(2)
     kube.kubectl("scale", "llm", "smol", "--replicas=1")
-    kube.wait_settled(1)
+    kube.wait_complete(1)
 
 
-def test_gpus_are_asked_for(kube: Kube) -> None:
-    """Pods get the GPUs that the spec says, or the status tells what is missing. The nodes only say that they have
-    some, so no model runs: that, too, is told."""
+def test_pods_request_gpus(kube: Kube) -> None:
+    """Pods get the GPUs of the spec, or the status says what is missing. The nodes only advertise GPUs, so no
+    model runs, and the status says why."""
     free = {
         node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
         for node in kube.get("nodes")["items"]
@@ -113,7 +113,7 @@ def test_gpus_are_asked_for(kube: Kube) -> None:
             60,
             lambda: kube.describe("gpus"),
         )
-        # What cannot be: refused at admission, in words that say the fix.
+        # An impossible spec is refused at admission, with the fix.
         with pytest.raises(RuntimeError, match="perPod"):
             kube.patch({"parallelism": {"pipeline": 2, "tensor": 4}, "accelerator": {"perPod": 3}}, "gpus")
     finally:
@@ -122,14 +122,14 @@ def test_gpus_are_asked_for(kube: Kube) -> None:
 
 
 def test_rdma_reaches_the_pods(kube: Kube) -> None:
-    """The interface, the adapter and the device plugin's resource, in pods that serve. The nodes only say that they
-    have adapters: what NCCL makes of them is not seen here."""
+    """Serving pods have the interface, the adapter and the device plugin's resource. The nodes only advertise
+    adapters, so NCCL does not use them here."""
     if kube.cluster.kind != "shared":
         pytest.skip("this cluster's nodes are not ours to change")
     serving(kube)
     nodes = [node["metadata"]["name"] for node in kube.get("nodes")["items"]]
     _set_adapters(kube, nodes, "8")
-    # IPC_LOCK is more than any other standard than privileged allows.
+    # Only the standard privileged allows IPC_LOCK.
     kube.kubectl("label", "--overwrite", "namespace", "default", "pod-security.kubernetes.io/enforce=privileged")
     try:
         kube.patch(
@@ -143,7 +143,7 @@ def test_rdma_reaches_the_pods(kube: Kube) -> None:
                 "security": {"profile": "Baseline"},
             }
         )
-        kube.wait_settled(1)
+        kube.wait_complete(1)
         script = "import json, os; print(json.dumps(dict(os.environ)))"
         for pod in kube.pods():
             limits = pod["spec"]["containers"][0]["resources"]["limits"]
@@ -162,7 +162,7 @@ def test_rdma_reaches_the_pods(kube: Kube) -> None:
     finally:
         kube.patch({"network": None, "security": None})
         kube.kubectl("label", "--overwrite", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted")
-        kube.wait_settled(1)
+        kube.wait_complete(1)
         _set_adapters(kube, nodes, None)
 
 

@@ -1,4 +1,4 @@
-"""helm upgrade and uninstall with a deployment that serves: nothing hangs, nothing is left, or all that should be."""
+"""helm upgrade and uninstall with a serving deployment: nothing hangs, and nothing is left unless it should be."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_uninstall_leaves_nothing(kube: Kube) -> None:
 
 
 def test_the_crd_is_upgraded(kube: Kube, tmp_path: Path) -> None:
-    """From a chart whose LLMDeployment knew no `monitoring`."""
+    """The upgrade starts from a chart whose CRD lacks `monitoring`."""
     chart = tmp_path / "gllm"
     shutil.copytree(ROOT / "charts/gllm", chart)
     file = chart / "files/llmdeployments.yaml"
@@ -59,7 +59,7 @@ def _spec_fields(kube: Kube) -> list[str]:
 
 
 def test_one_namespace_and_deployments_that_stay(kube: Kube) -> None:
-    """An operator with rights in one namespace does all its work there; with crds.keep what serves is left serving."""
+    """An operator with rights in one namespace works there. With crds.keep, deployments continue to serve."""
     install(kube, more=("watchNamespaces={default}", "crds.keep=true"))
     account = f"--as=system:serviceaccount:{NAMESPACE}:gllm"
 
@@ -75,13 +75,13 @@ def test_one_namespace_and_deployments_that_stay(kube: Kube) -> None:
     assert not may("get", "secrets", "default")
     assert not may("list", "nodes", "default")
     kube.apply(example(kube))
-    kube.wait_settled(1)
+    kube.wait_complete(1)
     with under_load(kube, "helm uninstall with crds.keep=true") as load:
         uninstall(kube)
         load.wait_for(load.streams)
     nothing_lost(load.report)
     assert kube.get("llm", "smol")["metadata"].get("finalizers", []) == []
-    # Nothing hangs without an operator; the objects go with their owner.
+    # Without an operator no deletion hangs, and the objects are deleted with their owner.
     kube.kubectl("delete", "llm", "smol", "--timeout=30s", seconds=60)
     kube.kubectl("delete", "crd", CRD, "--timeout=30s", seconds=60)
     until("nothing left", lambda: not left(kube), 90, lambda: str(left(kube)))

@@ -1,4 +1,4 @@
-"""The CRD in the tree is what the types say, and is made as Kubernetes wants it."""
+"""The CRD in the tree is generated from the types, and follows the conventions of Kubernetes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _version() -> dict[str, Any]:
     return found
 
 
-def test_the_file_is_current() -> None:
+def test_the_file_is_up_to_date() -> None:
     assert _FILE.read_text() == text(), "python -m gllm_operator.crd > crds/llmdeployments.yaml"
 
 
@@ -34,7 +34,7 @@ def test_every_field_is_described_and_every_list_is_bounded() -> None:
     walk(_version()["schema"]["openAPIV3Schema"]["properties"]["status"], "status")
 
 
-def test_rules_say_the_fix_and_fit_on_a_line() -> None:
+def test_messages_of_rules_name_the_fix_and_fit_on_a_line() -> None:
     def walk(schema: Any) -> list[str]:
         if isinstance(schema, dict):
             own = [one["message"] for one in schema.get("x-kubernetes-validations", [])]

@@ -1,4 +1,4 @@
-"""One acts: the lease, over an API server in memory, on a clock that the test moves."""
+"""Leader election over an API server in memory, on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from fixtures.kube_memory import MemoryApi
 from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.elect import Elector
+
+pytestmark = pytest.mark.timing
 
 
 class Clock:
@@ -33,7 +35,7 @@ def elector(api: MemoryApi, clock: Callable[[], float], name: str, every: float 
     return Elector(api, "default", "lease", name, duration=15, renew_every=every, monotonic=clock)
 
 
-def test_the_second_waits_until_the_first_is_silent(api: MemoryApi, clock: Clock) -> None:
+def test_a_silent_leader_is_replaced_after_the_lease_duration(api: MemoryApi, clock: Clock) -> None:
     async def go() -> None:
         first, second = elector(api, clock, "first"), elector(api, clock, "second")
         await first.acquire()
@@ -69,7 +71,7 @@ def test_a_leader_that_renews_is_not_replaced(api: MemoryApi, clock: Clock) -> N
     asyncio.run(go())
 
 
-def test_who_is_cut_off_stops(api: MemoryApi, clock: Clock) -> None:
+def test_a_leader_that_cannot_renew_stops(api: MemoryApi, clock: Clock) -> None:
     async def go() -> None:
         first = elector(api, clock, "first")
         await first.acquire()

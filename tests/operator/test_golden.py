@@ -1,4 +1,4 @@
-"""What the operator renders for manifests that people write, kept as files: a change shows in review.
+"""Golden files: the objects that the operator renders for typical manifests.
 
 After a change that is meant: UPDATE_GOLDEN=1 pytest tests/operator/test_golden.py
 """
@@ -54,6 +54,6 @@ def check_restricted(pod: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_rendered_can_be_read_again(case: str) -> None:
+def test_rendered_yaml_is_parsed_again(case: str) -> None:
     names = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(to_yaml(rendered(case)))]
     assert len(set(names)) == len(names)

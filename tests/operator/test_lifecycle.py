@@ -1,4 +1,4 @@
-"""The operator against an API server in memory: what a person does to a deployment, and what then happens."""
+"""The operator against an API server in memory: users' actions and failures, and what follows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_new_deployment_serves() -> None:
     } <= kinds
 
 
-def test_the_status_tells_how_far_a_group_has_loaded() -> None:
+def test_the_status_has_the_loading_progress() -> None:
     bench = Bench()
     bench.world.eager = True
     waits = []
@@ -50,7 +50,7 @@ def test_the_status_tells_how_far_a_group_has_loaded() -> None:
         bench.world.step()
         bench.now += 1
     for bench.loaded in (None, 0.074, 0.5, 1.0):
-        bench.world.bad_revisions.add(bench.status.update_revision)  # So that it goes on loading.
+        bench.world.bad_revisions.add(bench.status.update_revision)  # It stays in the phase Loading.
         waits.append(bench.run_pass())
         bench.now += 2
         (group,) = bench.status.groups
@@ -65,7 +65,7 @@ def test_the_status_tells_how_far_a_group_has_loaded() -> None:
     assert (group.phase, group.load_percent) == ("Ready", None)
 
 
-def test_a_group_that_was_given_up_is_not_asked_for_ever() -> None:
+def test_a_failed_group_is_not_queried() -> None:
     bench = Bench(spec(recovery={"policy": "None"}))
     bench.run_pass()
     bench.run_pass()
@@ -147,7 +147,7 @@ def test_a_bad_revision_is_rolled_back() -> None:
     assert bench.status.ready == "1/1"
 
 
-def test_a_first_revision_that_fails_is_told_and_retried() -> None:
+def test_a_failed_first_revision_is_retried_and_reported() -> None:
     bench = Bench()
     bench.run_pass()
     bench.run_pass()
@@ -161,7 +161,7 @@ def test_a_first_revision_that_fails_is_told_and_retried() -> None:
     assert bench.status.reason == "GroupFailed"
 
 
-def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
+def test_a_lost_slave_joins_its_group_again() -> None:
     bench = Bench()
     bench.run_until_quiet()
     (group,) = bench.status.groups
@@ -179,8 +179,8 @@ def test_a_slave_that_is_lost_comes_back_into_its_group() -> None:
     assert bench.status.ready == "1/1"
 
 
-def test_a_group_that_recovered_has_been_ready_since_then() -> None:
-    """Its master was ready to Kubernetes all the time, and it must not count as stable for that."""
+def test_a_recovered_group_is_ready_since_its_recovery() -> None:
+    """Its master's pod was ready throughout, but the group must not count as stable for that time."""
     bench = Bench()
     bench.run_until_quiet()
     bench.now += 1000
@@ -197,7 +197,7 @@ def test_a_group_that_recovered_has_been_ready_since_then() -> None:
     assert seconds_of(group.ready_at) == int(recovered)
 
 
-def test_pods_on_a_lost_node_are_given_up() -> None:
+def test_pods_on_a_lost_node_are_replaced() -> None:
     bench = Bench(spec(parallelism={"pipeline": 3}))
     bench.run_until_quiet()
     names = [one.name for one in bench.status.groups]
@@ -209,7 +209,7 @@ def test_pods_on_a_lost_node_are_given_up() -> None:
     assert all(pod["spec"]["nodeName"] not in bench.world.lost_nodes for pod in bench.api.of_kind("Pod"))
 
 
-def test_kept_pods_on_a_lost_node_get_a_new_group() -> None:
+def test_a_group_with_kept_pods_on_a_lost_node_is_replaced() -> None:
     bench = Bench(spec(recovery={"lostPods": "Keep", "deadlineSeconds": 60}))
     bench.run_until_quiet()
     slave = next(pod for pod in bench.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
@@ -254,7 +254,7 @@ def test_suspend_and_resume() -> None:
     assert bench.status.ready == "2/2"
 
 
-def test_paused_changes_wait_and_scaling_goes_on() -> None:
+def test_paused_changes_wait_and_scaling_continues() -> None:
     bench = Bench(spec(rollout={"paused": True}))
     bench.run_until_quiet()
     assert bench.sets() == []
@@ -270,7 +270,7 @@ def test_paused_changes_wait_and_scaling_goes_on() -> None:
     assert first not in {group.revision for group in bench.status.groups}
 
 
-def test_a_spec_that_cannot_work_starts_no_pods() -> None:
+def test_an_invalid_spec_starts_no_pods() -> None:
     bench = Bench(spec(engine={"extraArgs": ["--pp", "4"]}))
     bench.run_until_quiet()
     assert bench.condition("SpecValid") == ("False", "SpecInvalid")
@@ -286,7 +286,7 @@ def test_a_spec_that_cannot_work_starts_no_pods() -> None:
     assert bench.status.ready == "1/1"
 
 
-def test_a_spec_that_cannot_be_read_changes_nothing() -> None:
+def test_a_spec_that_cannot_be_decoded_changes_nothing() -> None:
     bench = Bench()
     bench.run_until_quiet()
     before = bench.sets()
@@ -308,19 +308,20 @@ def test_a_spec_that_cannot_be_read_changes_nothing() -> None:
         "StatefulSet",
     ],
 )
-def test_what_is_deleted_by_hand_comes_back(kind: str) -> None:
+def test_a_deleted_object_is_written_again(kind: str) -> None:
     bench = Bench()
     bench.run_until_quiet()
     for one in bench.api.of_kind(kind):
         bench.api.drop(one)
     if kind == "Secret":
-        bench.start_operator()  # It may not look at Secrets: it asks when it starts, or when a pod cannot.
+        # The operator may not read Secrets: it creates them when it starts, or when a pod cannot start.
+        bench.start_operator()
     bench.run_until_quiet()
     assert bench.api.of_kind(kind)
     assert bench.status.ready == "1/1"
 
 
-def test_what_is_edited_by_hand_is_set_right() -> None:
+def test_an_edited_object_is_restored() -> None:
     bench = Bench()
     bench.run_until_quiet()
     service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
@@ -330,7 +331,7 @@ def test_what_is_edited_by_hand_is_set_right() -> None:
     assert service["spec"]["selector"] == {"gllm.dev/deployment": "smol", "gllm.dev/role": "master"}
 
 
-def test_anothers_object_of_the_same_name_is_left_alone() -> None:
+def test_a_foreign_object_of_the_same_name_is_not_changed() -> None:
     bench = Bench()
     foreign = bench.api.put(
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "smol", "namespace": "default"}, "spec": {"a": 1}}
@@ -343,7 +344,7 @@ def test_anothers_object_of_the_same_name_is_left_alone() -> None:
     assert bench.condition("Degraded")[0] == "False"
 
 
-def test_deletion_drains_and_lets_go() -> None:
+def test_deletion_drains_and_removes_the_finalizer() -> None:
     bench = Bench(spec(replicas=2))
     bench.run_until_quiet()
     assert bench.deployment is not None
@@ -355,7 +356,7 @@ def test_deletion_drains_and_lets_go() -> None:
 
 
 def test_deletion_never_hangs() -> None:
-    """Pods that do not end: their finalizer is somebody's who is gone."""
+    """Pods do not end, because nothing removes their finalizer."""
     bench = Bench(spec(rollout={"drainTimeoutSeconds": 30}))
     bench.run_until_quiet()
     assert bench.deployment is not None
@@ -367,7 +368,7 @@ def test_deletion_never_hangs() -> None:
     assert bench.deployment is None
 
 
-def test_a_restart_annotation_makes_all_groups_anew() -> None:
+def test_a_restart_annotation_replaces_all_groups() -> None:
     bench = Bench()
     bench.run_until_quiet()
     names = {group.name for group in bench.status.groups}
@@ -378,8 +379,8 @@ def test_a_restart_annotation_makes_all_groups_anew() -> None:
     assert bench.status.ready == "1/1"
 
 
-def test_a_broken_group_goes_before_its_successor_comes() -> None:
-    """There may be no accelerators for two."""
+def test_a_broken_group_drains_before_its_replacement_is_created() -> None:
+    """There may be no accelerators for both."""
     bench = Bench(spec(rollout={"maxSurge": 0, "maxUnavailable": 1}, recovery={"deadlineSeconds": 10}))
     bench.run_until_quiet()
     (old,) = [group.name for group in bench.status.groups]
@@ -408,15 +409,16 @@ def test_an_edit_while_the_operator_writes_is_not_lost() -> None:
             bench.reconciler.put(bench.deployment)
 
     service = next(one for one in bench.api.of_kind("Service") if one["metadata"]["name"] == "smol")
-    bench.api.drop(service)  # Something to write that leaves the status as it is.
+    bench.api.drop(service)  # A write that leaves the status unchanged.
     bench.api.fail = edit_meanwhile
     bench.run_pass()
     assert done
-    asyncio.run(bench.reconciler.reconcile(ObjectKey("default", "smol")))  # Woken by the edit, with what it was told.
+    asyncio.run(bench.reconciler.reconcile(ObjectKey("default", "smol")))
     assert bench.status.observed_generation == (bench.deployment or {})["metadata"]["generation"]
 
 
-def test_a_lease_that_is_late_stops_writes_and_not_the_loop() -> None:
+@pytest.mark.timing
+def test_a_late_lease_stops_writes_but_not_the_loop() -> None:
     bench = Bench()
     bench.run_until_quiet()
 
@@ -441,7 +443,7 @@ def test_a_lease_that_is_late_stops_writes_and_not_the_loop() -> None:
     asyncio.run(go())
 
 
-def test_events_are_told_once() -> None:
+def test_events_are_not_repeated() -> None:
     bench = Bench()
     bench.run_until_quiet()
     events = [one["reason"] for one in bench.api.of_kind("Event")]

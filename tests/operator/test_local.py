@@ -1,4 +1,4 @@
-"""`gllm render` and what `gllm run` starts: the operator's own arguments and environment."""
+"""`gllm render`, and the processes that `gllm run` starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def example() -> dict[str, Any]:
     return found
 
 
-def test_processes_have_what_pods_have() -> None:
+def test_processes_have_the_arguments_and_environment_of_pods() -> None:
     objects = objects_of(example(), keys="KEYS")
     master, slave = processes_of(objects, {"/models/smollm2": "/here"})
     assert (master.role, slave.role, master.rank, slave.rank) == ("master", "slave", 0, 1)
@@ -45,7 +45,7 @@ def test_processes_have_what_pods_have() -> None:
     assert (master.ready_path, master.port) == ("/ready?recovering=true", 8000)
 
 
-def test_paths_of_the_container() -> None:
+def test_container_paths_are_translated_by_mounts() -> None:
     mounts = {"/models": "/a", "/models/deep": "/b"}
     assert translate("/models/x", mounts) == "/a/x"
     assert translate("/models/deep/x", mounts) == "/b/x"
@@ -60,7 +60,7 @@ def test_paths_of_the_container() -> None:
     assert host_paths(objects_of(deployment, keys="")) == {"/models": "/srv/models"}
 
 
-def test_a_model_that_is_nowhere_is_said() -> None:
+def test_a_missing_model_is_an_error_that_names_the_flag() -> None:
     deployment = example()
     deployment["spec"]["model"] = {"source": "file:///models/other"}
     with pytest.raises(ValueError, match="--mount /models/other=PATH"):

@@ -1,4 +1,4 @@
-"""Random specs, worlds, edits, accidents and crashes: what must hold after every single write, and in the end."""
+"""Random specs, edits, failures and crashes of the operator: invariants after every write, and the final state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ACTIONS = st.one_of(
 
 
 class Watched(Bench):
-    """Checks every write of the operator, when it has arrived."""
+    """Checks the invariants after every write of the operator."""
 
     def __init__(self, spec: dict[str, Any], seed: int) -> None:
         super().__init__(spec, seed)
@@ -94,7 +94,7 @@ class Watched(Bench):
         return replicas, rollout.get("maxSurge", 1), rollout.get("maxUnavailable", 0)
 
     def check_surge(self, new: Object) -> None:
-        """No more groups than replicas + maxSurge, those of other revisions that still drain among them."""
+        """At most replicas + maxSurge groups, including draining ones of other revisions."""
         replicas, surge, _ = self.spec_now()
         revision = new["metadata"]["labels"][REVISION]
         held = 0
@@ -106,7 +106,7 @@ class Watched(Bench):
         assert held <= replicas + surge, f"{held} groups with replicas {replicas}, maxSurge {surge}: {names}"
 
     def check_drain(self, old: Object) -> None:
-        """A group that serves goes only if enough others serve without it."""
+        """A serving group drains only if enough others serve."""
         if self.deployment is None or "deletionTimestamp" in self.deployment["metadata"]:
             return
         replicas, _, unavailable = self.spec_now()
@@ -131,7 +131,7 @@ class Watched(Bench):
         pods = [pod for pod in self.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/group"] == group]
         return not pods or any(pod["spec"].get("nodeName") not in self.world.lost_nodes for pod in pods)
 
-    # --- accidents -----------------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------------
 
     def act(self, action: str, argument: Any) -> None:
         pods = self.api.of_kind("Pod")
@@ -185,7 +185,7 @@ class Watched(Bench):
 
 
 def _foreign_objects() -> list[Object]:
-    """They look like ours, and are not."""
+    """Objects with the operator's labels that another owner controls."""
     labels = {MANAGED_BY: MANAGER, "gllm.dev/deployment": "smol"}
     return [
         {
@@ -204,12 +204,12 @@ def _foreign_objects() -> list[Object]:
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, actions=st.lists(ACTIONS, max_size=30), seed=st.integers(0, 2**32))
-def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[Any], seed: int) -> None:
+def test_invariants_hold_and_the_spec_is_reached(spec: dict[str, Any], actions: list[Any], seed: int) -> None:
     bench = Watched(SPEC | spec, seed)
     for action, argument in actions:
         bench.act(action, argument)
         assert all(one in bench.api.objects.values() for one in bench.foreign), "touched what is another's"
-    # In the end the accidents stop; then it comes to rest as the spec says.
+    # Without further failures, the deployment reaches the state that the spec asks for.
     bench.world.lost_nodes.clear()
     bench.crash_after = None
     for _ in range(12):
@@ -230,7 +230,7 @@ def test_it_converges_and_keeps_its_bounds(spec: dict[str, Any], actions: list[A
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, step=st.integers(0, 60), seed=st.integers(0, 2**32))
-def test_a_crash_between_any_two_writes_of_a_rollout(spec: dict[str, Any], step: int, seed: int) -> None:
+def test_a_rollout_survives_a_crash_between_any_two_writes(spec: dict[str, Any], step: int, seed: int) -> None:
     bench = Watched(SPEC | spec | {"suspend": False}, seed)
     bench.run_until_quiet()
     bench.edit(lambda one: one.update(image="gllm:new"))

@@ -1,4 +1,4 @@
-"""A revision is what pods are made from, however the spec says it."""
+"""A revision depends on the values of a spec, not on how the manifest states them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPEC: dict[str, Any] = {"model": {"source": "file:///m"}, "image": "a", "probes"
 
 
 def with_defaults(schema: dict[str, Any], value: Any) -> Any:
-    """As the API server fills them in."""
+    """Fill in the defaults, as the API server does."""
     if schema["type"] != "object" or "properties" not in schema:
         return value
     filled = dict(value)
@@ -27,7 +27,7 @@ def with_defaults(schema: dict[str, Any], value: Any) -> Any:
     return filled
 
 
-def test_defaults_that_are_spelled_out_are_the_same_revision() -> None:
+def test_explicit_defaults_do_not_change_the_revision() -> None:
     schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     filled = json.loads(json.dumps(with_defaults(schema, SPEC)))
     assert filled["probes"]["joinTimeoutSeconds"] == 1800

@@ -1,4 +1,4 @@
-"""`gllm run -f`: a manifest's pods as processes of this machine, asked, hurt and drained."""
+"""`gllm run -f`: local processes answer requests, recover from a killed slave, and drain."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ def running(port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_run(running: subprocess.Popen[str], port: int) -> None:
+@pytest.mark.timing
+def test_run_answers_recovers_and_drains(running: subprocess.Popen[str], port: int) -> None:
     url = f"http://127.0.0.1:{port}"
     _until_ready(url, running)
     pods = _children(running.pid)
     assert len(pods) == 2
     assert _ask(url, 8)["usage"]["completion_tokens"] == 8
-    # A slave that dies is started again, and the request that was running goes on.
+    # A killed slave is restarted, and the running request continues.
     answer: list[dict[str, Any]] = []
     asking = threading.Thread(target=lambda: answer.append(_ask(url, 60)))
     asking.start()

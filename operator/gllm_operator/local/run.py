@@ -11,7 +11,7 @@ from gllm_operator.build.singletons import make_keys
 from gllm_operator.local.kubelet import run_group
 from gllm_operator.local.manifest import objects_of, read_deployments
 from gllm_operator.local.pod_processes import PodProcess, host_paths, processes_of
-from gllm_operator.local.table import Table
+from gllm_operator.local.table import PodTable
 
 
 def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
@@ -27,8 +27,8 @@ def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
     if replicas > 1:
         print(f"runs one group of {replicas}, because all would need the same ports", file=out, flush=True)
     specs = prepare(deployment, mounts, out)
-    table = Table(out, f"http://127.0.0.1:{specs[0].port}/v1")
-    return asyncio.run(run_group(specs, table.show))
+    with PodTable(out, f"http://127.0.0.1:{specs[0].port}/v1") as table:
+        return asyncio.run(run_group(specs, table.show))
 
 
 def prepare(deployment: dict[str, Any], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:

@@ -1,58 +1,69 @@
-"""The state of the pods: a table that redraws itself on a terminal, a line at each change elsewhere."""
+"""Shows the state of the pods: a live table on a terminal, elsewhere a line for each change."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
 from gllm_operator.local.kubelet import LocalPod
 
-_COLUMNS = "{:<32} {:<7} {:<12} {:<9} {:>8} {:>5}  {}"
+_COLUMNS = ("POD", "ROLE", "ADDRESS", "STATE", "RESTARTS", "AGE")
 
 
-class Table:
+class PodTable:
+    """`with PodTable(out, endpoint) as table`, then `table.show(pods)` at each change."""
+
     def __init__(self, out: TextIO, endpoint: str) -> None:
-        self._out = out
+        self._console = Console(file=out, highlight=False, soft_wrap=True)
         self._endpoint = endpoint
-        self._live = out.isatty()
-        self._drawn = 0
-        self._told: dict[str, str] = {}
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._shown: dict[str, str] = {}
+        """The last state that was printed, by the pod's name."""
         self._announced = False
 
+    def __enter__(self) -> PodTable:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
     def show(self, pods: Sequence[LocalPod]) -> None:
-        if self._live:
-            self._redraw(pods)
+        if self._live is not None:
+            self._live.update(_table(pods), refresh=True)
         else:
-            self._tell(pods)
+            self._print_changes(pods)
         if not self._announced and any(pod.state == "Ready" for pod in pods):
             self._announced = True
-            self._drawn = 0
-            print(f"serves at {self._endpoint}", file=self._out, flush=True)
+            self._print(f"serves at {self._endpoint}")
 
-    def _redraw(self, pods: Sequence[LocalPod]) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        lines = [_COLUMNS.format("POD", "ROLE", "ADDRESS", "STATE", "RESTARTS", "AGE", "LAST WORD"), *map(_row, pods)]
-        if self._drawn:
-            self._out.write(f"\x1b[{self._drawn}A")
-        for line in lines:
-            self._out.write(f"{line[:width]}\x1b[K\n")
-        self._out.flush()
-        self._drawn = len(lines)
-
-    def _tell(self, pods: Sequence[LocalPod]) -> None:
+    def _print_changes(self, pods: Sequence[LocalPod]) -> None:
         for pod in pods:
-            if self._told.get(pod.spec.name) != pod.state:
-                self._told[pod.spec.name] = pod.state
-                print(
-                    f"{pod.spec.name}: {pod.state}" + (f" ({pod.last_line})" if pod.last_line else ""),
-                    file=self._out,
-                    flush=True,
-                )
+            if self._shown.get(pod.spec.name) != pod.state:
+                self._shown[pod.spec.name] = pod.state
+                self._print(f"{pod.spec.name}: {pod.state}" + (f" ({pod.last_line})" if pod.last_line else ""))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False)
+        self._console.file.flush()
 
 
-def _row(pod: LocalPod) -> str:
-    age = f"{time.monotonic() - pod.since:.0f}s"
-    spec = pod.spec
-    return _COLUMNS.format(spec.name, spec.role, spec.address, pod.state, pod.restarts, age, pod.last_line)
+def _table(pods: Sequence[LocalPod]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in _COLUMNS:
+        table.add_column(column, no_wrap=True)
+    table.add_column("LAST LINE", no_wrap=True, overflow="ellipsis", ratio=1)
+    for pod in pods:
+        spec, age = pod.spec, f"{time.monotonic() - pod.since:.0f}s"
+        cells = (spec.name, spec.role, spec.address, pod.state, str(pod.restarts), age, pod.last_line)
+        table.add_row(*(Text(cell) for cell in cells))  # Text, because log lines may contain markup.
+    return table

@@ -1,4 +1,4 @@
-"""Tests in this folder run against a real API server, where one can be had."""
+"""Tests in this folder need a real API server; they are skipped without one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def namespace(login: Login) -> str:
 
 @pytest.fixture
 def talk(login: Login) -> Callable[[Callable[[ApiClient], Coroutine[Any, Any, Any]]], Any]:
-    """Run a coroutine function of a client."""
+    """Run a coroutine function with a client."""
 
     def run(work: Callable[[ApiClient], Coroutine[Any, Any, Any]]) -> Any:
         async def inside() -> Any:

@@ -1,4 +1,4 @@
-"""Every rule of the CRD, against a real API server: what it refuses, with which words, and what it lets through."""
+"""Every rule of the CRD on a real API server: valid specs are accepted, and refusals name the fix."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("spec", GOOD, ids=str)
-def test_is_taken(spec: dict[str, Any], namespace: str, talk: Any) -> None:
+def test_valid_specs_are_accepted(spec: dict[str, Any], namespace: str, talk: Any) -> None:
     assert talk(lambda api: _create(api, namespace, spec))["metadata"]["uid"]
 
 
 @pytest.mark.parametrize(("spec", "words"), BAD, ids=str)
-def test_is_refused_with_the_fix(spec: dict[str, Any], words: str, namespace: str, talk: Any) -> None:
+def test_invalid_specs_are_refused_with_the_fix(spec: dict[str, Any], words: str, namespace: str, talk: Any) -> None:
     with pytest.raises(ApiError) as caught:
         talk(lambda api: _create(api, namespace, spec))
     assert words in caught.value.message

@@ -28,11 +28,13 @@ from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.login import Login
 
+pytestmark = pytest.mark.timing
+
 _PATH = "/apis/gllm.dev/v1alpha1/namespaces/{}/llmdeployments"
 
 
 class Operators:
-    """Starts operators of one namespace."""
+    """Starts operators that watch one namespace."""
 
     def __init__(self, login: Login, folder: Path, namespace: str) -> None:
         self._folder = folder
@@ -69,7 +71,7 @@ class Operators:
         return metric_sum(self.get("/metrics", which), name)
 
     async def until_metric(self, name: str, value: float, which: int = -1, seconds: float = 5) -> None:
-        """A gauge follows the write that it tells of; whoever reads that write first may be early."""
+        """Wait for a gauge, which may change shortly after the write that a test has seen."""
         deadline = time.monotonic() + seconds
         while (found := self.metric(name, which)) != value:
             assert time.monotonic() < deadline, f"{name} is {found}"
@@ -193,7 +195,7 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         await asyncio.sleep(3)
         assert await on.versions() == before
         assert _writes(operators) == writes
-        # Scaling, by the subresource that autoscalers use.
+        # Scaling by the subresource scale, as autoscalers do.
         await on.api._call(
             "PATCH",
             _PATH.format(on.namespace) + "/smol/scale",
@@ -203,11 +205,11 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         await on.until(ready(3))
         await on.edit(replicas=1)
         await on.until(ready(1))
-        # A new revision, another shape.
+        # A new revision with another parallelism.
         await on.edit(image="gllm:2", parallelism={"pipeline": 3})
         status = await on.until(lambda one: ready(1)(one) and one["shape"]["summary"] == "PP3xTP1")
         assert status["groups"][0]["readyRanks"] == "3/3"
-        # What is edited or deleted by hand comes back.
+        # Edited and deleted objects are restored.
         await on.api.patch("v1", "Service", on.namespace, "smol", {"spec": {"selector": {"gllm.dev/role": "none"}}})
         sets, _ = await on.api.list("apps/v1", "StatefulSet", on.namespace)
         slaves = next(one for one in sets if one["metadata"]["name"].endswith("-s"))
@@ -218,14 +220,14 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
         await on.until(ready(1))
         service = await on.api.get("v1", "Service", on.namespace, "smol")
         assert service["spec"]["selector"]["gllm.dev/role"] == "master"
-        # Deletion drains, and ends.
+        # Deletion drains and completes.
         await on.api._call("DELETE", _PATH.format(on.namespace) + "/smol")
         await _until_gone(on)
         assert (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0] == []
         events, _ = await on.api.list("v1", "Event", on.namespace)
         told = Counter((one["reason"], one["message"]) for one in events)
         again = {reason for (reason, _), times in told.items() if times > 1}
-        # The group was whole a second time once its slave was back; nothing else was told twice.
+        # The group became ready a second time with its new slave. No other event is repeated.
         assert again <= {"GroupReady", "AllGroupsReady", "EnoughGroups", "TooFewGroups"}, told
         assert max(told.values()) <= 2, told
         assert sum(times for (reason, _), times in told.items() if reason == "GroupRecovering") == 1, told
@@ -233,7 +235,7 @@ def test_from_apply_to_delete(operators: Operators, play: Play) -> None:
     play(work)
 
 
-def test_an_operator_killed_at_any_moment_goes_on(operators: Operators, play: Play) -> None:
+def test_a_killed_operator_is_replaced_in_a_rollout(operators: Operators, play: Play) -> None:
     async def work(on: Stage) -> None:
         operators.start(**{"lease-name": ""})
         await on.make(replicas=2)
@@ -249,7 +251,7 @@ def test_an_operator_killed_at_any_moment_goes_on(operators: Operators, play: Pl
     play(work)
 
 
-def test_two_operators_and_one_acts(operators: Operators, play: Play) -> None:
+def test_one_of_two_operators_leads(operators: Operators, play: Play) -> None:
     async def work(on: Stage) -> None:
         operators.start()
         await on.make()
@@ -262,7 +264,7 @@ def test_two_operators_and_one_acts(operators: Operators, play: Play) -> None:
         await on.edit(replicas=2)
         await on.until(ready(2))
         assert operators.metric("gllm_operator_leads ", 1) == 1
-        # A leader that leaves in order ends with 0, and the next need not wait.
+        # A leader that gets SIGTERM releases the lease and ends with status 0.
         operators.start()
         operators.running[1].send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(operators.running[1].wait, 15) == 0
@@ -272,7 +274,7 @@ def test_two_operators_and_one_acts(operators: Operators, play: Play) -> None:
     play(work)
 
 
-def test_a_failed_revision_goes_back(operators: Operators, play: Play) -> None:
+def test_a_failed_revision_is_rolled_back(operators: Operators, play: Play) -> None:
     async def work(on: Stage) -> None:
         operators.start()
         await on.make(rollout={"progressDeadlineSeconds": 10})
@@ -288,7 +290,7 @@ def test_a_failed_revision_goes_back(operators: Operators, play: Play) -> None:
     play(work)
 
 
-def test_pods_that_the_server_refuses_are_told(operators: Operators, play: Play) -> None:
+def test_refused_pods_are_reported(operators: Operators, play: Play) -> None:
     async def work(on: Stage) -> None:
         operators.start()
         await on.make(template={"spec": {"restartPolicy": "Sometimes"}})
@@ -301,7 +303,7 @@ def test_pods_that_the_server_refuses_are_told(operators: Operators, play: Play)
 
 
 def _writes(operators: Operators) -> float:
-    """Without those for the lease."""
+    """The number of writes, without those of the lease."""
     return metric_sum(operators.get("/metrics"), "gllm_operator_writes_total", without='kind="Lease"')
 
 
@@ -314,4 +316,4 @@ async def _until_gone(on: Stage) -> None:
                 raise
             return
         await asyncio.sleep(0.1)
-    raise AssertionError("the deployment does not go")
+    raise AssertionError("the deployment still exists")

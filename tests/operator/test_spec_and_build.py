@@ -1,4 +1,4 @@
-"""The small pure parts: overlay, shape, revision, names, estimate, validation, args."""
+"""Pure functions of spec/, build/ and plan/validate.py, and the parsers of masters' answers."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def test_model_sources(source: str, path: str, name: str) -> None:
     assert (model_files(found).path, served_name(found)) == (path, name)
 
 
-def test_shape() -> None:
+def test_parallel_config() -> None:
     shape = parallel_config(spec(parallelism={"pipeline": 4, "tensor": 2}).parallelism, spec().accelerator)
     assert (shape.world, shape.pods, shape.per_pod, shape.summary) == (8, 4, 2, "PP4xTP2")
     with pytest.raises(ValueError, match="do not fill pods of 2"):
         parallel_config(spec(parallelism={"pipeline": 3}).parallelism, spec(accelerator={"perPod": 2}).accelerator)
 
 
-def test_a_revision_is_what_pods_are_made_from() -> None:
+def test_a_revision_depends_only_on_fields_that_change_pods() -> None:
     def revision(**changes: Any) -> str:
         return revision_of(pod_source(spec(**changes), "smol", "default:1"))
 
@@ -148,19 +148,19 @@ def test_a_revision_is_what_pods_are_made_from() -> None:
     assert len({revision(**changes) for changes in other} | {revision()}) == len(other) + 1
 
 
-def test_a_revision_comes_back_from_its_record() -> None:
+def test_a_revision_is_restored_from_its_record() -> None:
     source = pod_source(spec(parallelism={"pipeline": 2}, template={"spec": {"x": [1]}}), "smol", "")
     again = source_of(msgspec.json.decode(msgspec.json.encode(record_of(source))))
     assert again == source
     assert revision_of(again) == revision_of(source)
 
 
-def test_names_fit() -> None:
+def test_the_longest_name_of_a_set_fits() -> None:
     longest = GroupId(255, "k7b2f", 999).set_name("a" * 36, "master")
-    assert len(longest) <= 52  # The StatefulSet controller adds a hash, and labels have 63.
+    assert len(longest) <= 52  # The StatefulSet controller appends a hash, and labels have at most 63 characters.
 
 
-def test_keys_are_those_of_the_runtime() -> None:
+def test_the_runtime_parses_the_keys() -> None:
     keys = parse_keys(make_keys(), "here")
     assert keys.server_public != keys.client_public
     assert len(keys.server_public) == 40
@@ -191,7 +191,7 @@ def test_keys_are_those_of_the_runtime() -> None:
         ({"autoscaling": {"maxReplicas": 1}}, "either metrics or triggers"),
     ],
 )
-def test_problems_say_the_fix(changes: dict[str, Any], words: str) -> None:
+def test_problems_name_the_fix(changes: dict[str, Any], words: str) -> None:
     found = spec(**changes)
     (problem,) = problems(found, "smol", found.image or "", None)
     assert words in problem
@@ -207,7 +207,7 @@ def test_problems_say_the_fix(changes: dict[str, Any], words: str) -> None:
         ({"accelerator": {"memory": "24Gi"}, "model": {"source": "file:///x", "maxModelLen": 1000000}}, "maxModelLen"),
     ],
 )
-def test_the_model_is_asked_where_it_is_known(changes: dict[str, Any], words: str) -> None:
+def test_a_known_model_is_checked_against_the_spec(changes: dict[str, Any], words: str) -> None:
     (problem,) = problems(spec(**changes), "smol", "gllm:1", model())
     assert words in problem
 
@@ -229,7 +229,7 @@ def test_quantities() -> None:
         parse_quantity("many")
 
 
-def test_requests_are_counted_from_metrics() -> None:
+def test_requests_are_read_from_metrics() -> None:
     text = 'gllm:num_requests_running{model_name="m",engine="0"} 3.0\ngllm:num_requests_waiting{engine="0"} 2.0\nx 9\n'
     assert parse_requests(text) == 5
     assert parse_requests("nothing") is None
@@ -247,7 +247,7 @@ def test_requests_are_counted_from_metrics() -> None:
         ("<html>", None),
     ],
 )
-def test_how_far_a_group_is_comes_from_ready(text: str, share: float | None) -> None:
+def test_loading_progress_is_read_from_ready(text: str, share: float | None) -> None:
     assert parse_loaded(text) == share
 
 
@@ -258,8 +258,8 @@ def test_masters_are_asked_over_http() -> None:
         app.router.add_get("/ready", _answer('{"loaded": 0.25}', 503))
         async with TestServer(app) as server:
             assert server.port is not None
-            there, nobody = ("127.0.0.1", server.port), ("127.0.0.1", free_port())
-            return await ask_masters({"old": there, "gone": nobody}, {"new": there, "gone": nobody})
+            master, unreachable = ("127.0.0.1", server.port), ("127.0.0.1", free_port())
+            return await ask_masters({"old": master, "gone": unreachable}, {"new": master, "gone": unreachable})
 
     assert asyncio.run(ask()) == Answers(in_flight={"old": 3}, loaded={"new": 0.25})
 
@@ -271,6 +271,6 @@ def _answer(text: str, status: int) -> Callable[[web.Request], Awaitable[web.Res
     return handle
 
 
-def test_rank_variables_are_the_operators() -> None:
+def test_rank_variables_are_reserved() -> None:
     assert is_reserved("NODE_RANK")
     assert not is_reserved("NCCL_ALGO")
