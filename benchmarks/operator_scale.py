@@ -58,7 +58,7 @@ def manifest(number: int) -> dict[str, Any]:
 
 
 class Operator:
-    """The process, and what its /metrics and the kernel say of it."""
+    """The operator's process, with its metrics, CPU time and memory."""
 
     def __init__(self, kubeconfig: str) -> None:
         self.port = free_port()
@@ -88,7 +88,7 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float, what: str)
     began = time.monotonic()
     while not await holds():
         if time.monotonic() > began + seconds:
-            raise SystemExit(f"{what}: not within {seconds:.0f} s")
+            raise SystemExit(f"{what}: not done within {seconds:.0f} s")
         await asyncio.sleep(0.05)
     return time.monotonic() - began
 
@@ -101,18 +101,20 @@ async def measure(access: Login, kubeconfig: str, count: int) -> None:
             await idle(operator)
             await edits(api, count)
             operator.stop()
-            last = count - 1  # None of those edited before: their pods never come, so a second change would wait.
+            last = (
+                count - 1
+            )  # Not one of those edited before: their pods never become ready, so a second change would wait.
             await edit(api, last, 64)
             operator = Operator(kubeconfig)
             seconds = await until(lambda: carried_out(api, last, 64), 120, "the edit after a restart")
-            print(f"restart  {seconds:.2f} s until an edit that was missed is carried out (imports included)")
+            print(f"restart  {seconds:.2f} s until a missed edit is carried out (imports included)")
         finally:
             operator.stop()
 
 
 @contextlib.asynccontextmanager
 async def prepared(api: ApiClient) -> AsyncIterator[None]:
-    """The CRD and a namespace of our own, which goes afterwards."""
+    """Create the CRD and a namespace; delete the namespace afterwards."""
     await install_crd(api)
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     await api._call("POST", "/api/v1/namespaces", body)
@@ -141,7 +143,7 @@ async def create(api: ApiClient, operator: Operator, count: int) -> None:
     total = time.monotonic() - began
     passes = operator.metric("gllm_operator_reconciles_total")
     print(
-        f"create   {count} deployments in {total:.1f} s (to apply them took {applied:.1f} s); {passes:.0f} passes, "
+        f"create   {count} deployments in {total:.1f} s (applying them took {applied:.1f} s); {passes:.0f} passes, "
         f"mean {operator.metric('gllm_operator_reconcile_seconds_sum') / max(1, passes) * 1e3:.0f} ms, "
         f"{operator.metric('gllm_operator_writes_total'):.0f} writes, CPU {operator.cpu_seconds():.1f} s, "
         f"{operator.memory_mb():.0f} MB"
@@ -151,7 +153,7 @@ async def create(api: ApiClient, operator: Operator, count: int) -> None:
 async def idle(operator: Operator) -> None:
     seen, began = -1.0, time.monotonic()
     while seen != (seen := operator.metric("gllm_operator_reconciles_total")):
-        await asyncio.sleep(QUIET_SECONDS)  # The control plane still makes pods, each of which is looked at.
+        await asyncio.sleep(QUIET_SECONDS)  # The control plane still creates pods, and the operator observes each.
     print(f"quiet    after {time.monotonic() - began - QUIET_SECONDS:.0f} s more")
     writes, passes, cpu = (operator.metric("gllm_operator_writes_total"),
                            operator.metric("gllm_operator_reconciles_total"), operator.cpu_seconds())  # fmt: skip
@@ -177,7 +179,7 @@ async def edit(api: ApiClient, number: int, most: int) -> None:
 
 
 async def carried_out(api: ApiClient, number: int, most: int) -> bool:
-    """A StatefulSet of the deployment has the new argument."""
+    """Return whether a StatefulSet of the deployment has the new argument."""
     sets, _ = await api.list("apps/v1", "StatefulSet", NAMESPACE, f"gllm.dev/deployment=llm-{number:03}")
     containers = [one["spec"]["template"]["spec"]["containers"][0] for one in sets]
     return any(("--max-num-seqs", str(most)) in itertools.pairwise(one["args"]) for one in containers)
@@ -188,14 +190,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     count = parser.parse_args().count
     if count <= EDITS:
-        parser.error(f"--count has to be more than {EDITS}, of which each is edited once")
+        parser.error(f"--count must be more than {EDITS}, the number of edited deployments")
     if config := os.environ.get("KUBECONFIG"):
         asyncio.run(measure(login(), config, count))
         return
     folder = binaries()
     if folder is None:
         sys.exit(
-            "no kube-apiserver here: set KUBECONFIG, or KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver"
+            "no kube-apiserver found: set KUBECONFIG, or set KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver"
         )
     with tempfile.TemporaryDirectory() as data, api_server(folder, Path(data)) as access:
         config = str(Path(data) / "kubeconfig")

@@ -1,4 +1,4 @@
-"""Memory and CPU time of a server's processes, and of the machine, from /proc."""
+"""Measure memory and CPU time of a server's processes and of the machine, from /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def tree(root: int) -> list[int]:
-    """`root` and all its descendants that live."""
+    """Return the pids of `root` and its living descendants."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -27,7 +27,7 @@ def tree(root: int) -> list[int]:
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the third (state) on; empty if the process is gone."""
+    """Return the fields of /proc/PID/stat from the third (state) on, or [] if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -35,7 +35,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def cpu_seconds(root: int) -> float:
-    """User and system time of the whole tree, with reaped children."""
+    """Return the user and system seconds of the whole tree, with reaped children."""
     total = 0
     for pid in tree(root):
         fields = _stat_fields(pid)
@@ -45,14 +45,14 @@ def cpu_seconds(root: int) -> float:
 
 
 def machine_cpu_seconds() -> float:
-    """Time that all cores together spent on anything, since boot."""
+    """Return the busy seconds of all cores together since boot."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     user, nice, system, _idle, _iowait, irq, softirq, steal = (int(value) for value in fields[:8])
     return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
 def memory_bytes(root: int) -> int:
-    """Sum of proportional set sizes (shared pages are counted once) over the tree."""
+    """Return the sum of proportional set sizes over the tree, in which shared pages count once."""
     total = 0
     for pid in tree(root):
         try:
@@ -65,7 +65,7 @@ def memory_bytes(root: int) -> int:
 
 
 class Watch:
-    """Between enter and exit: the tree's peak memory, and how much CPU went to processes outside of the run."""
+    """Measure, between enter and exit, the tree's peak memory and the CPU share of other processes."""
 
     def __init__(self, root: int, interval: float = 5.0) -> None:
         self._root = root
@@ -74,7 +74,7 @@ class Watch:
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self.peak_bytes = 0
         self.foreign_cpu = 0.0
-        """Share of all cores that others used: near 0 on a quiet machine, and the run is worth little above 0.1."""
+        """Share of all cores that other processes used: near 0 on a quiet machine; above 0.1 the run is unreliable."""
         self.server_cpu = 0.0
         """Share of all cores that the server used."""
 
@@ -98,6 +98,6 @@ class Watch:
         return time.monotonic(), machine_cpu_seconds(), cpu_seconds(self._root), sum(os.times()[:4])
 
     def _sample(self) -> None:
-        # Seldom: for each sample the kernel walks the page tables of gigabytes, on the cores that are measured.
+        # A long interval: for each sample the kernel walks the page tables of gigabytes, on the measured cores.
         while not self._stop.wait(self._interval):
             self.peak_bytes = max(self.peak_bytes, memory_bytes(self._root))

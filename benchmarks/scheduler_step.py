@@ -1,10 +1,10 @@
-"""What the engine spends on a step: `python benchmarks/scheduler_step.py`.
+"""Measure the engine's time for a step: `python benchmarks/scheduler_step.py`.
 
-Runs the scheduler against an instant worker, at steady decode with pp steps in flight ahead, and prints milliseconds:
-scheduling and building the plan, encoding it for the workers, decoding and processing the result with the stages'
-reports, and building and encoding the outputs for the gateway. With pp > 1 a step has a share of the running
-requests. Finished requests are replaced, so admission, prefill, pages and
-the prefix cache are in it.
+The scheduler runs with an instant worker, at steady decode with pp steps in flight. The program prints milliseconds
+for scheduling and building the scheduler output, for encoding it for the workers, for decoding and processing the
+result with the stages' reports, and for building and encoding the outputs for the gateway. With pp > 1 a step has a
+share of the running requests. New requests replace finished ones, so the figures include admission, prefill, pages and
+the prefix cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 class Load:
-    """Keeps `running` requests alive."""
+    """Keep `running` requests alive."""
 
     def __init__(self, running: int, policy: PolicyName, pp: int) -> None:
         config = EngineConfig(model="", max_num_seqs=running, policy=policy, max_prefill_tokens=8192)
@@ -59,7 +59,7 @@ class Load:
 def measure(
     running: int, steps: int, policy: PolicyName, pp: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds of each phase in each step; only the steps in which a full share of the requests runs are counted."""
+    """Return the seconds of each phase in each step, without steps that have less than a full share of the requests."""
     load = Load(running, policy, pp)
     scheduler = load.scheduler
     decode = decoder(WorkerToEngine).decode
@@ -67,15 +67,15 @@ def measure(
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
     while len(times["total"]) < steps:
         load.refill()
-        # Steps are always ahead, as on workers that are busy: their plans were timed in the turns before.
+        # Later steps are always in flight, as with busy workers; earlier rounds of this loop timed their scheduling.
         marks = [clock()]
-        plan = scheduler.schedule()
+        output = scheduler.schedule()
         marks.append(clock())
-        if plan is not None:
-            encode(plan)
-            in_flight.append(plan)
+        if output is not None:
+            encode(output)
+            in_flight.append(output)
         marks.append(clock())
-        if plan is not None and len(in_flight) <= pp:
+        if output is not None and len(in_flight) <= pp:
             continue
         done = in_flight.popleft()
         tokens = [load.random.randrange(VOCAB) for samples in done.samples if samples]
@@ -101,7 +101,7 @@ def measure(
             load.live -= sum(entry.finish_reason is not None for entry in entries)
             encode(RequestOutputs(entries, scheduler.stats()))
         marks.append(clock())
-        if plan is not None and len(plan.slots) >= 0.9 * running / pp:
+        if output is not None and len(output.slots) >= 0.9 * running / pp:
             spent = [marks[1] - marks[0], marks[2] - marks[1], marks[4] - marks[3], marks[5] - marks[4]]
             for phase, seconds in zip(PHASES, [*spent, sum(spent)], strict=True):
                 times[phase].append(seconds)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--running", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--pp", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true", help="CPU time: other processes' load does not count")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, which excludes other processes")
     parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
     arguments = parser.parse_args()
     clock = time.thread_time if arguments.cpu_time else time.perf_counter

