@@ -62,8 +62,15 @@ class Operator:
 
     def __init__(self, kubeconfig: str) -> None:
         self.port = free_port()
-        command = [sys.executable, "-m", "gllm_operator", f"--namespaces={NAMESPACE}", f"--http-port={self.port}",
-                   "--http-host=127.0.0.1", "--lease-name="]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "gllm_operator",
+            f"--namespaces={NAMESPACE}",
+            f"--http-port={self.port}",
+            "--http-host=127.0.0.1",
+            "--lease-name=",
+        ]
         env = os.environ | {"KUBECONFIG": kubeconfig}
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -155,8 +162,11 @@ async def idle(operator: Operator) -> None:
     while seen != (seen := operator.metric("gllm_operator_reconciles_total")):
         await asyncio.sleep(QUIET_SECONDS)  # The control plane still creates pods, and the operator observes each.
     print(f"quiet    after {time.monotonic() - began - QUIET_SECONDS:.0f} s more")
-    writes, passes, cpu = (operator.metric("gllm_operator_writes_total"),
-                           operator.metric("gllm_operator_reconciles_total"), operator.cpu_seconds())  # fmt: skip
+    writes, passes, cpu = (
+        operator.metric("gllm_operator_writes_total"),
+        operator.metric("gllm_operator_reconciles_total"),
+        operator.cpu_seconds(),
+    )
     await asyncio.sleep(IDLE_SECONDS)
     print(
         f"idle     {IDLE_SECONDS:.0f} s: {operator.metric('gllm_operator_writes_total') - writes:.0f} writes, "
@@ -170,8 +180,10 @@ async def edits(api: ApiClient, count: int) -> None:
     for number in range(EDITS):
         await edit(api, number * count // EDITS, 32)
         times.append(await until(lambda n=number: carried_out(api, n * count // EDITS, 32), 60, "an edit"))
-    print(f"edit     {EDITS} edits, one after the other: median {statistics.median(times):.2f} s, "
-          f"slowest {max(times):.2f} s")  # fmt: skip
+    print(
+        f"edit     {EDITS} edits, one after the other: median {statistics.median(times):.2f} s, "
+        f"slowest {max(times):.2f} s"
+    )
 
 
 async def edit(api: ApiClient, number: int, most: int) -> None:
@@ -197,7 +209,7 @@ def main() -> None:
     folder = binaries()
     if folder is None:
         sys.exit(
-            "no kube-apiserver found: set KUBECONFIG, or set KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver"
+            "no kube-apiserver found: set KUBECONFIG, or KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver"
         )
     with tempfile.TemporaryDirectory() as data, api_server(folder, Path(data)) as access:
         config = str(Path(data) / "kubeconfig")

@@ -40,8 +40,7 @@ def agent(request: pytest.FixtureRequest, v1: str, model: str) -> Callable[..., 
     def make(**more: Any) -> Agent[Any]:
         client = AsyncOpenAI(base_url=v1, api_key="none", max_retries=0)
         settings = more.pop("model_settings", SETTINGS)
-        return Agent(name="a", model=request.param(model=model, openai_client=client),
-                     model_settings=settings, **more)  # fmt: skip
+        return Agent(name="a", model=request.param(model=model, openai_client=client), model_settings=settings, **more)
 
     return make
 

@@ -49,14 +49,26 @@ def test_a_tool_loop_survives_a_call_that_was_cut_off(common: dict[str, Any], li
 
 
 def test_text_completion(v1: str, model: str) -> None:
-    answer = litellm.text_completion(model=f"text-completion-openai/{model}", prompt="The capital of France is",
-                                     api_base=v1, api_key="none", max_tokens=8, temperature=0)  # fmt: skip
+    answer = litellm.text_completion(
+        model=f"text-completion-openai/{model}",
+        prompt="The capital of France is",
+        api_base=v1,
+        api_key="none",
+        max_tokens=8,
+        temperature=0,
+    )
     assert "Paris" in answer.choices[0].text
 
 
 def test_responses(v1: str, model: str) -> None:
-    answer: Any = litellm.responses(model=f"openai/{model}", input="What is the capital of France?", api_base=v1,
-                                    api_key="none", max_output_tokens=24, temperature=0)  # fmt: skip
+    answer: Any = litellm.responses(
+        model=f"openai/{model}",
+        input="What is the capital of France?",
+        api_base=v1,
+        api_key="none",
+        max_output_tokens=24,
+        temperature=0,
+    )
     assert "Paris" in answer.output[0].content[0].text
 
 

@@ -60,8 +60,11 @@ def test_chat_is_generated(server: str, model: str, tasks: TaskManager) -> None:
     results: Any = lm_eval.simple_evaluate(
         "local-chat-completions",
         model_args=f"model={model},base_url={server}/v1/chat/completions,num_concurrent=2",
-        tasks=["generated"], task_manager=tasks, apply_chat_template=True, bootstrap_iters=0,
-    )  # fmt: skip
+        tasks=["generated"],
+        task_manager=tasks,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+    )
     answers = [sample["resps"][0][0] for sample in results["samples"]["generated"]]
     assert len(answers) == len(QUESTIONS)
     assert all(answers)

@@ -31,8 +31,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: str, *arguments: str, folder: Path) -> str:
     done = subprocess.run(
         [str(Path(sys.executable).with_name(command)), *arguments],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240,
-    )  # fmt: skip
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
 
@@ -41,14 +45,23 @@ def run(command: str, *arguments: str, folder: Path) -> str:
 def test_guidellm(server: str, model: str, tokenizer: Path, tmp_path: Path, endpoint: str) -> None:
     report = tmp_path / "report.json"
     run(
-        "guidellm", "run",
-        "--backend", f"kind=openai_http,target={server},model={model},request_format={endpoint}",
-        "--profile", "kind=concurrent,streams=2", "--constraint", f"kind=max_requests,count={REQUESTS}",
-        "--tokenizer", f"kind=huggingface_auto,model={tokenizer}",
-        "--data", "kind=synthetic_text,prompt_tokens=32,output_tokens=8",
-        "--output", f"kind=json,path={report}", "--disable-console",
+        "guidellm",
+        "run",
+        "--backend",
+        f"kind=openai_http,target={server},model={model},request_format={endpoint}",
+        "--profile",
+        "kind=concurrent,streams=2",
+        "--constraint",
+        f"kind=max_requests,count={REQUESTS}",
+        "--tokenizer",
+        f"kind=huggingface_auto,model={tokenizer}",
+        "--data",
+        "kind=synthetic_text,prompt_tokens=32,output_tokens=8",
+        "--output",
+        f"kind=json,path={report}",
+        "--disable-console",
         folder=tmp_path,
-    )  # fmt: skip
+    )
     totals: Any = json.loads(report.read_text())["benchmarks"][0]["metrics"]["request_totals"]
     assert (totals["successful"], totals["errored"]) == (REQUESTS, 0)
 
@@ -56,11 +69,31 @@ def test_guidellm(server: str, model: str, tokenizer: Path, tmp_path: Path, endp
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_aiperf(server: str, model: str, tmp_path: Path, endpoint: str) -> None:
     run(
-        "aiperf", "profile", "--model", model, "--url", server, "--endpoint-type", endpoint, "--streaming",
-        "--tokenizer", "builtin", "--request-count", str(REQUESTS), "--concurrency", "2",
-        "--isl", "32", "--osl", "8", "--ui", "none", "--artifact-dir", str(tmp_path / "artifacts"),
+        "aiperf",
+        "profile",
+        "--model",
+        model,
+        "--url",
+        server,
+        "--endpoint-type",
+        endpoint,
+        "--streaming",
+        "--tokenizer",
+        "builtin",
+        "--request-count",
+        str(REQUESTS),
+        "--concurrency",
+        "2",
+        "--isl",
+        "32",
+        "--osl",
+        "8",
+        "--ui",
+        "none",
+        "--artifact-dir",
+        str(tmp_path / "artifacts"),
         folder=tmp_path,
-    )  # fmt: skip
+    )
     exported = next((tmp_path / "artifacts").rglob("profile_export_aiperf.csv")).read_text()
     rows = {row[0]: row[1] for row in csv.reader(exported.splitlines()) if len(row) == 2}
     assert float(rows["Request Count"]) == REQUESTS

@@ -40,9 +40,13 @@ def test_models(client: openai.OpenAI, model: str) -> None:
 def test_chat_whole_and_streamed_are_the_same(client: openai.OpenAI, model: str) -> None:
     whole = client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, max_tokens=24)
     stream = client.chat.completions.create(
-        model=model, messages=MESSAGES, temperature=0, max_tokens=24, stream=True,
+        model=model,
+        messages=MESSAGES,
+        temperature=0,
+        max_tokens=24,
+        stream=True,
         stream_options={"include_usage": True},
-    )  # fmt: skip
+    )
     chunks = list(stream)
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert "Paris" in text
@@ -73,17 +77,24 @@ def test_a_forced_tool_is_called(client: openai.OpenAI, model: str, choice: Any)
     call: Any = (answer.choices[0].message.tool_calls or [])[0]
     assert call.function.name == "get_weather"
     assert set(json.loads(call.function.arguments)) == {"city"}
-    loop = [*messages, answer.choices[0].message.model_dump(),
-            {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]  # fmt: skip
+    loop = [
+        *messages,
+        answer.choices[0].message.model_dump(),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+    ]
     assert client.chat.completions.create(model=model, messages=loop, tools=[WEATHER], max_tokens=8).choices
 
 
 def test_tools_with_a_response_format(client: openai.OpenAI, model: str) -> None:
     schema = {"name": "city", "schema": City.model_json_schema()}
     answer = client.chat.completions.create(
-        model=model, messages=MESSAGES, tools=[WEATHER], temperature=0, max_tokens=200,
+        model=model,
+        messages=MESSAGES,
+        tools=[WEATHER],
+        temperature=0,
+        max_tokens=200,
         response_format={"type": "json_schema", "json_schema": schema},
-    )  # fmt: skip
+    )
     message = answer.choices[0].message
     if not message.tool_calls:
         City.model_validate_json(message.content or "")
@@ -99,8 +110,9 @@ def test_responses_whole_and_streamed(client: openai.OpenAI, model: str) -> None
     assert final.output_text == whole.output_text
     assert kinds[0] == "response.created"
     assert kinds[-1] in ("response.completed", "response.incomplete")
-    follow = client.responses.create(model=model, input="And of Italy?", previous_response_id=whole.id,
-                                     max_output_tokens=8)  # fmt: skip
+    follow = client.responses.create(
+        model=model, input="And of Italy?", previous_response_id=whole.id, max_output_tokens=8
+    )
     assert follow.previous_response_id == whole.id
 
 
@@ -114,8 +126,10 @@ def test_what_is_not_there_is_said(client: openai.OpenAI, model: str) -> None:
 def test_many_at_once(v1: str, model: str) -> None:
     async def ask() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=v1, api_key="none", max_retries=0) as client:
-            calls = [client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, max_tokens=8)
-                     for _ in range(10)]  # fmt: skip
+            calls = [
+                client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, max_tokens=8)
+                for _ in range(10)
+            ]
             return [answer.choices[0].message.content for answer in await asyncio.gather(*calls)]
 
     assert len(set(asyncio.run(ask()))) == 1
