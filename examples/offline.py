@@ -22,6 +22,6 @@ def main() -> None:
         print()
 
 
-# Processes are started: without this guard, an import of this file would start them too.
+# LLM starts processes that import this file; the guard keeps them from starting more.
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Talk to `gllm serve` with the official client (pip install openai): `python examples/openai_client.py [URL]`."""
+"""Use `gllm serve` with the official client (pip install openai): `python examples/openai_client.py [URL]`."""
 
 import os
 import sys

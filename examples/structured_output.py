@@ -1,4 +1,4 @@
-"""Answers that must match a JSON schema or a regular expression: `python examples/structured_output.py [URL]`."""
+"""Get answers that match a JSON schema or a regular expression: `python examples/structured_output.py [URL]`."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """Let the model call a function: `python examples/tools.py [URL]`.
 
 Start the server with `gllm serve --tool-parser hermes` if its model has no chat template for tools.
-A small model may choose badly on its own, so `tool_choice` asks for a call; the grammar then makes it well-formed.
+A small model may not call the tool by itself, so `tool_choice` forces a call; a grammar makes it well-formed.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""For all tests: signals as a terminal would have them, and no deadline for an example of hypothesis.
+"""Settings for all tests: no network, the default SIGINT handler, no deadline for examples of hypothesis.
 
-A shell that starts a job in the background makes it ignore SIGINT, children inherit that, and `gllm serve` then
-ignores Ctrl-C on purpose. Tests that send SIGINT need the default. An example may take 200 ms by default, which a busy
-machine does not keep.
+A shell that starts a job in the background makes it ignore SIGINT. Children inherit this, and `gllm serve` then
+ignores Ctrl-C on purpose. Tests that send SIGINT need the default. Hypothesis limits an example to 200 ms by default,
+which a busy machine may exceed.
 """
 
 import os
@@ -10,7 +10,7 @@ import signal
 
 import hypothesis
 
-# A model that is not there is not looked for on the network.
+# Missing models are not searched on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

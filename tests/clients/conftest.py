@@ -1,6 +1,6 @@
-"""One real `gllm serve` for all clients: the default model, no flags, as a user starts it.
+"""One real `gllm serve` for all clients, with the default model and no flags.
 
-These tests run in an environment of their own (`make test-clients`); the server runs in the project's.
+These tests run in their own environment (`make test-clients`); the server runs in the project's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 GLLM = os.environ.get("GLLM", str(ROOT / ".venv" / "bin" / "gllm"))
 READY_SECONDS = 120
 
-# No client may report home or look for a hub.
+# Clients must not send telemetry or contact a hub.
 os.environ.update(
     {
         "HF_HUB_OFFLINE": "1",
@@ -41,7 +41,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """http://127.0.0.1:PORT of a server that is ready."""
+    """The URL of a server that is ready, http://127.0.0.1:PORT."""
     port = _free_port()
     log = tmp_path_factory.mktemp("server") / "stderr"
     url = f"http://127.0.0.1:{port}"
@@ -71,7 +71,7 @@ def _ready(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def v1(server: str) -> str:
-    """What OpenAI's clients call the base URL."""
+    """The base URL for OpenAI's clients."""
     return f"{server}/v1"
 
 

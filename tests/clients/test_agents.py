@@ -69,7 +69,7 @@ def test_a_required_tool_is_called(agent: Callable[..., Agent[Any]]) -> None:
 
 def test_an_output_type_beside_tools(agent: Callable[..., Agent[Any]]) -> None:
     worker = agent(tools=[get_weather], output_type=Answer)
-    # So small a model may call its tool for ever; what it must not get is a refused request or a broken answer.
+    # Such a small model may call its tool again and again, but no request may be refused and no answer malformed.
     with contextlib.suppress(MaxTurnsExceeded):
         result = asyncio.run(Runner.run(worker, "Name the capital of France.", max_turns=3))
         assert isinstance(result.final_output, Answer)

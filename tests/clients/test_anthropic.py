@@ -9,7 +9,7 @@ import pytest
 
 MESSAGES: Any = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY = {"temperature": 0}
-"""Newer clients have no argument for it."""
+"""Newer clients have no argument for this."""
 WEATHER: Any = {
     "name": "get_weather",
     "description": "Weather of a city",

@@ -1,4 +1,4 @@
-"""instructor in the modes that people use."""
+"""instructor in its common modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GuideLLM and AIPerf, as commands: every request succeeds."""
+"""Run GuideLLM and AIPerf as commands: every request succeeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUESTS = 6
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer of bytes: GuideLLM wants one to make prompts, and there is no hub."""
+    """A folder with a byte tokenizer, from which GuideLLM makes prompts without a hub."""
     folder = tmp_path_factory.mktemp("tokenizer")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(tokenizers.models.BPE({byte: i for i, byte in enumerate(alphabet)}, []))

@@ -37,7 +37,7 @@ def test_models(client: openai.OpenAI, model: str) -> None:
     assert client.models.retrieve(model).id == model
 
 
-def test_chat_whole_and_streamed_are_the_same(client: openai.OpenAI, model: str) -> None:
+def test_chat_whole_and_streamed_are_equal(client: openai.OpenAI, model: str) -> None:
     whole = client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, max_tokens=24)
     stream = client.chat.completions.create(
         model=model,
@@ -54,7 +54,7 @@ def test_chat_whole_and_streamed_are_the_same(client: openai.OpenAI, model: str)
     assert chunks[-1].usage == whole.usage
 
 
-def test_an_answer_goes_back_as_it_came(client: openai.OpenAI, model: str) -> None:
+def test_an_answer_is_accepted_as_history(client: openai.OpenAI, model: str) -> None:
     first = client.chat.completions.create(model=model, messages=MESSAGES, temperature=0, max_tokens=24)
     again = [*MESSAGES, first.choices[0].message.model_dump(), {"role": "user", "content": "And of Italy?"}]
     assert client.chat.completions.create(model=model, messages=again, max_tokens=8).choices[0].message.content
@@ -116,14 +116,14 @@ def test_responses_whole_and_streamed(client: openai.OpenAI, model: str) -> None
     assert follow.previous_response_id == whole.id
 
 
-def test_what_is_not_there_is_said(client: openai.OpenAI, model: str) -> None:
+def test_missing_routes_and_models_are_named(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.NotFoundError, match="embeddings"):
         client.embeddings.create(model=model, input="x")
     with pytest.raises(openai.NotFoundError, match="gpt-4o"):
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
-def test_many_at_once(v1: str, model: str) -> None:
+def test_concurrent_requests(v1: str, model: str) -> None:
     async def ask() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=v1, api_key="none", max_retries=0) as client:
             calls = [

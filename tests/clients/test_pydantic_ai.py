@@ -43,7 +43,7 @@ def test_native_output_beside_a_tool(made: Any) -> None:
         """Weather of a city."""
         return f"sunny in {city}"
 
-    # So small a model may call its tool for ever; what it must not get is a refused request or a broken answer.
+    # Such a small model may call its tool again and again, but no request may be refused and no answer malformed.
     with contextlib.suppress(UsageLimitExceeded):
         limits = UsageLimits(request_limit=3)
         assert isinstance(agent.run_sync("Name the capital of France.", usage_limits=limits).output, Answer)

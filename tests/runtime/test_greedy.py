@@ -32,7 +32,7 @@ def test_ragged_batches_and_chunked_prompts(expected: dict, variant: str, backen
     engine = InProcessEngine(folder, dtype="float32", attention_backend=backend, max_prefill_tokens=24, page_size=8)
     got = engine.generate(prompts, greedy())
     assert [answer.token_ids for answer in got] == answers
-    assert any(sum(plan.num_tokens) > len(plan.slots) and 1 in plan.num_tokens for plan in engine.plans)
+    assert any(sum(step.num_tokens) > len(step.slots) and 1 in step.num_tokens for step in engine.steps)
     assert engine.pool.num_free == engine.pool.num_pages
 
 

@@ -118,7 +118,7 @@ def test_chunks_of_one_prompt_follow_each_other_in_the_pipeline(llama: Path) -> 
     with RankedEngine(llama, pp=3, policy="chunked_prefill", dtype="float32", max_prefill_tokens=50) as engine:
         (answer,) = engine.generate([prompt], greedy(4))
         assert [answer.token_ids] == greedy_reference(llama, [prompt], 4)
-        assert [sum(plan.num_tokens) for plan in engine.plans][:4] == [50, 50, 50, 50]
+        assert [sum(step.num_tokens) for step in engine.steps][:4] == [50, 50, 50, 50]
         assert engine.deepest == 4
 
 
