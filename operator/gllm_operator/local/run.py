@@ -59,7 +59,7 @@ def _downloaded(model: Mapping[str, str], out: TextIO) -> str:
     name = parse_hub_name(model["source"], model.get("revision", ""))
     if name is None:
         raise ValueError(f"model.source {model['source']} is not hf://ORGANIZATION/NAME")
-    return str(find_on_hub(name, tell=lambda line: print(line, file=out, flush=True)))
+    return str(find_on_hub(name, report=lambda line: print(line, file=out, flush=True)))
 
 
 def _default_model(model_path: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Models by name: found in the Hugging Face cache, or downloaded into it."""
+"""Models by name: find them in the Hugging Face cache, or download them into it."""

@@ -14,20 +14,20 @@ from gllm.hub.name import HubName
 
 
 class CachedModel:
-    """What the cache has of a model; the commit is the one that its revision had when it was last downloaded."""
+    """The files of one model in the cache, at the commit that its revision had at the last download."""
 
     def __init__(self, cache: Path, name: HubName) -> None:
         self._name = name
         self._repository = cache / f"models--{name.repo.replace('/', '--')}"
         self.commit = self._read_commit()
-        """Empty: not known here."""
+        """Empty if it is not known on this machine."""
 
     @property
     def snapshot(self) -> Path:
         return self._repository / "snapshots" / self.commit
 
     def find(self, *, weights: bool) -> Path | None:
-        """The folder or GGUF file, if all that the model needs is there."""
+        """Return the folder or GGUF file of the model; None if a file that it needs is missing."""
         if not self.commit:
             return None
         names = {str(path.relative_to(self.snapshot)) for path in self.snapshot.rglob("*") if path.is_file()}
@@ -38,15 +38,18 @@ class CachedModel:
         return self.snapshot / needed.model
 
     def is_certain(self, found: Path) -> bool:
-        """Whether the hub could not name another file: nothing optional may be missing, the choice must be the one
-        that is made of all files."""
+        """Whether the hub would name the same files.
+
+        A folder must have each file that a start reads, unless the commit is known to lack it. A GGUF file must have
+        been named, or be the one that is taken among all.
+        """
         if found.suffix == ".gguf":
             return bool(self._name.gguf) or USUAL_GGUF.lower() in found.name.lower()
         absent = self._repository / ".no_exist" / self.commit
         return all((self.snapshot / name).exists() or (absent / name).exists() for name in READ_HERE)
 
     def remember(self, commit: str, names: set[str]) -> None:
-        """That the revision is this commit, and which files it does not have."""
+        """Note the commit of the revision, and which files the commit does not have."""
         absent = self._repository / ".no_exist" / commit
         absent.mkdir(parents=True, exist_ok=True)
         for name in READ_HERE:

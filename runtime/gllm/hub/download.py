@@ -1,4 +1,4 @@
-"""Downloads from a hub, with huggingface_hub: into its cache, or into a folder that appears whole or not at all."""
+"""Downloads with huggingface_hub: into its cache, or into a folder that appears when it is complete."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
     from huggingface_hub.utils.tqdm import tqdm
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 """Gets one line of progress."""
 Check = Callable[[Path], object]
-"""Gets the folder when it has all but the weights; raises ValueError if it cannot be served."""
+"""Gets the folder when all files but the weights are there; raises ValueError if the model cannot be served."""
 
 
 def find_on_hub(
-    name: HubName, *, cache: str = "", weights: bool = True, tell: Tell, check: Check | None = None
+    name: HubName, *, cache: str = "", weights: bool = True, report: Report, check: Check | None = None
 ) -> Path:
-    """The model's folder or GGUF file in the cache; what is not there is downloaded.
+    """Return the model's folder or GGUF file in the cache, and download what is missing.
 
-    cache: folder; "": huggingface_hub's own (HF_HUB_CACHE, HF_HOME). weights: False if random ones will do.
-    check: called before weights are downloaded into a folder.
-    A model that is in the cache is used without asking the hub. Raises HubError, and what `check` raises.
+    A model that is complete in the cache is used without a request to the hub.
+
+    Args:
+        cache: a folder; "": huggingface_hub's own (HF_HUB_CACHE, HF_HOME).
+        weights: False for a model with random weights.
+        check: called before the weights are downloaded.
+
+    Raises HubError, and what `check` raises.
     """
     from huggingface_hub import constants
 
@@ -46,56 +51,63 @@ def find_on_hub(
         raise HubError(f"{name} is not in the cache {folder}, and HF_HUB_OFFLINE forbids to download it")
     try:
         commit = cached.commit if found else ""
-        return download(name, cache=cache, commit=commit, weights=weights, tell=tell, check=check)
+        return download(name, cache=cache, commit=commit, weights=weights, report=report, check=check)
     except HubError as error:
         if found is None:
             raise
-        tell(f"{error}; it is used as the cache has it")
+        report(f"{error}; it is used as the cache has it")
         return found
 
 
 def download(
-    name: HubName, *, cache: str = "", commit: str = "", weights: bool = True, tell: Tell, check: Check | None = None
+    name: HubName,
+    *,
+    cache: str = "",
+    commit: str = "",
+    weights: bool = True,
+    report: Report,
+    check: Check | None = None,
 ) -> Path:
-    """Into the cache, at the commit which the revision has now, or at `commit`. `check` and errors: `find_on_hub`."""
+    """Download into the cache, at `commit` or the newest commit of the revision. See `find_on_hub`."""
     with explained(name):
         folder = _cache_folder(cache)
         repository = _Repository(name, _model_info(name, commit), cache=folder)
         needed = repository.needed(weights)
         snapshot = CachedModel(folder, HubName(name.repo, repository.commit)).snapshot
         if check is not None and needed.settings and needed.weights:
-            repository.fetch_all(needed._replace(weights=()), snapshot, tell)
+            repository.fetch_all(needed._replace(weights=()), snapshot, report)
             check(snapshot)
-        repository.fetch_all(needed, snapshot, tell)
+        repository.fetch_all(needed, snapshot, report)
         CachedModel(folder, name).remember(repository.commit, repository.names)
         return snapshot / needed.model
 
 
-def download_to(name: HubName, folder: Path, *, tell: Tell) -> None:
-    """Into a folder of its own, at the commit which the revision has now. Raises HubError.
+def download_to(name: HubName, folder: Path, *, report: Report) -> None:
+    """Download into a folder, at the newest commit of the revision. Raises HubError.
 
-    A folder that exists is taken to be complete. Others may be downloading to the same place: each host has its part.
+    A folder that exists counts as complete. Several hosts may download into the same folder: each collects the files in
+    a part folder of its own, and the first that is complete is renamed.
     """
     if folder.is_dir():
-        tell(f"{folder} is there already")
+        report(f"{folder} is there already")
         return
     with explained(name):
         info = _model_info(name, "")
         part = _part(folder, str(info.sha))
         repository = _Repository(name, info, folder=part)
-        repository.fetch_all(repository.needed(weights=True), part, tell)
-        shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface_hub's notes.
+        repository.fetch_all(repository.needed(weights=True), part, report)
+        shutil.rmtree(part / ".cache", ignore_errors=True)  # of huggingface_hub
         try:
             part.rename(folder)
         except OSError:
-            if not folder.is_dir():  # Else another pod was faster.
+            if not folder.is_dir():  # another host was faster
                 raise
             shutil.rmtree(part, ignore_errors=True)
-    tell(f"{folder} is complete")
+    report(f"{folder} is complete")
 
 
 def _part(folder: Path, commit: str) -> Path:
-    """Where this host collects the files of a commit; what it has of another commit goes."""
+    """The folder in which this host collects the files of a commit; its part folders of other commits are deleted."""
     begin = f"{folder.name}.part-{socket.gethostname()}-"
     part = folder.with_name(begin + commit[:12])
     for old in folder.parent.glob(f"{begin}*"):
@@ -121,13 +133,13 @@ def _model_info(name: HubName, commit: str) -> ModelInfo:
 
 @dataclass(frozen=True)
 class _Repository:
-    """At one commit: everything is asked for by it, so a branch that moves meanwhile changes nothing."""
+    """A repository at one commit: every request names the commit, so a branch that moves changes nothing."""
 
     name: HubName
     info: ModelInfo
     cache: Path | None = None
     folder: Path | None = None
-    """Where to put files, one of the two."""
+    """The destination of files is `cache` or `folder`; the other is None."""
 
     @property
     def commit(self) -> str:
@@ -150,7 +162,7 @@ class _Repository:
             raise HubError(f"{self.name} cannot be served: {error}") from None
 
     def fetch(self, file: str) -> Path:
-        """A whole file is not read again. One that is cut off goes on where it was, as long as this process lives."""
+        """Download a file that is not complete here. This process resumes a download that broke off."""
         from huggingface_hub import hf_hub_download
 
         return Path(
@@ -164,17 +176,17 @@ class _Repository:
             )
         )
 
-    def fetch_all(self, needed: NeededFiles, there: Path, tell: Tell) -> None:
-        """Settings first: weights take the time. there: where the files come to lie."""
-        missing = [file for file in (*needed.settings, *needed.weights) if not (there / file).exists()]
+    def fetch_all(self, needed: NeededFiles, destination: Path, report: Report) -> None:
+        """Download what is missing in `destination`: settings first, because weights take long."""
+        missing = [file for file in (*needed.settings, *needed.weights) if not (destination / file).exists()]
         if not missing:
             return
         num_bytes = sum(self.sizes[file] for file in missing)
-        _check_space(num_bytes, there)
-        tell(f"downloading {self.name} at {self.commit[:12]}: {len(missing)} files, {_amount(num_bytes)}")
+        _check_space(num_bytes, destination)
+        report(f"downloading {self.name} at {self.commit[:12]}: {len(missing)} files, {_amount(num_bytes)}")
         for file in missing:
             if file in needed.weights:
-                tell(f"downloading {file}, {_amount(self.sizes[file])}")
+                report(f"downloading {file}, {_amount(self.sizes[file])}")
             self.fetch(file)
 
 

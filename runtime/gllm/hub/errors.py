@@ -1,4 +1,4 @@
-"""Why a model cannot be had, in one line."""
+"""Errors of huggingface_hub, in one line for the user."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class HubError(ValueError):
 
 @contextlib.contextmanager
 def explained(name: HubName) -> Iterator[None]:
-    """What huggingface_hub raises becomes HubError."""
+    """Turn the errors of huggingface_hub into HubError."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{name.repo}"
     http_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
-    """Of the HTTP library that this version of huggingface_hub uses."""
+    """The base class of the HTTP library that this version of huggingface_hub uses."""
     token = "set HF_TOKEN to a token that may read it"
     try:
         yield
@@ -43,14 +43,14 @@ def explained(name: HubName) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise HubError(f"{error.filename or name} cannot be written: {error.strerror}") from None
         raise _unreachable(name, error) from None
-    except (errors.XetDownloadError, RuntimeError, http_error) as error:  # hf_xet raises RuntimeError.
+    except (errors.XetDownloadError, RuntimeError, http_error) as error:  # hf_xet raises RuntimeError
         raise _unreachable(name, error) from None
 
 
 def _unreachable(name: HubName, error: Exception) -> HubError:
     from huggingface_hub import constants
 
-    # huggingface_hub tells of "an error", and keeps which one as the cause.
+    # The message of huggingface_hub is general; the cause has the reason.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     return HubError(f"{name} cannot be downloaded from {constants.ENDPOINT}: {_line(cause)}")
 

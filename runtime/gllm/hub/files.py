@@ -1,4 +1,4 @@
-"""Which files of a repository a model needs. Pure: names in, names out."""
+"""Choose the files of a repository that a model needs. Pure: names in, names out."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ READ_HERE = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Read at start if they are there: their absence changes what the model does."""
+"""Files that a start reads if they exist; without one of them the model may behave differently."""
 _FOR_OTHERS = ("added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
-"""Small files that other programs want of the folder."""
+"""Small files that other programs read from the folder."""
 _TEMPLATES = re.compile(r"(additional_chat_templates|chat_templates)/[^/]+\.jinja")
 _NUMBERED = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_MODEL = re.compile(r"(^|[-._])(mmproj|imatrix)([-._]|$)", re.IGNORECASE)
 
 USUAL_GGUF = "Q4_K_M"
-"""Taken if a repository has several and none is named."""
+"""The quantization that is taken if a repository has several and none is named."""
 
 
 class NeededFiles(NamedTuple):
     settings: tuple[str, ...]
     weights: tuple[str, ...]
     model: str
-    """Path of what `gllm serve` gets, within the repository; "": the folder itself."""
+    """The path within the repository that `gllm serve` takes; "": the folder itself."""
 
 
 def needed_files(names: Collection[str], gguf: str, read: Callable[[str], bytes]) -> NeededFiles:
-    """Of a repository with files of these names: safetensors if it has them, else one GGUF file with all its parts.
+    """Choose safetensors if the repository has them, else one GGUF file with all its parts.
 
-    gguf: which GGUF file, by its name or quantization; "": safetensors are preferred. read: content of a small file.
+    Args:
+        names: all files of the repository.
+        gguf: the name or quantization of a GGUF file; "": safetensors are preferred.
+        read: returns the content of a small file.
+
     Raises ValueError, in one line, if nothing can be served or the choice is not clear.
     """
     weights = () if gguf else _safetensors(names, read)
@@ -55,7 +59,7 @@ def needed_files(names: Collection[str], gguf: str, read: Callable[[str], bytes]
 
 
 def needed_settings(names: Collection[str]) -> NeededFiles:
-    """Without weights, for random ones."""
+    """The files of a model with random weights."""
     if CONFIG not in names:
         raise ValueError(f"it has no {CONFIG}")
     return NeededFiles(_settings(names), (), "")
@@ -67,7 +71,7 @@ def _settings(names: Collection[str]) -> tuple[str, ...]:
 
 
 def _safetensors(names: Collection[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
-    """The files that hold the weights once: a repository may hold them again in other layouts."""
+    """The files that hold each weight once; a repository may have the same weights in other layouts too."""
     if INDEX in names:
         try:
             shards = tuple(sorted(set(json.loads(read(INDEX))["weight_map"].values())))
@@ -82,7 +86,7 @@ def _safetensors(names: Collection[str], read: Callable[[str], bytes]) -> tuple[
     return tuple(sorted(name for name in names if _NUMBERED.fullmatch(name)))
 
 
-def _gguf(names: Collection[str], wanted: str) -> tuple[str, ...]:
+def _gguf(names: Collection[str], asked: str) -> tuple[str, ...]:
     """All parts of one GGUF file, in order."""
     models: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -92,25 +96,25 @@ def _gguf(names: Collection[str], wanted: str) -> tuple[str, ...]:
     if not models:
         kinds = ", ".join(sorted({suffix for name in names if (suffix := PurePosixPath(name).suffix) in _PICKLES}))
         raise ValueError(f"it has neither safetensors nor a GGUF file{kinds and f' ({kinds} files are never read)'}")
-    found = [model for model in models if _is_meant(model, wanted)] if wanted else list(models)
-    if not wanted and len(found) > 1:
-        found = [model for model in models if _is_meant(model, USUAL_GGUF)] or found
+    found = [model for model in models if _matches(model, asked)] if asked else list(models)
+    if not asked and len(found) > 1:
+        found = [model for model in models if _matches(model, USUAL_GGUF)] or found
     if len(found) == 1:
         return tuple(models[found[0]])
     if not found:
-        raise ValueError(f"it has no GGUF file {wanted}; there are {_listed(models)}")
-    raise ValueError(f"{wanted or 'it'} may be one of {_listed(found)}: name one, such as :{_tag(found[0])}")
+        raise ValueError(f"it has no GGUF file {asked}; there are {_listed(models)}")
+    raise ValueError(f"{asked or 'it'} may be one of {_listed(found)}: name one, such as :{_tag(found[0])}")
 
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
-def _is_meant(model: str, wanted: str) -> bool:
-    """model: path of a GGUF file without suffix and number."""
-    wanted = _SPLIT.sub("", wanted.removesuffix(".gguf"))
-    if wanted in (model, PurePosixPath(model).name):
+def _matches(model: str, asked: str) -> bool:
+    """Whether `asked` names a GGUF file. model: its path without suffix and number."""
+    asked = _SPLIT.sub("", asked.removesuffix(".gguf"))
+    if asked in (model, PurePosixPath(model).name):
         return True
-    return re.search(rf"(^|[-./]){re.escape(wanted)}($|[-./])", model, re.IGNORECASE) is not None
+    return re.search(rf"(^|[-./]){re.escape(asked)}($|[-./])", model, re.IGNORECASE) is not None
 
 
 def _tag(model: str) -> str:

@@ -1,4 +1,4 @@
-"""From what a user calls a model to its files."""
+"""Find the files of a model by its path or its name on the hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gllm.checkpoint.wrong_files import no_model_folder
 from gllm.config import ModelSource
-from gllm.hub.download import Tell, find_on_hub
+from gllm.hub.download import Report, find_on_hub
 from gllm.hub.errors import HubError
 from gllm.hub.files import CONFIG, needed_files
 from gllm.hub.name import parse_hub_name
@@ -16,11 +16,10 @@ _ALMOST_A_NAME = re.compile(r"[^/]+$|https?://|hf://|hf\.co/|huggingface\.co/")
 """A name without its organization, or with the address of the hub."""
 
 
-def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tuple[Path, str]:
-    """(folder or GGUF file, name to serve it under) of a path or a hub name; a path that exists wins.
+def locate(model: str, source: ModelSource, *, weights: bool, report: Report) -> tuple[Path, str]:
+    """Return (folder or GGUF file, served name) for a path or a name on the hub; a path that exists wins.
 
-    weights: False if random ones will do.
-    Raises ValueError, in one line.
+    weights: False for a model with random weights. Raises ValueError, in one line.
     """
     path = Path(model).expanduser()
     if path.exists():
@@ -34,14 +33,14 @@ def locate(model: str, source: ModelSource, *, weights: bool, tell: Tell) -> tup
             + ("; a model of the hub is named ORG/NAME" if _ALMOST_A_NAME.match(model) else "")
         )
     try:
-        found = find_on_hub(name, cache=source.download_dir, weights=weights, tell=tell, check=_check_settings)
+        found = find_on_hub(name, cache=source.download_dir, weights=weights, report=report, check=_check_settings)
     except HubError as error:
         raise ValueError(f"{error}; nor is there a path {model} here") from None
     return found, model.removeprefix("hf://")
 
 
 def _check_settings(folder: Path) -> None:
-    """Whether the model is one that runs here, before its weights take hours. Raises ValueError."""
+    """Check that the model is supported before its weights are downloaded. Raises ValueError."""
     from gllm.checkpoint.hf_folder import read_tokenizer_json
     from gllm.models.families import load_model_config
 
@@ -50,7 +49,7 @@ def _check_settings(folder: Path) -> None:
 
 
 def _model_in(path: Path) -> Path:
-    """The path itself, or the GGUF file of a folder that holds nothing else to serve."""
+    """The path itself, or the GGUF file of a folder that has no other model."""
     if not path.is_dir() or (path / CONFIG).is_file():
         return path
     names = [found.name for found in path.iterdir() if found.suffix == ".gguf"]

@@ -34,7 +34,7 @@ class HubName:
 
 
 def parse_hub_name(text: str, revision: str = "") -> HubName | None:
-    """None: it is written as a path. A name may begin with hf://.
+    """Parse a name on the hub, with or without hf://. None if the text is a path.
 
     Raises ValueError if the name has another revision than `revision`.
     """

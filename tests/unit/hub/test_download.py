@@ -33,7 +33,7 @@ CONFIG = json.dumps(
         "vocab_size": 64,
     }
 ).encode()
-"""Of a model that runs here."""
+"""The config of a supported model."""
 OLD, NEW = b"A" * 30_000, b"B" * 30_000
 
 
@@ -71,22 +71,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 
 def find(name: HubName = NAME, *, weights: bool = True) -> tuple[Path, list[str]]:
-    told: list[str] = []
-    return find_on_hub(name, weights=weights, tell=told.append), told
+    reported: list[str] = []
+    return find_on_hub(name, weights=weights, report=reported.append), reported
 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_what_is_needed_comes_into_the_cache_and_once(hub: FakeHub) -> None:
+def test_only_needed_files_are_downloaded_and_once(hub: FakeHub) -> None:
     repo = hub.repo("org/name", files())
-    folder, told = find()
+    folder, reported = find()
     assert folder.parts[-4:] == ("cache", "models--org--name", "snapshots", repo.revisions["main"])
     assert content(folder) == {
         name: data for name, data in files().items() if name not in ("README.md", "pytorch_model.bin")
     }
-    assert told[0].startswith(f"downloading org/name at {repo.revisions['main'][:12]}: 3 files, ")
+    assert reported[0].startswith(f"downloading org/name at {repo.revisions['main'][:12]}: 3 files, ")
     assert sorted(hub.downloads()) == ["config.json", "model.safetensors", "tokenizer.json"]
     # Where huggingface_hub and transformers look for it.
     from huggingface_hub import snapshot_download
@@ -94,7 +94,7 @@ def test_only_what_is_needed_comes_into_the_cache_and_once(hub: FakeHub) -> None
     assert snapshot_download("org/name", local_files_only=True) == str(folder)
 
 
-def test_what_is_in_the_cache_is_used_without_a_request(hub: FakeHub) -> None:
+def test_a_cached_model_is_used_without_a_request(hub: FakeHub) -> None:
     hub.repo("org/name", files())
     folder, _ = find()
     hub.requests.clear()
@@ -102,7 +102,7 @@ def test_what_is_in_the_cache_is_used_without_a_request(hub: FakeHub) -> None:
     assert find() == (folder, [])
     assert hub.requests == []
     # `gllm fetch` brings the new commit.
-    new = download(NAME, tell=lambda line: None)
+    new = download(NAME, report=lambda line: None)
     assert (new / "model.safetensors").read_bytes() == NEW
     assert find()[0] == new != folder
 
@@ -118,7 +118,7 @@ def test_a_branch_that_moves_during_the_download_does_not_mix_two_commits(hub: F
     assert hub.ranges == ["bytes=15000-"]
 
 
-def test_a_download_that_was_given_up_goes_on_at_the_commit_of_now(hub: FakeHub) -> None:
+def test_an_abandoned_download_resumes_at_the_newest_commit(hub: FakeHub) -> None:
     repo = hub.repo("org/name", sharded(b"A"))
     hub.cuts = 100
     with pytest.raises(HubError, match="org/name cannot be downloaded from http://127"):
@@ -130,10 +130,10 @@ def test_a_download_that_was_given_up_goes_on_at_the_commit_of_now(hub: FakeHub)
     repo.commit(sharded(b"B"))
     hub.cuts = 100
     with pytest.raises(HubError):
-        download(NAME, tell=lambda line: None)
+        download(NAME, report=lambda line: None)
     hub.cuts = 0
     assert find()[0] == folder  # What is whole stays in use.
-    assert content(download(NAME, tell=lambda line: None)) == sharded(b"B")
+    assert content(download(NAME, report=lambda line: None)) == sharded(b"B")
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: FakeHub) -> None:
@@ -148,7 +148,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: FakeHub) -> None:
         find(HubName("org/name", "v9"))
 
 
-def test_dummy_weights_need_none(hub: FakeHub) -> None:
+def test_dummy_weights_download_no_weights(hub: FakeHub) -> None:
     hub.repo("org/name", files())
     folder, _ = find(weights=False)
     assert set(content(folder)) == {"config.json", "tokenizer.json"}
@@ -171,17 +171,17 @@ def test_a_cache_that_others_filled_is_completed_at_its_own_commit(hub: FakeHub)
     assert find() == (folder, [])
 
 
-def test_a_hub_that_is_away_does_not_keep_a_cached_model_from_serving(hub: FakeHub) -> None:
+def test_a_cached_model_is_served_when_the_hub_is_unreachable(hub: FakeHub) -> None:
     from huggingface_hub import hf_hub_download
 
     hub.repo("org/name", files())
     for name in ("config.json", "model.safetensors"):
         folder = Path(hf_hub_download("org/name", name)).parent
     hub.failing = 10**6
-    found, told = find()
+    found, reported = find()
     assert found == folder
-    assert "answered 500 for org/name" in told[-1]
-    assert told[-1].endswith("it is used as the cache has it")
+    assert "answered 500 for org/name" in reported[-1]
+    assert reported[-1].endswith("it is used as the cache has it")
 
 
 def test_a_cache_that_was_filled_by_hand_is_used(hub: FakeHub, tmp_path: Path) -> None:
@@ -192,9 +192,9 @@ def test_a_cache_that_was_filled_by_hand_is_used(hub: FakeHub, tmp_path: Path) -
     snapshot.mkdir(parents=True)
     for file in ("config.json", "tokenizer.json", "model.safetensors"):
         (snapshot / file).write_text("{}")
-    found, told = find(HubName("Org/Tiny"))
+    found, reported = find(HubName("Org/Tiny"))
     assert found == snapshot
-    assert told == [
+    assert reported == [
         f"there is no model Org/Tiny at {hub.url}; if it is private, set HF_TOKEN to a token that may read it; "
         "it is used as the cache has it"
     ]
@@ -214,7 +214,7 @@ def test_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cached: bool) ->
     assert hub.requests == []
 
 
-def test_gated_and_private_models_want_a_token(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_and_private_models_need_a_token(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repo("org/gated", files()).gated = True
     hub.repo("org/private", files()).private = True
     with pytest.raises(
@@ -232,7 +232,9 @@ def test_gated_and_private_models_want_a_token(hub: FakeHub, monkeypatch: pytest
         assert (find(HubName(name))[0] / "model.safetensors").exists()
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_download(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_an_error_before_the_download(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.repo("org/name", files())
     monkeypatch.setattr("gllm.hub.download.shutil.disk_usage", lambda path: _Usage(1000))
     with pytest.raises(HubError, match=r"the model needs 0\.0 MB, but .* has 0\.0 MB free: make room there"):
@@ -251,7 +253,7 @@ def test_a_disk_that_fills_up_on_the_way(hub: FakeHub, monkeypatch: pytest.Monke
         find()
 
 
-def test_a_hub_that_is_away_and_a_model_that_is_not_cached(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_and_no_cached_model(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repo("org/name", files())
     hub.failing = 10**6
     with pytest.raises(HubError, match=r"^http://127.* answered 500 for org/name: "):
@@ -279,21 +281,21 @@ def test_gguf_files_by_quantization(hub: FakeHub) -> None:
         find(HubName("org/name-GGUF", gguf="Q2_K"))
 
 
-def test_into_a_folder_which_appears_whole(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_folder_appears_when_it_is_complete(hub: FakeHub, tmp_path: Path) -> None:
     repo = hub.repo("org/name", sharded(b"A"))
     folder = tmp_path / "org" / "name" / "main"
     hub.cuts = 100
     with pytest.raises(HubError):
-        download_to(NAME, folder, tell=lambda line: None)
+        download_to(NAME, folder, report=lambda line: None)
     assert not folder.exists()
     repo.commit(sharded(b"B"))
     hub.cuts = 0
-    download_to(NAME, folder, tell=lambda line: None)
+    download_to(NAME, folder, report=lambda line: None)
     assert content(folder) == sharded(b"B")
     assert [path.name for path in folder.parent.iterdir()] == ["main"]
-    told: list[str] = []
-    download_to(NAME, folder, tell=told.append)
-    assert told == [f"{folder} is there already"]
+    reported: list[str] = []
+    download_to(NAME, folder, report=reported.append)
+    assert reported == [f"{folder} is there already"]
 
 
 def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +303,7 @@ def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monke
     hub.repo("org/name", files() | {"config.json": CONFIG})
 
     def place(model: str, **source: str) -> tuple[Path, str]:
-        return locate(model, ModelSource(**source), weights=True, tell=lambda line: None)
+        return locate(model, ModelSource(**source), weights=True, report=lambda line: None)
 
     assert place("org/name")[1] == "org/name"
     assert place("hf://org/name")[1] == "org/name"
@@ -367,17 +369,17 @@ def test_the_command_and_the_variables_of_huggingface_hub(hub: FakeHub, tmp_path
         ({"tokenizer.json": None, "tokenizer.model": b""}, "no tokenizer.json but a SentencePiece tokenizer.model"),
     ],
 )
-def test_a_model_that_does_not_run_here_is_told_before_its_weights_come(
+def test_an_unsupported_model_is_refused_before_its_weights_are_downloaded(
     hub: FakeHub, changed: dict[str, bytes | None], message: str
 ) -> None:
     given: dict[str, bytes | None] = {**files(), "config.json": CONFIG, **changed}
     hub.repo("org/name", {name: data for name, data in given.items() if data is not None})
     with pytest.raises(ValueError, match=message):
-        locate("org/name", ModelSource(), weights=True, tell=lambda line: None)
+        locate("org/name", ModelSource(), weights=True, report=lambda line: None)
     assert "model.safetensors" not in hub.downloads()
 
 
-def test_python_takes_a_name(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_api_takes_a_name(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = hub.repo("org/name", files() | {"config.json": CONFIG})
     repo.revisions["v1"] = repo.revisions["main"]
     monkeypatch.setattr("gllm.apps.offline.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))

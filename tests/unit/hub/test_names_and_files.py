@@ -106,7 +106,7 @@ def test_one_file_of_weights_is_taken_alone() -> None:
         (["config.json", "model.safetensors.index.json"], ["x"], "not a valid index"),
     ],
 )
-def test_a_repository_that_cannot_be_served_is_told_why(names: list[str], index: object, message: str) -> None:
+def test_why_a_repository_cannot_be_served(names: list[str], index: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         needed(*names, index=index)
 
@@ -148,6 +148,6 @@ def test_the_only_gguf_file_needs_no_name() -> None:
         (["a-Q8_0.gguf", "b-Q8_0.gguf"], "Q8_0", "Q8_0 may be one of a-Q8_0, b-Q8_0"),
     ],
 )
-def test_a_choice_that_is_not_clear_is_the_users(names: list[str], wanted: str, message: str) -> None:
+def test_an_ambiguous_choice_is_an_error(names: list[str], wanted: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         needed(*names, gguf=wanted)

@@ -38,7 +38,7 @@ def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path,
     try:
         if not model:
             return default_model_path(), DEFAULT_MODEL_NAME
-        return locate(model, source, weights=weights, tell=lambda line: typer.echo(f"gllm: {line}", err=True))
+        return locate(model, source, weights=weights, report=lambda line: typer.echo(f"gllm: {line}", err=True))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="MODEL") from None
 

@@ -36,7 +36,7 @@ def fetch(source: SourceArgument, folder: FolderArgument = "", *, flags: dict[st
     """
     where = ModelSource(**flags)
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         typer.echo(f"gllm: {line}", err=True)
 
     try:
@@ -44,9 +44,9 @@ def fetch(source: SourceArgument, folder: FolderArgument = "", *, flags: dict[st
         if name is None:
             raise typer.BadParameter(f"{source!r} is not ORGANIZATION/NAME", param_hint="SOURCE")
         if not folder:
-            typer.echo(download(name, cache=where.download_dir, tell=tell))
+            typer.echo(download(name, cache=where.download_dir, report=report))
             return
-        download_to(name, Path(folder), tell=tell)
+        download_to(name, Path(folder), report=report)
     except (OSError, ValueError) as error:
         typer.echo(f"gllm: error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -33,7 +33,7 @@ def make_config(
     except msgspec.ValidationError as error:
         raise ValueError(f"wrong option: {error}") from None
     # Last: it may take long.
-    path, _ = locate(str(model), source, weights=engine.load_format != "dummy", tell=_log.info)
+    path, _ = locate(str(model), source, weights=engine.load_format != "dummy", report=_log.info)
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(engine, model=str(path)))
 
 
