@@ -111,7 +111,7 @@ class FakeStream(AsyncIterator[RequestOutput]):
             token_ids=ids,
             finish_reason=reason,
             stop_token_id=stop,
-            logprobs=[fake_logprob(t, self.sampling.logprobs) for t in ids]
+            logprobs=[fake_logprob(t, self.sampling.logprobs, self.sampling.logprob_token_ids) for t in ids]
             if self.sampling.logprobs is not None
             else None,
             prompt_logprobs=self._prompt_logprobs() if first else None,
@@ -133,7 +133,10 @@ class FakeStream(AsyncIterator[RequestOutput]):
                 self.engine.aborted.append(self.request_id)
 
 
-def fake_logprob(token: int, top: int) -> TokenLogprob:
+def fake_logprob(token: int, top: int, asked: Sequence[int] = ()) -> TokenLogprob:
+    """asked: the ids of `logprob_token_ids`; the logprob of each is minus a hundredth of it."""
+    if asked:
+        return TokenLogprob(token_id=token, logprob=-0.5, rank=1, top=[(one, -one / 100) for one in asked])
     return TokenLogprob(token_id=token, logprob=-0.5, rank=1, top=[(token, -0.5), (ord("z"), float("-inf"))][:top])
 
 

@@ -15,6 +15,7 @@ from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.completion_schema import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gllm.gateway.protocol.fields import EMPTY, HINTS, REFUSED
 from gllm.gateway.protocol.schema import Body
+from gllm.gateway.protocol.sglang_schema import GenerateRequest, NativeSampling, ScoreRequest
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"prompt": "Hi"}
@@ -23,6 +24,9 @@ BODIES: list[tuple[type[Body], dict[str, Any]]] = [
     (CompletionRequest, COMPLETION),
     (TokenizeRequest, CHAT),
     (DetokenizeRequest, {"tokens": [1]}),
+    (GenerateRequest, {"text": "Hi"}),
+    (NativeSampling, {}),
+    (ScoreRequest, {"query": "Hi", "items": ["a"], "label_token_ids": [1]}),
 ]
 PATHS: list[tuple[type[Body], str, dict[str, Any]]] = [
     (ChatRequest, "/v1/chat/completions", CHAT),

@@ -20,6 +20,8 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Hi"}]},
     "/v1/responses": {"input": "Hi"},
     "/v1/responses/compact": {"model": "tiny", "input": "Hi"},
+    "/generate": {"text": "Hi"},
+    "/v1/score": {"query": "Hi", "items": ["a"], "label_token_ids": [1]},
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [1]},
 }

@@ -81,7 +81,7 @@ def test_openapi(http: httpx.Client) -> None:
         "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}",
         "/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel", "/v1/responses/{response_id}/input_items",
-        "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/messages", "/v1/messages/count_tokens", "/generate", "/v1/score", "/get_model_info", "/model_info",
         "/health", "/ready", "/metrics", "/version", "/", "/ping", "/load", "/tokenizer_info",
     }  # fmt: skip
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]

@@ -16,7 +16,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/v1/models", "/v1/models/tiny", "/version", "/ping",
-                                  "/load", "/tokenizer_info", "/openapi.json"])  # fmt: skip
+                                  "/load", "/tokenizer_info", "/model_info", "/openapi.json"])  # fmt: skip
 def test_head(http: httpx.Client, path: str) -> None:
     head, get = http.head(path), http.get(path)
     assert head.status_code == get.status_code == 200
@@ -56,7 +56,7 @@ def test_canonical() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/embeddings", "/embeddings", "/v1/embeddings/", "/v1/rerank", "/rerank", "/v2/rerank", "/v1/score",
+    ["/v1/embeddings", "/embeddings", "/v1/embeddings/", "/v1/rerank", "/rerank", "/v2/rerank", "/score",
      "/pooling", "/v1/moderations", "/v1/audio/speech", "/v1/images/generations", "/v1/files", "/v1/files/file-1",
      "/v1/batches"],
 )  # fmt: skip

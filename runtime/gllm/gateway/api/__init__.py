@@ -1,1 +1,1 @@
-"""The four APIs: from their bodies to a request, from its deltas to their answers."""
+"""The APIs: from their bodies to a request, from its deltas to their answers."""

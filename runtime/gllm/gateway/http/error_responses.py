@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gllm.gateway.http.paths import canonical, speaks_anthropic
+from gllm.gateway.http.paths import canonical, speaks_anthropic, speaks_sglang
 from gllm.gateway.protocol.errors import ApiError, internal_error
 
 REQUEST_ID = "gllm.request_id"
@@ -25,7 +25,10 @@ def error_response(error: ApiError, scope: Scope) -> Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = error.body()
-    if speaks_anthropic(canonical(scope["path"])):
+    path = canonical(scope["path"])
+    if speaks_sglang(path):
+        body = msgspec.json.encode(error.sglang_object())
+    elif speaks_anthropic(path):
         body = msgspec.json.encode(error.anthropic_object(scope["state"].get(REQUEST_ID)))
     return Response(body, error.status, headers=headers, media_type="application/json")
 

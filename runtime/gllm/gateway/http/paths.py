@@ -9,7 +9,7 @@ _NOT_OFFERED = {
     "embeddings": "it makes no embeddings",
     "pooling": "it makes no embeddings",
     "rerank": "it ranks no documents",
-    "score": "it scores no pairs of texts; the log probabilities of a text are in /v1/completions with echo",
+    "score": "it scores no pairs of texts; /v1/score tells how likely given tokens follow a text",
     "classify": "it classifies no texts",
     "moderations": "it moderates no texts",
     "audio": "it reads and writes no audio",
@@ -44,3 +44,8 @@ def why_not_offered(path: str) -> str:
 def speaks_anthropic(path: str) -> bool:
     """Whether this canonical path belongs to Anthropic's API."""
     return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def speaks_sglang(path: str) -> bool:
+    """Whether errors of this canonical path have SGLang's shape. Those of /generate are OpenAI's there, too."""
+    return path == "/v1/score"

@@ -1,7 +1,8 @@
-"""Every error a client can see, in the shape of OpenAI or of Anthropic.
+"""Every error a client can see, in the shape of OpenAI, Anthropic or SGLang.
 
 OpenAI: `{"error": {"message", "type", "param", "code"}}`.
 Anthropic: `{"type": "error", "error": {"type", "message", "details"}, "request_id"}`.
+SGLang, for /v1/score: `{"object": "error", "message", "type", "param", "code"}`, with OpenAI's `error` beside them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ _ANTHROPIC_NAMES = (
     (".function", ""),
 )
 """Fields of a chat, which errors name, and Anthropic's names for them."""
+_SGLANG_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
+    413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    429: "RateLimitError",
+    503: "ServiceUnavailableError",
+}
 
 INTERNAL_MESSAGE = "The server had an error while processing your request."
 
@@ -56,9 +68,21 @@ class ApiError(Exception):
 
     def body(self) -> bytes:
         """OpenAI's JSON object, for a response body or an SSE frame."""
-        return msgspec.json.encode(
-            {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
-        )
+        return msgspec.json.encode({"error": self._openai_object()})
+
+    def _openai_object(self) -> dict[str, Any]:
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
+    def sglang_object(self) -> dict[str, Any]:
+        """SGLang's object, for a response body."""
+        return {
+            "object": "error",
+            "message": self.message,
+            "type": _SGLANG_TYPES.get(self.status, "InternalServerError"),
+            "param": self.param,
+            "code": self.status,
+            "error": self._openai_object(),
+        }
 
     def anthropic_object(self, request_id: str | None = None) -> dict[str, Any]:
         """Anthropic's object, for a response body or an event."""

@@ -18,7 +18,7 @@ MAX_FIELDS = 256
 MAX_FIELD_VALUES = 100_000
 MAX_TOKEN_VALUES = 1_100_000
 """For the fields that may be lists of token ids."""
-TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids"})
+TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids", "input_ids", "query", "items"})
 
 MAX_QUOTES = 800_000
 """Two for each string, be it a key or a value."""

@@ -15,7 +15,7 @@ LOWEST = -9999.0
 """JSON has no -inf; OpenAI sends this."""
 
 
-def _finite(value: float) -> float:
+def finite(value: float) -> float:
     return value if value > LOWEST else LOWEST
 
 
@@ -34,7 +34,7 @@ def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer, names: Toke
     """`choices[].logprobs.content` of a chat: token, logprob, bytes and alternatives."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        return {"token": names(token), "logprob": _finite(logprob), "bytes": list(tokenizer.token_bytes(token))}
+        return {"token": names(token), "logprob": finite(logprob), "bytes": list(tokenizer.token_bytes(token))}
 
     return [
         {**one(entry.token_id, entry.logprob), "top_logprobs": [one(token, value) for token, value in entry.top]}
@@ -109,16 +109,16 @@ class CompletionLogprobs:
         self, token_ids: list[int], entries: Sequence[TokenLogprob | None], offsets: list[int]
     ) -> dict[str, Any]:
         tokens = [self._names(token) for token in token_ids]
-        values = [None if entry is None else _finite(entry.logprob) for entry in entries]
+        values = [None if entry is None else finite(entry.logprob) for entry in entries]
         tops: list[dict[str, float] | None] = []
         for name, entry in zip(tokens, entries, strict=True):
             if entry is None:
                 tops.append(None)
                 continue
             # The token itself comes first, as in vLLM: clients take the first value for its own.
-            top = {name: _finite(entry.logprob)}
+            top = {name: finite(entry.logprob)}
             for token, value in entry.top:
-                top.setdefault(self._names(token), _finite(value))
+                top.setdefault(self._names(token), finite(value))
             tops.append(top)
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
@@ -136,7 +136,7 @@ def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) ->
     """
 
     def shown(token: int, value: float, rank: int) -> dict[str, Any]:
-        return {"logprob": _finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token)}
+        return {"logprob": finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token)}
 
     def one(entry: TokenLogprob) -> dict[str, Any]:
         found = {str(entry.token_id): shown(entry.token_id, entry.logprob, entry.rank)}

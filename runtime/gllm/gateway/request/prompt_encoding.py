@@ -146,13 +146,13 @@ def _completion_prompt(
     leading = 0
     if isinstance(prompt, str):
         special = request.add_special_tokens is not False
-        ids = encode(model, prompt, special, max_model_len, "prompt", truncation)
+        ids = encode(model, prompt, special, max_model_len, request.prompt_field, truncation)
         if truncation is None or len(ids) < truncation.keep:
             return Prompt(prompt, ids)
         while ids[leading] in model.tokenizer.special_token_ids and leading < len(ids) - 1:
             leading += 1
     else:
-        model.check_token_ids(prompt, "prompt")
+        model.check_token_ids(prompt, request.prompt_field)
         ids = prompt if truncation is None else truncation.cut(prompt, [])
     text = model.tokenizer.decode(ids[leading:], skip_special_tokens=False) if request.echo else ""
     return Prompt(text, ids)

@@ -21,6 +21,7 @@ from gllm.gateway.routes.messages import messages_routes
 from gllm.gateway.routes.openapi import build_openapi
 from gllm.gateway.routes.operations import server_routes
 from gllm.gateway.routes.responses import responses_routes
+from gllm.gateway.routes.sglang import sglang_routes
 from gllm.gateway.routes.text import text_routes
 from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
@@ -28,7 +29,7 @@ from gllm.sampling_params import ParameterError
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (completion_routes, responses_routes, messages_routes, text_routes, server_routes):
+    for routes in (completion_routes, responses_routes, messages_routes, sglang_routes, text_routes, server_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)

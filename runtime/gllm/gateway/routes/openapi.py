@@ -15,6 +15,7 @@ from gllm.gateway.protocol.completion_schema import CompletionRequest, Detokeniz
 from gllm.gateway.protocol.fields import HINTS
 from gllm.gateway.protocol.responses_schema import CompactRequest, ResponsesRequest
 from gllm.gateway.protocol.schema import Schema
+from gllm.gateway.protocol.sglang_schema import GenerateRequest, ScoreRequest
 
 BODIES: dict[str, type[Schema]] = {
     "/v1/chat/completions": ChatRequest,
@@ -24,6 +25,8 @@ BODIES: dict[str, type[Schema]] = {
     "/v1/responses/compact": CompactRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
+    "/generate": GenerateRequest,
+    "/v1/score": ScoreRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

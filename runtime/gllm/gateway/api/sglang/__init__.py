@@ -1,0 +1,1 @@
+"""SGLang's native endpoints, over the same generation as the others."""

@@ -1,0 +1,41 @@
+"""The HTTP routes that SGLang's own clients use."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from gllm.gateway.api.sglang.generate import open_generate
+from gllm.gateway.api.sglang.score import score
+from gllm.gateway.http.answering import AnswerResponse, while_connected
+from gllm.gateway.http.body import read_body
+from gllm.gateway.protocol.sglang_schema import GenerateRequest, ScoreRequest
+from gllm.gateway.shared.gateway import Gateway
+
+
+def sglang_routes(gateway: Gateway) -> APIRouter:
+    router = APIRouter(tags=["sglang"])
+    limit = gateway.config.gateway.max_body_bytes
+
+    @router.post("/generate")
+    async def generate(request: Request) -> Response:
+        """Continue one or more texts, in SGLang's protocol."""
+        body = await read_body(request, GenerateRequest, limit)
+        return AnswerResponse(partial(open_generate, body, gateway), stream=bool(body.stream))
+
+    @router.post("/v1/score")
+    async def score_items(request: Request) -> Response:
+        """The probability of each label as the next token after each item."""
+        body = await read_body(request, ScoreRequest, limit)
+        return JSONResponse(await while_connected(request.receive, score(body, gateway)))
+
+    @router.get("/get_model_info")
+    @router.get("/model_info")
+    async def model_info() -> Response:
+        """The model, for SGLang's clients, which ask before they send anything."""
+        path = gateway.config.engine.model
+        return JSONResponse({"model_path": path, "tokenizer_path": path, "is_generation": True})
+
+    return router
