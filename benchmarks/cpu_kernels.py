@@ -140,7 +140,7 @@ def bench_step(ops: NativeOps, dtype: torch.dtype, repeat: int) -> None:
                 ops.rope(q, k, positions, cos_sin)
                 x = ops.linear(metadata.attend(index, q, k, v), layer["o_proj"], None)
                 x = ops.add_rms_norm(x, residual, norm, 1e-5)
-                x = ops.linear(ops.silu_and_mul(ops.linear(x, layer["gate_up"], None)), layer["down"], None)
+                x = ops.linear(ops.gate(ops.linear(x, layer["gate_up"], None), "silu"), layer["down"], None)
                 x = ops.add_rms_norm(x, residual, norm, 1e-5)
             return ops.argmax(ops.linear_f32(x, head))
 

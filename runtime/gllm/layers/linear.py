@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from gllm.layers.context import LayerContext
+from gllm.layers.ops.protocols import Activation
 from gllm.layers.parameter import ALL, CheckpointSlice, Layer, Parameter, Transform
 from gllm.parallel.layout import kv_head_slice, rank_slice
 
@@ -113,8 +114,10 @@ class GateUpLinear(ColumnLinear):
         hidden_size: int,
         intermediate_size: int,
         bias: bool,
+        activation: Activation,
         fused: str = "",
     ) -> None:
+        self.activation = activation
         size = intermediate_size
         rows = rank_slice(size, context.group.size, context.group.rank)
         if fused:
@@ -125,7 +128,7 @@ class GateUpLinear(ColumnLinear):
         super().__init__(context, *pieces, in_size=hidden_size, bias=bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.ops.linear_silu_and_mul(x, self.weight.data, self._bias)
+        return self.ops.gated_linear(x, self.weight.data, self._bias, self.activation)
 
 
 class OutputLinear(Linear):

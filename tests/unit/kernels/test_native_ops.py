@@ -142,15 +142,15 @@ def test_rope_turns_q_and_k_in_place(ops: NativeOps, dtype: torch.dtype, head_di
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "size"), [(1, 1536), (40, 50)])
-def test_silu_and_mul(ops: NativeOps, dtype: torch.dtype, n: int, size: int) -> None:
+def test_gate(ops: NativeOps, dtype: torch.dtype, n: int, size: int) -> None:
     x = (strided(n, 2 * size, dtype) * 4).to(dtype)
     want = F.silu(x[:, :size].double()) * x[:, size:].double()
-    assert_near(ops.silu_and_mul(x), want, dtype, 2)
+    assert_near(ops.gate(x, "silu"), want, dtype, 2)
 
 
 def test_silu_of_extremes_is_finite(ops: NativeOps) -> None:
     gate = torch.tensor([-1e30, -300.0, -88.0, 0.0, 300.0, 1e30])
-    got = ops.silu_and_mul(torch.cat([gate, torch.ones(6)])[None])
+    got = ops.gate(torch.cat([gate, torch.ones(6)])[None], "silu")
     assert_near(got[0], F.silu(gate.double()), torch.float32)
 
 
@@ -193,7 +193,7 @@ def test_gated_product_is_the_product_then_the_activation(dtype: torch.dtype, si
     for bias in (None, torch.randn(2 * size).to(dtype)):
         for n in (1, 5, 13, 70):
             x = torch.randn(n, in_size).to(dtype)
-            assert ops.linear_silu_and_mul(x, packed, bias).equal(ops.silu_and_mul(ops.linear(x, packed, bias)))
+            assert ops.gated_linear(x, packed, bias, "silu").equal(ops.gate(ops.linear(x, packed, bias), "silu"))
 
 
 def test_logits_may_be_written_to_memory_at_hand() -> None:

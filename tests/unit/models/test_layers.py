@@ -104,9 +104,9 @@ def test_norms_are_those_of_transformers_bit_for_bit(dtype: torch.dtype) -> None
         assert torch.equal(OPS.rms_norm(heads, weight, 1e-5), norm(heads))
 
 
-def test_silu_and_mul() -> None:
+def test_gate() -> None:
     x = torch.randn(4, 10)
-    torch.testing.assert_close(OPS.silu_and_mul(x), x[:, :5] * torch.sigmoid(x[:, :5]) * x[:, 5:])
+    torch.testing.assert_close(OPS.gate(x, "silu"), x[:, :5] * torch.sigmoid(x[:, :5]) * x[:, 5:])
 
 
 def make_attention(dtype: torch.dtype = torch.float32, num_pages: int = 12) -> ReferenceAttention:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flashinfer
 import torch
+
+from gllm.layers.ops.protocols import Activation
+
+_GATES: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"silu": flashinfer.activation.silu_and_mul}
 
 
 class FlashInferOps:
@@ -20,8 +25,10 @@ class FlashInferOps:
     def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
         return self.linear(x, weight, None).float()
 
-    def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.silu_and_mul(self.linear(x, weight, bias))
+    def gated_linear(
+        self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: Activation
+    ) -> torch.Tensor:
+        return self.gate(self.linear(x, weight, bias), activation)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -38,6 +45,6 @@ class FlashInferOps:
             positions, q.flatten(1), k.flatten(1), head_dim, cos_sin, is_neox=True
         )
 
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = flashinfer.activation.silu_and_mul(x)
+    def gate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        result: torch.Tensor = _GATES[activation](x)
         return result

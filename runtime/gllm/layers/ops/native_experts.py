@@ -57,7 +57,7 @@ class NativeExperts(TorchExperts):
         for expert, count in enumerate(counts[1:]):
             if count:
                 start, end = end, end + count
-                hidden = self._ops.linear_silu_and_mul(rows[start:end], gate_up[expert], None)
+                hidden = self._ops.gated_linear(rows[start:end], gate_up[expert], None, "silu")
                 results[start:end] = self._ops.linear(hidden, down[expert], None)
         by_token = torch.empty_like(results)
         by_token[order] = results

@@ -1,13 +1,16 @@
 """Dense operations on CPU by the C++ kernels.
 
-Calls cost about two microseconds: what a kernel needs to know about a weight is worked out when it is packed, and
-nothing is checked twice. A row's result never depends on the other rows of the batch nor on the number of threads.
+A call costs about two microseconds: what a kernel needs of a weight is computed when the weight is packed, and nothing
+is checked twice. A row's result never depends on the other rows of the batch nor on the number of threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from gllm.layers.ops.protocols import Activation
 from gllm_kernels import cpu
 from gllm_kernels.cpu.memory import WeightArena
 
@@ -54,6 +57,9 @@ class NativeOps:
         self._native = cpu.native
         self._panel = cpu.native.panel_width()
         self._arena = WeightArena()
+        self._gates: dict[Activation, Callable[..., None]] = {"silu": cpu.native.silu_and_mul}
+        self._gated_linears: dict[Activation, Callable[..., None]] = {"silu": cpu.native.linear_gated}
+        """Kernels that do product and gate in one."""
 
     def pack_linear(self, weight: torch.Tensor) -> PackedLinear:
         return PackedLinear(weight, self._arena)
@@ -62,7 +68,7 @@ class NativeOps:
         return self._linear(x, weight, bias, weight.dtype)
 
     def linear_f32(self, x: torch.Tensor, weight: PackedLinear, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The float32 sums unrounded; in the first rows of `out`, if given, which spares the faults of fresh pages."""
+        """The float32 sums, not rounded; in the first rows of `out`, if given, which saves page faults."""
         return self._linear(x, weight, None, torch.float32, out)
 
     def _linear(
@@ -90,13 +96,16 @@ class NativeOps:
         )
         return out
 
-    def linear_silu_and_mul(self, x: torch.Tensor, weight: PackedLinear, bias: torch.Tensor | None) -> torch.Tensor:
-        if weight.out_features % (2 * self._panel) != 0:
-            return self.silu_and_mul(self.linear(x, weight, bias))
+    def gated_linear(
+        self, x: torch.Tensor, weight: PackedLinear, bias: torch.Tensor | None, activation: Activation
+    ) -> torch.Tensor:
+        kernel = self._gated_linears.get(activation)
+        if kernel is None or weight.out_features % (2 * self._panel) != 0:
+            return self.gate(self.linear(x, weight, bias), activation)
         assert x.dtype is weight.dtype
         n = x.shape[0]
         out = torch.empty((n, weight.out_features // 2), dtype=x.dtype)
-        self._native.linear_gated(
+        kernel(
             x.data_ptr(),
             x.stride(0),
             weight.pointer,
@@ -164,10 +173,10 @@ class NativeOps:
             _DTYPES[q.dtype],
         )
 
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
+    def gate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
         n, width = x.shape
         out = torch.empty((n, width // 2), dtype=x.dtype)
-        self._native.silu_and_mul(x.data_ptr(), x.stride(0), out.data_ptr(), n, width // 2, _DTYPES[x.dtype])
+        self._gates[activation](x.data_ptr(), x.stride(0), out.data_ptr(), n, width // 2, _DTYPES[x.dtype])
         return out
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,12 @@ Mixtures of experts: `TorchExperts` (any device, the reference), `NativeExperts`
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+
+Activation = Literal["silu"]
+"""The activation of a gated MLP. All implementations of `Ops` have it."""
 
 
 class Ops(Protocol):
@@ -24,13 +27,15 @@ class Ops(Protocol):
         """x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
 
     def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
-        """As `linear` without a bias, in float32: [n, out]; what logits are.
+        """As `linear` without a bias, in float32: [n, out]. For logits.
 
-        out: [n or more, out] float32, memory that the result may take; of use where allocating is dear.
+        out: [n or more, out] float32, memory that the result may take, where allocating it is expensive.
         """
 
-    def linear_silu_and_mul(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
-        """`silu_and_mul(linear(x, weight, bias))` for a weight [2 * size, in]: [n, size]; may be one kernel."""
+    def gated_linear(
+        self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: Activation
+    ) -> torch.Tensor:
+        """`gate(linear(x, weight, bias), activation)` for a weight [2 * size, in]: [n, size]. May be one kernel."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [n, size] / rms(x) * weight, statistics in float32. Also for per-head norms: x [n, heads, head_dim]
@@ -46,21 +51,21 @@ class Ops(Protocol):
         Dimensions past rotary_dim stay as they are.
         """
 
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
-        """silu(x[:, :size]) * x[:, size:] for x [n, 2 * size]: [n, size]."""
+    def gate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
+        """activation(x[:, :size]) * x[:, size:] for x [n, 2 * size]: [n, size]."""
 
 
 class ExpertOps(Protocol):
-    """n is the number of tokens, k of experts that each of them passes through."""
+    """n: the number of tokens. k: the number of experts that each of them passes through."""
 
     def new_experts(self, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
-        """Room for a matrix of `shape` [out, in] of each of `count` experts; has `nbytes`."""
+        """Allocate a matrix of `shape` [out, in] for each of `count` experts. The result has `nbytes`."""
 
     def set_expert(self, experts: Any, index: int, weight: torch.Tensor) -> None:
         """Put one expert's matrix into what `new_experts` returned, in the layout that `product` reads."""
 
     def route(self, logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k likeliest experts of each row of logits [n, num_experts], of any float type.
+        """The k most likely experts of each row of logits [n, num_experts], of any float type.
 
         Returns (experts [n, k] int32, weights [n, k] float32). Weights are the softmax over all experts, with
         `renormalize` scaled to a sum of 1.
@@ -73,5 +78,5 @@ class ExpertOps(Protocol):
 
         x: [n, hidden]; gate_up, down: experts of [2 * intermediate, hidden] (gate first) and [hidden, intermediate];
         chosen: [n, k] int32, where -1 adds nothing; weights: [n, k] float32. Returns [n, hidden] in x's dtype. A
-        token's result does not depend on which other tokens there are.
+        token's result does not depend on the other tokens.
         """

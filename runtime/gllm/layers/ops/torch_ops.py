@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+
+from gllm.layers.ops.protocols import Activation
+
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"silu": F.silu}
 
 
 class TorchOps:
@@ -18,8 +24,10 @@ class TorchOps:
     def linear_f32(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         return self.linear(x, weight, None).float()
 
-    def linear_silu_and_mul(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.silu_and_mul(self.linear(x, weight, bias))
+    def gated_linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation
+    ) -> torch.Tensor:
+        return self.gate(self.linear(x, weight, bias), activation)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         wide = x.float()
@@ -40,6 +48,6 @@ class TorchOps:
             rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
             x[..., : 2 * half] = rotated
 
-    def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor:
+    def gate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
         gate, up = x.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        return _ACTIVATIONS[activation](gate) * up
