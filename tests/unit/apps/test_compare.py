@@ -44,17 +44,27 @@ def test_servers_take_turns_at_being_first() -> None:
     pair = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
     order = [(server.name, workload, repeat) for server, workload, repeat in compare_vllm_cpu.schedule(pair, 2)]
     assert order == [
-        ("a", "batch", 0), ("b", "batch", 0), ("a", "single", 0), ("b", "single", 0),
-        ("b", "batch", 1), ("a", "batch", 1), ("b", "single", 1), ("a", "single", 1),
-    ]  # fmt: skip
+        ("a", "batch", 0),
+        ("b", "batch", 0),
+        ("a", "single", 0),
+        ("b", "single", 0),
+        ("b", "batch", 1),
+        ("a", "batch", 1),
+        ("b", "single", 1),
+        ("a", "single", 1),
+    ]
 
 
 def run(server: str, workload: str, throughput: float, tpot: float) -> dict:
     figures = {"output_throughput": throughput, "total_token_throughput": 2 * throughput, "mean_tpot_ms": tpot}
     return {
-        "server": server, "workload": workload, "mean_ttft_ms": 10.0, "peak_memory_bytes": 2e9, "foreign_cpu": 0.0,
+        "server": server,
+        "workload": workload,
+        "mean_ttft_ms": 10.0,
+        "peak_memory_bytes": 2e9,
+        "foreign_cpu": 0.0,
         **figures,
-    }  # fmt: skip
+    }
 
 
 def test_table_has_medians_ranges_and_ratios() -> None:

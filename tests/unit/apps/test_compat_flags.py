@@ -13,12 +13,15 @@ from gllm.apps.cli.compat_flags_docs import with_tables
 from gllm.apps.cli.parsing import translate
 from gllm.config import Config
 
-NOTHING_IS_MEANT = re.findall(r"\S+", """
+NOTHING_IS_MEANT = re.findall(
+    r"\S+",
+    """
 --log-format --prefill-tokens --ctx-size --n-gpu-layers --batch-size --temperature --top-p --verbose --cache --size
 --expert-tensor-parallel-size --enable-nccl-nvls --allowed-media-domains --soft-watchdog-timeout
 --disable-cuda-graph-padding --prefix-cache --show-hidden-metrics-for-version --scheduler-cls --kv-events-config --nodes
 --decode-attention-backend --disable-fastapi-docs --worker-cls --gpus --workers --max-tokens --timeout --name
-""")  # fmt: skip
+""",
+)
 
 
 @pytest.fixture

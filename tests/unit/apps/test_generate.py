@@ -190,7 +190,7 @@ def test_lines_that_failed_are_tried_again(command: Command) -> None:
 def test_no_model_is_loaded_for_nothing(command: Command) -> None:
     assert command({"prompt": "abc", "id": "a"}) == 0
     assert command({"prompt": "abc", "id": "a"}) == 0
-    assert "1 answers are there already" in command.said
+    assert "1 lines have an answer already" in command.said
     assert command({"prompt": "abc", "id": "a"}, {"prompt": ""}) == 1
     assert records(command.output)["line-2"]["error"]["param"] == "prompt"
     assert command() == 0

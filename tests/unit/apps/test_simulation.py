@@ -196,7 +196,7 @@ def test_the_command(tmp_path: Path) -> None:
     out, trace, pipeline = tmp_path / "out.json", tmp_path / "trace.json", tmp_path / "pipeline.json"
     result = invoke(
         "--policy", "all", "--pp", "2", "-o", str(out), "--trace", str(trace), "--save-hardware", str(pipeline)
-    )  # fmt: skip
+    )
     assert result.exit_code == 0, result.output
     assert all(name in result.output for name in POLICY_NAMES)
     figures = json.loads(out.read_text())

@@ -112,9 +112,18 @@ def test_why_a_repository_cannot_be_served(names: list[str], index: object, mess
 
 
 BF16 = ["BF16/tiny-BF16-00001-of-00002.gguf", "BF16/tiny-BF16-00002-of-00002.gguf"]
-GGUF = ["tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf", "tiny-q4_k_s.gguf", "tiny-IQ4_XS.gguf", "mmproj-tiny-f16.gguf",
-        *BF16, "README.md", "tiny.imatrix.gguf",
-        "Q2_K/tiny-Q2_K.gguf", "Q2_K/tiny-Q2_K_L.gguf"]  # fmt: skip
+GGUF = [
+    "tiny-Q8_0.gguf",
+    "tiny-Q4_K_M.gguf",
+    "tiny-q4_k_s.gguf",
+    "tiny-IQ4_XS.gguf",
+    "mmproj-tiny-f16.gguf",
+    *BF16,
+    "README.md",
+    "tiny.imatrix.gguf",
+    "Q2_K/tiny-Q2_K.gguf",
+    "Q2_K/tiny-Q2_K_L.gguf",
+]
 
 
 @pytest.mark.parametrize(

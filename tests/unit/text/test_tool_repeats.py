@@ -39,8 +39,9 @@ def test_a_repeat_ends_the_answer() -> None:
 def test_what_only_begins_alike_is_a_call() -> None:
     for size in (1, 7, 1000):
         assert read(ROME + ROMEO, size) == (
-            [("weather", '{"city": "Rome"}'), ("weather", '{"city": "Romeo"}')], False,
-        )  # fmt: skip
+            [("weather", '{"city": "Rome"}'), ("weather", '{"city": "Romeo"}')],
+            False,
+        )
         cut_off = ROME[: ROME.index("ome")]
         assert read(ROME + cut_off, size) == ([("weather", '{"city": "Rome"}'), ("weather", '{"city": "R')], False)
 

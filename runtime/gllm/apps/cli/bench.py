@@ -18,8 +18,8 @@ from gllm.apps.bench.client import Endpoint, RequestRecord
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.workloads import WORKLOADS, make_requests, token_range_for
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.engine_start import errors_in_one_line
 from gllm.apps.cli.flag import takes_flags
-from gllm.apps.cli.loading import quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import Command, EngineCommand
 from gllm.apps.request_progress import RequestProgress
@@ -35,7 +35,7 @@ _WORKLOAD_HELP = "; ".join(
 )
 
 _EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
-"""Paragraphs, which help texts keep apart."""
+"""One paragraph for each definition."""
 
 WorkloadOption = Annotated[WorkloadName, typer.Option("--workload", help=_WORKLOAD_HELP)]
 OldWorkloadOption = Annotated[WorkloadName | None, typer.Option("--trace", hidden=True)]
@@ -69,20 +69,20 @@ ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrency", min=1, help="Most requests in flight; the rest wait in the client.")
 ]
 WarmupsOption = Annotated[
-    int, typer.Option("--num-warmups", min=0, help="Requests sent beforehand, all at once, that do not count.")
+    int, typer.Option("--num-warmups", min=0, help="Requests that are sent first, all at once, and do not count.")
 ]
 VocabOption = Annotated[
     int | None,
-    typer.Option("--vocab-size", min=8, help="Prompts are random ids in 1000..32000 and below this."),
+    typer.Option("--vocab-size", min=8, help="Prompts are random token ids in 1000..32000, below this bound."),
 ]
 
 
 WARMUP_SEED = 1_000_003
-"""Added to the seed for warm-up requests."""
+"""Added to the seed for warm-up requests: they must not fill a prefix cache with the prompts of the run."""
 
 
 def parse_rate(text: str) -> float:
-    """`inf` or requests per second."""
+    """Parse `inf` or a number of requests per second."""
     try:
         rate = float(text)
     except ValueError:
@@ -102,7 +102,7 @@ def finish(
     output: Path | None,
     save_requests: bool,
 ) -> None:
-    """Print the table, write the JSON, and leave with status 1 if a request failed."""
+    """Print the table, write the JSON, and exit with status 1 if a request failed."""
     summary = report.summarize(records, duration, report.parse_goodput(goodput or []))
     print_table(report.COLUMNS, report.cells(summary), title=title, plain=report.as_text(summary, title))
     if output is not None:
@@ -140,7 +140,7 @@ def serve(
 ) -> None:
     """Send a workload to any OpenAI server's /v1/completions (streaming, greedy) and print its figures."""
     rate = parse_rate(request_rate)
-    with quiet_end():
+    with errors_in_one_line():
         report.parse_goodput(goodput or [])
         endpoint = Endpoint.from_url(url, api_key=api_key)
         served = asyncio.run(find_model(endpoint, model))
@@ -159,7 +159,6 @@ def serve(
 
         async def measure() -> tuple[list[RequestRecord], float]:
             if num_warmups:
-                # Another seed: warm-up must not fill a prefix cache with the prompts to come.
                 warm = draw(num_warmups, seed=seed + WARMUP_SEED)
                 await run_requests(
                     endpoint, warm, ignore_eos=ignore_eos, max_concurrency=max_concurrency, timeout=timeout
@@ -226,9 +225,9 @@ def throughput(
     count = num_prompts or chosen.num_prompts
 
     from gllm.apps.bench.throughput import run_offline
-    from gllm.apps.cli.loading import offline_llm
+    from gllm.apps.cli.engine_start import offline_llm
 
-    with quiet_end(), offline_llm(config) as llm:
+    with errors_in_one_line(), offline_llm(config) as llm:
         report.parse_goodput(goodput or [])
         draw = partial(
             make_requests,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.engine_start import errors_in_one_line, offline_llm
 from gllm.apps.cli.flag import takes_flags
-from gllm.apps.cli.loading import offline_llm, quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 
@@ -52,15 +52,14 @@ def chat(
     fields = {name: value for name, value in given.items() if value is not None}
     if url:
         _refuse_engine_flags(flags)
-        with quiet_end():
+        with errors_in_one_line():
             _chat_online(url, api_key, model, fields, system)
         return
     config = make_config(model, flags, log_level=log_level)
-    with quiet_end():
+    with errors_in_one_line():
         from gllm.sampling_params import SamplingParams
 
-        # A wrong value is told before the model is loaded.
-        SamplingParams(**fields)
+        SamplingParams(**fields)  # refuses a wrong value before the model is loaded
         with offline_llm(config) as llm:
             from gllm.apps.chat.offline import OfflineBackend
 
@@ -94,7 +93,7 @@ def _talk(backend: Backend, name: str, system: str) -> None:
 
 
 def _refuse_engine_flags(flags: dict[str, Any]) -> None:
-    """With --url there is no engine here whose settings they could be."""
+    """Refuse flags of the engine: with --url it runs elsewhere."""
     for flag in _FLAGS:
         if flags[flag.name] != flag.default:
             name = flag.option.strip(" /").partition("/")[0]

@@ -1,7 +1,7 @@
-"""Flags of vLLM and SGLang: which flag of `gllm serve` means the same, which change nothing here, which do not exist.
+"""Flags of vLLM and SGLang: which have a counterpart in `gllm serve`, which change nothing, which are refused.
 
-One table. The command line reads it, the operator too (no typer here), and `gllm.apps.cli.compat_flags_docs` makes
-the tables of docs/coming-from-vllm.md from it.
+The command line and the operator read this table, so it needs no typer. `gllm.apps.cli.compat_flags_docs` makes the
+tables of docs/coming-from-vllm.md from it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ MODEL = "MODEL"
 
 @dataclass(frozen=True)
 class CompatFlag:
-    """One or more flags with the same meaning: names separated by spaces. `--mm-*` is every flag that begins so and
-    has no row of its own."""
+    """One or more flags with the same meaning, their names separated by spaces.
+
+    `--mm-*` is every flag that begins with --mm- and has no row of its own.
+    """
 
     vllm: str
     sglang: str
     ours: str = ""
     """The flag here, or MODEL. Empty: there is none."""
     note: str = ""
-    """What is different; for a flag that is refused: why, and what to do instead."""
+    """The difference; for a flag that is refused, the reason and what to do instead."""
     values: Mapping[str, str] = field(default_factory=dict)
-    """Renamed: their value to ours, where the words differ."""
+    """Their value to ours, where the words differ."""
     ignored: tuple[str, ...] | None = None
-    """Without `ours`. None: refused. (): a switch that changes nothing here. Else it has a value: these change nothing,
-    others are refused."""
+    """For a flag without `ours`. None: it is refused. (): a switch that changes nothing. Else the values that change
+    nothing; others are refused."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -235,6 +237,6 @@ def find(name: str) -> CompatFlag | None:
 
 
 def canonical(name: str) -> str:
-    """What a flag is called here; its own name if it is not in the table or has no counterpart."""
+    """The name of a flag here; its own name if it is not in the table or has no counterpart."""
     row = find(name)
     return row.ours if row is not None and row.ours else dashed(name)

@@ -1,4 +1,4 @@
-"""From the MODEL argument and the values of flags to the `Config` of a command."""
+"""Make the `Config` of a command from the MODEL argument and the values of flags."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
         if flag.name in flags:
             values[flag.owner][flag.name] = flags[flag.name]
     engine = EngineConfig(model="", **values[EngineConfig])
-    _check_together(engine)  # First: to find the model may take a download.
+    _check_together(engine)  # first, because finding the model may take a download
     path, name = find_model(model, ModelSource(**values[ModelSource]), weights=engine.load_format != "dummy")
     engine = msgspec.structs.replace(engine, model=str(path))
     _check_model(engine)
@@ -31,7 +31,7 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
 
 
 def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path, str]:
-    """(path, name to serve it under) of a MODEL argument; typer.BadParameter tells what was looked for."""
+    """Return (path, served name) of a MODEL argument. Raises typer.BadParameter."""
     from gllm.checkpoint.default_model import DEFAULT_MODEL_NAME, default_model_path
     from gllm.hub.locate import locate
 
@@ -44,7 +44,7 @@ def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path,
 
 
 def _check_together(engine: EngineConfig) -> None:
-    """What no flag can tell alone."""
+    """Check flags that depend on each other."""
     if engine.min_prefill_tokens > engine.max_prefill_tokens:
         raise typer.BadParameter(
             f"{engine.min_prefill_tokens} is more than --max-prefill-tokens {engine.max_prefill_tokens}",
@@ -57,7 +57,7 @@ def _check_together(engine: EngineConfig) -> None:
 
 
 def _check_model(engine: EngineConfig) -> None:
-    """Whether the model can be divided and be as long as asked, before anything is started."""
+    """Check parallel sizes and context length against the model, before a process is started."""
     if engine.pp * engine.tp * engine.ep == 1 and not engine.assigned_layers and not engine.max_model_len:
         return
     from gllm.models.families import load_model_config

@@ -1,4 +1,4 @@
-"""`gllm fetch`: a model from a Hugging Face hub into its cache, or into a folder, as pods do whose source is hf://."""
+"""`gllm fetch`: download a model into the Hugging Face cache or a folder. Pods whose source is hf:// run it too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ SourceArgument = Annotated[
     ),
 ]
 FolderArgument = Annotated[
-    str, typer.Argument(metavar="FOLDER", help="Where to put it; kept if it is there.  [default: the cache]")
+    str,
+    typer.Argument(metavar="FOLDER", help="A new folder; one that exists is kept.  [default: the cache]"),
 ]
 
 
@@ -31,8 +32,8 @@ FolderArgument = Annotated[
 def fetch(source: SourceArgument, folder: FolderArgument = "", *, flags: dict[str, str]) -> None:
     """Download a model: config, tokenizer and the weights once, as safetensors or GGUF.
 
-    Prints the path. The cache gets the newest commit of the revision; a folder appears whole or not at all.
-    HF_TOKEN, HF_ENDPOINT, HF_HOME and the other variables of huggingface_hub count.
+    Prints the path. The cache gets the newest commit of the revision; a folder appears when it is complete.
+    HF_TOKEN, HF_ENDPOINT, HF_HOME and the other variables of huggingface_hub apply.
     """
     where = ModelSource(**flags)
 

@@ -32,11 +32,11 @@ class Flag:
     envvar: str | None = None
     metavar: str | None = None
     optional: bool = False
-    """Without the flag its value is None, so that one can tell that it was not given."""
+    """The value is None if the flag is not given."""
 
     @property
     def option(self) -> str:
-        """As typer takes it: `--name`, or `--name/--no-name`."""
+        """The declaration for typer: `--name`, or `--name/--no-name`."""
         return self.spelling or "--" + self.name.replace("_", "-")
 
     @property
@@ -47,7 +47,7 @@ class Flag:
         return next(field.default for field in msgspec.structs.fields(self.owner) if field.name == self.name)
 
     def parameter(self) -> inspect.Parameter:
-        """The function parameter from which typer makes the flag; type and default are the setting's own."""
+        """The function parameter from which typer makes the flag, with the type and default of the setting."""
         default = self.default
         option = typer.Option(
             self.option,
@@ -66,7 +66,7 @@ class Flag:
         if self.optional:
             kind = kind | None
         elif self.parse is not None and not isinstance(default, int):
-            kind, default = str, ""  # What the parser takes.
+            kind, default = str, ""  # the argument of the parser
         annotation = Annotated[kind, option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

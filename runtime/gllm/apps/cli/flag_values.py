@@ -13,7 +13,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_bytes(text: str | int) -> int:
-    """`512M`, `2G`, `1.5GiB` or a number of bytes, in powers of 1024."""
+    """Parse `512M`, `2G`, `1.5GiB` (powers of 1024) or a number of bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if match is None:
         raise typer.BadParameter(f"{text!r} is not an amount of memory; write for example 512M or 2G")
@@ -21,35 +21,35 @@ def parse_bytes(text: str | int) -> int:
 
 
 def parse_layers(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """`16,16,17,15`: the layers of each stage."""
+    """Parse `16,16,17,15`, the layers of each stage."""
     if isinstance(text, tuple):
         return text
     try:
         return tuple(int(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers; write for example 16,16,17,15") from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers; write for example 16,16,17,15") from None
 
 
 def parse_origins(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """`https://a.example,https://b.example`, the same as a JSON list (vLLM's way), or `*`.
+    """Parse `https://a.example,https://b.example`, a JSON list of the same (as in vLLM), or `*`.
 
-    `localhost` (llama.cpp's way) names what is allowed anyway.
+    `localhost` (as in llama.cpp) adds nothing: pages on localhost are always allowed.
     """
     if isinstance(text, tuple):
         return text
     try:
         parts = msgspec.json.decode(text, type=list[str]) if text.startswith("[") else text.split(",")
     except msgspec.MsgspecError:
-        raise typer.BadParameter(f"{text!r} is no JSON list of origins") from None
+        raise typer.BadParameter(f"{text!r} is not a JSON list of origins") from None
     origins = tuple(part.strip().rstrip("/").lower() for part in parts if part.strip() not in ("", "localhost"))
     for origin in origins:
         if origin != "*" and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@]+", origin) is None:
-            raise typer.BadParameter(f"{origin!r} is no origin; write for example https://example.com, or *")
+            raise typer.BadParameter(f"{origin!r} is not an origin; write for example https://example.com, or *")
     return origins
 
 
 def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """`one,other`"""
+    """Parse `one,other`."""
     names = text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(","))
     return tuple(name for name in names if name)
 
@@ -79,7 +79,7 @@ def check_below_one(value: float) -> float:
 
 
 def check_api_key(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
-    """An empty key would guard nothing, although one was asked for."""
+    """Refuse an empty key, which would allow every request, and one that a header cannot carry."""
     source = context.get_parameter_source(str(parameter.name))
     given = source is not None and source.name != "DEFAULT"
     if not value.strip() and (given or "GLLM_API_KEY" in os.environ):

@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from gllm.apps.cli.configure import make_config
+from gllm.apps.cli.engine_start import errors_in_one_line, offline_llm
 from gllm.apps.cli.flag import takes_flags
-from gllm.apps.cli.loading import offline_llm, quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, PROMPT_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 from gllm.apps.offline.batch_input import BadLine, BatchRequest, read_requests
@@ -41,9 +41,9 @@ Input lines, one JSON object each:
 
 {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {...}} (OpenAI's batch format)
 
-Output lines are OpenAI's batch output, in the order in which answers get ready. A line that cannot be answered gets a
-record whose `error` names its line and field. Run the same command again to go on after an interruption, or to try the
-lines again that have no answer. A line's `model`, if it has one, must be this run's name.
+Output lines are OpenAI's batch output, in the order of completion. A line that cannot be answered gets a
+record whose `error` names its line and field. Run the same command again to resume after an interruption, or to retry
+the lines that have no answer. If a line has a `model`, it must be the served name of this run.
 """
 
 
@@ -55,20 +55,21 @@ def generate(
     output: Annotated[str, typer.Option("--output", "-o", help="JSON lines with the answers; - is stdout.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Answer every line again; do not resume.")] = False,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=0, help="Longest answer, for lines that do not say; 0: what fits.")
+        int,
+        typer.Option("--max-tokens", min=0, help="Tokens of an answer, for lines without max_tokens; 0: what fits."),
     ] = 256,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="For lines that do not say; 0 is greedy.")
+        float | None, typer.Option("--temperature", min=0.0, help="For lines without temperature; 0 is greedy.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="For lines that do not say.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="For lines without top_p.")] = None,
     log_level: LogLevelOption = "warning",
     flags: dict[str, Any],
 ) -> None:
     """Answer a file of prompts offline: JSON lines in and out, resumable."""
-    with quiet_end(), contextlib.ExitStack() as stack:
+    with errors_in_one_line(), contextlib.ExitStack() as stack:
         given: dict[str, Any] = {"max_tokens": max_tokens or None, "temperature": temperature, "top_p": top_p}
         defaults = {name: value for name, value in given.items() if value is not None}
-        # Wrong values and files are told before a model is looked for.
+        # Check values and files before looking for a model.
         SamplingParams(**defaults)
         _check_input(input)
         done = frozenset[str]() if overwrite or output == "-" else finished_ids(Path(output))
@@ -78,7 +79,7 @@ def generate(
         if output != "-":
             out = stack.enter_context(Path(output).open("w" if overwrite else "a", encoding="utf-8"))
         if done:
-            print(f"gllm: {len(done)} answers are there already", file=sys.stderr)
+            print(f"gllm: {len(done)} lines have an answer already", file=sys.stderr)
         requests = partial(read_requests, skip=done, model=name)
         total, good = _count(input, requests, defaults)
         lines = stack.enter_context(_lines(input))
@@ -112,7 +113,7 @@ def run_batch(
 def _good_lines(
     requests: Iterable[BatchRequest | BadLine], out: IO[str], progress: RequestProgress
 ) -> Iterator[tuple[BatchRequest, Prompt, SamplingParams]]:
-    """The lines that can be served; records are written for the others."""
+    """Yield the valid lines; write records of errors for the others."""
     for request in requests:
         if isinstance(request, BadLine):
             _write_bad(request, out, progress)
@@ -142,7 +143,7 @@ def _lines(name: str) -> Iterator[Iterable[bytes]]:
 def _count(
     name: str, requests: Callable[..., Iterator[BatchRequest | BadLine]], defaults: dict[str, Any]
 ) -> tuple[int | None, bool]:
-    """(lines to answer, whether any can be); (None, True) for stdin, which is read once."""
+    """Return (number of lines to answer, whether any is valid); (None, True) for stdin, which is read once."""
     if name == "-":
         return None, True
     with _lines(name) as lines:

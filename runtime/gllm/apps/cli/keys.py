@@ -1,4 +1,4 @@
-"""`gllm keys`: the keys of a group whose nodes talk over a network."""
+"""`gllm keys`: the keys of a process group of several nodes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import typer
 from gllm.apps.cli.parsing import Command
 
 OutputOption = Annotated[
-    str, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="A new file, for its owner only.")
+    str,
+    typer.Option("--output", "-o", metavar="FILE", show_default=False, help="A new file for its owner only."),
 ]
 
 
 def keys(output: OutputOption = "") -> None:
-    """Make the keys that the nodes of a group prove themselves with.
+    """Make the keys with which the nodes of a process group authenticate.
 
-    Give every node the same: --keys-file FILE, or the text in GLLM_KEYS. Whoever has them can join the group.
+    Give every node the same keys: --keys-file FILE, or the text in GLLM_KEYS. A node that has them can join.
     """
     from gllm.wire.curve import make_keys
 
@@ -26,7 +27,7 @@ def keys(output: OutputOption = "") -> None:
         typer.echo(text, nl=False)
         return
     try:
-        # Never in place of others: nodes that have those would be locked out.
+        # A file that exists is kept: nodes that use its keys would be locked out.
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise typer.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from None

@@ -1,4 +1,4 @@
-"""The `gllm` command. A subcommand's module is imported only when it is the one to run."""
+"""The `gllm` command. The module of a subcommand is imported when the subcommand runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SUBCOMMANDS = {
     "bench": ("gllm.apps.cli.bench", "Measure an OpenAI server, or the engine alone."),
     "keys": ("gllm.apps.cli.keys", "Make the keys of a group of several nodes."),
     "fetch": ("gllm.apps.cli.fetch", "Download a model from a Hugging Face hub into its cache or a folder."),
-    "render": ("gllm.apps.cli.render", "Print the Kubernetes objects that the operator makes of a manifest."),
-    "run": ("gllm.apps.cli.run", "Run the pods of a manifest as processes of this machine."),
+    "render": ("gllm.apps.cli.manifest", "Print the Kubernetes objects that the operator makes of a manifest."),
+    "run": ("gllm.apps.cli.manifest", "Run the pods of a manifest as processes of this machine."),
 }
-"""Name to (module, what `gllm --help` says of it); the module has `register(parent: typer.Typer)`."""
+"""Name to (module, line in `gllm --help`); the module has `register(parent: typer.Typer)`."""
 
 
 class _LazyGroup(typer.core.TyperGroup):
-    """Knows names and one-line helps of all subcommands, and imports one when it is invoked."""
+    """Has the names and one-line helps of all subcommands; imports the module of the one that is invoked."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -60,8 +60,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(asked: bool) -> None:
+    if asked:
         typer.echo(f"gllm {__version__}")
         raise typer.Exit
 

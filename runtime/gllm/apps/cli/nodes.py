@@ -1,4 +1,4 @@
-"""Flags of `gllm serve` for a group of several nodes, the same by environment, and what they must add up to."""
+"""Flags of `gllm serve` for a process group of several nodes, their environment variables, and checks of both."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _node(name: str, help: str, **more: Any) -> Flag:
 NODES_FLAGS: tuple[Flag, ...] = (
     _node("launch_mode", "master: serves, with the first stages; slave: runs later stages for a master.",
           shown_default="normal"),
-    _node("nnodes", "Nodes of the group; --pp is a multiple.", shown_default="1"),
-    _node("node_rank", "Which of them this is; the master is 0.", shown_default="0"),
+    _node("nnodes", "Nodes of the process group; --pp must be a multiple of it.", shown_default="1"),
+    _node("node_rank", "The number of this node; the master is 0.", shown_default="0"),
     _node("master_addr", "Address or DNS name at which the nodes find the master.", shown_default=False),
     _node("master_port", "First of three ports on the master.", shown_default="29500"),
-    _node("node_addr", "This node's own address, which it binds.", shown_default="the one on the way to the master"),
-    _node("join_timeout", "Seconds that nodes get to find each other.", shown_default="600"),
+    _node("node_addr", "Address on which this node listens.", shown_default="that of the route to the master"),
+    _node("join_timeout", "Seconds within which the nodes must find each other.", shown_default="600"),
     _node("heartbeat_timeout", "Seconds of silence after which a node is lost.", shown_default="5"),
 )  # fmt: skip
 
@@ -41,12 +41,12 @@ _VARIABLES = {
     "join_timeout": "GLLM_JOIN_TIMEOUT",
     "heartbeat_timeout": "GLLM_HEARTBEAT_TIMEOUT",
 }
-"""Field to environment variable. Those without GLLM_ are torch's; they count only where the launch mode is not normal,
-for other programs set them too."""
+"""Field to environment variable. Those without GLLM_ are torch's. They apply only if the launch mode is not normal,
+because other programs set them too."""
 
 
 def make_nodes(flags: Mapping[str, Any], engine: EngineConfig, environment: Mapping[str, str]) -> NodesConfig:
-    """From flags (None: not given) and environment; flags win. Raises typer.BadParameter with the fix."""
+    """Make the config from flags (None: not given) and environment; flags win. Raises typer.BadParameter."""
     given = {name: value for name, value in flags.items() if value is not None}
     mode = given.get("launch_mode") or environment.get(_VARIABLES["launch_mode"]) or "normal"
     if mode != "normal":
@@ -68,8 +68,9 @@ def make_nodes(flags: Mapping[str, Any], engine: EngineConfig, environment: Mapp
     _check_world(engine, nodes, environment)
     if "master_addr" not in given:
         if mode == "slave" or not nodes.node_addr:
-            raise typer.BadParameter("say at which address or DNS name the nodes find the master",
-                                     param_hint="--master-addr")  # fmt: skip
+            raise typer.BadParameter(
+                "say at which address or DNS name the nodes find the master", param_hint="--master-addr"
+            )
         nodes = msgspec.structs.replace(nodes, master_addr=nodes.node_addr)
     return nodes
 
@@ -79,12 +80,13 @@ def _number(name: str, variable: str, text: str) -> Any:
     try:
         return kind[name](text) if name in kind else text
     except ValueError:
-        raise typer.BadParameter(f"{variable}={text} in the environment is no number; set it, or give "
-                                 f"--{name.replace('_', '-')}") from None  # fmt: skip
+        raise typer.BadParameter(
+            f"{variable}={text} in the environment is not a number; set it, or give --{name.replace('_', '-')}"
+        ) from None
 
 
 def _check_world(engine: EngineConfig, nodes: NodesConfig, environment: Mapping[str, str]) -> None:
-    """Whoever sets the sizes of the world means them: they must be those of the shape."""
+    """Check WORLD_SIZE and LOCAL_WORLD_SIZE, where they are set, against the parallel config."""
     world = engine.world_size
     for variable, size in (("WORLD_SIZE", world), ("LOCAL_WORLD_SIZE", world // nodes.nnodes)):
         text = environment.get(variable)

@@ -34,7 +34,7 @@ ModelArgument = Annotated[
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogLevelOption = Annotated[
     LogLevel,
-    typer.Option("--log-level", help="How much the processes tell on stderr.", rich_help_panel="Process"),
+    typer.Option("--log-level", help="Least severity of what the processes log on stderr.", rich_help_panel="Process"),
 ]
 
 
@@ -58,13 +58,13 @@ SOURCE_FLAGS: tuple[Flag, ...] = (
 
 ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("device", "Model", "Where to compute; auto takes a GPU if there is one."),
-    _engine("dtype", "Model", "Of weights, activations and KV; auto is the checkpoint's own, where the device has it."),
+    _engine("dtype", "Model", "Of weights, activations and KV cache; auto: the checkpoint's, if the device has it."),
     _engine("load_format", "Model", "dummy: random weights from config.json alone, to measure speed."),
     _engine("max_model_len", "Model", "Longest prompt + output in tokens.", least=0, shown_default="what fits"),
     _engine("enforce_eager", "Model", "Launch kernels one by one, without CUDA graphs (GPU) or CPU graphs.",
             shown_default=False),
-    _engine("attention_backend", "Model", "The attention kernels; auto takes the fastest that runs here."),
-    _engine("seed", "Model", "Of dummy weights.", least=0),
+    _engine("attention_backend", "Model", "The attention kernels; auto: the fastest for the device."),
+    _engine("seed", "Model", "Seed of dummy weights.", least=0),
     _engine("max_num_seqs", "Memory", "Most requests that run at once.", least=1, most=65536),
     _engine("page_size", "Memory", "Tokens in a page of the KV cache.", check=check_page_size),
     _engine("num_pages", "Memory", "Pages of the KV cache.", least=0, shown_default="from the memory budget"),
@@ -72,18 +72,18 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
             parse=parse_bytes, shown_default="a share of what is free"),
     _engine("gpu_memory_utilization", "Memory", "Share of a GPU's memory for weights, KV cache and all else.",
             check=check_share),
-    _engine("enable_prefix_caching", "Memory", "Whether requests share the KV of prompts that begin alike.",
+    _engine("enable_prefix_caching", "Memory", "Whether requests share the KV pages of equal beginnings of prompts.",
             spelling="--prefix-caching/--no-prefix-caching"),
     _engine("policy", "Scheduling",
-            "How much of which request goes into the next step: by tokens (token_throttling, and its ablations "
+            "How many tokens of which request the next step has: by tokens (token_throttling, and its ablations "
             "no_wt and no_ut), by predicted time (balanced), or decodes first (chunked_prefill, decode_cap)."),
     _engine("max_prefill_tokens", "Scheduling",
             "Most prompt tokens in a step (chunked_prefill, decode_cap: most tokens of any kind).", least=1),
-    _engine("min_prefill_tokens", "Scheduling", "Fewest prompt tokens worth a step, if so many wait.", least=1),
+    _engine("min_prefill_tokens", "Scheduling", "Fewest prompt tokens in a step, if that many wait.", least=1),
     _engine("prefill_iterations", "Scheduling", "Steps over which the waiting prompt tokens are spread.", least=1),
     _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=check_below_one),
-    _engine("ttft_target", "Scheduling", "balanced: seconds to first token to steer for; fewer prompt tokens a step if "
-            "there is time.", least=0, shown_default="none"),
+    _engine("ttft_target", "Scheduling", "balanced: target of the time to first token, in seconds; with time left, a "
+            "step has fewer prompt tokens.", least=0, shown_default="none"),
     _engine("trace", "Process", "Write what the stages do to this file, for ui.perfetto.dev.",
             metavar="FILE", shown_default="none"),
     _engine("pp", "Parallel", "Pipeline stages: the layers are divided between them.", least=1, envvar="GLLM_PP"),
@@ -95,7 +95,7 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
             metavar="N,N,...", shown_default="even stage times", envvar="GLLM_ASSIGNED_LAYERS"),
     _engine("threads", "Process", "CPU threads of a worker.", least=0, most=4096,
             shown_default="the cores, shared by the workers of a node"),
-    _engine("step_timeout", "Process", "Seconds without a step's result after which the group starts anew.", least=1),
+    _engine("step_timeout", "Process", "Seconds without the result of a step, then the group restarts.", least=1),
 )  # fmt: skip
 
 GATEWAY_FLAGS: tuple[Flag, ...] = (
@@ -106,15 +106,15 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
         "A special token that is spelled in a chat message is that token; without this flag it is text.",
     ),
     _gateway("tool_parser", "Model", "Format of the model's tool calls; auto reads it off the chat template."),
-    _gateway("reasoning_parser", "Model", "How to split reasoning from the answer; auto knows by the model."),
+    _gateway("reasoning_parser", "Model", "How to separate reasoning from the answer; auto: by the chat template."),
     _gateway("generation_config", "Model", "auto: sampling defaults come from the model's generation_config.json."),
     _gateway("host", "HTTP", "Address to listen on; 0.0.0.0 is every network the machine is in."),
     _gateway("port", "HTTP", "Port to listen on.", least=0, most=65535),
     _gateway("served_model_name", "HTTP", "The model's name in requests.",
              shown_default="the name on the hub, or the last part of a path"),
-    _gateway("served_model_aliases", "HTTP", "More names that requests may give.", spelling="--served-model-alias",
+    _gateway("served_model_aliases", "HTTP", "More names of the model in requests.", spelling="--served-model-alias",
              parse=parse_names, metavar="NAME,...", shown_default="none"),
-    _gateway("api_key", "HTTP", "Requests must bear this key, all but /health and /ready.",
+    _gateway("api_key", "HTTP", "Requests must carry this key, except /health and /ready.",
              check=check_api_key, envvar="GLLM_API_KEY", shown_default="no key"),
     _gateway("allowed_origins", "HTTP", "Web pages that may use the server, such as https://example.com; * is all.",
              parse=parse_origins, metavar="ORIGIN,...", shown_default="pages on localhost"),
@@ -128,4 +128,4 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
 PROMPT_FLAGS = tuple(
     flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "allow_special_tokens", "generation_config")
 )
-"""Those that `LLM` heeds too."""
+"""Those that `LLM` takes too."""

@@ -1,5 +1,5 @@
-"""What happens to arguments before typer parses them: flags of vLLM and SGLang get their name here, underscores become
-dashes, and an unknown flag is answered with the one that was meant, if that is clear."""
+"""Translate arguments before typer parses them: flags of vLLM and SGLang get their names here, underscores become
+dashes, and an unknown flag is answered with the one that was probably meant."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import typer.core
 from gllm.apps.cli.compat_flags import ANY, COMPAT_FLAGS, MODEL, CompatFlag, canonical, dashed, find
 
 _LEAST_ALIKE = 0.8
-"""Ratio of difflib from which a known flag may be what an unknown one was meant to be."""
+"""Ratio of difflib from which a known flag is suggested for an unknown one."""
 _LEAST_ALIKE_WORD = 0.75
-"""Each of its words must be this much like one of the known flag, which may have more: --log-format is not
+"""Least ratio of each word to a word of the known flag, which may have more words: --log-format is not
 --load-format."""
 _VERY_ALIKE = 0.9
-"""From here on words do not matter."""
+"""From this ratio on, single words are not compared."""
 
 
 _COUNTS = ("--max-model-len", "--max-prefill-tokens")
@@ -30,7 +30,7 @@ class Command(typer.core.TyperCommand):
     """A subcommand with flags of its own."""
 
     compat_flags = False
-    """Whether the flags of vLLM and SGLang are known."""
+    """Whether to translate the flags of vLLM and SGLang."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = {
@@ -53,9 +53,9 @@ class EngineCommand(Command):
 
 
 def translate(args: list[str], options: dict[str, bool], *, compat_flags: bool) -> list[str]:
-    """The arguments in the names that `options` has; options: name to whether a value follows.
+    """Return the arguments with the names in `options`, which maps a name to whether a value follows.
 
-    Raises ValueError for a flag that is unknown, or has no counterpart here.
+    Raises ValueError for a flag that is unknown or has no counterpart here.
     """
     done: list[str] = []
     words = deque(args)
@@ -119,14 +119,14 @@ def _optimization(word: str) -> str:
 
 
 def _is_switch(row: CompatFlag, options: dict[str, bool]) -> bool:
-    """Whether no value follows. Of a flag that is refused that is not known."""
+    """Whether the flag takes no value; False for a refused flag, of which that is not known."""
     if row.ours:
         return not options.get(row.ours, True)
     return row.ignored == ()
 
 
 def _is_off(name: str, options: dict[str, bool]) -> bool:
-    """Whether it turns a switch off (--no-enforce-eager) that has no other name for that, or one that is refused."""
+    """Whether the flag turns off a switch that is off anyway, or one that is refused, as --no-enforce-eager does."""
     row = find("--" + name.removeprefix("--no-")) if name.startswith("--no-") else None
     if row is None:
         return False
@@ -134,7 +134,7 @@ def _is_off(name: str, options: dict[str, bool]) -> bool:
 
 
 def _switched(name: str, equals: str, value: str, words: deque[str]) -> tuple[str, str, str]:
-    """A switch with the value that older versions of vLLM took: `--flag=false` and `--flag False` are --no-flag."""
+    """Translate a switch with a value, as in older vLLM: `--flag=false` and `--flag False` are --no-flag."""
     if not equals and words and words[0].lower() in ("true", "false"):
         value = words.popleft()
     if value.lower() == "false":
@@ -151,7 +151,7 @@ def _address(name: str, value: str) -> tuple[str, str]:
 
 
 def _count(value: str) -> str:
-    """vLLM's 32k (thousands) and 32K (of 1024); anything else as it is."""
+    """Translate vLLM's 32k (1000) and 32K (1024); return anything else unchanged."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM])", value)
     return value if match is None else str(round(float(match[1]) * _UNITS[match[2]]))
 
@@ -165,7 +165,7 @@ def _more_names(words: deque[str]) -> list[str]:
 
 
 def _leave_out(row: CompatFlag, name: str, equals: str, value: str, words: deque[str]) -> None:
-    """Accept a flag that changes nothing here, with its value; raises ValueError if it would change something."""
+    """Pass over a flag that changes nothing here, with its value. Raises ValueError if it would change something."""
     if row.ignored is None:
         raise ValueError(f"{name} does not exist here: {row.note}.")
     if not row.ignored:
@@ -177,16 +177,16 @@ def _leave_out(row: CompatFlag, name: str, equals: str, value: str, words: deque
 
 
 def _ranks_of_a_stage(args: list[str]) -> str:
-    """The value of --tp, by whichever name it is given."""
-    for place, word in enumerate(args):
+    """The value of --tp, under any of its names."""
+    for index, word in enumerate(args):
         name, equals, value = word.partition("=")
         if canonical(name) == "--tp":
-            return value if equals else "".join(args[place + 1 : place + 2])
+            return value if equals else "".join(args[index + 1 : index + 2])
     return os.environ.get("GLLM_TP") or "1"
 
 
 def _suggestion(name: str, options: dict[str, bool], *, compat_flags: bool) -> str:
-    """What to add to the error; empty unless one flag is clearly meant."""
+    """The end of the error; empty unless one flag is clearly meant."""
     meant = {option: option for option in options}
     if compat_flags:
         meant |= {other: row.ours for row in COMPAT_FLAGS if row.ours in options for other in row.names}

@@ -28,7 +28,7 @@ RecoveryOption = Annotated[
     float,
     typer.Option(
         "--recovery-timeout",
-        help="Seconds that the engine, its workers and lost nodes get to be back; requests wait, then fail.",
+        help="Seconds within which the engine, its workers and lost nodes must be back; requests wait, then fail.",
         rich_help_panel="Process",
         min=1,
         envvar="GLLM_RECOVERY_TIMEOUT",
@@ -39,7 +39,7 @@ KeysOption = Annotated[
     str,
     typer.Option(
         "--keys-file",
-        help="What `gllm keys` made, the same on every node. Several nodes need it, or its content in GLLM_KEYS.",
+        help="File made by `gllm keys`, the same on every node; several nodes need it, or its text in GLLM_KEYS.",
         rich_help_panel="Nodes",
         envvar="GLLM_KEYS_FILE",
         show_envvar=False,
@@ -60,7 +60,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP with the OpenAI API.
 
-    Ctrl-C stops at once. SIGTERM finishes the requests at hand first.
+    Ctrl-C stops at once. SIGTERM finishes the running requests first.
     """
     nodes_flags = {flag.name: flags.pop(flag.name) for flag in NODES_FLAGS}
     config = with_nodes(make_config(model, flags, log_level=log_level), nodes_flags)

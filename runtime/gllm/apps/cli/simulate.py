@@ -22,8 +22,8 @@ from gllm.apps.cli.bench import (
     WorkloadName,
     parse_rate,
 )
+from gllm.apps.cli.engine_start import errors_in_one_line
 from gllm.apps.cli.flag import takes_flags
-from gllm.apps.cli.loading import quiet_end
 from gllm.apps.cli.options import ENGINE_FLAGS
 from gllm.apps.cli.parsing import Command
 from gllm.apps.simulate import ablation, figures, fit
@@ -37,21 +37,30 @@ from gllm.terminal import Bars, print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_FLAGS = ("max_num_seqs", "max_prefill_tokens", "min_prefill_tokens", "prefill_iterations", "kv_threshold",
-          "ttft_target", "page_size")  # fmt: skip
+_FLAGS = (
+    "max_num_seqs",
+    "max_prefill_tokens",
+    "min_prefill_tokens",
+    "prefill_iterations",
+    "kv_threshold",
+    "ttft_target",
+    "page_size",
+)
 _COMPARED = ("token_throttling", "balanced", "chunked_prefill")
 
 _PRESET_HELP = "The pipeline: " + "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()) + "."
 
 
 def _pipeline(preset: str, hardware: Path | None, fitted: Path | None, pp: int, kv_tokens: int) -> Hardware:
-    """The one that the flags name. ValueError says what is wrong with them."""
+    """Return the pipeline that the flags name. Raises ValueError."""
     if hardware is not None:
         return read_hardware(hardware)
     if fitted is not None:
         found, errors = fit.fit_trace(fitted, kv_tokens or 65536)
-        print(f"fitted {found.pp} stages, mean relative error "
-              + ", ".join(f"{100 * error:.1f} %" for error in errors), file=sys.stderr)  # fmt: skip
+        print(
+            f"fitted {found.pp} stages, mean relative error " + ", ".join(f"{100 * error:.1f} %" for error in errors),
+            file=sys.stderr,
+        )
         return found
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}: take one of {', '.join(PRESETS)}")
@@ -88,18 +97,18 @@ def simulate(
     ] = None,
     output: OutputOption = None,
     plots: Annotated[
-        Path | None, typer.Option("--plots", help="Folder for pictures; needs matplotlib (the extra `plots`).")
+        Path | None, typer.Option("--plots", help="Folder for plots; needs matplotlib (the extra `plots`).")
     ] = None,
     ablate: Annotated[
         bool,
         typer.Option("--ablation", help="All policies at PP2 to PP16 on sharegpt and azure, three loads: minutes."),
     ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Of --ablation.")] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of --ablation.")] = 2,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Run the engine's own scheduler on a simulated pipeline, and print what it would do."""
-    with quiet_end():
+    """Run the engine's own scheduler on a simulated pipeline, and print throughput and latencies."""
+    with errors_in_one_line():
         if ablate:
             return _ablation(ablation.Grid(preset=preset, seeds=seeds), output, plots)
         pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens)
@@ -109,8 +118,14 @@ def simulate(
         count = num_prompts or chosen.num_prompts
         rate = parse_rate(request_rate)
         requests = make_requests(chosen, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
-        settings = {"pp": pipeline.pp, "workload": workload, "num_prompts": count, "request_rate": request_rate,
-                    "seed": seed, **flags}  # fmt: skip
+        settings = {
+            "pp": pipeline.pp,
+            "workload": workload,
+            "num_prompts": count,
+            "request_rate": request_rate,
+            "seed": seed,
+            **flags,
+        }
         results, rows = [], []
         outcomes: dict[str, Outcome] = {}
         for name in _policies(policy):
@@ -135,17 +150,19 @@ def simulate(
 
 
 def _policies(names: Sequence[str] | None) -> list[PolicyName]:
-    wanted = list(names or ["token_throttling"])
-    chosen = [name for name in POLICY_NAMES if wanted == ["all"] or name in wanted]
-    unknown = set(wanted) - set(POLICY_NAMES) - {"all"}
+    asked = list(names or ["token_throttling"])
+    chosen = [name for name in POLICY_NAMES if asked == ["all"] or name in asked]
+    unknown = set(asked) - set(POLICY_NAMES) - {"all"}
     if unknown or not chosen:
-        raise ValueError(f"there is no policy {', '.join(sorted(unknown)) or 'all with others'}: "
-                         f"take some of {', '.join(POLICY_NAMES)}, or all alone")  # fmt: skip
+        raise ValueError(
+            f"there is no policy {', '.join(sorted(unknown)) or 'all with others'}: "
+            f"take some of {', '.join(POLICY_NAMES)}, or all alone"
+        )
     return chosen
 
 
 def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> None:
-    """Tables on stdout, rows as JSON, pictures."""
+    """Run the grid; print its tables, write JSON and plots."""
     with Bars(kind="count") as bars:
         rows = ablation.run_grid(grid, on_done=partial(bars.show, "cases"))
     means = ablation.means(rows)
@@ -163,8 +180,9 @@ def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> N
         case = ablation.Case(
             preset=grid.preset, pp=4, workload=grid.workloads[-1], load=0.8, seed=0, seconds=grid.seconds
         )
-        plot_microbatches({name: ablation.simulate_case(case, name) for name in _policies(_COMPARED)},
-                          plots / "microbatches.png")  # fmt: skip
+        plot_microbatches(
+            {name: ablation.simulate_case(case, name) for name in _policies(_COMPARED)}, plots / "microbatches.png"
+        )
 
 
 def register(parent: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""What the offline commands share: the start of an engine, shown, and an end without tracebacks."""
+"""Shared by the offline commands: the start of an engine with its progress on stderr, and errors in one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ INTERRUPTED = 130
 
 
 @contextlib.contextmanager
-def quiet_end() -> Iterator[None]:
-    """Errors that a user can act on become one line and status 1; Ctrl-C is silent and 130."""
+def errors_in_one_line() -> Iterator[None]:
+    """Turn errors that a user can act on into one line and exit status 1, and Ctrl-C into exit status 130."""
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
@@ -33,7 +33,7 @@ def quiet_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def offline_llm(config: Config) -> Iterator[LLM]:
-    """An engine for this command, with the stages of its start on stderr."""
+    """Start an engine for this command and print the stages of its start on stderr."""
     from gllm.apps.offline.llm import LLM
     from gllm.supervisor.progress import ProgressPrinter
 
