@@ -10,10 +10,9 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from gllm.checkpoint.chunks import chunked
 from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
 from gllm.checkpoint.gguf_layout import GGUFLayout, named
-from gllm.checkpoint.tensor_info import TensorInfo
+from gllm.checkpoint.source import TensorInfo, chunked
 
 SUPPORTED_TYPES = frozenset(
     GGMLQuantizationType[name]

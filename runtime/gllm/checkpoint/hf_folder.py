@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gllm.checkpoint.wrong_files import wrong_content
+from gllm.checkpoint.wrong_files import no_model_folder, wrong_content
 
 DEFAULT_TEMPLATE = "default"
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -39,6 +39,14 @@ def read_tokenizer_json(folder: Path) -> str:
     if problem:
         raise ValueError(f"{path} cannot be read, {problem}")
     return path.read_text(encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The object of config.json. ValueError tells what a folder without one is."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(no_model_folder(folder))
+    return read_json_object(path)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

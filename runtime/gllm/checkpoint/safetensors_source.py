@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from gllm.checkpoint.chunks import chunked
-from gllm.checkpoint.shards import INDEX, find_shards
-from gllm.checkpoint.tensor_info import TensorInfo
+from gllm.checkpoint.shards import INDEX, find_shards, safetensors_header
+from gllm.checkpoint.source import TensorInfo, chunked
 from gllm.checkpoint.wrong_files import wrong_content
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -31,14 +29,14 @@ class SafetensorsSource:
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorInfo] = {}
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._offsets: dict[str, tuple[Path, int]] = {}
         """File and offset of a tensor's first byte."""
         self._buffer = np.empty(0, np.uint8)
         for path, names in find_shards(folder).items():
             self._add(path, names)
         if "tok_embeddings.weight" in self.tensors:
             raise ValueError(
-                f"{next(iter(self._places.values()))[0]} is in the layout of the model's authors (Mistral, Meta): "
+                f"{next(iter(self._offsets.values()))[0]} is in the layout of the model's authors (Mistral, Meta): "
                 "serve the repository's Hugging Face files (model*.safetensors)"
             )
 
@@ -48,20 +46,20 @@ class SafetensorsSource:
             raise ValueError(f"{path} is missing; download the checkpoint again")
         with _opened(path) as file:
             found = set(file.keys())
-            offsets = _offsets(path)
+            header, start = safetensors_header(path)
             for name in found if names is None else found & names:
                 if name in self.tensors:
-                    raise ValueError(f"{path} and {self._places[name][0]} both have a tensor {name}")
+                    raise ValueError(f"{path} and {self._offsets[name][0]} both have a tensor {name}")
                 view = file.get_slice(name)
                 dtype = view.get_dtype()
                 self.tensors[name] = TensorInfo(tuple(view.get_shape()), dtype, dtype in _DTYPES)
-                self._places[name] = path, offsets[name]
+                self._offsets[name] = path, start + header[name]["data_offsets"][0]
         for name in sorted((names or set()) - found):
             raise ValueError(f"{path} has no tensor {name}, which {INDEX} says it holds")
 
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         info, dtype = self.tensors[name], _DTYPES[self.tensors[name].dtype]
-        path, offset = self._places[name]
+        path, offset = self._offsets[name]
         row_bytes = math.prod(info.shape[1:]) * dtype.itemsize
         try:
             with open(path, "rb", buffering=0) as file:
@@ -81,14 +79,6 @@ class SafetensorsSource:
             self._buffer = np.empty(0, np.uint8)  # the old one goes first
             self._buffer = np.empty(size, np.uint8)
         return self._buffer[:size]
-
-
-def _offsets(path: Path) -> dict[str, int]:
-    """Where each tensor begins; the header, which the library has checked, counts from its own end."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    return {name: 8 + size + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 def _read_into(file: Any, view: memoryview) -> None:

@@ -1,15 +1,17 @@
-"""Which files hold a checkpoint's weights: the safetensors files of a folder, the parts of a GGUF file."""
+"""The files that hold a checkpoint's weights: safetensors files of a folder and their headers, parts of a GGUF file."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from gllm.checkpoint.wrong_files import wrong_content
 
 INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_LARGEST_HEADER = 256 * 1024 * 1024
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.gguf)")
 
 
@@ -72,3 +74,20 @@ def _indexed(index: Path) -> dict[Path, set[str] | None]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} is not a valid safetensors index: {wrong_content(index) or error}") from None
     return shards
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The entries (dtype, shape, data_offsets) of a file's tensors by name, and where the data begins, in bytes.
+
+    Raises ValueError if it is no safetensors file, OSError if it cannot be read.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if 0 < length <= _LARGEST_HEADER else None
+        except (ValueError, RecursionError):
+            header = None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is not a safetensors file")
+    header.pop("__metadata__", None)
+    return header, 8 + length

@@ -1,22 +1,28 @@
-"""Where weights come from, behind one interface with Hugging Face tensor names."""
+"""The interface of a checkpoint: tensors under Hugging Face names, listed without being read, read in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from gllm.checkpoint.gguf_layout import GGUFLayout
-from gllm.checkpoint.gguf_source import GGUFSource
-from gllm.checkpoint.safetensors_source import SafetensorsSource
-from gllm.checkpoint.tensor_info import TensorInfo
+CHUNK_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As the file format calls it, for example BF16 or Q4_K."""
+    readable: bool
+    """Whether the source can turn this dtype into floats."""
 
 
 class TensorSource(Protocol):
-    """A checkpoint whose tensors can be listed without reading them, and read piece by piece."""
-
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by its Hugging Face name."""
@@ -24,19 +30,18 @@ class TensorSource(Protocol):
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         """Fill `out` with tensor[rows, columns] (tensor[rows] for a vector), converted to its dtype and device.
 
-        Only a chunk of the piece is in memory at any time beside `out`. Slices have step 1.
+        Beside `out`, only a chunk of the tensor is in memory at any time. Slices have step 1.
         Raises ValueError naming the file and the tensor if it cannot be read.
         """
 
 
-def open_checkpoint(path: Path | str, gguf: GGUFLayout | None) -> TensorSource:
-    """Open a Hugging Face folder or a GGUF file. Raises ValueError if it is neither, or damaged.
+def chunked(rows: slice, num_rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Split `rows` of a tensor into (rows of the tensor, rows of the result) of about CHUNK_BYTES each.
 
-    gguf: how the model's family is stored in GGUF files; needed for those only.
+    Loading then needs little memory beside the weights themselves.
     """
-    path = Path(path)
-    if path.is_dir():
-        return SafetensorsSource(path)
-    if gguf is None:
-        raise ValueError(f"{path} is a GGUF file, and the model's family has no GGUF layout")
-    return GGUFSource(path, gguf)
+    start, stop, _ = rows.indices(num_rows)
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        yield slice(first, last), slice(first - start, last - start)

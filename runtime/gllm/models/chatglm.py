@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gllm.checkpoint.fields import MAX_LAYERS, Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig, RopeConfig
-from gllm.models.config_files.fields import MAX_LAYERS, Fields
 from gllm.models.family import Family
 
 if TYPE_CHECKING:

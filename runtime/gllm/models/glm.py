@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import read_common
-from gllm.models.config_files.fields import Fields
 from gllm.models.family import Family
 from gllm.models.llama import GGUF_PARTS, GGUF_TOP
 

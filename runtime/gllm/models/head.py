@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from gllm.checkpoint.chunks import chunked
-from gllm.checkpoint.source import TensorSource
+from gllm.checkpoint.source import TensorSource, chunked
 from gllm.layers.parameter import Parameter
 from gllm.models.base import CausalLM
 

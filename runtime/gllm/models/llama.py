@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import read_common, read_moe, read_num_layers
-from gllm.models.config_files.fields import Fields
 from gllm.models.family import Family
 
 if TYPE_CHECKING:

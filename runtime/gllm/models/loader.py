@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-from gllm.checkpoint.source import TensorSource, open_checkpoint
+from gllm.checkpoint.gguf_layout import GGUFLayout
+from gllm.checkpoint.gguf_source import GGUFSource
+from gllm.checkpoint.safetensors_source import SafetensorsSource
+from gllm.checkpoint.source import TensorSource
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.protocols import ExpertOps
 from gllm.layers.ops.torch_ops import TorchOps
@@ -63,6 +66,15 @@ def load_model(
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
     model.rotary.allocate(max_model_len or config.context(), device)
     return model
+
+
+def open_checkpoint(path: Path | str, gguf: GGUFLayout | None) -> TensorSource:
+    """Open a Hugging Face folder, or a GGUF file that is stored as `gguf` says. Raises ValueError if it is damaged."""
+    path = Path(path)
+    if path.is_dir():
+        return SafetensorsSource(path)
+    assert gguf is not None, "load_model_config finds a GGUF file's family by its layout"
+    return GGUFSource(path, gguf)
 
 
 def estimate_weight_bytes(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fixtures.tiny_models import write_gguf
-from gllm.checkpoint import chunks
+from gllm.checkpoint import source as checkpoint_source
 from gllm.checkpoint.gguf_file import GGUFFile, GGUFTensor
 from gllm.checkpoint.gguf_layout import GGUFLayout, named
 from gllm.checkpoint.gguf_source import SUPPORTED_TYPES, GGUFSource
@@ -71,7 +71,7 @@ def test_every_type_is_dequantized(kind: gguf.GGMLQuantizationType, tmp_path: Pa
 def test_llama_heads_are_put_back(
     quant: str, chunk_bytes: int, tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(checkpoint_source, "CHUNK_BYTES", chunk_bytes)
     folder = tiny_model("llama-bias")
     source = source_of(write_gguf(folder, tmp_path / "model.gguf", quant))
     originals = load_file(folder / "model.safetensors")

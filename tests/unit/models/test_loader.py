@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fixtures.tiny_models import VARIANTS, write_gguf
-from gllm.checkpoint.source import TensorSource, open_checkpoint
+from gllm.checkpoint.source import TensorSource
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.models.base import CausalLM
 from gllm.models.families import build_model, load_model_config
-from gllm.models.loader import estimate_weight_bytes, load_model
+from gllm.models.loader import estimate_weight_bytes, load_model, open_checkpoint
 from gllm.parallel.tensor_group import SingleRankGroup
 
 TinyModel = Callable[[str], Path]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gllm.checkpoint import chunks
+from gllm.checkpoint import source as checkpoint_source
 from gllm.checkpoint.safetensors_source import SafetensorsSource
-from gllm.checkpoint.source import open_checkpoint
+from gllm.models.loader import open_checkpoint
 
 INDEX = "model.safetensors.index.json"
 MATRIX = torch.arange(60, dtype=torch.float32).reshape(10, 6)
@@ -31,9 +31,9 @@ def write_index(folder: Path, weight_map: object) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("chunk_bytes", [1, 100, 2**25])
 def test_slices(dtype: torch.dtype, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(checkpoint_source, "CHUNK_BYTES", chunk_bytes)
     save_file({"m": MATRIX.to(dtype), "v": MATRIX[0].to(dtype, copy=True)}, tmp_path / "model.safetensors")
-    source = open_checkpoint(tmp_path)
+    source = open_checkpoint(tmp_path, None)
     assert {name: info.shape for name, info in source.tensors.items()} == {"m": (10, 6), "v": (6,)}
     for rows, columns in ((slice(None), slice(None)), (slice(3, 9), slice(None)), (slice(0, 10), slice(2, 5))):
         out = torch.empty_like(MATRIX[rows, columns])

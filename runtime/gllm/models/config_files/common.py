@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gllm.checkpoint.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 from gllm.models.config import ModelConfig, MoEConfig
 from gllm.models.config_files.context_length import read_context
-from gllm.models.config_files.fields import MAX_LAYERS, MOST_EXPERTS, Fields
 from gllm.models.config_files.rope import read_rope
 
 
@@ -88,7 +88,7 @@ def read_moe(
     """
     # transformers 5 writes Qwen3-MoE's number under Mixtral's name.
     key = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
-    num_experts = config.positive_int(key, num_experts, most=MOST_EXPERTS)
+    num_experts = config.positive_int(key, num_experts, most=MAX_EXPERTS)
     per_token = config.positive_int("num_experts_per_tok", experts_per_token)
     if per_token > num_experts:
         raise config.error("num_experts_per_tok", f"({per_token}) is above {key} ({num_experts})")
@@ -119,3 +119,20 @@ def _head_dim(config: Fields, default: int | None, hidden_size: int, num_heads: 
     if config.get("head_dim") is None and hidden_size % num_heads:
         raise config.error("hidden_size", f"({hidden_size}) is no multiple of num_attention_heads ({num_heads})")
     return config.positive_int("head_dim", hidden_size // num_heads)
+
+
+def check_heads(config: ModelConfig, where: str) -> ModelConfig:
+    """Refuse shapes that no attention layer can have; `where` is the file."""
+    if config.num_heads % config.num_kv_heads:
+        raise ValueError(
+            f"{where}: the number of attention heads ({config.num_heads}) is no multiple of the number of "
+            f"key-value heads ({config.num_kv_heads})"
+        )
+    if config.head_dim % 2:
+        raise ValueError(f"{where}: head_dim ({config.head_dim}) must be even for rope")
+    if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
+        raise ValueError(
+            f"{where}: partial_rotary_factor ({config.rope.partial_factor}) must rotate an even number of a head's "
+            f"{config.head_dim} dimensions"
+        )
+    return config

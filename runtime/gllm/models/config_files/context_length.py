@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gllm.checkpoint.fields import Fields
 from gllm.models.config import RopeConfig
-from gllm.models.config_files.fields import Fields
 from gllm.models.config_files.rope import scaled_positions
 
 

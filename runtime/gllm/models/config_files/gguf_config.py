@@ -9,11 +9,12 @@ from typing import Literal
 import msgspec
 from gguf.constants import GGMLQuantizationType
 
+from gllm.checkpoint.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig, MoEConfig
+from gllm.models.config_files.common import check_heads
 from gllm.models.config_files.context_length import limited_context
-from gllm.models.config_files.fields import MAX_LAYERS, MOST_EXPERTS, Fields, check_shape
 from gllm.models.config_files.gguf_rope import read_gguf_rope
 from gllm.models.family import Family
 from gllm.sampling_params import DEFAULTED_FIELDS
@@ -67,7 +68,7 @@ def read_gguf_config(path: Path, families: Sequence[Family]) -> ModelConfig:
         bos_token_id=next(iter(fields.token_ids("tokenizer.ggml.bos_token_id")), None),
         generation_defaults=_sampling_defaults(fields),
     )
-    return check_shape(config, str(path))
+    return check_heads(config, str(path))
 
 
 def _find_family(file: GGUFFile, fields: Fields, families: Sequence[Family]) -> tuple[Family, GGUFLayout]:
@@ -91,7 +92,7 @@ def _moe(file: GGUFFile, fields: Fields, layout: GGUFLayout) -> MoEConfig | None
     name = layout.architecture
     if not fields.get(f"{name}.expert_count", 0):
         return None
-    num_experts = fields.positive_int(f"{name}.expert_count", most=MOST_EXPERTS)
+    num_experts = fields.positive_int(f"{name}.expert_count", most=MAX_EXPERTS)
     experts = file.tensors.get("blk.0.ffn_gate_exps.weight")
     if experts is None or len(experts.shape) != 3 or experts.shape[0] != num_experts:
         raise ValueError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
+from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.models.config import RopeConfig
-from gllm.models.config_files.fields import Fields
 from gllm.models.config_files.rope import yarn_attention_factor
 
 _KINDS = ("none", "linear", "yarn", "longrope")

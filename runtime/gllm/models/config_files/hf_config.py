@@ -8,10 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from gllm.checkpoint.hf_folder import read_json_object
-from gllm.checkpoint.wrong_files import no_model_folder
+from gllm.checkpoint.fields import Fields
+from gllm.checkpoint.hf_folder import read_config, read_json_object
 from gllm.models.config import ModelConfig
-from gllm.models.config_files.fields import Fields, check_shape
+from gllm.models.config_files.common import check_heads
 from gllm.models.config_files.unsupported import find_family
 from gllm.models.family import Family
 from gllm.sampling_params import DEFAULTED_FIELDS
@@ -29,9 +29,7 @@ _QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization
 def read_hf_config(folder: Path, families: Sequence[Family]) -> ModelConfig:
     """Raises ValueError naming the file and the key."""
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(no_model_folder(folder))
-    config = Fields(read_json_object(path), str(path))
+    config = Fields(read_config(folder), str(path))
     family = find_family(config, families)
     for key in _QUANTIZATION_KEYS:
         method = config.get(key)
@@ -45,7 +43,7 @@ def read_hf_config(folder: Path, families: Sequence[Family]) -> ModelConfig:
         bos_token_id=next(iter(config.token_ids("bos_token_id")), None),
         generation_defaults=_sampling_defaults(folder / "generation_config.json"),
     )
-    return check_shape(model, str(path))
+    return check_heads(model, str(path))
 
 
 def _dtype(config: Fields) -> Literal["float32", "bfloat16", "float16"]:

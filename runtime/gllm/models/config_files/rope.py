@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from gllm.checkpoint.fields import Fields
 from gllm.models.config import RopeConfig
-from gllm.models.config_files.fields import Fields
 
 _KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 _ALIASES = {"su": "longrope"}

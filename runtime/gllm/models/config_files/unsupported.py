@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gllm.models.config_files.fields import Fields
+from gllm.checkpoint.fields import Fields
 from gllm.models.family import Family
 
 _CLASSIFIER = re.compile(r"For(Sequence|Token|Audio|Image|Video)Classification|ForQuestionAnswering|Reward|ForMultiple")

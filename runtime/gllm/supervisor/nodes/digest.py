@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
+from gllm.checkpoint.hf_folder import read_config
+from gllm.checkpoint.shards import safetensors_header
 from gllm.wire.node_messages import ModelDigest
-
-_LARGEST_HEADER = 256 * 1024 * 1024
 
 
 def digest_model(path: str, *, weights: bool = True) -> ModelDigest:
@@ -28,34 +27,16 @@ def digest_model(path: str, *, weights: bool = True) -> ModelDigest:
 
 
 def _digest_folder(folder: Path, weights: bool) -> ModelDigest:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except ValueError:
-        raise ValueError(f"{folder / 'config.json'} is not valid JSON") from None
+    config = read_config(folder)
     tensors: list[Any] = []
     num_bytes = 0
     for file in sorted(folder.glob("*.safetensors")) if weights else ():
-        for name, entry in _safetensors_header(file).items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                tensors.append([name, entry["dtype"], entry["shape"]])
-                num_bytes += end - start
+        header, _ = safetensors_header(file)
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            tensors.append([name, entry["dtype"], entry["shape"]])
+            num_bytes += end - start
     return _digest(config, sorted(tensors), num_bytes)
-
-
-def _safetensors_header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
-        if length > _LARGEST_HEADER:
-            raise ValueError(f"{file} is not a safetensors file")
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            raise ValueError(f"{file} is not a safetensors file") from None
-    if not isinstance(header, dict):
-        raise ValueError(f"{file} is not a safetensors file")
-    return header
 
 
 def _digest_gguf(file: Path, weights: bool) -> ModelDigest:

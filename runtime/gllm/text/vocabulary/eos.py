@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gllm.checkpoint import hf_folder
+from gllm.checkpoint.fields import Fields
 from gllm.text.vocabulary.gguf_vocabulary import CONTROL
 
 _END_OF_MESSAGE = "<|eom_id|>"
@@ -59,7 +60,7 @@ def folder_eos_ids(folder: Path) -> tuple[int, ...]:
         values = hf_folder.read_json_object(folder / name)
         for part in (values, values.get("text_config")):
             if isinstance(part, dict):
-                ids += _token_ids(part, folder / name)
+                ids += Fields(part, str(folder / name)).token_ids("eos_token_id")
                 vocab_size = part.get("vocab_size", vocab_size)
     settings = hf_folder.tokenizer_settings(folder)
     tokenizer = _read_tokenizer(folder)
@@ -100,15 +101,6 @@ def gguf_eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
         if kind == CONTROL and text in wanted
     ]
     return tuple(dict.fromkeys(named + spelled))
-
-
-def _token_ids(values: dict[str, Any], path: Path) -> list[int]:
-    """`eos_token_id`: an id, a list of ids, or nothing."""
-    value = values.get("eos_token_id")
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in ids):
-        raise ValueError(f"{path}: eos_token_id must be a token id or a list of them, not {value!r}")
-    return ids
 
 
 def _read_tokenizer(folder: Path) -> _TokenizerFile:

@@ -1,20 +1,18 @@
-"""Typed access to untrusted key-value configs, with errors that name the file and the key."""
+"""Typed access to untrusted keys and values of a JSON file or a GGUF header; errors name the file and the key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from gllm.models.config import ModelConfig
-
 _LARGEST = 1e38
-"""Largest number a config may hold: what float32 can."""
+"""The largest number that a config may hold; float32 goes up to 3.4e38."""
 MAX_LAYERS = 4096
-MOST_EXPERTS = 4096
+MAX_EXPERTS = 4096
 
 
 class Fields:
-    """Values of one JSON object or GGUF header. A key with value None counts as absent."""
+    """Keys and values of one JSON object or GGUF header. A key with the value None counts as absent."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values = values
@@ -73,20 +71,3 @@ class Fields:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
-
-
-def check_shape(config: ModelConfig, where: str) -> ModelConfig:
-    """Refuse shapes that no attention layer can have."""
-    if config.num_heads % config.num_kv_heads:
-        raise ValueError(
-            f"{where}: the number of attention heads ({config.num_heads}) is no multiple of the number of "
-            f"key-value heads ({config.num_kv_heads})"
-        )
-    if config.head_dim % 2:
-        raise ValueError(f"{where}: head_dim ({config.head_dim}) must be even for rope")
-    if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
-        raise ValueError(
-            f"{where}: partial_rotary_factor ({config.rope.partial_factor}) must rotate an even number of a head's "
-            f"{config.head_dim} dimensions"
-        )
-    return config
