@@ -109,7 +109,7 @@ def test_sigterm_drains_a_stream_to_its_end(serve: Serve) -> None:
     serving = serve("--drain-timeout", "60")
     stream = stream_of(serving, 600)
     serving.process.send_signal(signal.SIGTERM)
-    until(lambda: "finishing the requests" in serving.err(), 5)
+    until(lambda: "finishing running requests" in serving.err(), 5)
     status, err = serving.finish(30), serving.err()
     assert stream.result(5)
     assert stream.finish_reasons == {0: "length"}

@@ -132,7 +132,7 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
     assert "worker-1 was stopped by a signal, and killed on node 1" in master.err()
     assert "worker-0 was killed by SIGKILL (out of memory?)" in master.err()
     assert "node 1 (127.0.0.2) was lost: " in master.err()
-    slave_again.wait_for_err("joining anew", 10)
+    slave_again.wait_for_err("joining again", 10)
     master.process.send_signal(signal.SIGTERM)
     assert master.finish() == 0
     assert slave_again.finish() == 0
@@ -146,13 +146,13 @@ def test_the_master_returns_and_the_slave_joins_it(nodes: Nodes) -> None:
     text = master.text()
     workers = list(slave.children().values())
     master.kill("supervisor")
-    slave.wait_for_err("the link to the master closed; joining anew")
+    slave.wait_for_err("the link to the master closed; joining again")
     until(lambda: all(map(gone, workers)), 10)
     master = nodes.master()
     master.wait_ready()
     assert master.text() == text
     slave.process.send_signal(signal.SIGTERM)
-    slave.wait_for_err("staying until the master ends")
+    slave.wait_for_err("running until the master ends")
     assert master.text() == text
     assert "was asked to end" in master.err()
     master.process.send_signal(signal.SIGINT)
@@ -170,7 +170,10 @@ def test_what_does_not_fit_is_refused_on_both_sides(nodes: Nodes, tmp_path: Path
     cases = [
         (nodes.slave(1, model=other), "the model differs: its configuration is another one"),
         (nodes.slave(2, "--node-rank", "1", model=alike), "the model differs: "),
-        (nodes.slave(3, "--node-rank", "1", "--pp", "4"), "the shape differs: --pp is 4 here and 2 on the master"),
+        (
+            nodes.slave(3, "--node-rank", "1", "--pp", "4"),
+            "the parallel sizes differ: --pp is 4 here and 2 on the master",
+        ),
         (
             nodes.slave(4, "--node-rank", "1", env={"PYTHONPATH": str(version)}),
             f"the version differs: gLLM 9.9.9 (protocol {PROTOCOL}) here",

@@ -16,8 +16,7 @@ from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
 from gllm.gateway.shared.served_model import load_served_model
 from gllm.logs import setup_logging
-from gllm.supervisor.child import die_with_parent
-from gllm.supervisor.link import SupervisorLink
+from gllm.supervisor.link import SupervisorLink, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
 
 logger = logging.getLogger("gllm.gateway")

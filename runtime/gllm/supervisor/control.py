@@ -1,9 +1,12 @@
-"""The supervisor's end of the control socket: `ProcessStatus` of every child in, orders to the gateway out."""
+"""The supervisor's end of the control socket: it receives `ProcessStatus` and sends orders to the gateway."""
 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -15,6 +18,17 @@ from gllm.wire.transport import configure_socket, decoder, encode
 
 _log = logging.getLogger(__name__)
 _decoder = decoder(ProcessStatus)
+
+_LONGEST_BASE = 60
+"""A Unix socket's path has at most 107 bytes; the folder's name and the longest socket name need about 45."""
+
+
+def make_run_dir() -> Path:
+    """Make a folder for a group's Unix sockets, mode 0700, in XDG_RUNTIME_DIR or else in /tmp."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not base or len(os.fsencode(base)) > _LONGEST_BASE or not os.access(base, os.W_OK | os.X_OK):
+        base = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="gllm-", dir=base))
 
 
 class ControlServer:
@@ -42,7 +56,7 @@ class ControlServer:
             self._on_status(status)
 
     def send(self, role: str, message: SupervisorToProcess) -> None:
-        """Send to the child of that role; dropped if it has not reported yet, or is gone."""
+        """Send to the child of that role; dropped if it has not reported yet or has exited."""
         self._socket.send_multipart([role.encode(), encode(message)], zmq.NOBLOCK)
 
     def close(self) -> None:

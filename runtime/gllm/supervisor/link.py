@@ -1,9 +1,12 @@
-"""The link of a process to its supervisor: sends `ProcessStatus`; the gateway also receives its orders."""
+"""A child process's side of its supervisor: its life is tied to it, and it reports `ProcessStatus`."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 
 import zmq
@@ -13,14 +16,36 @@ from gllm.config import Config
 from gllm.wire.messages import ProcessStatus, SupervisorToProcess
 from gllm.wire.transport import configure_socket, decoder, encode
 
+SUPERVISOR_PID_VARIABLE = "GLLM_SUPERVISOR_PID"
+"""Environment variable with the supervisor's process id."""
+
+_PR_SET_PDEATHSIG = 1
+
 _FLUSH_MILLISECONDS = 1000
-"""How long a closing child waits for its last words to leave; the supervisor reads within milliseconds."""
+"""How long a closing child waits until its last report is sent; the supervisor reads within milliseconds."""
 
 _decoder = decoder(SupervisorToProcess)
 
 
+def die_with_parent() -> None:
+    """Ask the kernel to send SIGKILL to this process when its parent ends, so that it never outlives its supervisor.
+
+    Linux only; elsewhere a no-op. It is the parent *thread* that counts: the kernel sends the signal when the thread
+    that started this process ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    # If the parent died before the call above, the kernel never sends the signal.
+    supervisor = os.environ.get(SUPERVISOR_PID_VARIABLE)
+    if supervisor is not None and os.getppid() != int(supervisor):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class SupervisorLink:
-    """The asyncio end, for the gateway. With an empty `run_dir` nothing is sent and nothing ever arrives."""
+    """The gateway's end, for asyncio. Without a `run_dir` it sends nothing and receives nothing."""
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config
@@ -39,7 +64,7 @@ class SupervisorLink:
             await self._socket.send(_status(self._config, self._role, state, detail, progress))
 
     async def messages(self) -> AsyncIterator[SupervisorToProcess]:
-        """What the supervisor says, until cancelled. A frame that does not decode ends in msgspec.DecodeError."""
+        """Yield the supervisor's messages, until cancelled. Raises msgspec.DecodeError for an invalid one."""
         if self._socket is None:
             await asyncio.Event().wait()
             return
@@ -48,14 +73,14 @@ class SupervisorLink:
             yield message
 
     def close(self) -> None:
-        """Send what is still queued, then close."""
+        """Send what is queued, then close."""
         if self._context is not None:
             self._context.destroy(linger=_FLUSH_MILLISECONDS)
             self._context = self._socket = None
 
 
 class StatusReporter:
-    """The plain end, for the engine and the workers: `report` never blocks. A no-op with an empty `run_dir`."""
+    """The end of the engine and of workers: `report` never blocks. Without a `run_dir` it does nothing."""
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config
@@ -70,18 +95,18 @@ class StatusReporter:
     def report(self, state: str, detail: str = "", progress: float = 0.0) -> None:
         """Send a `ProcessStatus`; `state` is starting, loading, ready, draining, failed or hung.
 
-        `failed` or `hung` is a process's last word: it is flushed before this returns, so the caller may exit at once,
-        and later reports are dropped. Its `detail` is the one line the user will read.
+        `failed` and `hung` are final: the report is flushed before this returns, so that the caller may exit at once,
+        and later reports are dropped. Their `detail` is the line that the user reads.
         """
         if self._context is None:
             return
-        # Without a bound on the queue this cannot block; NOBLOCK turns a wrong assumption into an error.
+        # The queue has no bound, so this does not block; NOBLOCK would raise if that ever changed.
         self._socket.send(_status(self._config, self._role, state, detail, progress), zmq.NOBLOCK)
         if state in ("failed", "hung"):
             self.close()
 
     def close(self) -> None:
-        """Send what is still queued, then close."""
+        """Send what is queued, then close."""
         if self._context is not None:
             self._context.destroy(linger=_FLUSH_MILLISECONDS)
             self._context = None

@@ -1,4 +1,4 @@
-"""How far a start is: a bar on a terminal and a few lines elsewhere, and one number for whoever asks the gateway."""
+"""Progress of a start: bars on a terminal, a few lines elsewhere, and one number for the gateway's clients."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ _LINE_EVERY = 0.25
 
 
 class LoadProgress:
-    """How far all ranks of an epoch are with their weights, together: they hold about equal shares of the bytes."""
+    """Share of the weights that all ranks of an epoch have loaded; each rank holds about the same number of bytes."""
 
     def __init__(self, world_size: int) -> None:
         self._world_size = world_size
         self.start()
 
     def start(self) -> None:
-        """A new epoch."""
+        """Begin an epoch."""
         self._ranks: dict[str, float] = {}
-        self._told = -1
+        self._hundredths = -1
 
     @property
     def share(self) -> float | None:
         """0 to 1; None while no rank has begun."""
         return sum(self._ranks.values()) / self._world_size if self._ranks else None
 
-    def hear(self, status: ProcessStatus) -> bool:
-        """Take a worker's report in; whether that is news, of a hundredth or more."""
+    def update(self, status: ProcessStatus) -> bool:
+        """Take a worker's report. Returns whether the share, in hundredths, changed."""
         if status.state != "loading":
             return False
         self._ranks[status.role] = status.progress
         hundredths = int(100 * (self.share or 0.0))
-        told, self._told = self._told, hundredths
-        return told != hundredths
+        before, self._hundredths = self._hundredths, hundredths
+        return before != hundredths
 
 
 class ProgressPrinter:

@@ -1,4 +1,4 @@
-"""When and how fast a dead group comes back."""
+"""When a process group restarts, and how long it waits before."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import time
 import msgspec
 
 
-class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class RestartConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     first_delay: float = 0.1
-    """Seconds before the first restart; doubles with each one that follows a short life."""
+    """Seconds before the first restart; doubles with each one that follows a short epoch."""
     longest_delay: float = 10.0
     healthy_after: float = 1.0
     """An epoch that served this many seconds resets the delay."""
     max_failed_starts: int = 3
-    """Starts in a row that may end before the group has first served."""
+    """Starts in a row that may fail before the group first serves."""
     recovery_timeout: float = 120.0
-    """Seconds that a group which has served gets to serve again, with as many starts as that takes."""
+    """Seconds that a group that has served may take to serve again, with as many starts as that takes."""
 
 
-class Recovery:
-    """Decides after each epoch whether and when the next one starts. `serves` and `lost` take turns, starts between."""
+class RestartPolicy:
+    """Decides after each epoch whether the next one starts, and when.
 
-    def __init__(self, policy: RestartPolicy) -> None:
-        self.policy = policy
+    The group calls `on_ready` and `on_exit` in turns; `on_exit` may follow `on_exit` if a start fails.
+    """
+
+    def __init__(self, config: RestartConfig) -> None:
+        self.config = config
         self.has_served = False
         self._serving_since: float | None = None
-        self._short_lives = 0
+        self._short_epochs = 0
         self._failed_starts = 0
         self._deadline: float | None = None
 
@@ -37,44 +40,47 @@ class Recovery:
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline of a recovery; 0 where there is none to wait for."""
+        """Seconds until the deadline of a recovery; 0 if there is none."""
         return max(0.0, self._deadline - time.monotonic()) if self._deadline is not None else 0.0
 
-    def serves(self) -> None:
-        """The group is ready."""
+    def on_ready(self) -> None:
+        """The group serves."""
         self.has_served = True
         self._serving_since = time.monotonic()
         self._failed_starts = 0
         self._deadline = None
 
-    def lost(self, reason: str, *, explained: bool) -> str | None:
-        """The epoch ended; returns why it was the last one, or None. `explained`: a process itself said why."""
+    def on_exit(self, reason: str, *, explained: bool) -> str | None:
+        """The epoch ended. Returns why it was the last one, None if the group restarts.
+
+        `explained`: a process itself reported the reason.
+        """
         now = time.monotonic()
         if self._serving_since is None:
             self._failed_starts += 1
-        elif now - self._serving_since >= self.policy.healthy_after:
-            self._short_lives = 0
+        elif now - self._serving_since >= self.config.healthy_after:
+            self._short_epochs = 0
         self._serving_since = None
-        if not self.policy.enabled:
+        if not self.config.enabled:
             return reason
         if self.has_served:
             if self._deadline is None:
-                self._deadline = now + self.policy.recovery_timeout
-            return self.missed(reason)
+                self._deadline = now + self.config.recovery_timeout
+            return self.on_deadline(reason)
         if explained:
-            return reason  # It never served and said why: the same settings would fail the same way.
-        if self._failed_starts >= self.policy.max_failed_starts:
+            return reason  # It never served: with the same settings it would fail the same way.
+        if self._failed_starts >= self.config.max_failed_starts:
             return f"gave up after {self._failed_starts} failed starts: {reason}"
         return None
 
-    def missed(self, reason: str) -> str | None:
-        """Why it is over if the deadline of the recovery has passed."""
+    def on_deadline(self, reason: str) -> str | None:
+        """Returns why the group ends if the deadline of the recovery has passed, else None."""
         if self._deadline is None or time.monotonic() < self._deadline:
             return None
-        return f"could not serve again within {self.policy.recovery_timeout:g} s (--recovery-timeout): {reason}"
+        return f"could not serve again within {self.config.recovery_timeout:g} s (--recovery-timeout): {reason}"
 
-    def delay(self) -> float:
-        """Seconds before the next start."""
-        delay = min(self.policy.first_delay * 2.0**self._short_lives, self.policy.longest_delay)
-        self._short_lives += 1
+    def next_delay(self) -> float:
+        """Return the seconds before the next start, and count that start."""
+        delay = min(self.config.first_delay * 2.0**self._short_epochs, self.config.longest_delay)
+        self._short_epochs += 1
         return delay

@@ -45,7 +45,7 @@ class Join(Message, kw_only=True):
     node_rank: int
     host: str
     """The slave's own address, for messages."""
-    shape: ParallelConfig
+    parallel: ParallelConfig
     model: ModelDigest
 
 

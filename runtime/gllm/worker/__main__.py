@@ -9,8 +9,7 @@ import sys
 
 from gllm.config import Config
 from gllm.logs import setup_logging
-from gllm.supervisor.child import die_with_parent
-from gllm.supervisor.link import StatusReporter
+from gllm.supervisor.link import StatusReporter, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
 from gllm.wire.messages import WorkerFailed
 

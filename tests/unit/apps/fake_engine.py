@@ -8,7 +8,7 @@ from gllm.config import Config, EngineConfig, GatewayConfig
 from gllm.engine.client.stream import EngineError
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import SamplingParams
-from gllm.supervisor.group import GroupError
+from gllm.supervisor.group_interface import GroupError
 from gllm.wire.messages import EngineDown, Hello, RequestOutput, TokenLogprob
 
 EOS = 256

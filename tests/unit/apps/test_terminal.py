@@ -120,7 +120,7 @@ def test_downloads_have_the_same_bars(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ("model.safetensors" in stream.getvalue()) == is_drawn
 
 
-@pytest.mark.parametrize("module", ["gllm.apps.cli.main", "gllm.supervisor.serve", "gllm.apps.offline.llm"])
+@pytest.mark.parametrize("module", ["gllm.apps.cli.main", "gllm.supervisor.supervisor", "gllm.apps.offline.llm"])
 def test_rich_is_imported_when_it_draws(module: str) -> None:
     check = f"import sys, {module}; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

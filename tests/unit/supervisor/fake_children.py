@@ -6,13 +6,13 @@ import sys
 import textwrap
 from pathlib import Path
 
-from gllm.supervisor.process import Commands
+from gllm.supervisor.child_process import Commands
 
 _PREAMBLE = """
 import asyncio, os, signal, sys, time
 from gllm.config import Config
 from gllm.wire.messages import Drain, EngineDown, EngineUp
-from gllm.supervisor.child import die_with_parent
+from gllm.supervisor.link import die_with_parent
 from gllm.supervisor.link import StatusReporter, SupervisorLink
 from gllm.supervisor.stacks import show_stacks_on_signal
 die_with_parent()

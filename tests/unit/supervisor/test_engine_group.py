@@ -13,21 +13,21 @@ import pytest
 from fake_children import ENGINE, fake_commands
 
 from gllm.config import Config, EngineConfig
+from gllm.supervisor.child_process import Commands
 from gllm.supervisor.group import (
     EngineGroup,
     EngineReady,
     GroupError,
     GroupEvent,
     GroupFailed,
+    RestartConfig,
     Restarting,
-    RestartPolicy,
 )
-from gllm.supervisor.process import Commands
 from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 
 CONFIG = Config(engine=EngineConfig(model="fake"))
-FAST = RestartPolicy(first_delay=0.05, longest_delay=0.1)
-NEVER = RestartPolicy(enabled=False)
+FAST = RestartConfig(first_delay=0.05, longest_delay=0.1)
+NEVER = RestartConfig(enabled=False)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Observer:
     """Collects a group's events and waits for them."""
 
-    def __init__(self, commands: Commands, restart: RestartPolicy, config: Config) -> None:
+    def __init__(self, commands: Commands, restart: RestartConfig, config: Config) -> None:
         self.events: list[GroupEvent] = []
         self._news = asyncio.Event()
         self.group = EngineGroup(config, restart=restart, commands=commands, on_event=self._on_event)
@@ -66,7 +66,7 @@ class Observer:
 
 def observe(
     commands: Commands,
-    restart: RestartPolicy,
+    restart: RestartConfig,
     scenario: Callable[[Observer], Awaitable[None]],
     config: Config = CONFIG,
 ) -> Observer:
@@ -195,7 +195,7 @@ def test_a_group_that_cannot_serve_again_in_time_fails(tmp_path: Path) -> None:
         os.kill(observer.group.pids["worker-0"], signal.SIGKILL)
         await observer.until_type(GroupFailed)
 
-    policy = RestartPolicy(first_delay=0.05, recovery_timeout=1.0)
+    policy = RestartConfig(first_delay=0.05, recovery_timeout=1.0)
     observer = observe(fake_commands(tmp_path, engine=engine), policy, scenario)
     failure = "could not serve again within 1 s (--recovery-timeout): worker-0 was killed by SIGKILL (out of memory?)"
     assert observer.events[-1] == GroupFailed(failure)

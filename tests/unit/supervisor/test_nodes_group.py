@@ -17,11 +17,11 @@ from fake_children import ENGINE, WORKER, fake_commands
 
 from fixtures.ports import free_port
 from gllm.config import Config, EngineConfig, NodesConfig
-from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note
 from gllm.supervisor.group import EngineGroup
+from gllm.supervisor.group_interface import EngineReady, GroupEvent, GroupFailed, Note
 from gllm.supervisor.nodes.master import Master
 from gllm.supervisor.nodes.slave import Slave
-from gllm.supervisor.restart import RestartPolicy
+from gllm.supervisor.restart import RestartConfig
 from gllm.wire.curve import make_keys
 from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 from gllm.wire.node_messages import Heartbeat, ModelDigest
@@ -52,7 +52,7 @@ class Pair:
         self.names: dict[str, str] = {"master": "127.0.0.1"}
         self.master = Master(KEYS, MODEL)
         self.group = EngineGroup(
-            self.config, restart=RestartPolicy(first_delay=0.05, recovery_timeout=20.0), commands=self.commands,
+            self.config, restart=RestartConfig(first_delay=0.05, recovery_timeout=20.0), commands=self.commands,
             nodes=self.master, on_event=self.events.append,
         )  # fmt: skip
         self.err = io.StringIO()
@@ -166,21 +166,21 @@ def test_a_silent_slave_is_given_up_and_joins_anew(tmp_path: Path) -> None:
         send, link.send = link.send, lambda message: None  # type: ignore[method-assign]
         await pair.until(lambda: any("was silent for" in reason for reason in pair.reasons()))
         link.send = send  # type: ignore[method-assign]
-        await pair.until(lambda: "joining anew" in pair.err.getvalue())
+        await pair.until(lambda: "joining again" in pair.err.getvalue())
         await pair.until_event(EngineReady(1))
 
     play(tmp_path, scenario)
 
 
-def test_words_of_somebody_who_was_given_up_change_nothing(tmp_path: Path) -> None:
+def test_messages_of_a_removed_slave_change_nothing(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         pair.slave()
         await pair.group.start()
         await pair.until_event(EngineReady(0))
         sent: list[object] = []
         pair.master._send = lambda identity, message: sent.append(message) or True  # type: ignore[method-assign]
-        pair.master._hear(b"node-1-of-the-past", Heartbeat())
-        assert "join anew" in str(sent)
+        pair.master._handle(b"node-1-of-an-earlier-link", Heartbeat())
+        assert "must join again" in str(sent)
         assert not pair.reasons()
 
     play(tmp_path, scenario)

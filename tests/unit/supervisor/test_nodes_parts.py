@@ -17,9 +17,9 @@ from gllm import __version__
 from gllm.apps.cli.nodes import make_nodes
 from gllm.config import Config, EngineConfig, NodesConfig
 from gllm.supervisor.nodes.addresses import address_towards, interface_of, is_wildcard, resolve_by
-from gllm.supervisor.nodes.admission import refusal_of, refusal_of_stranger, shape_of
-from gllm.supervisor.nodes.digest import digest_model
-from gllm.supervisor.nodes.placement import check_nodes, ranks_of, rendezvous, worker_environment
+from gllm.supervisor.nodes.join_checks import parallel_config_of, refusal_of, refusal_of_other_version
+from gllm.supervisor.nodes.model_digest import digest_model
+from gllm.supervisor.nodes.placement import check_nodes, ranks_of, rendezvous_of, worker_environment
 from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, ParallelConfig
 from gllm.wire.transport import encode
 
@@ -40,8 +40,8 @@ def test_a_workers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     nodes = NodesConfig(nnodes=2, node_rank=1, master_addr="10.0.0.1", master_port=7000, node_addr="10.0.0.2")
     config = Config(engine=EngineConfig(model="", pp=4, tp=2), nodes=nodes)
-    assert rendezvous(config) == ("10.0.0.1", 7002)
-    assert worker_environment(config, 6, rendezvous(config), "eth0") == {
+    assert rendezvous_of(config) == ("10.0.0.1", 7002)
+    assert worker_environment(config, 6, rendezvous_of(config), "eth0") == {
         "RANK": "6",
         "LOCAL_RANK": "2",
         "WORLD_SIZE": "8",
@@ -120,13 +120,14 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 # --- admission -----------------------------------------------------------------------------------------
 
-SHAPE = ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=())
+PARALLEL = ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=())
 MODEL = ModelDigest(config="c", tensors="t", num_tensors=10, num_bytes=1000)
 
 
 def join(**changes: object) -> Join:
     return msgspec.structs.replace(
-        Join(protocol=PROTOCOL, version=__version__, node_rank=1, host="10.0.0.2", shape=SHAPE, model=MODEL), **changes
+        Join(protocol=PROTOCOL, version=__version__, node_rank=1, host="10.0.0.2", parallel=PARALLEL, model=MODEL),
+        **changes,
     )
 
 
@@ -134,15 +135,15 @@ def join(**changes: object) -> Join:
     ("changes", "reason"),
     [
         (
-            {"shape": ParallelConfig(nnodes=2, pp=2, tp=2, ep=1, assigned_layers=())},
+            {"parallel": ParallelConfig(nnodes=2, pp=2, tp=2, ep=1, assigned_layers=())},
             "--pp is 2 here and 4 on the master",
         ),
         (
-            {"shape": ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=(1, 2))},
+            {"parallel": ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=(1, 2))},
             "--assigned-layers is 1,2 here and not set on the master",
         ),
         (
-            {"shape": ParallelConfig(nnodes=3, pp=6, tp=2, ep=1, assigned_layers=())},
+            {"parallel": ParallelConfig(nnodes=3, pp=6, tp=2, ep=1, assigned_layers=())},
             "--nnodes is 3 here and 2 on the master, --pp is 6",
         ),
         ({"node_rank": 2}, "--node-rank 2 is not one of 1 to 1"),
@@ -161,22 +162,22 @@ def join(**changes: object) -> Join:
     ],
 )
 def test_refusals_say_what_differs(changes: dict[str, object], reason: str) -> None:
-    refusal = refusal_of(join(**changes), SHAPE, MODEL)
+    refusal = refusal_of(join(**changes), PARALLEL, MODEL)
     assert refusal is not None
     assert reason in refusal.reason
     assert not refusal.retry
 
 
 def test_what_fits_is_welcome() -> None:
-    assert refusal_of(join(), SHAPE, MODEL) is None
-    assert refusal_of_stranger(encode(join())) is None
-    assert refusal_of_stranger(b"\xc1") is None
-    assert shape_of(EngineConfig(model="", pp=4, tp=2), NodesConfig(nnodes=2)) == SHAPE
+    assert refusal_of(join(), PARALLEL, MODEL) is None
+    assert refusal_of_other_version(encode(join())) is None
+    assert refusal_of_other_version(b"\xc1") is None
+    assert parallel_config_of(EngineConfig(model="", pp=4, tp=2), NodesConfig(nnodes=2)) == PARALLEL
 
 
 def test_another_version_is_told_so_even_if_its_words_are_new() -> None:
     newer = msgspec.msgpack.encode(["Join", PROTOCOL + 1, "7.0", {"all": "new"}])
-    refusal = refusal_of_stranger(newer)
+    refusal = refusal_of_other_version(newer)
     assert refusal is not None
     assert f"gLLM 7.0 (protocol {PROTOCOL + 1}) here, gLLM {__version__} (protocol {PROTOCOL})" in refusal.reason
 

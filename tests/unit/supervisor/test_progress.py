@@ -13,22 +13,22 @@ def loading(rank: int, progress: float, state: str = "loading") -> ProcessStatus
 def test_ranks_count_alike() -> None:
     loaded = LoadProgress(4)
     assert loaded.share is None
-    assert loaded.hear(loading(0, 0.5))
+    assert loaded.update(loading(0, 0.5))
     assert loaded.share == 0.125
-    assert [loaded.hear(loading(rank, 1.0)) for rank in range(4)] == [True] * 4
+    assert [loaded.update(loading(rank, 1.0)) for rank in range(4)] == [True] * 4
     assert loaded.share == 1.0
 
 
 def test_less_than_a_hundredth_is_no_news() -> None:
     loaded = LoadProgress(1)
-    news = [loaded.hear(loading(0, at / 1000)) for at in range(1001)]
+    news = [loaded.update(loading(0, at / 1000)) for at in range(1001)]
     assert sum(news) == 101
-    assert not loaded.hear(loading(0, 0.0, state="starting"))
+    assert not loaded.update(loading(0, 0.0, state="starting"))
 
 
 def test_a_new_epoch_begins_anew() -> None:
     loaded = LoadProgress(1)
-    loaded.hear(loading(0, 1.0))
+    loaded.update(loading(0, 1.0))
     loaded.start()
     assert loaded.share is None
-    assert loaded.hear(loading(0, 0.0))
+    assert loaded.update(loading(0, 0.0))

@@ -18,14 +18,14 @@ from fake_children import GATEWAY, fake_commands
 _MAIN = """
 import asyncio, sys
 from gllm.config import Config, EngineConfig, GatewayConfig
-from gllm.supervisor.group import RestartPolicy
-from gllm.supervisor.process import Commands
-from gllm.supervisor.serve import Server
+from gllm.supervisor.restart import RestartConfig
+from gllm.supervisor.child_process import Commands
+from gllm.supervisor.supervisor import Supervisor
 folder, restart = sys.argv[1], sys.argv[2] == "restart"
 commands = Commands(**{role: (sys.executable, f"{folder}/fake_{role}.py") for role in ("engine", "worker", "gateway")})
 config = Config(engine=EngineConfig(model="/models/Tiny"), gateway=GatewayConfig(port=1234, drain_timeout=10))
-policy = RestartPolicy(enabled=restart, first_delay=0.05)
-sys.exit(asyncio.run(Server(config, restart=policy, commands=commands).run()))
+policy = RestartConfig(enabled=restart, first_delay=0.05)
+sys.exit(asyncio.run(Supervisor(config, restart=policy, commands=commands).run()))
 """
 
 
@@ -208,7 +208,7 @@ def test_sigterm_drains_with_the_engine_alive(start: Starter) -> None:
     assert (status, out) == (0, "")
     notes = server.notes_path.read_text()
     assert notes.index("gateway got Drain(timeout=10.0)") < notes.index("gateway drained")
-    assert "gllm: finishing the requests at hand, 10 s at most" in err
+    assert "gllm: finishing running requests, 10 s at most" in err
 
 
 def test_a_second_ctrl_c_kills(start: Starter) -> None:

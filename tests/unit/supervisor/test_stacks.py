@@ -14,7 +14,7 @@ from fake_children import fake_commands
 from test_engine_group import CONFIG, FAST, Observer, notes, observe  # noqa: F401
 from test_nodes_group import Pair, play
 
-from gllm.supervisor.events import EngineReady, Restarting
+from gllm.supervisor.group_interface import EngineReady, Restarting
 
 HUNG_ENGINE = """
 status = StatusReporter(config, "engine")
@@ -64,7 +64,7 @@ def test_a_worker_that_has_not_started_is_told_of(tmp_path: Path, caplog: pytest
 
     with caplog.at_level(logging.ERROR):
         observe(fake_commands(tmp_path, engine=HUNG_ENGINE, worker=UNKNOWING_WORKER), FAST, scenario)
-    assert stacks(caplog) == ["worker-0 tells no stacks: it has not started yet, or the kernel does not let it run"]
+    assert stacks(caplog) == ["worker-0 wrote no stacks: it has not started yet, or the kernel does not let it run"]
 
 
 def test_another_failure_needs_no_stacks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from gllm.apps.cli.parsing import EngineCommand
 
 if TYPE_CHECKING:
     from gllm.config import Config
-    from gllm.supervisor.restart import RestartPolicy
+    from gllm.supervisor.restart import RestartConfig
 
 FailureOption = Annotated[
     Literal["restart", "exit"],
@@ -66,25 +66,25 @@ def serve(
     config = with_nodes(make_config(model, flags, log_level=log_level), nodes_flags)
 
     from gllm.logs import setup_logging
-    from gllm.supervisor.restart import RestartPolicy
+    from gllm.supervisor.restart import RestartConfig
     from gllm.supervisor.stacks import show_stacks_on_signal
 
     setup_logging(config, "supervisor")
     show_stacks_on_signal()
-    restart = RestartPolicy(enabled=on_failure == "restart", recovery_timeout=recovery_timeout)
+    restart = RestartConfig(enabled=on_failure == "restart", recovery_timeout=recovery_timeout)
     raise typer.Exit(_run(config, restart, keys_file))
 
 
-def _run(config: Config, restart: RestartPolicy, keys_file: str) -> int:
+def _run(config: Config, restart: RestartConfig, keys_file: str) -> int:
     import asyncio
 
-    from gllm.supervisor.serve import Server
+    from gllm.supervisor.supervisor import Supervisor
 
     if config.nodes.nnodes == 1:
-        return asyncio.run(Server(config, restart=restart).run())
+        return asyncio.run(Supervisor(config, restart=restart).run())
 
-    from gllm.supervisor.nodes.digest import digest_model
     from gllm.supervisor.nodes.master import Master
+    from gllm.supervisor.nodes.model_digest import digest_model
     from gllm.supervisor.nodes.slave import Slave
     from gllm.wire.curve import read_keys
 
@@ -98,7 +98,7 @@ def _run(config: Config, restart: RestartPolicy, keys_file: str) -> int:
     async def run() -> int:
         if config.nodes.launch_mode == "slave":
             return await Slave(config, keys, model).run()
-        return await Server(config, restart=restart, nodes=Master(keys, model)).run()
+        return await Supervisor(config, restart=restart, nodes=Master(keys, model)).run()
 
     return asyncio.run(run())
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
 from gllm.engine.client.stream import EngineError
-from gllm.supervisor.group import EngineGroup, GroupError, GroupEvent, GroupFailed
+from gllm.supervisor.group import EngineGroup
+from gllm.supervisor.group_interface import GroupError, GroupEvent, GroupFailed
 from gllm.wire.messages import EngineDown, EngineUp, Hello, ProcessStatus
 
 T = TypeVar("T")

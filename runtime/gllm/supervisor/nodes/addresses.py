@@ -1,4 +1,4 @@
-"""From names to addresses, and from an address to the network interface that owns it."""
+"""Addresses of host names, and the network interface of an address."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 Resolver = Callable[[str], str]
-"""From a host name to an address; raises OSError while there is none."""
+"""Returns the address of a host name; raises OSError while it has none."""
 
 _RETRY_SECONDS = 0.5
 _SIOCGIFADDR = 0x8915
 
 
 def resolve(host: str) -> str:
-    """An address of `host`, IPv4 if it has one; OSError if the name is not known (yet)."""
+    """Return an address of `host`, IPv4 if it has one. Raises OSError if the name is unknown."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     return str(found[0][4][0])
 
 
 async def resolve_by(host: str, deadline: float, resolver: Resolver = resolve) -> str:
-    """`host`'s address, as soon as it has one: a pod's name may appear in DNS long after the pod.
+    """Wait until `host` has an address, and return it: a pod's name may appear in DNS long after the pod.
 
-    OSError, in one line, when it has none at `deadline` (time.monotonic()).
+    Raises OSError at `deadline` (time.monotonic()).
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -44,7 +44,7 @@ async def resolve_by(host: str, deadline: float, resolver: Resolver = resolve) -
 
 
 def address_towards(address: str) -> str:
-    """This machine's own address on the way to another one; nothing is sent."""
+    """Return this machine's own address on the route to `address`; sends nothing."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))
@@ -59,15 +59,15 @@ def is_wildcard(address: str) -> bool:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the network interface that owns an address of this machine; None if that cannot be told."""
+    """Return the name of the network interface with an address of this machine; None if it is not found."""
     try:
-        wanted = ipaddress.ip_address(address)
+        target = ipaddress.ip_address(address)
     except ValueError:
         return None
-    if wanted.is_loopback:
+    if target.is_loopback:
         return "lo"
-    if wanted.version == 6:
-        return _interface_of_ipv6(wanted.packed.hex())
+    if target.version == 6:
+        return _interface_of_ipv6(target.packed.hex())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
@@ -75,7 +75,7 @@ def interface_of(address: str) -> str | None:
                 answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
             except OSError:
                 continue  # It has no IPv4 address.
-            if answer[20:24] == wanted.packed:
+            if answer[20:24] == target.packed:
                 return name
     return None
 

@@ -1,4 +1,4 @@
-"""Which ranks run on which node, and what their processes find in the environment. Pure, but for a free port."""
+"""Which ranks run on which node, and the environment of their processes. Pure, but for `rendezvous_of`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gllm.config import Config, EngineConfig, NodesConfig
 
 
 def check_nodes(engine: EngineConfig, nodes: NodesConfig) -> None:
-    """Raises ValueError, naming flags and fix, if the stages cannot be spread over the nodes."""
+    """Raise ValueError, which names flags and fix, if the stages cannot be spread over the nodes."""
     count, mode = nodes.nnodes, nodes.launch_mode
     if count < 1:
         raise ValueError(f"--nnodes must be at least 1, not {count}")
@@ -23,7 +23,7 @@ def check_nodes(engine: EngineConfig, nodes: NodesConfig) -> None:
         raise ValueError(f"--launch-mode {mode} is for several nodes: say how many with --nnodes")
     if engine.pp % count:
         raise ValueError(
-            f"--pp {engine.pp} is not a multiple of --nnodes {count}: every node gets as many stages as the others"
+            f"--pp {engine.pp} is not a multiple of --nnodes {count}: every node gets the same number of stages"
         )
     if mode == "master" and nodes.node_rank != 0:
         raise ValueError(f"--node-rank {nodes.node_rank} with --launch-mode master: the master's is 0")
@@ -36,7 +36,7 @@ def check_nodes(engine: EngineConfig, nodes: NodesConfig) -> None:
 
 
 def ranks_of(node_rank: int, engine: EngineConfig, nodes: NodesConfig) -> range:
-    """The ranks on a node: whole stages, in order. rank = stage * tp + tp_rank."""
+    """Return the ranks on a node: whole stages, in order. rank = stage * tp + tp_rank."""
     count = engine.pp // nodes.nnodes * engine.tp
     return range(node_rank * count, (node_rank + 1) * count)
 
@@ -46,7 +46,7 @@ def local_ranks(config: Config) -> range:
 
 
 def worker_config(config: Config) -> Config:
-    """The config of this node's workers: each gets its share of the cores, if nobody said how many threads."""
+    """Return the config of this node's workers: without `threads`, each gets an equal share of the cores."""
     local = len(local_ranks(config))
     if config.engine.threads or local == 1:
         return config
@@ -54,8 +54,8 @@ def worker_config(config: Config) -> Config:
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(config.engine, threads=threads))
 
 
-def rendezvous(config: Config) -> tuple[str, int]:
-    """Where the ranks of one epoch meet (torch.distributed): of one node, a port of the loopback that is free now."""
+def rendezvous_of(config: Config) -> tuple[str, int]:
+    """Return address and port at which torch.distributed starts; with one node, a free port of the loopback."""
     if config.nodes.nnodes > 1:
         return config.nodes.master_addr, config.nodes.master_port + 2
     with socket.socket() as probe:
@@ -63,13 +63,13 @@ def rendezvous(config: Config) -> tuple[str, int]:
         return "127.0.0.1", probe.getsockname()[1]
 
 
-def worker_environment(config: Config, rank: int, meeting: tuple[str, int], interface: str | None) -> dict[str, str]:
-    """The environment of one worker, in the names that torch uses.
+def worker_environment(config: Config, rank: int, rendezvous: tuple[str, int], interface: str | None) -> dict[str, str]:
+    """Return the environment variables of one worker, in the names that torch uses.
 
-    interface: the network interface of this node's address; the user's own choice in the environment wins.
+    interface: the network interface of this node's address; a choice in the user's environment has precedence.
     """
     ranks = local_ranks(config)
-    address, port = meeting
+    address, port = rendezvous
     environment = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank - ranks.start),

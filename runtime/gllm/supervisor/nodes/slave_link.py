@@ -1,4 +1,4 @@
-"""The slave's end of the link between supervisors: one connection, from its first word to the end of the link."""
+"""The slave's end of the link between supervisors, for one connection."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _SAME_KEYS = "give every node the same --keys-file"
 
 
 class LinkLost(Exception):
-    """The master is not there any more, or not yet; worth another try. str(e) says what happened."""
+    """The master does not answer or the link closed; a retry may succeed. str(error) is the reason."""
 
 
 class LinkRefused(Exception):
-    """The master does not take this node; another try would end the same way."""
+    """The master refuses this node; a retry would fail the same way."""
 
 
 class SlaveLink:
-    """A DEALER whose identity is new with every connection, so that the master never takes the past for the present.
+    """A DEALER with a new identity for each connection, so that the master recognizes messages of an earlier one.
 
     async with SlaveLink(nodes, keys) as link:
         welcome = await link.join(join, deadline)
@@ -60,8 +60,8 @@ class SlaveLink:
         self._where = f"{nodes.master_addr}:{nodes.master_port}"
         self._connected = asyncio.Event()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Fails with what ended the link."""
-        self._last_heard = time.monotonic()
+        """Its exception is the reason why the link ended."""
+        self._last_message = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> SlaveLink:
@@ -79,7 +79,7 @@ class SlaveLink:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._over.done():
-            self._over.exception()  # Retrieved: whoever left the block has seen it, or needs it no more.
+            self._over.exception()  # Mark it as retrieved: the caller has seen it or no longer needs it.
         self._socket.disable_monitor()
         self._context.destroy(linger=200)
 
@@ -87,7 +87,7 @@ class SlaveLink:
         self._socket.send(encode(message), zmq.NOBLOCK)
 
     async def join(self, join: Join, deadline: float) -> Welcome:
-        """Ask until the master answers; LinkLost at `deadline` (time.monotonic()), LinkRefused if it says no."""
+        """Ask until the master answers. Raises LinkLost at `deadline` (time.monotonic()), LinkRefused on a refusal."""
         await self._before(self._connected.wait(), deadline - time.monotonic())
         reason = ""
         while time.monotonic() < deadline:
@@ -99,40 +99,40 @@ class SlaveLink:
                     raise
                 continue
             if isinstance(answer, Welcome):
-                self._last_heard = time.monotonic()
-                self._tasks.append(asyncio.create_task(self._beat()))
+                self._last_message = time.monotonic()
+                self._tasks.append(asyncio.create_task(self._send_heartbeats()))
                 return answer
             if isinstance(answer, Refuse):
                 reason = answer.reason
                 if not answer.retry:
                     raise LinkRefused(f"the master at {self._where} refused this node: {reason}")
                 await asyncio.sleep(self._nodes.heartbeat_interval)
-        raise LinkLost(f"the master at {self._where} did not take this node: {reason or 'it does not answer'}")
+        raise LinkLost(f"the master at {self._where} did not accept this node: {reason or 'it does not answer'}")
 
     async def next_message(self) -> MasterToSlave:
-        """What the master says next; LinkLost when the link is over."""
+        """Return the master's next message. Raises LinkLost when the link ends."""
         while True:
             message = await self._before(self._receive(), None)
             if isinstance(message, Refuse):
-                raise LinkLost(f"the master gave this node up: {message.reason}")
+                raise LinkLost(f"the master removed this node: {message.reason}")
             if not isinstance(message, Heartbeat):
                 return message
 
     async def _receive(self) -> MasterToSlave:
         while True:
             payload = await self._socket.recv()
-            self._last_heard = time.monotonic()
+            self._last_message = time.monotonic()
             try:
                 message: MasterToSlave = _decoder.decode(payload)
             except msgspec.DecodeError as error:
                 raise LinkRefused(
-                    f"the master at {self._where} says what this gLLM does not understand; is it of another version? "
+                    f"the master at {self._where} sent a message that does not decode; is its version different? "
                     f"({error})"
                 ) from None
             return message
 
     async def _before(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
-        """The result of `work`, unless the link or the time (LinkLost) is over first."""
+        """Return the result of `work`. Raises the link's error, or LinkLost after `seconds`, if that comes first."""
         task = asyncio.ensure_future(work)
         either: set[asyncio.Future[Any]] = {task, self._over}
         try:
@@ -141,12 +141,12 @@ class SlaveLink:
                 return task.result()
             if self._over.done():
                 self._over.result()
-            raise LinkLost(f"there is no answer from the master at {self._where}")
+            raise LinkLost(f"no answer from the master at {self._where}")
         finally:
             task.cancel()
 
     async def _watch(self, monitor: zmq.asyncio.Socket) -> None:
-        """Follow the connection's events."""
+        """Handle the connection's events."""
         failed = 0
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())["event"]
@@ -160,9 +160,9 @@ class SlaveLink:
             else:
                 failed += 1
                 if failed >= _MOST_FAILED_HANDSHAKES:
-                    self._end(LinkRefused(f"what listens at {self._where} has other keys: {_SAME_KEYS}"))
+                    self._end(LinkRefused(f"the server at {self._where} has other keys: {_SAME_KEYS}"))
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         nodes = self._nodes
         previous = time.monotonic()
         while True:
@@ -170,9 +170,9 @@ class SlaveLink:
             self.send(Heartbeat())
             now = time.monotonic()
             if now - previous > nodes.heartbeat_timeout:
-                self._end(LinkLost(f"this supervisor stood still for {now - previous:.1f} s"))
-            elif now - self._last_heard > nodes.heartbeat_timeout:
-                self._end(LinkLost(f"the master was silent for {now - self._last_heard:.1f} s (--heartbeat-timeout)"))
+                self._end(LinkLost(f"this supervisor was stopped for {now - previous:.1f} s"))
+            elif now - self._last_message > nodes.heartbeat_timeout:
+                self._end(LinkLost(f"the master was silent for {now - self._last_message:.1f} s (--heartbeat-timeout)"))
             previous = now
 
     def _end(self, error: LinkLost | LinkRefused) -> None:

@@ -1,4 +1,4 @@
-"""One child process: started in a session of its own, watched, killed with everything it started."""
+"""One child process: started in its own session, watched, and killed together with everything it started."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from gllm.config import Config
-from gllm.supervisor.child import SUPERVISOR_PID_VARIABLE
+from gllm.supervisor.link import SUPERVISOR_PID_VARIABLE
 
 
 def _module(name: str) -> tuple[str, ...]:
-    # -P: the folder the user happens to be in must not shadow the modules of a child.
+    # -P: files in the current folder must not shadow the modules of a child.
     return (sys.executable, "-P", "-m", name)
 
 
 class Commands(msgspec.Struct, frozen=True, kw_only=True):
-    """Command lines of the children; tests put their own in."""
+    """Command lines of the children; tests replace them."""
 
     gateway: tuple[str, ...] = _module("gllm.gateway")
     engine: tuple[str, ...] = _module("gllm.engine")
     worker: tuple[str, ...] = _module("gllm.worker")
 
 
-class Child:
+class ChildProcess:
     """A running (or ended) child process of this supervisor."""
 
     def __init__(self, role: str, process: asyncio.subprocess.Process) -> None:
         self.role = role
         self.pid = process.pid
         self._process = process
-        self._verdict: str | None = None
+        self._kill_reason = ""
 
     @classmethod
     async def spawn(
         cls, role: str, command: Sequence[str], config: Config, env: Mapping[str, str] | None = None
-    ) -> Child:
-        """Start `command` with `config` in its environment; raises OSError if it cannot be started.
+    ) -> ChildProcess:
+        """Start `command` with `config` in its environment. Raises OSError.
 
-        Its stdout joins stderr: stdout belongs to whoever runs the command (`gllm generate` writes results there).
+        Its stdout goes to stderr: stdout belongs to the user's command (`gllm generate` writes results there).
         """
         environment = {
             **os.environ,
-            # A worker allocates few big blocks from a handful of threads: more malloc arenas only waste memory.
+            # A worker allocates few big blocks in few threads: more malloc arenas would only waste memory.
             "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
             **config.to_environment(),
             **(env or {}),
@@ -58,24 +58,24 @@ class Child:
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=2,
-            # Ctrl-C in the terminal reaches only the supervisor, which decides in what order things end.
+            # Ctrl-C in the terminal reaches only the supervisor, which ends the processes in order.
             start_new_session=True,
         )
         return cls(role, process)
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """None while it runs; negative: minus the signal that ended it."""
         return self._process.returncode
 
     async def wait(self) -> int:
         return await self._process.wait()
 
     def describe_exit(self) -> str:
-        """One phrase that tells how it ended, such as `worker-0 was killed by SIGKILL`."""
+        """Describe how it ended in one phrase, such as `worker-0 was killed by SIGKILL`."""
         status = self.exit_status
-        if self._verdict is not None:
-            return f"{self.role} {self._verdict}"
+        if self._kill_reason:
+            return f"{self.role} {self._kill_reason}"
         if status is None:
             return f"{self.role} is running"
         if status >= 0:
@@ -91,18 +91,17 @@ class Child:
         """Ask it to end (SIGTERM)."""
         self.send(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """End it and all that it started at once (SIGKILL to its session's process group)."""
+    def kill(self, reason: str = "") -> None:
+        """Send SIGKILL to it and all that it started.
+
+        `describe_exit` puts the reason after the role: `was stopped by a signal, and killed`.
+        """
+        if self.exit_status is None:
+            self._kill_reason = reason or self._kill_reason
         self.send(signal.SIGKILL)
 
-    def condemn(self, verdict: str) -> None:
-        """Kill it for a reason, which goes after its role: `was stopped by a signal, and killed`."""
-        if self.exit_status is None:
-            self._verdict = verdict
-            self.kill()
-
     def send(self, number: signal.Signals) -> None:
-        """Send a signal; SIGKILL goes to its whole session."""
+        """Send a signal to the process; SIGKILL goes to its whole session."""
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -112,8 +111,8 @@ class Child:
                 os.kill(self.pid, number)
 
 
-async def end_all(children: Sequence[Child], timeout: float) -> None:
-    """End every child: SIGTERM, then SIGKILL after `timeout` seconds (0: at once). Returns when all are reaped."""
+async def end_all(children: Sequence[ChildProcess], timeout: float) -> None:
+    """Send SIGTERM to all, and SIGKILL after `timeout` seconds (0: at once). Returns when all have exited."""
     waits = [asyncio.ensure_future(child.wait()) for child in children]
     if not waits:
         return

@@ -1,4 +1,4 @@
-"""Whether a node may join: everything that must be the same, and what to say when it is not."""
+"""Whether a node may join: the settings and files that must be equal on all nodes, and the reasons to refuse."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from gllm import __version__
 from gllm.config import EngineConfig, NodesConfig
 from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, ParallelConfig, Refuse
 
-_FLAGS: Mapping[str, str] = {"nnodes": "--nnodes", "pp": "--pp", "tp": "--tp", "ep": "--ep",
-                             "assigned_layers": "--assigned-layers"}  # fmt: skip
+_FLAGS: Mapping[str, str] = {
+    "nnodes": "--nnodes",
+    "pp": "--pp",
+    "tp": "--tp",
+    "ep": "--ep",
+    "assigned_layers": "--assigned-layers",
+}
 
 
-def shape_of(engine: EngineConfig, nodes: NodesConfig) -> ParallelConfig:
+def parallel_config_of(engine: EngineConfig, nodes: NodesConfig) -> ParallelConfig:
     return ParallelConfig(
         nnodes=nodes.nnodes, pp=engine.pp, tp=engine.tp, ep=engine.ep, assigned_layers=engine.assigned_layers
     )
 
 
-def refusal_of_stranger(payload: bytes) -> Refuse | None:
-    """For a Join of another protocol or version, which may not even decode; None if it is of ours, or no Join."""
+def refusal_of_other_version(payload: bytes) -> Refuse | None:
+    """Refuse a `Join` of another protocol or version, which may not decode. None for our version and other messages."""
     try:
         message = msgspec.msgpack.decode(payload)
     except msgspec.DecodeError:
@@ -36,17 +41,17 @@ def refusal_of_stranger(payload: bytes) -> Refuse | None:
     return None
 
 
-def refusal_of(join: Join, shape: ParallelConfig, model: ModelDigest) -> Refuse | None:
-    """Why a node with our protocol may not join; None if it may. Written from the slave's point of view."""
+def refusal_of(join: Join, parallel: ParallelConfig, model: ModelDigest) -> Refuse | None:
+    """Return why a node with our protocol may not join, None if it may. In the text, "here" is the slave."""
     different = [
-        f"{flag} is {_text(getattr(join.shape, name))} here and {_text(getattr(shape, name))} on the master"
+        f"{flag} is {_text(getattr(join.parallel, name))} here and {_text(getattr(parallel, name))} on the master"
         for name, flag in _FLAGS.items()
-        if getattr(join.shape, name) != getattr(shape, name)
+        if getattr(join.parallel, name) != getattr(parallel, name)
     ]
     if different:
-        return Refuse(f"the shape differs: {', '.join(different)}; start every node with the same", retry=False)
-    if not 0 < join.node_rank < shape.nnodes:
-        return Refuse(f"--node-rank {join.node_rank} is not one of 1 to {shape.nnodes - 1}", retry=False)
+        return Refuse(f"the parallel sizes differ: {', '.join(different)}; start every node with the same", retry=False)
+    if not 0 < join.node_rank < parallel.nnodes:
+        return Refuse(f"--node-rank {join.node_rank} is not one of 1 to {parallel.nnodes - 1}", retry=False)
     if join.model.config != model.config:
         return Refuse("the model differs: its configuration is another one than on the master", retry=False)
     if join.model != model:

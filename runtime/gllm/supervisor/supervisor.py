@@ -1,4 +1,4 @@
-"""The process behind `gllm serve`: one group with its gateway, signals, and what the terminal shows."""
+"""The process of `gllm serve`: one process group with its gateway, signals, and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -13,48 +13,46 @@ from pathlib import Path
 from typing import TextIO
 
 from gllm.config import Config
-from gllm.supervisor.crew import LAST_WORDS_SECONDS
-from gllm.supervisor.events import EngineReady, GroupEvent, GroupFailed, Note, Restarting
+from gllm.supervisor.child_process import ChildProcess, Commands, end_all
 from gllm.supervisor.group import EngineGroup
-from gllm.supervisor.nodes.interfaces import OtherNodes
-from gllm.supervisor.process import Child, Commands, end_all
+from gllm.supervisor.group_interface import EngineReady, GroupEvent, GroupFailed, Note, OtherNodes, Restarting
+from gllm.supervisor.process_group import REPORT_GRACE_SECONDS
 from gllm.supervisor.progress import LoadProgress, ProgressPrinter
-from gllm.supervisor.restart import RestartPolicy
-from gllm.supervisor.signals import handling
-from gllm.supervisor.stopped import kill_stopped
+from gllm.supervisor.restart import RestartConfig
+from gllm.supervisor.signals import handle_signals, kill_stopped
 from gllm.wire.curve import KEYS_VARIABLE
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, ProcessStatus
 
 _STOP_SECONDS = 2.0
 """How long a process may take to end itself before it is killed."""
 _HURRY_SECONDS = 0.5
-"""How long the gateway may take to tell its clients that it is over, after Ctrl-C or a failure."""
+"""After Ctrl-C or a failure: how long the gateway may take to end its clients' requests with an error."""
 _DRAIN_GRACE_SECONDS = 5.0
-"""What the gateway gets on top of the drain timeout, to answer the last clients."""
+"""Time that the gateway gets in addition to the drain timeout, to answer the last clients."""
 
 
-class Server:
-    """A group and the gateway in front of it.
+class Supervisor:
+    """Runs a process group and its gateway.
 
-    The gateway outlives the engine: when the engine or a worker dies it keeps the requests, answers `/health`, and
-    gives them to the engine of the next epoch. When the gateway itself dies, its clients are gone and the engine would
-    compute for nobody: everything starts anew.
+    The gateway survives the engine: when the engine or a worker exits, it keeps the requests, answers `/health`, and
+    resubmits the requests to the engine of the next epoch. When the gateway itself exits, its connections are lost:
+    gateway, engine and workers all start again.
 
-    Signals: SIGTERM drains (exit status 0); SIGINT and SIGHUP stop without waiting for requests (0), a second one, or
-    one while draining, kills (130). A failure that ends the group prints one line and exits with 1.
+    Signals: SIGTERM drains (exit status 0). SIGINT and SIGHUP stop without waiting for requests (0); a second one, or
+    one during a drain, kills (130). A failure that ends the group prints one line and exits with 1.
     """
 
     def __init__(
         self,
         config: Config,
         *,
-        restart: RestartPolicy | None = None,
+        restart: RestartConfig | None = None,
         commands: Commands | None = None,
         nodes: OtherNodes | None = None,
         out: TextIO = sys.stdout,
         err: TextIO = sys.stderr,
     ) -> None:
-        self._restart = restart or RestartPolicy()
+        self._restart = restart or RestartConfig()
         self._commands = commands or Commands()
         self._out = out
         self._progress = ProgressPrinter(err)
@@ -62,7 +60,7 @@ class Server:
         self._group = EngineGroup(
             config, restart=self._restart, commands=self._commands, nodes=nodes, on_event=self._on_event
         )
-        self._gateway: Child | None = None
+        self._gateway: ChildProcess | None = None
         self._gateway_reported = False
         self._gateway_failure = ""
         self._served = False
@@ -74,25 +72,25 @@ class Server:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Role to process id of what runs now."""
+        """Role to process id of each running process."""
         gateway = {"gateway": self._gateway.pid} if self._gateway and self._gateway.exit_status is None else {}
         return gateway | self._group.pids
 
     async def run(self) -> int:
-        """Serve until a signal or a failure ends it; returns the exit status, with no process left behind."""
-        with handling(terminate=self._on_terminate, interrupt=self._on_interrupt):
+        """Serve until a signal or a failure. Returns the exit status; all processes have exited by then."""
+        with handle_signals(terminate=self._on_terminate, interrupt=self._on_interrupt):
             try:
                 await self._group.start()
-                keeper = asyncio.create_task(self._keep_gateway())
+                gateway = asyncio.create_task(self._run_gateway())
                 watcher = asyncio.create_task(kill_stopped(lambda: [self._gateway] if self._gateway else []))
                 ending = asyncio.create_task(self._ending.wait())
-                await asyncio.wait({keeper, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if keeper.done():
-                    keeper.result()  # Raises if the keeper broke; it always begins the end before it returns.
-                keeper.cancel()
+                await asyncio.wait({gateway, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if gateway.done():
+                    gateway.result()  # Raises an unexpected error; a normal return has called `_end` before.
+                gateway.cancel()
                 watcher.cancel()
             finally:
-                # The gateway goes first, so that what is said to the clients comes from it and not from a dead socket.
+                # The gateway ends first, so that clients get its answer and not a broken connection.
                 await self._end_gateway()
                 await self._group.stop(_STOP_SECONDS)
         if self._failure is None:
@@ -101,7 +99,7 @@ class Server:
         return 1
 
     def _end(self, drain_seconds: float, failure: str | None = None) -> None:
-        """Begin to end the server, once; clients have `drain_seconds` to get the rest of their answers."""
+        """Begin to end everything; the first call counts. Clients get `drain_seconds` for the rest of their answers."""
         if not self._ending.is_set():
             self._failure = failure
             self._drain_seconds = drain_seconds
@@ -109,20 +107,20 @@ class Server:
 
     # --- the gateway ---------------------------------------------------------------------------------
 
-    async def _keep_gateway(self) -> None:
-        """Start the gateway, and start it again with the engine when it dies."""
+    async def _run_gateway(self) -> None:
+        """Start the gateway; when it exits, start it again together with the engine."""
         failed_starts = 0
         while True:
             self._served = self._gateway_reported = False
             try:
-                self._gateway = await Child.spawn(
+                self._gateway = await ChildProcess.spawn(
                     "gateway", self._commands.gateway, self._group.config, {KEYS_VARIABLE: ""}
                 )
             except OSError as error:
                 self._end(0.0, f"cannot start the gateway: {error}")
                 return
             if await self._gateway.wait() >= 0:
-                await asyncio.sleep(LAST_WORDS_SECONDS)
+                await asyncio.sleep(REPORT_GRACE_SECONDS)
             failed_starts = 0 if self._served else failed_starts + 1
             reason = self._gateway_failure or self._gateway.describe_exit()
             if self._gateway_failure or not self._restart.enabled or failed_starts >= self._restart.max_failed_starts:
@@ -141,7 +139,7 @@ class Server:
                 await asyncio.wait_for(self._gateway.wait(), self._drain_seconds + grace)
         await end_all([self._gateway], _STOP_SECONDS)
 
-    # --- what happens ----------------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------------
 
     def _on_event(self, event: GroupEvent) -> None:
         match event:
@@ -149,8 +147,8 @@ class Server:
                 self._on_gateway_status(event)
             case ProcessStatus():
                 self._progress.status(event)
-                if self._loading.hear(event):
-                    self._tell_loading()
+                if self._loading.update(event):
+                    self._send_loading()
             case EngineUp() | EngineDown():
                 self._loading.start()
                 self._group.send("gateway", event)
@@ -169,7 +167,7 @@ class Server:
             self._gateway_reported = True
             if self._group.running:
                 self._group.send("gateway", EngineUp(self._group.config.epoch))
-                self._tell_loading()
+                self._send_loading()
         if status.state == "failed":
             self._gateway_failure = status.detail or "the gateway failed"
         elif status.state == "ready" and not self._served:
@@ -179,7 +177,7 @@ class Server:
                 self._progress.clear()
                 print(ready_line(self._group.config, status.detail), file=self._out, flush=True)
 
-    def _tell_loading(self) -> None:
+    def _send_loading(self) -> None:
         if self._loading.share is not None:
             self._group.send("gateway", Loading(self._loading.share))
 
@@ -188,7 +186,7 @@ class Server:
     def _on_terminate(self) -> None:
         drain_seconds = self._group.config.gateway.drain_timeout
         if self._served and not self._ending.is_set():
-            self._progress.line(f"gllm: finishing the requests at hand, {drain_seconds:g} s at most")
+            self._progress.line(f"gllm: finishing running requests, {drain_seconds:g} s at most")
         self._end(drain_seconds)
 
     def _on_interrupt(self) -> None:
@@ -197,7 +195,7 @@ class Server:
             if not self._ending.is_set():
                 self._end(_HURRY_SECONDS)
                 return
-        # Ctrl-C again, or while draining: the patience is over.
+        # A second Ctrl-C, or one during a drain: kill everything.
         self._progress.clear()
         if self._gateway is not None:
             self._gateway.kill()
@@ -206,14 +204,13 @@ class Server:
 
 
 def ready_line(config: Config, url: str = "") -> str:
-    """The one line that says where it serves and how to try it. `url` overrides what the settings say."""
+    """Return the line with the server's address and a command to try it. `url` overrides the configured address."""
     gateway = config.gateway
     if not url.startswith("http"):
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(gateway.host, gateway.host)
         url = f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{gateway.port}"
     name = gateway.served_model_name or Path(config.engine.model).name
     body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
-    # Inside single quotes the shell takes everything literally, but for the single quote itself.
     data = shlex.quote(json.dumps(body))
     key = ' -H "Authorization: Bearer $GLLM_API_KEY"' if gateway.api_key else ""
     curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {data}"

@@ -1,4 +1,4 @@
-"""What a model's files hold, cheaply: the configuration and the list of tensors, never their data."""
+"""Digest of a model: of its configuration and its list of tensors, not of their data, which would take minutes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gllm.wire.node_messages import ModelDigest
 
 
 def digest_model(path: str, *, weights: bool = True) -> ModelDigest:
-    """Of a Hugging Face folder or a GGUF file; without `weights` (dummy ones) only the configuration counts.
+    """Digest a Hugging Face folder or a GGUF file; without `weights` (dummy ones) only its configuration.
 
-    Raises ValueError naming the file if it cannot be read.
+    Raises ValueError, which names the file that cannot be read.
     """
-    place = Path(path)
+    model = Path(path)
     try:
-        if place.is_dir():
-            return _digest_folder(place, weights)
-        return _digest_gguf(place, weights)
+        if model.is_dir():
+            return _digest_folder(model, weights)
+        return _digest_gguf(model, weights)
     except OSError as error:
         raise ValueError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
