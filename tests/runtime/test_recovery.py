@@ -1,4 +1,4 @@
-"""Processes die under load: no client sees more than a pause, and every text is that of an undisturbed run."""
+"""Processes are killed under load: a client sees only a pause, and each text equals that of a run without failures."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ VARIETY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_whatever_was_asked_for_goes_on_as_if_nothing_had_happened(start: Start, shape: str) -> None:
-    """Seeds, penalties, limits, grammars, usage; the engine dies, then the worker."""
+def test_all_kinds_of_requests_continue_with_the_same_tokens(start: Start, shape: str) -> None:
+    """Seeds, penalties, limits, grammars and usage, when the engine is killed and then a worker."""
     server = start(*SHAPES[shape])
     requests = [{"prompt": f"the lazy dog {number}", **fields} for number, fields in enumerate(VARIETY)]
     alone = [Stream(server, **fields) for fields in requests]
@@ -63,7 +63,7 @@ def test_whatever_was_asked_for_goes_on_as_if_nothing_had_happened(start: Start,
         stream.wait_pieces(3)
     server.kill("engine")
     until(lambda: not server.ready(), 5)
-    assert all(stream.live for stream in streams), "each of them has to be continued"
+    assert all(stream.live for stream in streams), "the new engine has to continue all of them"
     server.wait_for_err("serving again (epoch 1)")
     until(lambda: all(stream.pieces[-1] > time.monotonic() - 1.0 or not stream.live for stream in streams))
     server.kill("worker-0")
@@ -91,7 +91,7 @@ def test_logprobs_come_once(start: Start) -> None:
     until(lambda: first.search(server.http.get("/metrics").text) is not None)
     server.kill("worker-0")
     until(lambda: not server.ready(), 5)
-    assert client.is_alive(), "it has a token, and waits for the rest"
+    assert client.is_alive(), "it has a token and waits for the rest"
     client.join(60)
     assert answers[0]["text"] == expected["text"]
     assert answers[0]["logprobs"]["tokens"] == expected["logprobs"]["tokens"]
@@ -120,7 +120,7 @@ import ctypes, os, threading, time
 def hang(path):
     while True:
         try:
-            os.unlink(path)  # Once: the next epoch's worker is to work.
+            os.unlink(path)  # Only once: the worker of the next epoch does not hang.
         except OSError:
             time.sleep(0.02)
         else:
@@ -131,13 +131,12 @@ if os.environ.get("RANK") == "1":
 
 
 def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> None:
-    """It runs, as far as the kernel can tell, and computes no more: as in a collective that never ends."""
+    """The process runs, as the kernel sees it, but computes nothing: as in a collective that never ends."""
     (tmp_path / "sitecustomize.py").write_text(_HANG)
     trigger = tmp_path / "hang"
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    server = Server(
-        model, tmp_path / "err", "--pp", "2", "--step-timeout", "2", env={"PYTHONPATH": path, "HANG_FILE": str(trigger)}
-    )  # fmt: skip
+    env = {"PYTHONPATH": path, "HANG_FILE": str(trigger)}
+    server = Server(model, tmp_path / "err", "--pp", "2", "--step-timeout", "2", env=env)
     try:
         server.wait_ready()
         text = server.text(max_tokens=3000)
@@ -149,7 +148,7 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
         assert stream.result() == text
         assert re.search(r"step \d+ had no result for \d s \(--step-timeout 2\): a worker hangs", server.err())
         assert "serving again (epoch 1)" in server.err()
-        # Before the workers were killed they told what they did, under their names.
+        # Before the supervisor killed the workers it logged their stacks, with their names.
         stacks = [line for line in server.err().splitlines() if " error supervisor worker-" in line]
         assert any("worker-1   File" in line and "sitecustomize.py" in line and " in hang" in line for line in stacks)
         assert any("worker-0   File" in line and "gllm/worker/__main__.py" in line for line in stacks)
@@ -157,8 +156,9 @@ def test_a_hung_worker_is_noticed_by_its_step(model: Path, tmp_path: Path) -> No
         server.end()
 
 
+@pytest.mark.timing
 def test_every_class_of_process_dies(start: Start) -> None:
-    """In turn, while clients keep coming: five times each, or with GLLM_TEST_DEATHS=80 twenty times each."""
+    """Each in turn, under load: five times each, or with GLLM_TEST_DEATHS=80 twenty times each."""
     server = start("--pp", "2")
     prompts = [f"quick brown {number}" for number in range(6)]
     expected = [server.text(prompt=prompt, max_tokens=400) for prompt in prompts]
@@ -174,7 +174,7 @@ def test_every_class_of_process_dies(start: Start) -> None:
             stream.wait_pieces(5)
         pid, killed = server.kill(victim), time.monotonic()
         if victim == "gateway":
-            # Its clients' connections are gone with it; what counts is that the next ones are served.
+            # Its clients have lost their connections; later ones must be served.
             until(lambda pid=pid: server.children().get("gateway", pid) != pid, 30)  # type: ignore[misc]
             until(server.ready, 60)
             continue
@@ -183,8 +183,8 @@ def test_every_class_of_process_dies(start: Start) -> None:
         after = [moment for moment in streams[-1].pieces if moment > killed + 0.5]
         continued += bool(after)
         slowest = max(slowest, after[0] - killed if after else 0.0)
-    print(f"{deaths} deaths, slowest recovery {slowest:.1f} s, {continued} in the middle of a stream that went on")
-    assert continued >= 0.65 * deaths  # of three deaths in four; a gateway takes its streams along
+    print(f"{deaths} deaths, slowest recovery {slowest:.1f} s, {continued} in the middle of a stream that continued")
+    assert continued >= 0.65 * deaths  # of three kills in four: those of the gateway end its streams
     assert server.err().count("serving again") == deaths
     assert server.text(prompt=prompts[0], max_tokens=400) == expected[0]
     assert server.process.poll() is None
@@ -192,8 +192,9 @@ def test_every_class_of_process_dies(start: Start) -> None:
     assert server.finish() == 0
 
 
+@pytest.mark.timing
 def test_the_deadline_ends_with_a_clear_error(start: Start, model: Path, tmp_path: Path) -> None:
-    """Weights that are gone cannot be loaded again."""
+    """A worker whose weights were deleted cannot start again."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in model.iterdir():
@@ -218,7 +219,7 @@ def test_the_deadline_ends_with_a_clear_error(start: Start, model: Path, tmp_pat
         server.end()
 
 
-def test_without_hope_health_turns_bad_at_once(start: Start) -> None:
+def test_without_restarts_a_failure_ends_the_server_at_once(start: Start) -> None:
     server = start("--on-failure", "exit")
     stream = Stream(server, max_tokens=8000)
     stream.wait_pieces(10)
@@ -229,7 +230,7 @@ def test_without_hope_health_turns_bad_at_once(start: Start) -> None:
 
 
 def test_requests_of_a_recovery_wait_and_are_bounded(start: Start) -> None:
-    """While the group re-forms, new requests wait; beyond the queue's bound they get 429 at once."""
+    """During a restart new requests wait; beyond the bound of the queue they get 429 at once."""
     server = start("--max-num-seqs", "2", "--max-queued-requests", "2")
     server.kill("worker-0")
     until(lambda: not server.ready(), 5)
@@ -243,7 +244,7 @@ def test_requests_of_a_recovery_wait_and_are_bounded(start: Start) -> None:
     assert texts == {server.text(max_tokens=20)}
 
 
-def test_sigterm_in_a_recovery_finishes_what_waits(start: Start) -> None:
+def test_sigterm_in_a_recovery_finishes_the_waiting_requests(start: Start) -> None:
     server = start()
     text = server.text(max_tokens=2000)
     stream = Stream(server, max_tokens=2000)
@@ -255,9 +256,10 @@ def test_sigterm_in_a_recovery_finishes_what_waits(start: Start) -> None:
     assert "serving again (epoch 1)" in server.err()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_idle_server_uses_no_core(start: Start, shape: str) -> None:
-    """The second of a minute that one core has, for all processes together: below 2 %."""
+    """All processes together use less than 2 % of one core."""
     server = start(*SHAPES[shape])
     server.text()
     pids = [server.pid, *server.children().values()]
@@ -278,9 +280,9 @@ def test_an_idle_server_uses_no_core(start: Start, shape: str) -> None:
 
 
 def test_thousands_of_requests_leave_nothing_behind(start: Start) -> None:
-    """Mixed lengths, aborts and disconnects over HTTP: no page, no request, no file descriptor is left.
+    """Mixed lengths, aborts and disconnects over HTTP leak no page, no request and no file descriptor.
 
-    1200 requests, or as many as GLLM_TEST_REQUESTS says.
+    1200 requests, or the number in GLLM_TEST_REQUESTS.
     """
     import random
     import threading
@@ -289,7 +291,7 @@ def test_thousands_of_requests_leave_nothing_behind(start: Start) -> None:
     draw = random.Random(1)
     count = int(os.environ.get("GLLM_TEST_REQUESTS", "1200"))
     ways = ["text", "stream", "leave"]
-    plans = [(draw.choice(ways), draw.randint(1, 200), draw.randint(1, 24)) for _ in range(count)]
+    requests = [(draw.choice(ways), draw.randint(1, 200), draw.randint(1, 24)) for _ in range(count)]
 
     def descriptors() -> dict[str, int]:
         return {role: len(os.listdir(f"/proc/{pid}/fd")) for role, pid in server.children().items()}
@@ -306,10 +308,10 @@ def test_thousands_of_requests_leave_nothing_behind(start: Start) -> None:
                         if kind == "leave":
                             break
 
-    work(plans[:40])
+    work(requests[:40])
     time.sleep(0.5)
     before = descriptors()
-    clients = [threading.Thread(target=work, args=(plans[n::12],)) for n in range(12)]
+    clients = [threading.Thread(target=work, args=(requests[n::12],)) for n in range(12)]
     for client in clients:
         client.start()
     for client in clients:

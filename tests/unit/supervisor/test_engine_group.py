@@ -14,15 +14,9 @@ from fake_children import ENGINE, fake_commands
 
 from gllm.config import Config, EngineConfig
 from gllm.supervisor.child_process import Commands
-from gllm.supervisor.group import (
-    EngineGroup,
-    EngineReady,
-    GroupError,
-    GroupEvent,
-    GroupFailed,
-    RestartConfig,
-    Restarting,
-)
+from gllm.supervisor.group import EngineGroup
+from gllm.supervisor.group_interface import EngineReady, GroupError, GroupEvent, GroupFailed, Restarting
+from gllm.supervisor.restart import RestartConfig
 from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus
 
 CONFIG = Config(engine=EngineConfig(model="fake"))

@@ -100,6 +100,7 @@ def play(folder: Path, scenario: Callable[[Pair], Awaitable[None]], worker: str 
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+@pytest.mark.timing
 def test_a_name_that_is_known_late_then_a_group_then_its_end(tmp_path: Path, notes: Path) -> None:
     async def scenario(pair: Pair) -> None:
         pair.names.clear()
