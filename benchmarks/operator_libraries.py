@@ -119,7 +119,7 @@ CANDIDATES: dict[str, Callable[[], Any]] = {
 }
 
 
-# --- the bench -------------------------------------------------------------------------------------------------------
+# --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
 class Process:
@@ -206,7 +206,7 @@ class Proxy:
 def pod(number: int) -> dict[str, Any]:
     """As the operator renders them, so of their usual size."""
     from fixtures.kube_controllers import _pod
-    from fixtures.operator_bench import SPEC, deployment
+    from fixtures.operator_harness import SPEC, deployment
     from gllm_operator.local.manifest import NO_UID, objects_of
     from gllm_operator.names import FINALIZER
 
@@ -267,7 +267,7 @@ async def measure_list(name: str, kubeconfig: Path) -> None:
         print(f"{name:<16} {held - process.began:.2f} s, {process.usage()} for {process.last['held']} pods")
 
 
-async def bench(folder: Path, count: int, clients: bool) -> None:
+async def run(folder: Path, count: int, clients: bool) -> None:
     import kopf
 
     from fixtures.api_server import write_kubeconfig
@@ -309,12 +309,12 @@ def main() -> None:
     folder = binaries()
     if folder is None:
         sys.exit("no kube-apiserver here: set KUBEBUILDER_ASSETS to the folder of etcd and kube-apiserver")
-    asyncio.run(bench(folder, given.count, given.clients))
+    asyncio.run(run(folder, given.count, given.clients))
 
 
 async def hold(candidate: Callable[[], Any]) -> None:
     await candidate()
-    await asyncio.Event().wait()  # The bench reads the memory, and then ends this process.
+    await asyncio.Event().wait()  # The benchmark reads the memory, and then ends this process.
 
 
 if __name__ == "__main__":

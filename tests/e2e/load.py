@@ -1,8 +1,8 @@
 """A load client that reads and checks every stream: `python tests/e2e/load.py http://smol.default.svc/v1 --seconds 60`.
 
-Each stream asks for a fixed number of tokens and has to bring exactly these, finish_reason, usage and [DONE], over a
-connection of its own and without a second try: whatever a server drops or cuts short is counted. Greedy tokens depend
-on the prompt alone, so the text of a prompt has to be the same each time, whoever serves it.
+Each stream asks for a fixed number of tokens, and must return exactly these, finish_reason, usage and [DONE]. It has
+its own connection and is not retried, so every request that a server drops or cuts short is counted. Greedy tokens
+depend on the prompt alone, so the text for a prompt must be the same each time, whichever group serves it.
 """
 
 from __future__ import annotations

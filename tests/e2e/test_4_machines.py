@@ -33,9 +33,9 @@ def _node_of_the_slave(kube: Kube) -> str:
 def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
     """Serving continues meanwhile, and the operator continues afterwards.
 
-    What Kubernetes itself does is allowed for: nodes whose leases nobody could renew for longer than its grace (12 s on
-    this cluster, 50 s by default) count as lost at first, and their pods are out of their Services until the kubelets
-    have reported. Who connects in just these seconds may be refused; no stream breaks.
+    Kubernetes itself has an effect: nodes whose leases were not renewed within its grace (12 s on this cluster, 50 s by
+    default) count as lost at first, and their pods are removed from their Services until the kubelets have reported.
+    New connections may be refused in these seconds; no stream breaks.
     """
     serving(kube)
     with under_load(kube, f"{part} frozen for 30 s") as load:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from fixtures.kube_memory import Crash
 from fixtures.kube_world import NODES, ready_masters
-from fixtures.operator_bench import SPEC, Bench
+from fixtures.operator_harness import SPEC, OperatorHarness
 from gllm_operator.names import MANAGED_BY, MANAGER, REVISION, ROLE
 from gllm_operator.objects import Object
 
@@ -41,13 +41,13 @@ ACTIONS = st.one_of(
     st.tuples(st.just("scale"), st.integers(0, 4)),
     st.tuples(st.sampled_from(["world", "pass", "wait", "wait long", "crash pod", "unready", "delete pod"]), st.none()),
     st.tuples(
-        st.sampled_from(["delete child", "edit child", "restart operator", "lose node", "find nodes"]), st.none()
+        st.sampled_from(["delete object", "edit object", "restart operator", "lose node", "find nodes"]), st.none()
     ),
     st.tuples(st.just("crash operator"), st.integers(0, 12)),
 )
 
 
-class Watched(Bench):
+class Watched(OperatorHarness):
     """Checks the invariants after every write of the operator."""
 
     def __init__(self, spec: dict[str, Any], seed: int) -> None:
@@ -152,7 +152,7 @@ class Watched(Bench):
                 self.world.set_ready(self.chance.choice(pods), False)
             case "delete pod" if pods:
                 self.world.delete_pod(self.chance.choice(pods))
-            case "delete child" | "edit child":
+            case "delete object" | "edit object":
                 self._meddle(action)
             case "restart operator":
                 self.start_operator()
@@ -174,7 +174,7 @@ class Watched(Bench):
         if not mine:
             return
         one = self.chance.choice(mine)
-        if action == "delete child":
+        if action == "delete object":
             self.api.begin_delete(one)
         else:
             self.api.edit(
@@ -205,37 +205,37 @@ def _foreign_objects() -> list[Object]:
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, actions=st.lists(ACTIONS, max_size=30), seed=st.integers(0, 2**32))
 def test_invariants_hold_and_the_spec_is_reached(spec: dict[str, Any], actions: list[Any], seed: int) -> None:
-    bench = Watched(SPEC | spec, seed)
+    harness = Watched(SPEC | spec, seed)
     for action, argument in actions:
-        bench.act(action, argument)
-        assert all(one in bench.api.objects.values() for one in bench.foreign), "touched what is another's"
+        harness.act(action, argument)
+        assert all(one in harness.api.objects.values() for one in harness.foreign), "touched what is another's"
     # Without further failures, the deployment reaches the state that the spec asks for.
-    bench.world.lost_nodes.clear()
-    bench.crash_after = None
+    harness.world.lost_nodes.clear()
+    harness.crash_after = None
     for _ in range(12):
-        bench.run_until_quiet()
-        bench.now += 5000
-    replicas, _, _ = bench.spec_now()
-    status = bench.status
+        harness.run_until_quiet()
+        harness.now += 5000
+    replicas, _, _ = harness.spec_now()
+    status = harness.status
     assert status.ready == f"{replicas}/{replicas}", status
-    assert len(bench.sets()) == replicas
+    assert len(harness.sets()) == replicas
     assert {group.phase for group in status.groups} <= {"Ready"}
     if status.failed_revision != status.update_revision and replicas:
         assert {group.revision for group in status.groups} == {status.update_revision}
-    before = len(bench.api.writes)
-    bench.run_pass()
-    assert bench.api.writes[before:] == [], "the same plan twice is not empty"
-    assert all(one in bench.api.objects.values() for one in bench.foreign)
+    before = len(harness.api.writes)
+    harness.run_pass()
+    assert harness.api.writes[before:] == [], "the same plan twice is not empty"
+    assert all(one in harness.api.objects.values() for one in harness.foreign)
 
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(spec=SPECS, step=st.integers(0, 60), seed=st.integers(0, 2**32))
 def test_a_rollout_survives_a_crash_between_any_two_writes(spec: dict[str, Any], step: int, seed: int) -> None:
-    bench = Watched(SPEC | spec | {"suspend": False}, seed)
-    bench.run_until_quiet()
-    bench.edit(lambda one: one.update(image="gllm:new"))
-    bench.crash_after = step
-    bench.run_until_quiet()
-    replicas, _, _ = bench.spec_now()
-    assert bench.status.ready == f"{replicas}/{replicas}"
-    assert len(bench.sets()) == replicas
+    harness = Watched(SPEC | spec | {"suspend": False}, seed)
+    harness.run_until_quiet()
+    harness.edit(lambda one: one.update(image="gllm:new"))
+    harness.crash_after = step
+    harness.run_until_quiet()
+    replicas, _, _ = harness.spec_now()
+    assert harness.status.ready == f"{replicas}/{replicas}"
+    assert len(harness.sets()) == replicas

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.operator_bench import deployment
+from fixtures.operator_harness import deployment
 from gllm_operator.kube.api import ApiError
 
 GOOD: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ import pytest
 from fixtures.api_server import write_kubeconfig
 from fixtures.kube_controllers import Controllers
 from fixtures.metrics import metric_sum
-from fixtures.operator_bench import deployment
+from fixtures.operator_harness import deployment
 from fixtures.ports import free_port
 from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.client import ApiClient
@@ -72,10 +72,12 @@ class Operators:
 
     async def until_metric(self, name: str, value: float, which: int = -1, seconds: float = 5) -> None:
         """Wait for a gauge, which may change shortly after the write that a test has seen."""
-        deadline = time.monotonic() + seconds
-        while (found := self.metric(name, which)) != value:
+        deadline, found = time.monotonic() + seconds, -1.0
+        while found != value:
             assert time.monotonic() < deadline, f"{name} is {found}"
             await asyncio.sleep(0.05)
+            with contextlib.suppress(OSError):  # The process may still be starting.
+                found = self.metric(name, which)
 
     def end(self) -> None:
         for process in self.running:
@@ -257,6 +259,7 @@ def test_one_of_two_operators_leads(operators: Operators, play: Play) -> None:
         await on.make()
         await on.until(ready(1))
         operators.start()
+        await operators.until_metric("gllm_operator_leads ", 0, seconds=30)
         await asyncio.sleep(3)
         leads = [operators.metric("gllm_operator_leads ", which) for which in (0, 1)]
         assert leads == [1, 0]
