@@ -1,4 +1,4 @@
-"""`python -m gllm.gateway`: the HTTP process of a serving group, started by the supervisor."""
+"""`python -m gllm.gateway`: the HTTP process of a process group, started by the supervisor."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger("gllm.gateway")
 
 
 async def serve(config: Config) -> int:
-    """Exit status: 0 after a drain, 1 when it cannot start."""
+    """Return the exit status: 0 after a drain, 1 when it cannot start."""
     link = SupervisorLink(config, "gateway")
     try:
         try:
             listener = bind(config.gateway.host, config.gateway.port)
             gateway = Gateway(config, load_served_model(config), EngineClient(config))
         except (OSError, ValueError) as error:
-            if not config.run_dir:  # else the supervisor prints the reason
+            if not config.run_dir:  # otherwise the supervisor prints the reason
                 logger.error(str(error))
             await link.report("failed", str(error))
             return 1
@@ -43,7 +43,7 @@ async def serve(config: Config) -> int:
 def main() -> None:
     die_with_parent()
     raise_descriptor_limit()
-    # Each text is tokenized in one thread of ours, whose priority we choose (text_threads.py).
+    # text_threads.py chooses the thread of each text and its priority; the library must not start threads of its own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = Config.from_environment()
     show_stacks_on_signal(config, "gateway")

@@ -20,7 +20,7 @@ from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
 logger = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 1.0
-"""Seconds between attempts to connect to an engine when the process lacks something, such as a file descriptor."""
+"""Seconds between attempts to connect to an engine when the process lacks a resource such as file descriptors."""
 SHUTTING_DOWN = "the server is shutting down"
 
 
@@ -59,7 +59,10 @@ class HttpProcess:
         self._serving.set()
 
     async def _listen(self) -> None:
-        """Obey the supervisor. If it cannot be understood the process ends: nobody else tells of a new engine."""
+        """Follow the supervisor's messages.
+
+        When they cannot be read the process ends: there is no other news of engines.
+        """
         try:
             async for message in self._link.messages():
                 if isinstance(message, EngineUp):
@@ -81,7 +84,7 @@ class HttpProcess:
         self._connecting = asyncio.create_task(self._connect_to(epoch))
 
     async def _connect_to(self, epoch: int) -> None:
-        """Until the engine answers, or a later message of the supervisor takes over."""
+        """Try until the engine answers, or until a later message of the supervisor replaces this attempt."""
         self._gateway.down_reason = "waiting for the engine to load the model"
         while True:
             try:
@@ -92,7 +95,7 @@ class HttpProcess:
                 logger.error("no engine", extra={"epoch": epoch, "reason": self._gateway.down_reason})
                 return
             except (OSError, zmq.ZMQError) as error:
-                # The process lacks something that may come back, such as file descriptors.
+                # The process lacks a resource that may be free again later, such as file descriptors.
                 self._gateway.down_reason = f"cannot connect to the engine: {error}"
                 logger.error("no engine yet", extra={"epoch": epoch, "reason": str(error)})
                 await asyncio.sleep(RETRY_INTERVAL)
@@ -104,7 +107,7 @@ class HttpProcess:
         if self._connecting is not None:
             self._connecting.cancel()
         self._gateway.engine_lost(message.reason, message.recovery_seconds)
-        # Where nothing was served and nothing follows, the supervisor's own line says it all.
+        # If no request was lost and no engine follows, the log line of the supervisor is enough.
         level = logging.ERROR if message.recovery_seconds or self._gateway.admission.live else logging.INFO
         logger.log(level, "engine down", extra={"reason": message.reason, "live": self._gateway.admission.live})
 

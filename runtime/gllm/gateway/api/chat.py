@@ -30,7 +30,7 @@ class ChatAnswer(Answer):
     def __init__(self, turn: ChatTurn) -> None:
         super().__init__(turn.generation)
         self._turn = turn
-        # As OpenAI does: an answer that can only be calls has no content, not even an empty one.
+        # As OpenAI does: an answer that consists of tool calls only has no content, not even an empty one.
         self._no_text: dict[str, Any] = {} if turn.request.forces_tool else {"content": ""}
         self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
 
@@ -45,7 +45,7 @@ class ChatAnswer(Answer):
         first = {"role": "assistant", "content": None} | self._no_text
         top = self._prompt_ids()
         if request.wants_continuous_usage:
-            # The first chunk of an answer has no token in it yet.
+            # The first chunk of an answer contains no token.
             chunks.counts = usage(msgspec.structs.replace(turn.counts(), completion=0))
         try:
             async for delta in turn.deltas():
@@ -73,10 +73,10 @@ class ChatAnswer(Answer):
         yield DONE
 
     def _rich(self, chunks: Chunks, delta: ChatDelta) -> Iterator[bytes]:
-        """A chunk with the delta's text, calls, logprobs and token ids, then one with its finish reason.
+        """Yield a chunk with the delta's text, calls, logprobs and token ids, then one with its finish reason.
 
-        What a token adds beside text goes into the last chunk if there is no text. Where each chunk has the usage so
-        far, each tells of tokens of its own: the last text and the finish reason share one.
+        Without text, logprobs and token ids go into the last chunk. When each chunk carries the usage so far, the last
+        text and the finish reason share one chunk, so that no chunk repeats the counts of another.
         """
         fields: dict[str, Any] = {}
         if delta.reasoning:
@@ -145,7 +145,7 @@ class ChatAnswer(Answer):
 
 
 def _message(choice: ChatChoice, echoed: str) -> dict[str, Any]:
-    """The `message` of a non-streamed answer."""
+    """Return the `message` of an answer that is not streamed."""
     content = echoed + choice.content
     message: dict[str, Any] = {
         "role": "assistant",

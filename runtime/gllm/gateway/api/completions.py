@@ -39,7 +39,8 @@ class CompletionAnswer(Answer):
         self._begun = [False] * len(generation.choices)
 
     def _show(self, delta: TextDelta) -> tuple[str, dict[str, Any] | None, bool]:
-        """Text and logprobs of a delta, with the echoed prompt before the first; and whether it is the first."""
+        """Return the text and logprobs of a delta, and whether it is the first of its choice; an echoed prompt precedes
+        the first."""
         index, text = delta.index, delta.text
         scorer = self._logprobs[index]
         first = not self._begun[index]

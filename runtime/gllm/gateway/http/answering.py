@@ -24,7 +24,7 @@ class ClientGoneError(Exception):
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result. When the client leaves first, the work is cancelled and ClientGoneError raised."""
+    """Return the work's result. When the client disconnects first, cancel the work and raise ClientGoneError."""
     task = asyncio.create_task(work)
     disconnect = asyncio.create_task(_wait_for_disconnect(receive))
     try:
@@ -69,7 +69,7 @@ class AnswerResponse(Response):
                 return
             body = await answer.whole()
         finally:
-            # Aborts what still runs in the engine.
+            # Aborts the choices that still run in the engine.
             await answer.close()
         await Response(body, media_type="application/json")(scope, receive, send)
 

@@ -18,21 +18,22 @@ from gllm.gateway.protocol.validation import from_validation
 S = TypeVar("S", bound=Schema)
 
 MAX_ERRORS = 1000
-"""Beyond it pydantic's list of errors, of which one is shown, costs more than it is worth."""
+"""Above this count, the list of errors is not built: only one of them is shown, and the list is expensive."""
 BODY_TIMEOUT = 120.0
-"""Seconds a body may take to arrive: what is held of it costs memory."""
+"""Seconds a body may take to arrive: an unfinished body occupies memory."""
 
 LONG_BODY = 1024 * 1024
-"""Bytes from which on a body is checked in a thread: it takes tens of milliseconds, in several calls into C."""
+"""Bodies of this many bytes are checked in a thread: it takes tens of milliseconds, in several calls into C."""
 
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
-    """The checked body. Raises ApiError: 400 (naming the field), 413, 415; ClientGoneError if the client leaves."""
+    """Return the checked body. Raises ApiError 400 (names the field), 408, 413 or 415; ClientGoneError on a disconnect."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise ApiError(415, f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
                        code="unsupported_encoding")  # fmt: skip
-    # Without a type any page of the Internet could post: its browser asks only for leave to send JSON.
+    # A browser asks for permission (a preflight) only for JSON, so a page must declare the type: any page could post
+    # otherwise.
     default = "" if "origin" in request.headers else "application/json"
     kind = request.headers.get("content-type", default).partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
@@ -60,7 +61,7 @@ def _parse(raw: bytes, schema: type[S]) -> S:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """Counts what arrives: a Content-Length may lie or be missing."""
+    """Count the received bytes: a Content-Length may be wrong or missing."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise body_too_large(limit)

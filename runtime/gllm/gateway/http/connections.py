@@ -1,4 +1,4 @@
-"""How many connections the server holds: fewer than it has file descriptors, so that some are left for the engine."""
+"""The limit of connections: below that of file descriptors, so that some are left for the engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32_768
-"""Most at once, however many descriptors there are: each costs memory too."""
+"""Upper bound of the limit, because each connection also takes memory."""
 RESERVED_DESCRIPTORS = 32
-"""Left for connections that are being refused, and for what opens later: the sockets to the next engine, files, the
-grammar checker's pipes."""
+"""For connections that are being refused, and for later needs: sockets to the next engine, files, the grammar checker's
+pipes."""
 MIN_CONNECTIONS = 4
 _LOG_INTERVAL = 1.0
 
@@ -35,7 +35,7 @@ def raise_descriptor_limit() -> None:
 
 
 def connection_limit() -> int:
-    """How many connections fit beside the descriptors that are open now."""
+    """Return the number of connections that fit beside the descriptors that are open now."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -44,7 +44,7 @@ def connection_limit() -> int:
 
 
 class RefusalLog:
-    """One line a second about refused connections, however many there are."""
+    """Logs at most one line per second about refused connections."""
 
     def __init__(self) -> None:
         self._count = 0

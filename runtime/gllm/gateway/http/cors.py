@@ -12,7 +12,7 @@ from gllm.gateway.http.middleware import header
 
 # Pages on localhost are allowed by default: they come from programs that the user of the browser runs, and these can
 # reach the server without a browser anyway. A page of the Internet keeps its own origin whatever its name resolves to,
-# so rebinding its name to 127.0.0.1 gains it nothing here. Cookies are never asked for: the key is the only credential.
+# so rebinding its name to 127.0.0.1 does not help it. The server uses no cookies: the key is the only credential.
 _LOCAL = re.compile(r"(https?://)?(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _METHODS = b"GET, POST, DELETE, OPTIONS"
 _EXPOSED = b"X-Request-Id, Request-Id, Retry-After"
@@ -63,7 +63,7 @@ class Cors:
 
 
 def _permissions(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """What the page may do: `*` would not cover Authorization, so the headers that it asks for are named."""
+    """Return the headers that grant a preflight. `*` does not cover Authorization, so the requested headers are named."""
     granted = [
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-allow-headers", header(scope, b"access-control-request-headers") or b"*"),

@@ -12,11 +12,11 @@ from gllm.gateway.http.paths import canonical, speaks_anthropic, speaks_sglang
 from gllm.gateway.protocol.errors import ApiError, internal_error
 
 REQUEST_ID = "gllm.request_id"
-"""Where the scope's state has the request's id."""
+"""Key of the request's id in the scope's state."""
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
-    """In the shape of the protocol that the path belongs to."""
+    """Return the response, in the format of the API that the path belongs to."""
     headers: dict[str, str] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -34,12 +34,12 @@ def error_response(error: ApiError, scope: Scope) -> Response:
 
 
 def not_offered(lack: str) -> ApiError:
-    """For a route of another server's API."""
+    """The error for a route of another server's API. lack: from `why_not_offered`."""
     return ApiError(404, f"This server generates text: {lack}.", code="unknown_url")
 
 
 def from_http_status(status: int, path: str, method: str, headers: Mapping[str, str] | None) -> ApiError:
-    """For answers the router makes itself: unknown path, wrong method."""
+    """The error for responses of the router itself: unknown path, wrong method."""
     if status == 404:
         return ApiError(404, f"Unknown path: {method} {path[:200]}", code="unknown_url")
     if status == 405:

@@ -1,4 +1,4 @@
-"""What surrounds every route, as plain ASGI: request id, API key, HTTP counters.
+"""Middleware of all routes, as plain ASGI: request id, API key, HTTP counters.
 
 The order is Outermost(Cors(ApiKey(Paths(app)))); nothing here wraps `receive`, so a disconnect reaches the routes at
 once.
@@ -22,12 +22,12 @@ from gllm.gateway.protocol.errors import bad_request, unauthorized
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""All that an API key does not guard."""
+"""The paths that need no API key."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """The first value of a header (lower-case name), or empty."""
+    """Return the first value of a header (lower-case name), or empty."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
@@ -43,7 +43,7 @@ class ApiKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._key and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             scheme, _, bearer = header(scope, b"authorization").partition(b" ")
-            # compare_digest first, and both: their time must not depend on what the scheme is.
+            # Both comparisons always run, before the scheme is checked: the time must not depend on the scheme.
             is_bearer = hmac.compare_digest(bearer.strip(), self._key) and scheme.lower() == b"bearer"
             is_key = hmac.compare_digest(header(scope, b"x-api-key").strip(), self._key)
             if not (is_bearer or is_key):
@@ -53,7 +53,7 @@ class ApiKey:
 
 
 class Paths:
-    """Routes see canonical paths, and GET for HEAD: the server sends no body for HEAD, whatever the route says."""
+    """Gives routes canonical paths, and GET in place of HEAD: uvicorn sends no body for HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -65,14 +65,14 @@ class Paths:
                 error = bad_request(None, "An HTTP/1.1 request has exactly one Host header.", "invalid_http")
                 await error_response(error, scope)(scope, receive, send)
                 return
-            # A new scope: uvicorn looks at the method of its own to leave out the body.
+            # A new scope, because uvicorn reads HEAD from its own scope to leave out the body.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             scope = {**scope, "path": canonical(scope["path"]), "method": method}
         await self._app(scope, receive, send)
 
 
 class Outermost:
-    """Gives every answer an X-Request-Id, counts it, and logs exceptions that nobody foresaw.
+    """Gives every response an X-Request-Id, counts it, and logs unexpected exceptions.
 
     route_of: the path's template for the counter; unknown paths share one label, so that scans cannot grow the series.
     """
@@ -120,12 +120,13 @@ class Outermost:
             await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected error", extra={"path": scope["path"][:200]})
-            # FastAPI has answered; half an answer must end with its connection, which uvicorn does when this leaves.
+            # FastAPI has sent the error. After an incomplete response the connection must close: uvicorn does that on
+            # an exception.
             if not complete:
                 raise
         finally:
             route = self._route_of(scope["path"])
-            # 499: the client left before there was an answer.
+            # 499: the client disconnected before the response.
             self._count(route, _method(scope["method"]), status or 499)
             if self._log:
                 logger.info(

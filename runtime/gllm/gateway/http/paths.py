@@ -1,4 +1,4 @@
-"""Spellings of a request that mean the same, and the routes of other servers that this one does not offer."""
+"""Paths: their canonical form, and the routes of other servers that this server does not have."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NOT_OFFERED = {
 
 
 def canonical(path: str) -> str:
-    """The path without trailing slashes, and with the `/v1` that its client forgot."""
+    """Return the path without trailing slashes, and with `/v1` if its client left that out."""
     path = path.rstrip("/") or "/"
     is_short = any(path == short or path.startswith(short + "/") for short in _WITHOUT_V1)
     return "/v1" + path if is_short else path
 
 
 def why_not_offered(path: str) -> str:
-    """For a path of another server's API: what this server lacks. Empty for any other."""
+    """Return what this server lacks for a path of another server's API. Empty for other paths."""
     parts = path.strip("/").split("/")
     if parts[0] in ("v1", "v2"):
         parts = parts[1:]

@@ -18,14 +18,15 @@ KEEP_ALIVE = 75
 BACKLOG = 2048
 """Connections that wait in the kernel to be accepted."""
 ACCEPT_BATCH = 4
-"""Accepted in a row before any of them is counted; asyncio takes it for the backlog as well. Four turns of the event
-loop pass before one too many is closed, so four batches must fit into RESERVED_DESCRIPTORS."""
+"""Connections that asyncio accepts in a row, before any of them is counted; it takes this number from the backlog. A
+connection beyond the limit is closed four turns of the event loop later, so four batches must fit into
+RESERVED_DESCRIPTORS."""
 FLUSH_TIMEOUT = 5
-"""Seconds for the last bytes of answers to leave once the work is done."""
+"""Seconds for the last bytes of responses after a drain."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, or OSError whose text is one line for the user."""
+    """Return a bound socket. Raises OSError, whose text is one line for the user."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
@@ -45,7 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process handles SIGTERM, by draining."""
+    """uvicorn without its signal handlers: HttpProcess handles SIGTERM and drains."""
 
     def __init__(self, app: ASGIApp) -> None:
         limit = connection_limit()
@@ -69,7 +70,7 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # uvicorn has just told the kernel of the small backlog.
+        # uvicorn has set the small backlog; this sets the one of the kernel.
         for listener in sockets or ():
             listener.listen(BACKLOG)
 

@@ -1,4 +1,6 @@
-"""uvicorn's HTTP protocol with what it lacks: bounds on connections, on a request's head and on stalled answers."""
+"""uvicorn's HTTP protocol with bounds on connections, on a request's head and on stalled responses.
+
+It depends on uvicorn's internals, so pyproject.toml has an upper bound for uvicorn."""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 30.0
 """Seconds a client may take to send a request line and its headers."""
 STALL_TIMEOUT = 60.0
-"""Seconds in which a client must read some of an answer that waits for it; then its connection is aborted."""
+"""A client that reads nothing of a waiting response for this many seconds is disconnected."""
 
 
 class BoundedProtocol(EndingProtocol):
-    """httptools keeps an unfinished header in memory however long it grows; here the connection ends instead.
+    """Refuses a head that is too long or too slow, and a connection beyond the limit.
 
-    The bound is checked after each read of the socket, so one read (at most 256 KiB) may go beyond it.
-    A client that does not read keeps its request's place in the queue, so it is given up after STALL_TIMEOUT.
+    Aborts a response that is not read.
+
+    httptools keeps an unfinished header in memory, however long it is. The bound is checked after each read of the
+    socket, so one read (at most 256 KiB) may exceed it. A client that does not read holds its request's place in the
+    queue.
     """
 
     max_connections = MAX_CONNECTIONS
@@ -62,7 +67,7 @@ class BoundedProtocol(EndingProtocol):
     def data_received(self, data: bytes) -> None:
         self._ended_message = False
         super().data_received(data)
-        # After the end of a message these bytes were (mostly) its own; the next head is counted from the next read.
+        # Bytes with the end of a message belong (mostly) to that message; the next read counts for the next head.
         if self.in_head and not self._ended_message and not self.transport.is_closing():
             self._head_bytes += len(data)
             self._watch_head()
@@ -80,7 +85,7 @@ class BoundedProtocol(EndingProtocol):
         self._ended_message = True
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing to warn of: the request is answered as if it had not asked for an upgrade."""
+        """No warning: the request is answered as if it had not asked for an upgrade."""
 
     def send_400_response(self, msg: str) -> None:
         logger.debug("malformed request", extra={"client": self.client})
@@ -118,16 +123,16 @@ class BoundedProtocol(EndingProtocol):
             self._stall_timer = None
 
     def _check_stall(self, unread: int) -> None:
-        """unread: what `_unread` was STALL_TIMEOUT seconds ago; it only shrinks while writing is paused."""
+        """unread: the value of `_unread` STALL_TIMEOUT seconds ago. It only shrinks while writing is paused."""
         if self._unread() < unread:
             self._watch_stall()
         else:
             self.transport.abort()
 
     def _unread(self) -> int:
-        """Bytes that the client's side has not taken yet: in the transport's buffer and in the kernel's (TIOCOUTQ).
+        """Return the bytes that the client has not received: in the transport's buffer and in the kernel's (TIOCOUTQ).
 
-        The kernel's may be megabytes, and the transport hears of it only when a third of that is free.
+        The kernel's buffer may have megabytes, and the transport may write again only when a third of it is free.
         """
         queued = self.transport.get_extra_info("socket")
         kernel = fcntl.ioctl(queued.fileno(), termios.TIOCOUTQ, b"\0" * 4)
@@ -135,7 +140,7 @@ class BoundedProtocol(EndingProtocol):
 
 
 def _is_no_client_mistake(record: logging.LogRecord) -> bool:
-    """uvicorn warns of every malformed request. Anyone can send these without a key, and fill the log."""
+    """Drop the warning for each malformed request: without a key, any client could fill the log with it."""
     return record.msg != "Invalid HTTP request received."
 
 

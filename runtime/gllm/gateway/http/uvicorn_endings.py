@@ -1,5 +1,8 @@
-"""uvicorn's HTTP protocol with other ways to end: a client that ends its stream but waits for its answer, and one that
-goes on with a body after its answer."""
+"""uvicorn's HTTP protocol for clients that half-close their stream and wait, and for clients that send after the
+response.
+
+It depends on uvicorn's internals, so pyproject.toml has an upper bound for uvicorn.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gllm.gateway.http.answering import EVENT_STREAM
 
 PROBE_DELAYS = (0.9, 1.0)
-"""Seconds after a client's end of stream at which it is sent something that is no part of the answer: `100 Continue`
+"""Seconds after a client's end of stream at which a probe is sent that does not change the response: `100 Continue`
 before it, an empty comment in a stream of events."""
 MAX_DROPPED_BYTES = 32 * 1024 * 1024
 DROP_TIMEOUT = 10.0
-"""How much of a body, and for how many seconds, is taken in and dropped after the request has been answered. Closing at
-once would make a client that still sends lose the answer; reading on for ever would serve one that never ends."""
+"""Bytes and seconds of a body that are still read, and dropped, after the response.
+
+Closing at once would make a client that still sends lose the response; without a bound a client could send for ever.
+"""
 
 
 class EndingProtocol(HttpToolsProtocol):
     in_head = True
-    """Between messages, or in the head of one: no body is under way."""
+    """Between messages, or in the head of one: no body is being received."""
     _ended_stream = False
     _dropped_bytes = 0
     _drop_timer: asyncio.TimerHandle | None = None
@@ -56,11 +61,12 @@ class EndingProtocol(HttpToolsProtocol):
             self._drop_timer = self.loop.call_later(DROP_TIMEOUT, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio declares it
-        """Whether to keep the connection: a client may end its stream after its request and still wait for the answer.
+        """Return whether to keep the connection: a client may end its stream after its request and still wait for the
+        response.
 
-        One that has left altogether looks the same until something is sent to it: the first probe makes its machine
-        say so, the second finds the connection broken, and the request is aborted. A client of HTTP/1.0 is not probed,
-        as it would take the probe for the answer.
+        A client that closed its connection looks the same until bytes are sent to it. The first probe makes its machine
+        report the closed connection; the second probe fails, and the request is aborted. A client of HTTP/1.0 is not
+        probed, because it would read the probe as the response.
         """
         if not self.in_head or self.cycle is None or self.cycle.response_complete:
             return False

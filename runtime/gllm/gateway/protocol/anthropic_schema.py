@@ -20,10 +20,10 @@ HINTS = frozenset(
         "workspace_id",
     }
 )  # fmt: skip
-"""Fields that change no answer here, beside those of `gllm.gateway.protocol.fields`."""
+"""Ignored fields, beside those of `gllm.gateway.protocol.fields`: they do not change an answer."""
 
 REFUSED_LISTS = frozenset({"mcp_servers"})
-"""Refused unless they are empty."""
+"""Fields that are refused unless they are empty lists."""
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
@@ -32,7 +32,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "thinking": ("thinking",),
     "redacted_thinking": (),
 }
-"""Kinds of content blocks, and what each must have."""
+"""Types of content blocks, and the fields that each must have."""
 
 
 def _check_kind(block: Any, kinds: tuple[str, ...]) -> Any:
@@ -59,7 +59,7 @@ Texts = Annotated[
 
 
 class Block(Tolerant):
-    """Any content block of a message; `type` says which of the fields it has."""
+    """Any content block of a message; `type` decides which fields it has."""
 
     type: Label
     text: str | None = None
@@ -77,7 +77,7 @@ class Block(Tolerant):
         _check_kind(block, tuple(_NEEDS))
         if isinstance(block, dict):
             if block["type"] == "tool_result" and block.get("tool_use_id") is None:
-                block = {**block, "tool_use_id": block.get("id")}  # clients made for SGLang call it so
+                block = {**block, "tool_use_id": block.get("id")}  # the name in clients made for SGLang
             missing = [name for name in _NEEDS[block["type"]] if block.get(name) is None]
             if missing:
                 raise ValueError(f"a block of type '{block['type']}' needs '{missing[0]}'")
@@ -147,7 +147,7 @@ class OutputConfig(Tolerant):
 
 
 class CountTokensRequest(Body):
-    """What makes the prompt."""
+    """The fields that make the prompt."""
 
     model: Label | None = None
     """None: the served model."""
@@ -160,9 +160,9 @@ class CountTokensRequest(Body):
     output_format: OutputFormat | None = None
     """An older place of `output_config.format`."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """Not Anthropic's: as in chat completions."""
+    """An extension: the same as in chat completions."""
     thread: Any = None
-    """A conversation that the server would keep: refused with a code by which the SDK sends all messages instead."""
+    """A conversation stored by the server. It is refused with a code upon which the SDK sends all messages instead."""
 
     @model_validator(mode="before")
     @classmethod

@@ -42,12 +42,12 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: TemplateKwargs | None = None
     reasoning_effort: Label | None = None
     include_reasoning: bool | None = None
-    """False: the model reasons, but the answer does not show it."""
+    """False: the answer leaves the reasoning out."""
 
     @model_validator(mode="before")
     @classmethod
     def _only_allowed_tools(cls, data: Any) -> Any:
-        """A choice of type `allowed_tools` is a choice of its mode, among those tools alone."""
+        """Replace a tool choice of type `allowed_tools` by its mode, and the tools by those that it allows."""
         choice = data.get("tool_choice") if isinstance(data, dict) else None
         if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
             return data
@@ -111,7 +111,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def echoed_text(self) -> str:
-        """What `echo` puts before the answer: the final message, unless the answer is a message of its own."""
+        """The text that `echo` puts before the answer: the final message, if the answer continues it."""
         last = self.messages[-1]
         if not self.echo or (last.role != "assistant" and self.add_generation_prompt is not False):
             return ""
@@ -128,7 +128,7 @@ class ChatRequest(GenerationRequest):
 
 
 def _name(tool: Any) -> str | None:
-    """The name of a tool that is not checked yet."""
+    """Return the name of a tool that is not validated yet."""
     function = tool.get("function") if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None

@@ -9,7 +9,7 @@ import msgspec
 from gllm import __version__
 
 SYSTEM_FINGERPRINT = f"gllm-{__version__}"
-"""OpenAI's `system_fingerprint`: what the answer was made with."""
+"""OpenAI's `system_fingerprint`: the version of the server."""
 
 DONE = b"data: [DONE]\n\n"
 """The last frame of OpenAI's streams."""
@@ -32,14 +32,14 @@ class Chunks:
         # With include_usage every chunk but the last says "usage": null.
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self.counts: dict[str, Any] | None = None
-        """The usage so far, for every chunk to show; None if it is not asked for."""
+        """The usage so far, which every chunk shows; None if the request does not ask for it."""
         self._delta_head: dict[int, bytes] = {}
         self._text_head: dict[int, bytes] = {}
         self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._close
         self._text_tail = b',"logprobs":null,"finish_reason":null}' + self._close
 
     def content(self, index: int, text: str) -> bytes:
-        """A chat chunk with nothing but text: the one that is sent for almost every token."""
+        """Return a chat chunk with text only: almost every token is sent in one."""
         if self.counts is not None:
             return self.delta(index, {"content": text})
         head = self._delta_head.get(index)
@@ -56,7 +56,7 @@ class Chunks:
         more: dict[str, Any] | None = None,
         top: dict[str, Any] | None = None,
     ) -> bytes:
-        """Any chat chunk. more: further fields of the choice; top: of the chunk."""
+        """Return any chat chunk. more: further fields of the choice; top: of the chunk."""
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return self._choice(choice | more if more else choice, top)
 
@@ -68,7 +68,7 @@ class Chunks:
         finish: str | None = None,
         more: dict[str, Any] | None = None,
     ) -> bytes:
-        """A text-completion chunk. more: further fields of the choice."""
+        """Return a text-completion chunk. more: further fields of the choice."""
         if logprobs is None and finish is None and not more and self.counts is None:
             head = self._text_head.get(index)
             if head is None:
@@ -78,7 +78,7 @@ class Chunks:
         return self._choice(choice | more if more else choice)
 
     def usage(self, usage: dict[str, Any]) -> bytes:
-        """The last chunk of include_usage: no choices."""
+        """Return the last chunk of include_usage, which has no choices."""
         return self._head + b'],"usage":' + _json(usage) + b"}\n\n"
 
     def _choice(self, choice: dict[str, Any], top: dict[str, Any] | None = None) -> bytes:
@@ -89,7 +89,7 @@ class Chunks:
 
 
 def error_frame(body: bytes) -> bytes:
-    """An error after the headers have left; the stream ends with it, without [DONE]."""
+    """Return the frame of an error in a stream. It is the last one: no [DONE] follows."""
     return b"data: " + body + b"\n\n"
 
 

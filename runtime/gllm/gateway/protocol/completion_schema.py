@@ -20,7 +20,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_TO
 
 
 def _prompt_kind(value: Any) -> str | None:
-    """The union's member by the first item: trying all four on a long list would take seconds, and say less."""
+    """Choose the member of the union by the first item. Trying all four on a long list would take seconds."""
     if isinstance(value, str):
         return "(text)"
     if not isinstance(value, list):
@@ -32,13 +32,13 @@ def _prompt_kind(value: Any) -> str | None:
 
 
 def _check_num_prompts(value: Any) -> Any:
-    """Before any of them is looked at: the length of a list is otherwise checked last."""
+    """Check the number of prompts before their contents; pydantic checks the length of a list last."""
     if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
         raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed")
     return value
 
 
-# Tags as `errors` expects names of union members, which are no part of a field's path.
+# Tags have the form by which `validation` tells names of union members from parts of a field's path.
 Prompt = Annotated[
     Annotated[str, Tag("(text)")]
     | Annotated[TokenIds, Tag("list[int]")]
@@ -59,7 +59,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = DEFAULT_MAX_TOKENS
-    """None: as many as fit the context."""
+    """None: as many tokens as fit the context."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -105,12 +105,12 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def num_prompt_logprobs(self) -> int | None:
-        """With echo, the prompt's tokens are part of `logprobs`."""
+        """With echo, `logprobs` covers the prompt's tokens too."""
         return self.logprobs if self.echo and self.prompt_logprobs is None else self.prompt_logprobs
 
 
 class TokenizeRequest(Body):
-    """`prompt`, or `messages` as for a chat; or llama.cpp's form, whose text is called `content`."""
+    """Has `prompt`, `messages` as for a chat, or llama.cpp's `content`."""
 
     model: Label | None = None
     prompt: str | None = None
@@ -118,7 +118,7 @@ class TokenizeRequest(Body):
     add_special_tokens: bool | None = None
     add_special: bool | None = None
     with_pieces: bool | None = None
-    """llama.cpp's names, which go with `content`."""
+    """llama.cpp's names, for use with `content`."""
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None
@@ -143,7 +143,7 @@ class TokenizeRequest(Body):
 
     @property
     def adds_special_tokens(self) -> bool:
-        """A plain prompt has them by default, as for /v1/completions; a rendered chat has its own."""
+        """The default is true for a plain prompt, as in /v1/completions; a rendered chat contains its own."""
         asked = self.add_special_tokens if self.add_special_tokens is not None else self.add_special
         return self.prompt is not None if asked is None else asked
 

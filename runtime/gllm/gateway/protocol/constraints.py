@@ -1,4 +1,4 @@
-"""What an answer must match: response_format, structured_outputs and the guided_* fields."""
+"""Constraints on an answer: response_format, structured_outputs and the guided_* fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUIDED_FIELDS: dict[str, str] = {
     "ebnf": "grammar",
     "grammar": "grammar",
 }
-"""Fields that each hold a constraint, and its kind."""
+"""Fields that hold one constraint each, and the kind of the constraint."""
 
 Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
 Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -37,16 +37,16 @@ class JsonSchemaFormat(Tolerant):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    """Nothing to do: the output always matches the schema."""
+    """Ignored: the output always matches the schema."""
     json_schema: JsonSchema = Field(alias="schema")
 
 
 class ResponseFormat(Tolerant):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
-    """With type `json_object` it is as good as with `json_schema`."""
+    """Type `json_object` may have a schema, too."""
     bare_schema: JsonSchema | None = Field(default=None, alias="schema")
-    """Together's and llama.cpp's place for it: {"type": "json_object", "schema": {...}}."""
+    """The place of the schema in requests for Together and llama.cpp: {"type": "json_object", "schema": {...}}."""
 
     @model_validator(mode="after")
     def _complete(self) -> ResponseFormat:
@@ -58,7 +58,7 @@ class ResponseFormat(Tolerant):
 
 
 class StructuredOutputs(Schema):
-    """vLLM's newer name for the guided_* fields; one of them."""
+    """vLLM's newer form of the guided_* fields; exactly one of the constraints."""
 
     json_: SchemaOrText | None = Field(default=None, alias="json")
     regex: Grammar | None = None
@@ -66,11 +66,11 @@ class StructuredOutputs(Schema):
     grammar: Grammar | None = None
     json_object: bool | None = None
     disable_additional_properties: bool | None = None
-    """Nothing to do: objects that list their properties allow no others, unless the schema says so."""
+    """Ignored: objects that list their properties allow no others, unless the schema does."""
     disable_fallback: bool | None = None
-    """Nothing to do: there is no second backend."""
+    """Ignored: there is no second backend."""
     disable_any_whitespace: bool | None = None
-    """true: no white space between the values of JSON."""
+    """true: JSON without white space between values."""
 
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:

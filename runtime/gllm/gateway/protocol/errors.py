@@ -1,4 +1,4 @@
-"""Every error a client can see, in the shape of OpenAI, Anthropic or SGLang.
+"""All errors that a client can receive, in the format of OpenAI, Anthropic or SGLang.
 
 OpenAI: `{"error": {"message", "type", "param", "code"}}`.
 Anthropic: `{"type": "error", "error": {"type", "message", "details"}, "request_id"}`.
@@ -27,7 +27,7 @@ _ANTHROPIC_NAMES = (
     (".function.parameters", ".input_schema"),
     (".function", ""),
 )
-"""Fields of a chat, which errors name, and Anthropic's names for them."""
+"""Names of fields in a chat request, and Anthropic's names for them."""
 _SGLANG_TYPES = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -44,7 +44,7 @@ INTERNAL_MESSAGE = "The server had an error while processing your request."
 
 
 class ApiError(Exception):
-    """An answer other than success: HTTP status, OpenAI's error object and optionally `Retry-After` (seconds)."""
+    """An error response: HTTP status, OpenAI's error object and optionally `Retry-After` (seconds)."""
 
     def __init__(
         self,
@@ -125,12 +125,12 @@ def unavailable(reason: str, code: str = "service_unavailable", retry_after: int
 
 
 def engine_dead(reason: str) -> ApiError:
-    """The engine went away under a request; it may be sent again once a new engine is up."""
+    """The engine stopped during a request. The client may send the request again when a new engine serves."""
     return unavailable(f"The engine stopped while it worked on this request: {reason}", code="engine_dead")
 
 
 def internal_error() -> ApiError:
-    """Fixed text: nothing of the exception leaves the process."""
+    """A fixed text: a response does not show the exception."""
     return ApiError(500, INTERNAL_MESSAGE, kind="server_error", code="internal_error")
 
 

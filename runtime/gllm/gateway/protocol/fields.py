@@ -1,6 +1,6 @@
-"""The request fields that do nothing: hints, and other fields with the values that ask for nothing.
+"""Request fields without an effect: hints, and fields of other servers with values that change nothing.
 
-What is implemented stands in the schemas. A field that is in neither is refused, too.
+The schemas have the implemented fields. A field that is neither here nor there is refused.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ HINTS: dict[str, str] = {
     "chat_template_kwargs": "in a chat they go to the chat template, if that reads them",
     "parallel_tool_calls": "without tools there are no calls",
 }
-"""Fields that may have any value since none changes a token, and why. A schema that implements one of them keeps it."""
+"""Fields that may have any value, and why none of these changes a token. A schema that implements a field keeps it."""
 
 
 class Refused(NamedTuple):
     instead: str
-    """Why the field is refused, and what to do."""
+    """Why the field is refused, and what to do instead."""
     harmless: tuple[Any, ...] = (False, "", [], {})
-    """The values that ask for what happens anyway."""
+    """Values that do not change the answer; they are accepted."""
 
 
 _BEAM_SEARCH = "beam search is not implemented"
@@ -161,7 +161,7 @@ REFUSED: dict[str, Refused] = {
     "thinking": Refused("use 'reasoning_effort' or 'chat_template_kwargs'", ({},)),
     "enable_thinking": Refused('use "chat_template_kwargs": {"enable_thinking": ...}', ()),
     "extra_body": Refused("send its fields at the top level of the body"),
-    # Fields of one endpoint, at the other
+    # Fields of one endpoint that are sent to another
     "best_of": Refused(_USE_COMPLETIONS, (1,)),
     "messages": Refused(_USE_CHAT),
     "prompt": Refused(_USE_COMPLETIONS, ()),
@@ -172,7 +172,7 @@ REFUSED: dict[str, Refused] = {
     "continue_final_message": Refused(_USE_CHAT),
     "add_generation_prompt": Refused(_USE_CHAT, (False, True)),
 }
-"""Fields of OpenAI and of other servers that would change the answer. A schema that implements one of them keeps it."""
+"""Fields of OpenAI and of other servers that would change the answer. A schema that implements a field keeps it."""
 
 
 EMPTY: dict[str, tuple[Any, ...]] = {
@@ -194,11 +194,11 @@ EMPTY: dict[str, tuple[Any, ...]] = {
     "grammar": ("",),
     "reasoning_effort": ("", False),
 }
-"""Implemented fields, and the values with which they ask for nothing, though they are of another type or too short."""
+"""Implemented fields, and the values that count as not given, though the schema would refuse them."""
 
 
 def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[str, Any]:
-    """A request's fields without those that ask for nothing: null, hints, harmless and empty values."""
+    """Return a request's fields without those that change nothing: null, hints, harmless and empty values."""
 
     def asks(name: str, value: Any) -> bool:
         if value is None:
@@ -211,5 +211,5 @@ def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[st
 
 
 def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
-    """1 and 1.0 are the same here, 1 and true are not."""
+    """1 equals 1.0 here, but not true."""
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known)

@@ -1,4 +1,4 @@
-"""Fields shared by chat and text completions, every one with a bound."""
+"""Fields that chat and text completions share, each with a bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gllm.sampling_params import (
 )
 
 MAX_CHOICES = 128
-"""Most engine requests that one HTTP request may make: prompts times n."""
+"""Limit of the engine requests of one HTTP request: prompts times n."""
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
 Stop = Annotated[
@@ -37,12 +37,12 @@ Stop = Annotated[
 
 
 def texts_of(stop: str | list[str] | None) -> list[str]:
-    """The strings of a field that may be one string or several."""
+    """Return the strings of a field that may have one string or several."""
     return [stop] if isinstance(stop, str) else stop or []
 
 
 def _check_biases(value: Any) -> Any:
-    """Before each of them is looked at: a dict does not fail fast."""
+    """Check the number of entries before their contents: pydantic checks all entries of a dict."""
     if not isinstance(value, dict):
         return value
     if len(value) > MAX_LOGIT_BIAS:
@@ -56,7 +56,7 @@ class StreamOptions(Schema):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
-    """A hint: no chunk is padded."""
+    """Ignored: chunks are not padded."""
 
     @property
     def usage_in_chunks(self) -> bool:
@@ -69,14 +69,14 @@ class StreamOptions(Schema):
 
 
 class GenerationRequest(Body):
-    """What chat and text completions have in common."""
+    """The fields and properties that chat and text completions share."""
 
     prompt_field: ClassVar[str]
-    """The field that an error about the prompt names."""
+    """The field that errors about the prompt name."""
     default_max_tokens: ClassVar[int | None] = None
-    """None: as many as the context has room for."""
+    """None: as many tokens as fit the context."""
     ends_with_context: ClassVar[bool] = False
-    """An answer that fills the context ends there; else more tokens than there is room for are refused."""
+    """True: an answer may end where the context is full. False: a request for more tokens than fit is refused."""
 
     model: Label | None = None
     """None: the served model."""
@@ -122,7 +122,7 @@ class GenerationRequest(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
-    """Smaller first."""
+    """Requests with smaller values run first."""
     cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     add_special_tokens: bool | None = None
 
@@ -148,7 +148,7 @@ class GenerationRequest(Body):
 
     @property
     def guides(self) -> list[str]:
-        """Names of the fields that ask for a grammar."""
+        """Names of the given fields that constrain the answer by a grammar."""
         guided = [name for name in GUIDED_FIELDS if getattr(self, name) is not None]
         if self.structured_outputs and self.structured_outputs.kinds:
             guided.append("structured_outputs")
@@ -166,22 +166,22 @@ class GenerationRequest(Body):
 
     @property
     def num_chars(self) -> int:
-        """Characters of text to tokenize, about."""
+        """Approximate number of characters to tokenize."""
         raise NotImplementedError
 
     @property
     def continues_text(self) -> bool:
-        """The answer goes on from the prompt's text, so a leading space is part of it."""
+        """The answer continues the prompt's text, so a leading space is part of it."""
         raise NotImplementedError
 
     @property
     def output_limit(self) -> int | None:
-        """Most tokens of an answer, None if the request does not say."""
+        """Limit of the tokens of an answer; None if the request has none."""
         raise NotImplementedError
 
     @property
     def num_logprobs(self) -> int | None:
-        """Alternatives to each token of the answer, None for no logprobs at all."""
+        """Number of alternatives to each token of the answer; None: no logprobs."""
         raise NotImplementedError
 
     @property

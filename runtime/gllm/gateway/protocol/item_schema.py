@@ -1,4 +1,4 @@
-"""The items of a conversation as a client sends them, and the one form in which they are kept and rendered."""
+"""The items of a conversation: as a client sends them, and in the one form that is stored and rendered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _shown_parts(content: str | list[TextPart], text_type: str) -> list[Item]:
 
 
 def _json_text(value: Any) -> Any:
-    """Arguments of clients that send the object itself."""
+    """Encode arguments that a client sends as an object."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -132,7 +132,7 @@ def _known_type(item: Any) -> Any:
 
 
 def _tag(item: Any) -> str:
-    """A message and a reference may come without a type."""
+    """Messages and references may lack a type."""
     if not isinstance(item, dict):
         return "MessageItem"
     kind = item.get("type")

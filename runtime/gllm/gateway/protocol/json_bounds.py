@@ -1,7 +1,7 @@
-"""A cheap look at a JSON body before anything is built from it.
+"""Cheap checks of a JSON body before it is decoded.
 
-A body of 16 MB can hold eight million values, or a million unknown fields; checking each against the schema would keep
-the event loop busy for a minute. Text is cheap, so what is bounded here is structure: values outside of strings.
+A body of 16 MB can hold eight million values, or a million unknown fields. To check each of them against the schema
+would block the event loop for a minute. Text is cheap, so the bounds are on values outside of strings.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import msgspec
 from gllm.gateway.protocol.errors import ApiError, bad_request
 
 MAX_FIELDS = 256
-"""Top-level fields, known or not."""
+"""Limit of top-level fields, known or not."""
 MAX_FIELD_VALUES = 100_000
 MAX_TOKEN_VALUES = 1_100_000
-"""For the fields that may be lists of token ids."""
+"""Limit for fields that may be lists of token ids."""
 TOKEN_FIELDS = frozenset({"prompt", "tokens", "allowed_token_ids", "input_ids", "query", "items"})
 
 MAX_QUOTES = 800_000
-"""Two for each string, be it a key or a value."""
+"""Limit of quotes: two for each key and each string value."""
 
 _HALF_PAIR = re.compile(
     rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\)(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
-r"""An escape like \ud83d without its other half. Looked for only in what is not valid JSON."""
+r"""An escape like \ud83d without its other half. The pattern is applied to invalid JSON only."""
 
 
 def check_bounds(raw: bytes) -> None:
-    """Raises ApiError 400 for what is not a JSON object, has more structure than any request needs, or gives a field
-    twice, be it of the body or of an object in it, such as `logit_bias`."""
+    """Check that the body is a JSON object, has no more values than a request needs, and gives no field twice.
+
+    The last applies to the body and to the objects in it, such as `logit_bias`. Raises ApiError 400."""
     if _exceeds(raw, MAX_TOKEN_VALUES + MAX_FIELD_VALUES):
         raise _too_much(None, "The request body")
     fields = _split(raw)
@@ -48,11 +49,11 @@ def check_bounds(raw: bytes) -> None:
 
 
 class _Name(str):
-    """A field's name: msgspec hands over each that it meets, also one that it met before."""
+    """A field's name. msgspec calls `dec_hook` for each name, also for a repeated one."""
 
 
 def _split(raw: bytes, path: str = "") -> dict[_Name, msgspec.Raw]:
-    """The fields of an object, not decoded. path: what errors put before their names."""
+    """Return the fields of an object, not decoded. path: prefix of the names in errors."""
     names: set[str] = set()
 
     def name(_: type, value: Any) -> _Name:
@@ -77,14 +78,14 @@ def invalid_json(raw: bytes, reason: str) -> ApiError:
 
 
 def _exceeds(raw: bytes, limit: int) -> bool:
-    """Whether there are more than `limit` values outside of strings, give or take the innermost ones."""
+    """Whether there are more than about `limit` values outside of strings."""
     if _count(raw) <= limit:
         return False
-    # Most commas of a long text are inside its strings: only now is it worth taking them out.
+    # Most commas of a long text are inside its strings. To remove these is expensive, so it is done only here.
     unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     if unescaped.count(b'"') > MAX_QUOTES:
         return True
-    # Every second piece is a string's inside. In pieces, so that other threads get the interpreter lock in between.
+    # Every second piece is the inside of a string. Between the pieces other threads can get the interpreter lock.
     return sum(map(_count, unescaped.split(b'"')[::2])) > limit
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities in the three shapes that clients know."""
+"""Log-probabilities in the three formats that clients know."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gllm.wire.messages import TokenLogprob
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 LOWEST = -9999.0
-"""JSON has no -inf; OpenAI sends this."""
+"""The value that OpenAI sends for -inf, which JSON lacks."""
 
 
 def finite(value: float) -> float:
@@ -20,7 +20,7 @@ def finite(value: float) -> float:
 
 
 class TokenNames:
-    """How logprobs spell a token: by its text or, with `return_tokens_as_token_ids`, by its id."""
+    """Names tokens in logprobs: by text or, with `return_tokens_as_token_ids`, by id."""
 
     def __init__(self, tokenizer: Tokenizer, *, as_ids: bool) -> None:
         self._tokenizer = tokenizer
@@ -31,7 +31,7 @@ class TokenNames:
 
 
 def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer, names: TokenNames) -> list[dict[str, Any]]:
-    """`choices[].logprobs.content` of a chat: token, logprob, bytes and alternatives."""
+    """Return `choices[].logprobs.content` of a chat: token, logprob, bytes and alternatives."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
         return {"token": names(token), "logprob": finite(logprob), "bytes": list(tokenizer.token_bytes(token))}
@@ -43,22 +43,23 @@ def chat_logprobs(entries: list[TokenLogprob], tokenizer: Tokenizer, names: Toke
 
 
 class TextOffsets:
-    """Counts the characters of the text that tokens decode to.
+    """Character offsets of tokens in the text that they decode to.
 
-    A character may span several tokens: it counts where it is complete, so each of its tokens begins where it does.
+    A character may span several tokens. It counts when it is complete, so all its tokens have the offset of the
+    character.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
-        """skip_special_tokens: the answer's text does not show them."""
+        """skip_special_tokens: the answer's text leaves them out."""
         self._tokenizer = tokenizer
         self._hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self._decoder = _UTF8(errors="replace")
         self._offset = 0
 
     def prompt(self, text: str, token_ids: list[int]) -> list[int]:
-        """Offsets of a prompt's tokens in its text; the answer comes after it.
+        """Return the offsets of a prompt's tokens in its text. The offsets of the answer continue from its end.
 
-        A token that the text does not show has no width: a BOS that the tokenizer added, and the space by which
+        A token that is not in the text has no width: a BOS that the tokenizer added, and the space by which
         SentencePiece marks the first word.
         """
         special = self._tokenizer.special_token_ids
@@ -78,26 +79,26 @@ class TextOffsets:
         return offsets
 
     def add(self, token: int) -> int:
-        """The offset of the answer's next token."""
+        """Return the offset of the answer's next token."""
         offset = self._offset
         piece = b"" if token in self._hidden else self._tokenizer.token_bytes(token)
         if piece:
             unfinished = bool(self._decoder.getstate()[0])
             self._offset += len(self._decoder.decode(piece))
             if unfinished and piece[0] & 0xC0 != 0x80:
-                offset += 1  # the character before it stays unfinished, and shows as U+FFFD
+                offset += 1  # the unfinished character before it becomes U+FFFD
         return offset
 
 
 class CompletionLogprobs:
-    """`choices[].logprobs` of a text completion; keeps the offset from chunk to chunk."""
+    """Renders `choices[].logprobs` of a text completion, and keeps the text offset between chunks."""
 
     def __init__(self, tokenizer: Tokenizer, names: TokenNames, *, skip_special_tokens: bool) -> None:
         self._names = names
         self._offsets = TextOffsets(tokenizer, skip_special_tokens=skip_special_tokens)
 
     def prompt(self, text: str, token_ids: list[int], entries: list[TokenLogprob | None]) -> dict[str, Any]:
-        """Of an echoed prompt, whose first token has no entry."""
+        """Return the logprobs of an echoed prompt, whose first token has no entry."""
         offsets = self._offsets.prompt(text, token_ids)
         return self._render(token_ids, entries, offsets)
 
@@ -115,7 +116,7 @@ class CompletionLogprobs:
             if entry is None:
                 tops.append(None)
                 continue
-            # The token itself comes first, as in vLLM: clients take the first value for its own.
+            # The token itself comes first, as in vLLM: clients read the first value as that of the token.
             top = {name: finite(entry.logprob)}
             for token, value in entry.top:
                 top.setdefault(self._names(token), finite(value))
@@ -124,13 +125,13 @@ class CompletionLogprobs:
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several chunks of `CompletionLogprobs` as one."""
+    """Join several chunks of `CompletionLogprobs`."""
     keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     return {key: [value for part in parts for value in part[key]] for key in keys}
 
 
 def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) -> list[dict[str, Any] | None]:
-    """vLLM's shape: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first.
+    """Return vLLM's format: {token id: {logprob, rank, decoded_token}} for each prompt token, null for the first.
 
     The prompt's own token comes before its alternatives.
     """

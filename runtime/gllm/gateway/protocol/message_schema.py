@@ -1,5 +1,6 @@
-"""Messages and tools of a chat, in every spelling that clients send. Keys that are not known here are ignored:
-clients send back what other servers put into their answers."""
+"""Messages and tools of a chat, in all the forms that clients send.
+
+Unknown keys are ignored, because clients send back the answers of other servers."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 class TextPart(Tolerant):
-    """The only kind of content part there is here."""
+    """The only supported kind of content part."""
 
     text: str
 
@@ -58,7 +59,7 @@ Content = Annotated[
 class CalledFunction(Tolerant):
     name: Label
     arguments: Any = ""
-    """JSON text as the model wrote it, whole or not, or the object that such a text stands for."""
+    """JSON text as the model wrote it, complete or not, or a decoded object."""
 
 
 class ToolCall(Tolerant):
@@ -68,7 +69,7 @@ class ToolCall(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _custom(cls, call: Any) -> Any:
-        """A call of one of OpenAI's custom tools, which take any text."""
+        """Convert a call of one of OpenAI's custom tools, which take any text."""
         custom = call.get("custom") if isinstance(call, dict) else None
         if not isinstance(custom, dict):
             return call
@@ -76,7 +77,7 @@ class ToolCall(Tolerant):
 
 
 def _thought(part: Any) -> str | None:
-    """The text of a part that is reasoning."""
+    """Return the text of a part that is reasoning, None for other parts."""
     if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning"):
         return None
     inside = part.get("thinking") or part.get("text") or part.get("reasoning") or ""
@@ -87,7 +88,7 @@ def _thought(part: Any) -> str | None:
 
 class ChatMessage(Tolerant):
     role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    """Any that the model's template takes."""
+    """Any role that the model's template accepts."""
     content: Content | None = None
     name: Label | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
@@ -101,7 +102,7 @@ class ChatMessage(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _no_empty_calls(cls, message: Any) -> Any:
-        """Clients send the form that they do not use empty."""
+        """Remove empty calls: clients send both forms, and leave one empty."""
         if not isinstance(message, dict):
             return message
         calls = ("function_call", "tool_calls")
@@ -110,7 +111,8 @@ class ChatMessage(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _thoughts_apart(cls, message: Any) -> Any:
-        """Parts of an assistant's content that are reasoning, as Mistral and Anthropic write it."""
+        """Move parts of an assistant's content that are reasoning, as in Mistral's and Anthropic's APIs, to
+        `reasoning_content`."""
         if not isinstance(message, dict) or message.get("role") != "assistant":
             return message
         content = message.get("content")
@@ -130,7 +132,7 @@ class ChatMessage(Tolerant):
         return self
 
     def for_template(self) -> dict[str, Any]:
-        """As chat templates expect it: text joined, nothing that is unset but `content`."""
+        """Return the message as chat templates expect it: text joined, and of the unset keys only `content`."""
         message: dict[str, Any] = {"role": self.role, "content": self._text()}
         if self.name is not None:
             message["name"] = self.name
@@ -150,7 +152,7 @@ class ChatMessage(Tolerant):
 
 
 def num_chars(messages: Iterable[ChatMessage]) -> int:
-    """Characters of the messages' contents and of the arguments of their tool calls."""
+    """Count the characters of the messages' contents and of the arguments of their tool calls."""
 
     def texts(message: ChatMessage) -> Iterator[str]:
         if isinstance(message.content, str):
@@ -163,13 +165,16 @@ def num_chars(messages: Iterable[ChatMessage]) -> int:
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """The messages for the template. Calls and results of OpenAI's older form become tool calls and tool messages."""
+    """Return the messages for the template.
+
+    Calls and results in OpenAI's older form become tool calls and tool messages.
+    """
     shown = []
     call_id = None
     for position, message in enumerate(messages):
         one = message.for_template()
         if message.function_call is not None and not message.tool_calls:
-            call_id = f"call{position:05}"  # nine letters and digits: what Mistral's templates ask for
+            call_id = f"call{position:05}"  # nine letters and digits, as Mistral's templates require
             one["tool_calls"] = [_call_dict(call_id, message.function_call)]
         elif message.role == "function":
             one["role"] = "tool"
@@ -208,7 +213,7 @@ class NamedTool(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _nested(cls, choice: Any) -> Any:
-        """The Responses API has the name beside the type."""
+        """In the Responses API the name is beside the type."""
         if isinstance(choice, dict) and "function" not in choice and isinstance(choice.get("name"), str):
             return {**choice, "function": {"name": choice["name"]}}
         return choice

@@ -23,10 +23,10 @@ CHAT_ONLY = frozenset(
      "prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "echo", "add_generation_prompt",
      "continue_final_message"]
 )  # fmt: skip
-"""A chat's fields that have another name or form here, or that add what a response has no place for."""
+"""Fields of a chat that have another name or form here, or that add to an answer what a response cannot show."""
 
 CHAT_EXTRAS = frozenset(ChatRequest.model_fields) - CHAT_ONLY
-"""Those that mean here what they mean in a chat, be they part of OpenAI's Responses API or not."""
+"""Fields that mean the same as in a chat; some of them are not in OpenAI's Responses API."""
 
 REFUSED: dict[str, str] = {
     "access_programs": "there are none here",
@@ -39,7 +39,7 @@ REFUSED: dict[str, str] = {
     "personality": "say it in 'instructions'",
     "prompt": "prompt templates are not kept; send 'instructions' and 'input'",
 }
-"""Fields of OpenAI's that are refused, and why."""
+"""OpenAI's fields that are refused, and why."""
 
 
 def _function_only(tool: Any) -> Any:
@@ -50,7 +50,7 @@ def _function_only(tool: Any) -> Any:
 
 
 class FunctionTool(FunctionSpec):
-    """A tool, its function's keys beside its type."""
+    """A tool, with the keys of its function beside its type."""
 
     type: Literal["function"]
 
@@ -112,17 +112,17 @@ class TextConfig(Tolerant):
         | None
     ) = None
     verbosity: Label | None = None
-    """No-op."""
+    """Ignored."""
 
 
 class Reasoning(Tolerant):
     effort: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = None
     summary: Label | None = None
-    """No-op: the reasoning itself is shown."""
+    """Ignored: the response shows the reasoning itself."""
 
 
 class ConversationRequest(Body):
-    """What says which conversation is meant; all bodies have it."""
+    """The fields that select the conversation; all bodies have them."""
 
     model: Label | None = None
     """None: the served model."""
@@ -145,11 +145,11 @@ class ConversationRequest(Body):
 
 class CompactRequest(ConversationRequest):
     model: Label
-    """Required here, as OpenAI has it."""
+    """Required, as in OpenAI's API."""
 
 
 class ResponsesRequest(ConversationRequest):
-    """The fields of `CHAT_EXTRAS` may be given too; the chat request that is made of this one checks them."""
+    """May also have the fields of `CHAT_EXTRAS`; the chat request made from this one checks them."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -175,13 +175,13 @@ class ResponsesRequest(ConversationRequest):
     background: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    # Shown in the response, and nothing more. `max_tool_calls` counts calls of built-in tools.
+    # The response repeats these; they have no other effect. `max_tool_calls` counts calls of built-in tools.
     metadata: dict[str, Any] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
-    # No-ops: no event is padded.
+    # Ignored: events are not padded.
     client_metadata: dict[str, Any] | None = None
     stream_options: dict[str, Any] | None = None
 

@@ -1,4 +1,4 @@
-"""What every body is made of: strict models, bounded values, unions whose errors name what was meant."""
+"""Base classes of all bodies: strict models, bounded values, unions with clear errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_JSON_NODES = 10_000
 
 Label = Annotated[str, StringConstraints(max_length=256)]
 CallId = Annotated[str, StringConstraints(max_length=65_536)]
-"""Of a tool call. Some services put encrypted thoughts into it."""
+"""The id of a tool call. It is long, because some services put encrypted reasoning into it."""
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 
 
 def by_type(expected: str, tags: dict[type, str]) -> Discriminator:
-    """Chooses a union's member by the type of the value: pydantic would try all, and show the error of any.
+    """Choose the member of a union by the type of the value. pydantic would try all, and report the error of any.
 
-    Tags are spelled as `validation` expects the names of union members, which are no part of a field's path.
+    Tags have the form by which `validation` tells names of union members from parts of a field's path.
     """
     return Discriminator(
         lambda value: next((tag for kind, tag in tags.items() if isinstance(value, kind)), None),
@@ -31,7 +31,7 @@ def by_type(expected: str, tags: dict[type, str]) -> Discriminator:
 
 
 def check_json(value: Any, what: str) -> Any:
-    """Bound a free-form JSON value: depth, number of nodes, integer size, and text that is valid Unicode."""
+    """Check the bounds of a free-form JSON value: depth, number of nodes and size of integers. Raises ValueError."""
     nodes = 0
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
@@ -53,19 +53,19 @@ def check_json(value: Any, what: str) -> Any:
 
 
 class Schema(BaseModel):
-    """Strict: no coercion, no unknown fields, no NaN; and an error never repeats what the client sent."""
+    """Strict: no coercion, no unknown fields, no NaN. Errors do not repeat the input."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
     def _given(cls, data: Any) -> Any:
-        """null means not given. What stands inside free-form values (schemas, template arguments) stays."""
+        """null means not given. Free-form values (schemas, template arguments) are not changed."""
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class Tolerant(Schema):
-    """Ignores unknown keys: clients send back what other servers put into their answers."""
+    """Ignores unknown keys, because clients send back the answers of other servers."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -82,7 +82,7 @@ class Body(Schema):
 
 
 def _whole_numbers(value: Any) -> Any:
-    """16.0 as 16: clients whose language has one kind of number mean an integer where one is due."""
+    """Convert 16.0 to 16, for clients whose language has one kind of number."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, list) and value and isinstance(value[0], float | list):

@@ -1,4 +1,4 @@
-"""How many tokens a generation took, and the `usage` objects that show it."""
+"""The token counts of a generation, and the `usage` objects that show them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class TokenCounts(msgspec.Struct):
     prompt: int
     """A prompt counts once, however many choices it has."""
     cached: int
-    """Of `prompt`, those found in the prefix cache."""
+    """Part of `prompt` that was found in the prefix cache."""
     completion: int
     reasoning: int | None
-    """Of `completion`; None: there is no reasoning parser."""
+    """Part of `completion`; None: there is no reasoning parser."""
 
 
 def usage(counts: TokenCounts) -> dict[str, Any]:
-    """Of chat and text completions."""
+    """Return the `usage` of chat and text completions."""
     shown: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
@@ -31,10 +31,10 @@ def usage(counts: TokenCounts) -> dict[str, Any]:
 
 
 def responses_usage(counts: TokenCounts) -> dict[str, Any]:
-    """Of the Responses API."""
+    """Return the `usage` of the Responses API."""
     return {
         "input_tokens": counts.prompt,
-        # Nothing is written to the prefix cache that a client would be charged for.
+        # Writes to the prefix cache are free.
         "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
         "output_tokens": counts.completion,
         "output_tokens_details": {"reasoning_tokens": counts.reasoning or 0},
@@ -43,7 +43,7 @@ def responses_usage(counts: TokenCounts) -> dict[str, Any]:
 
 
 def messages_usage(counts: TokenCounts) -> dict[str, Any]:
-    """Of Anthropic's Messages API."""
+    """Return the `usage` of Anthropic's Messages API."""
     shown: dict[str, Any] = {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,

@@ -1,4 +1,4 @@
-"""From pydantic's list of errors to the one that a client sees, which names the field."""
+"""Makes one ApiError, which names the field, of pydantic's list of errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gllm.sampling_params import ParameterError
 
 
 def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
-    """One field, named, of pydantic's list of errors.
+    """Choose the error to report.
 
-    An unknown field wins over a wrong value; of a union's members, the one that got furthest into the value wins.
+    An unknown field precedes a wrong value; of a union's members, the one with the deepest error is taken.
     """
     listed = list(errors)
     first = next((error for error in listed if error["type"] == "extra_forbidden"), None)
@@ -48,7 +48,8 @@ def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
 
 
 def _is_union_branch(part: str) -> bool:
-    """pydantic puts the name of the tried union member into `loc`: `list[str]`, `constrained-str`, `ToolChoice`."""
+    """Whether a part of `loc` is the name of a union member, which pydantic puts there: `list[str]`, `constrained-str`,
+    `ToolChoice`."""
     return "[" in part or "-" in part or "(" in part or part in _BRANCHES or part[:1].isupper()
 
 

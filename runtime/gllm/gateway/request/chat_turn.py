@@ -1,6 +1,6 @@
-"""One turn of a conversation, in no protocol's terms: the model's reasoning, content and tool calls as they come.
+"""One turn of a conversation, independent of the API: reasoning, content and tool calls in the order of generation.
 
-An API makes a `ChatRequest` of its own request, opens the turn, and encodes its deltas.
+Each API converts its request to a `ChatRequest`, opens the turn, and encodes its deltas.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gllm.wire.messages import TokenLogprob
 
 
 class ChatDelta(msgspec.Struct, gc=False):
-    """What one delta adds to one choice of a chat. In the order of the answer: reasoning, content, calls, the end."""
+    """One delta of one choice. Its order in the answer: reasoning, content, calls, finish reason."""
 
     index: int
     reasoning: str = ""
     content: str = ""
     tool_calls: list[ToolCallDelta] = []
-    """A call's first delta has `id` and `name`, the others pieces of its arguments."""
+    """The first delta of a call has `id` and `name`, the others have pieces of its arguments."""
     token_ids: list[int] = []
-    """Of this delta, whatever part of the answer they belong to; with the EOS or stop token."""
+    """All tokens of this delta, with the EOS or stop token."""
     logprobs: list[TokenLogprob] | None = None
     """One for each of `token_ids`."""
     finish_reason: str | None = None
@@ -38,7 +38,7 @@ class ChatDelta(msgspec.Struct, gc=False):
 
 
 class MadeCall(msgspec.Struct):
-    """A tool call as far as it is written."""
+    """A tool call as far as it is generated."""
 
     id: str = ""
     name: str = ""
@@ -46,7 +46,7 @@ class MadeCall(msgspec.Struct):
 
 
 class ChatChoice:
-    """Runs the parsers of one choice and keeps what they found."""
+    """Runs the parsers of one choice and collects their results."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class ChatChoice:
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self.reasons = reasoning is not None and shows_reasoning
-        """Reasoning is told apart from content, and shown."""
+        """Reasoning is separate from content, and part of the answer."""
         self.plain = reasoning is None and tools is None
-        """Text is content: nothing to parse."""
+        """All text is content: there are no parsers."""
         self.reasoning_tokens = 0
         self.calls: list[MadeCall] = []
         self.finish_reason: str | None = None
@@ -107,7 +107,7 @@ class ChatChoice:
         if self._parser is not None:
             reasoning, text = self._parser.feed(text)
             if self._thinking:
-                # Tokens count as reasoning up to and with the one that ends it.
+                # Tokens count as reasoning up to and including the one that ends it.
                 self.reasoning_tokens += len(delta.token_ids)
                 self._thinking = not text
                 if not (self._thinking or self._reasoning or reasoning):
@@ -148,7 +148,7 @@ class ChatChoice:
 
 
 class ChatTurn:
-    """A generation, read as a chat. Who opens it closes its generation."""
+    """A generation, read as a chat. The caller of `open` must close the generation."""
 
     def __init__(self, request: ChatRequest, generation: Generation) -> None:
         self.request = request
@@ -174,12 +174,12 @@ class ChatTurn:
         return cls(request, await Generation.open(request, gateway, response_id))
 
     async def deltas(self) -> AsyncGenerator[ChatDelta, None]:
-        """Those of all choices, interleaved as they come, until each has its finish_reason. Raises ApiError."""
+        """Yield the deltas of all choices, interleaved, until each choice has a finish_reason. Raises ApiError."""
         async for delta in self.generation.deltas():
             yield self.choices[delta.index].apply(delta)
 
     def counts(self) -> TokenCounts:
-        """The tokens so far."""
+        """Return the token counts of the deltas so far."""
         if self.model.reasoning_parser is None:
             return self.generation.counts()
         return self.generation.counts(sum(choice.reasoning_tokens for choice in self.choices))

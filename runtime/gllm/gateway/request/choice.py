@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Choice:
-    """What is known of one choice so far. `apply` takes the engine's outputs in order."""
+    """The state of one choice. `apply` takes the engine's outputs in order."""
 
     def __init__(
         self,
@@ -31,36 +31,39 @@ class Choice:
         first_of_prompt: bool,
         grammar_param: str | None,
     ) -> None:
-        """grammar_param: the field that an error in the grammar is reported for."""
+        """grammar_param: the field that errors in the grammar name."""
         self.index = index
         self.request_id = request_id
         self.prompt = prompt
         self.sampling = sampling
         self.outputs = outputs
         self.first_of_prompt = first_of_prompt
-        """Of n choices of one prompt only the first counts the prompt's tokens."""
+        """Of the n choices of a prompt only the first counts the prompt's tokens."""
         self.completion_tokens = 0
         self.delivered_tokens = 0
-        """Of `completion_tokens`, those in the deltas that the caller has: other choices may be ahead."""
+        """Those of `completion_tokens` that the consumer has received."""
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.finish_reason: str | None = None
         self.stop_reason: str | int | None = None
         self.matched_stop: str | int | None = None
         self.queue_time = 0.0
-        """Seconds that it waited to be scheduled."""
+        """Seconds until it was scheduled."""
         self.prefill_time = 0.0
-        """Seconds from then to its first token."""
+        """Seconds from then to the first token."""
         self.first_token_at = 0.0
         self.last_token_at = 0.0
-        """time.monotonic() of its first and its last output with tokens."""
+        """time.monotonic() of the first and of the last output with tokens."""
         self.cut = False
-        """Set by the reader: it needs nothing more of this choice."""
+        """The consumer sets it when it needs no more of this choice."""
         self._text = text
         self._grammar_param = grammar_param
 
     def apply(self, output: RequestOutput) -> TextDelta:
-        """Raises ApiError when the engine gave the request up: 400 if what the client asked for is the reason."""
+        """Return the delta of an output.
+
+        Raises ApiError if the engine failed the request: 400 if the request is the reason.
+        """
         reason = output.finish_reason
         if output.invalid_request:
             prefix = f"{self._grammar_param}: " if self._grammar_param else ""
@@ -83,11 +86,11 @@ class Choice:
 
     @property
     def stopped_by(self) -> dict[str, Any]:
-        """vLLM's and SGLang's fields for what stopped it."""
+        """vLLM's and SGLang's fields for the reason of the stop."""
         return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
 
     def finished(self, latency: float) -> FinishedChoice:
-        """Its figures for the metrics. latency: seconds from the request's arrival to its end."""
+        """Return the figures for the metrics. latency: seconds from the request's arrival to the end of this choice."""
         return FinishedChoice(
             reason=self.finish_reason or "stop",
             prompt_tokens=len(self.prompt),
@@ -100,5 +103,5 @@ class Choice:
         )
 
     async def close(self) -> None:
-        """End the engine's work on it, if any is left."""
+        """Abort the engine request, if it still runs."""
         await self.outputs.aclose()

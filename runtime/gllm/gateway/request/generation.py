@@ -21,7 +21,7 @@ from gllm.wire.messages import RequestOutput
 
 
 class Generation:
-    """All choices of one HTTP request. `open`, then `deltas`; `close` at the end, whatever happened."""
+    """All choices of one HTTP request: `open`, then `deltas`, and `close` in any case."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class Generation:
         response_id: str,
         arrived: float,
     ) -> None:
-        """arrived: time.monotonic() of the HTTP request. `open` makes generations."""
+        """Use `open`. arrived: time.monotonic() of the HTTP request."""
         self.id = response_id
         self.model = gateway.model
         self.prompts = prepared.prompts
         self.choices: list[Choice] = []
         self.created = 0
-        """Unix time of its first output."""
+        """Unix time of the first output."""
         self._gateway = gateway
         self._metrics = gateway.metrics
         self._ticket = ticket
@@ -53,9 +53,10 @@ class Generation:
 
     @classmethod
     async def open(cls, request: GenerationRequest, gateway: Gateway, response_id: str) -> Self:
-        """Returns with the first output, so that what goes wrong before it is still an HTTP status.
+        """Admit, prepare and submit the request, and wait for the first output, so that earlier errors become an HTTP
+        status.
 
-        Raises ApiError or ParameterError, and holds nothing then. Else the caller must `close` it.
+        Raises ApiError or ParameterError; then nothing is left to close.
         """
         arrived = time.monotonic()
         gateway.model.check_name(request.model)
@@ -76,7 +77,7 @@ class Generation:
         return generation
 
     def _submit(self) -> None:
-        """Nothing awaits between the last checks and the engine."""
+        """Synchronous: the state of the engine cannot change between the last checks and the submission."""
         request, prepared = self._request, self._prepared
         self._gateway.limits()
         self._gateway.admission.admit_tokens(self._ticket, sum(len(prompt.token_ids) for prompt in self.prompts))
@@ -116,7 +117,7 @@ class Generation:
         self._metrics.submitted(n, prepared.samplings)
 
     async def deltas(self) -> AsyncGenerator[TextDelta, None]:
-        """Interleaved as they come, until every choice has its finish_reason.
+        """Yield the deltas of all choices, interleaved, until each choice has a finish_reason.
 
         Raises ApiError when the engine fails or dies.
         """
@@ -126,7 +127,7 @@ class Generation:
             yield self._delivered(delta)
 
     def counts(self, reasoning: int | None = None) -> TokenCounts:
-        """The tokens of the deltas so far. reasoning: those of them that are reasoning, if that is known."""
+        """Return the token counts of the deltas so far. reasoning: the number of reasoning tokens, if it is known."""
         prompts = [choice for choice in self.choices if choice.first_of_prompt]
         return TokenCounts(
             prompt=sum(len(choice.prompt) for choice in prompts),
@@ -190,7 +191,7 @@ class Generation:
         except ApiError:
             self._failed = True
             raise
-        # The client's contract is to end with a finish_reason; never leave a caller waiting for one.
+        # The engine client must end with a finish_reason; without one the caller gets an error.
         raise engine_dead("its answer ended early")
 
     def _account(self, choice: Choice, output: RequestOutput, delta: TextDelta) -> None:
@@ -215,7 +216,7 @@ class Generation:
         self._metrics.finished(choice.finished(time.monotonic() - self._arrived))
 
     async def close(self) -> None:
-        """Abort what still runs, and give the admission back. Safe to call twice."""
+        """Abort the choices that still run, and release the ticket. Safe to call twice."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""From a checked request to what the engine needs: prompts as tokens, sampling parameters, stop strings, a grammar."""
+"""Turns a validated request into prompts as tokens, sampling parameters, stop strings and a grammar."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gllm.text.output.stop_strings import StopStrings
 class PreparedRequest(msgspec.Struct, kw_only=True):
     prompts: list[Prompt]
     samplings: list[SamplingParams]
-    """One for each prompt, without what ends the text."""
+    """One for each prompt. They contain no stop strings and patterns: the gateway applies these."""
     stops: StopStrings
     patterns: StopPatterns | None
-    """What ends the text of every choice."""
+    """Stop strings and patterns of all choices."""
     grammar_param: str | None
-    """The field that an error in the grammar is reported for; None: there is no grammar."""
+    """The field that errors in the grammar name; None: there is no grammar."""
 
 
 async def prepare(request: GenerationRequest, model: ServedModel, max_model_len: int) -> PreparedRequest:

@@ -1,4 +1,4 @@
-"""Template and tokens of a request. Everything here runs in the text threads, off the event loop."""
+"""Renders the template and tokenizes the prompts of a request. All of it runs in the text threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render_chat(
     template_kwargs: dict[str, Any] | None = None,
     reasoning_effort: str | None = None,
 ) -> str:
-    """Raises ApiError and ParameterError."""
+    """Render the messages. Raises ApiError or ParameterError."""
     if model.template is None:
         raise bad_request(
             "messages", "this model has no chat template; start the server with --chat-template, or use /v1/completions"
@@ -50,7 +50,7 @@ def render_chat(
 
 
 def _effort(reasoning_effort: str | None) -> dict[str, Any]:
-    """The template arguments that stand for an effort: a template reads one of them, or none."""
+    """Return the template arguments for a reasoning effort: a template reads one of them, or none."""
     if reasoning_effort is None:
         return {}
     thinking = {"enable_thinking": False, "thinking": False} if reasoning_effort == "none" else {}
@@ -65,7 +65,10 @@ def encode(
     param: str,
     truncation: Truncation | None = None,
 ) -> list[int]:
-    """Token ids; refuses at once a text that is too long however it is tokenised, unless it is to be cut."""
+    """Return the token ids.
+
+    Refuses a text that is certainly too long before it is tokenized, unless it is to be truncated.
+    """
     if truncation is not None:
         leading = model.tokenizer.encode("", add_special_tokens=add_special_tokens)
         return truncation.cut(_encode(model, text, add_special_tokens, None, param), leading)
@@ -91,12 +94,12 @@ def _encode(
 
 class Prompt(msgspec.Struct):
     text: str
-    """Empty if it came as token ids and is not echoed."""
+    """Empty if the prompt came as token ids and is not echoed."""
     token_ids: list[int]
 
 
 def bad_words_of(model: ServedModel, request: GenerationRequest) -> tuple[tuple[int, ...], ...]:
-    """The runs of tokens that the request forbids. Raises ApiError or ParameterError."""
+    """Return the token sequences that the request forbids. Raises ApiError or ParameterError."""
     if not request.bad_words:
         return ()
     if sum(map(len, request.bad_words)) > MAX_BAD_WORD_CHARS:
@@ -110,7 +113,7 @@ def bad_words_of(model: ServedModel, request: GenerationRequest) -> tuple[tuple[
 
 
 def prompts_of(model: ServedModel, request: GenerationRequest, max_model_len: int) -> list[Prompt]:
-    """Every prompt of a request. Raises ApiError."""
+    """Return all prompts of a request. Raises ApiError."""
     if isinstance(request, ChatRequest):
         return [_chat_prompt(model, request, max_model_len)]
     assert isinstance(request, CompletionRequest)

@@ -1,4 +1,4 @@
-"""The grammar that a request asks for. Runs in the grammar thread: compiling what a client wrote may take seconds."""
+"""Builds the grammar of a request. Runs in the grammar thread, because compilation may take seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gllm.sampling_params import ParameterError
 
 
 def grammar_param(request: GenerationRequest) -> str | None:
-    """The field that asks for a grammar, by which errors of the grammar are reported; None if none does."""
+    """Return the field that needs a grammar, for errors of the grammar; None if there is no such field."""
     if isinstance(request, ChatRequest) and request.uses_tools and request.forces_tool:
         return "tools"
     if request.guides:
@@ -25,9 +25,10 @@ def grammar_param(request: GenerationRequest) -> str | None:
 
 
 def request_grammar(model: ServedModel, request: GenerationRequest) -> str | None:
-    """A grammar that is known to compile, None if there is none. Raises ParameterError naming the field.
+    """Return a grammar that compiles; None if there is none. Raises ParameterError, which names the field.
 
-    A forced tool call leaves no answer to constrain. Otherwise an answer is constrained, and calls stay possible.
+    With a forced tool call there is no answer to constrain. Otherwise the answer is constrained, and calls stay
+    possible.
     """
     answer = None
     if request.guides:
@@ -50,7 +51,7 @@ def request_grammar(model: ServedModel, request: GenerationRequest) -> str | Non
 
 
 def _check_tools(model: ServedModel, tools: list[Tool], grammar: str) -> None:
-    """An error names the tool that causes it, not a place in our grammar."""
+    """Check the grammar of the tools. An error names the tool that causes it."""
     make = model.grammars
     try:
         make.check(grammar, param="tools")
@@ -64,7 +65,7 @@ def _check_tools(model: ServedModel, tools: list[Tool], grammar: str) -> None:
 
 
 def _guided(model: ServedModel, request: GenerationRequest, param: str) -> str:
-    """The grammar of response_format, structured_outputs or a guided_* field."""
+    """Return the grammar of response_format, structured_outputs or a guided_* field."""
     make, asked = model.grammars, request.structured_outputs
     compact = bool(asked and asked.disable_any_whitespace)
     if param == "response_format":

@@ -1,4 +1,4 @@
-"""From a request's fields to `SamplingParams`: defaults of the model, room in the context, seeds of choices."""
+"""Makes `SamplingParams` of a request's fields, the model's defaults and the room in the context."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def sampling_for(
     grammar: str | None,
     bad_words: tuple[tuple[int, ...], ...],
 ) -> SamplingParams:
-    """Without what ends the text. bad_words: the request's, as tokens.
+    """Return the parameters without stop strings and patterns. bad_words: the request's, as token sequences.
 
-    Raises ApiError if the context is too short.
-
-    Raises ParameterError for what only shows once defaults and limits are known (min_tokens > max_tokens).
+    Raises ApiError if the context is too short, and ParameterError if the fields contradict defaults or limits, such as
+    min_tokens > max_tokens.
     """
     values: dict[str, Any] = {key: value for key, value in model.sampling_defaults.items() if key in DEFAULTED_FIELDS}
     for field in _PLAIN_FIELDS:
@@ -55,7 +54,10 @@ def sampling_for(
 
 
 def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
-    """How many tokens to generate. Unset: the default, or whatever the context has room for if that is less."""
+    """Return the limit of generated tokens.
+
+    If it is not given: the default, or the room in the context if that is less.
+    """
     requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
     room = max_model_len - prompt_tokens
     if request.ends_with_context:

@@ -39,7 +39,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     document = build_openapi(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     known = frozenset(document["paths"]) | {"/openapi.json"}
-    # The longest first: /v1/responses/{id} would also take /v1/responses/{id}/input_items.
+    # Longest first, because /v1/responses/{id} also matches /v1/responses/{id}/input_items.
     templates = [
         (path, re.compile(re.sub(r"{\w+}", ".+", path))) for path in sorted(known, key=len, reverse=True) if "{" in path
     ]
@@ -83,7 +83,7 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
 
 
 class _Nothing(Response):
-    """For a client that is gone: sending would only be ignored."""
+    """The response to a client that has disconnected: it sends nothing."""
 
     async def __call__(self, *_: object) -> None:
         return

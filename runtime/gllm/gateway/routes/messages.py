@@ -30,7 +30,7 @@ def messages_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(request: Request) -> Response:
-        """How many tokens the prompt of a message would have."""
+        """The number of prompt tokens that a message would have."""
         body = await read_body(request, CountTokensRequest, limit)
         chat = await asyncio.to_thread(chat_of, body)
         model.check_name(chat.model)

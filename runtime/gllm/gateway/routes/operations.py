@@ -1,4 +1,4 @@
-"""The served model, health, load and metrics, with the keys and paths of other servers' clients."""
+"""Routes for the served model, health, load and metrics, with keys and paths that clients of other servers expect."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def server_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/ready", tags=["operations"])
     async def ready(recovering: bool = False) -> Response:
-        """200 while an engine serves; with `recovering=true` also while one is being replaced and new requests wait for
-        it. Until then `loaded` tells the share of the weights that is loaded, 0 to 1. Needs no API key."""
+        """200 while an engine serves; with `recovering=true` also while the engine is being replaced and new requests
+        wait. Before that `loaded` is the share of the weights that is loaded, 0 to 1. Needs no API key."""
         return _state_response(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
@@ -51,7 +51,7 @@ def server_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/", tags=["operations"])
     async def root() -> Response:
-        """What answers here."""
+        """The name of the server and of its model."""
         return JSONResponse({"name": "gLLM", "version": __version__, "model": model.name, "api": "/openapi.json"})
 
     @router.get("/ping", tags=["operations"])
@@ -62,14 +62,14 @@ def server_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/load", tags=["operations"])
     async def load() -> Response:
-        """How many choices are being generated or wait for it, as in vLLM."""
+        """The number of running and waiting choices, as in vLLM."""
         return JSONResponse({"server_load": gateway.admission.live})
 
     return router
 
 
 def _state_response(problem: str | None, loaded: float | None = None) -> Response:
-    """200, or 503 with the reason."""
+    """Return 200, or 503 with the reason."""
     more = {} if loaded is None else {"loaded": round(loaded, 3)}
     if problem is None:
         return JSONResponse({"status": "ok"} | more)
@@ -77,7 +77,7 @@ def _state_response(problem: str | None, loaded: float | None = None) -> Respons
 
 
 def _model_card(gateway: Gateway, name: str) -> dict[str, Any]:
-    """Under one of its names. `max_model_len` is None until the first engine serves."""
+    """Return the model under one of its names. `max_model_len` is None until the first engine serves."""
     created = gateway.model.created
     return {
         "id": name,
@@ -104,7 +104,7 @@ def _model_list(gateway: Gateway) -> dict[str, Any]:
 
 
 def _permission(name: str, created: int) -> dict[str, Any]:
-    """OpenAI's older permission object: everything that this server does is allowed."""
+    """Return OpenAI's older permission object: it allows all that this server can do."""
     return {
         "id": f"modelperm-{name}",
         "object": "model_permission",

@@ -44,7 +44,7 @@ def responses_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(request: Request) -> Response:
-        """How many tokens the prompt of a response would have."""
+        """The number of prompt tokens that a response would have."""
         body = await read_body(request, ResponsesRequest, limit)
         gateway.model.check_name(body.model)
         model = gateway.model
@@ -55,26 +55,26 @@ def responses_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str, request: Request) -> Response:
-        """A response that is kept."""
+        """A stored response."""
         if request.query_params.get("stream", "false").lower() in ("true", "1"):
             raise bad_request("stream", "A stream cannot be read again; get the response without 'stream'.")
         return Response(store.get(response_id).body, media_type="application/json")
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(response_id: str) -> Response:
-        """Forget a response."""
+        """Delete a stored response."""
         store.delete(response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
     @router.get("/v1/responses/{response_id}/input_items")
     async def input_items(response_id: str, request: Request) -> Response:
-        """The items that a response was made from."""
+        """The input items of a response."""
         items = read_items(store.get(response_id).input)
         return JSONResponse(_page(items, request.query_params))
 
     @router.post("/v1/responses/{response_id}/cancel")
     async def cancel(response_id: str) -> Response:
-        """Only a response in the background could be cancelled, and there are none."""
+        """Always an error: only a response in the background can be cancelled, and there are none."""
         store.get(response_id)
         raise bad_request("response_id", "Cannot cancel a synchronous response; to end a stream, close its connection.")
 
@@ -82,7 +82,8 @@ def responses_routes(gateway: Gateway) -> APIRouter:
 
 
 def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
-    """A part of the list: `order` desc (default) or asc, at most `limit` items, those that follow the item `after`."""
+    """Return one page of the list: `order` is desc (default) or asc; at most `limit` items that follow the item
+    `after`."""
     order, size, after = query.get("order", "desc"), query.get("limit", str(DEFAULT_PAGE)), query.get("after")
     if order not in ("asc", "desc"):
         raise bad_request("order", "'order' is 'asc' or 'desc'.", "invalid_value")

@@ -1,4 +1,4 @@
-"""Tokens of texts and texts of tokens."""
+"""Routes for tokenization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/tokenize", tags=["text"])
     async def tokenize(request: Request) -> Response:
-        """Token ids of a text or of a rendered conversation."""
+        """The token ids of a text or of a rendered conversation."""
         body = await read_body(request, TokenizeRequest, limit)
         model.check_name(body.model)
 
@@ -55,17 +55,17 @@ def text_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/detokenize", tags=["text"])
     async def detokenize(request: Request) -> Response:
-        """Text of token ids."""
+        """The text of token ids."""
         body = await read_body(request, DetokenizeRequest, limit)
         model.check_name(body.model)
         model.check_token_ids(body.tokens, "tokens")
-        # Decoding a token is about the work of encoding a character.
+        # Decoding a token costs about as much as encoding a character.
         text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
         return JSONResponse({"prompt": text})
 
     @router.get("/tokenizer_info", tags=["text"])
     async def tokenizer_info() -> Response:
-        """What a client needs to render and count as the server does, such as lm-eval's remote tokenizer."""
+        """The facts that a client needs to render and count as the server does, such as lm-eval's remote tokenizer."""
         tokenizer = model.tokenizer
         return JSONResponse(
             {
@@ -83,7 +83,7 @@ def text_routes(gateway: Gateway) -> APIRouter:
 
 
 def _piece(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
-    """llama.cpp's view of a token: its text, or its bytes if they are part of a character."""
+    """Return a token in llama.cpp's format: its text, or its bytes if they are part of a character."""
     data = tokenizer.token_bytes(token)
     try:
         return {"id": token, "piece": data.decode()}

@@ -1,7 +1,7 @@
-"""Whether a request may enter, decided before any response header.
+"""Admission of requests, decided before the response headers are sent.
 
-The count covers waiting and running; a request of n choices and p prompts counts n * p. The token bound covers prompt
-tokens that are not computed yet, so it can be set as target TTFT times measured prefill rate.
+The count covers waiting and running choices; a request with n choices of p prompts counts n * p. The token bound covers
+prompt tokens that are not computed yet, so it can be set to target TTFT times measured prefill rate.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Admission:
         self._clock = clock
         self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
         self.live = 0
-        """Choices admitted and not finished."""
+        """Admitted choices that are not finished."""
         self.waiting_tokens = 0
-        """Prompt tokens admitted whose first output has not come."""
+        """Admitted prompt tokens that are not computed yet."""
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def empty(self) -> None:
-        """Returns when nothing is live."""
+        """Wait until no choice is live."""
         await self._idle.wait()
 
     def _change_live(self, weight: int) -> None:
@@ -55,10 +55,10 @@ class Admission:
             self._idle.set()
 
     def admit(self, weight: int) -> Ticket:
-        """Count `weight` choices in, or raise 503 (not ready, draining) or 429 (full).
+        """Admit `weight` choices. Raises ApiError 503 (not ready, draining) or 429 (full).
 
-        While the engine is being replaced requests enter as ever and wait for it: that takes seconds, and most clients
-        would rather wait than find out when to ask again.
+        While the engine is being replaced, requests are admitted and wait. That takes seconds; an error would make
+        every client guess when to retry.
         """
         limits = self._engine.limits
         if self.draining:
@@ -78,7 +78,7 @@ class Admission:
         return Ticket(self, weight)
 
     def admit_tokens(self, ticket: Ticket, tokens: int) -> None:
-        """Count prompt tokens in, or raise 429. A single prompt beyond the bound enters an empty queue."""
+        """Admit prompt tokens. Raises ApiError 429. An empty queue admits a single prompt beyond the bound."""
         most = self._config.max_queued_tokens
         if most and self.waiting_tokens and self.waiting_tokens + tokens > most:
             self._reject("queue_tokens")
@@ -90,13 +90,13 @@ class Admission:
         self._on_reject(reason)
 
     def leave(self, weight: int, finished: bool) -> None:
-        """Count choices out; those that finished their work tell how fast the queue moves."""
+        """Remove choices from the count. finished: they count for the finish rate, which gives Retry-After."""
         self._change_live(-weight)
         if finished:
             self._finished.append((self._clock(), weight))
 
     def _retry_after(self, queued: int) -> int:
-        """Seconds the queue will take at the recent finish rate, within 1 to 60."""
+        """Return the seconds for the queue at the recent finish rate, from 1 to 60."""
         low, high = RETRY_AFTER_RANGE
         now = self._clock()
         recent = [(at, weight) for at, weight in self._finished if now - at <= _RATE_WINDOW]
@@ -108,7 +108,7 @@ class Admission:
 
 
 class Ticket:
-    """One request's share of the counts; `release` gives back whatever is still held, once."""
+    """One request's share of the counts. `release` gives the rest back; a second call has no effect."""
 
     def __init__(self, admission: Admission, weight: int) -> None:
         self._admission = admission
@@ -116,13 +116,13 @@ class Ticket:
         self.waiting_tokens = 0
 
     def prefilled(self, tokens: int) -> None:
-        """These prompt tokens are computed."""
+        """Note that these prompt tokens are computed."""
         tokens = min(tokens, self.waiting_tokens)
         self.waiting_tokens -= tokens
         self._admission.waiting_tokens -= tokens
 
     def finished(self) -> None:
-        """One choice is done."""
+        """Note that one choice has finished."""
         if self.weight:
             self.weight -= 1
             self._admission.leave(1, finished=True)

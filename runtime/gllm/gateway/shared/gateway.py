@@ -14,7 +14,7 @@ from gllm.gateway.shared.served_model import ServedModel
 from gllm.wire.messages import Hello
 
 MAX_SILENCE = 5.0
-"""Seconds without a message from the engine, which sends one each second, after which it counts as hung."""
+"""The engine sends a message each second. After this many seconds without one it counts as hung."""
 
 
 class Gateway:
@@ -29,12 +29,12 @@ class Gateway:
         self.down_reason = "starting"
         """Why there is no engine, for /health."""
         self.loaded: float | None = None
-        """Share of the weights that the workers of the engine to come have loaded, 0 to 1; None: not known."""
+        """Share of the weights that the workers of the next engine have loaded, 0 to 1; None: not known."""
         self._clock = clock
         self._recovery_deadline = 0.0
 
     def engine_lost(self, reason: str, recovery_seconds: float) -> None:
-        """The engine is gone. Its requests wait for the one that is to come within so many seconds; 0: they fail."""
+        """The engine has stopped. Its requests wait up to `recovery_seconds` for the next engine; 0: they fail."""
         self.down_reason = reason
         self.loaded = None
         self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
@@ -44,9 +44,11 @@ class Gateway:
             self.engine.engine_down(reason)
 
     def unhealthy(self) -> str | None:
-        """Why this process should be given up; None if it should not. Nothing here asks the engine: a hung one shows.
+        """Return why the process should be restarted, None if it is healthy.
 
-        An engine that is being replaced is no reason, until the deadline for that is missed.
+        It does not wait for the engine, which may hang.
+
+        The replacement of an engine is healthy until its deadline.
         """
         if self.engine.hello is None:
             return None if self._clock() < self._recovery_deadline else self._disconnected()
@@ -63,15 +65,15 @@ class Gateway:
         return self.engine.limits.max_model_len if self.engine.limits is not None else None
 
     def limits(self) -> Hello:
-        """What requests may count on. Raises ApiError 503 if there is no engine and none is to come."""
+        """Return the limits for requests. Raises ApiError 503 if there is no engine and none is expected."""
         if self.engine.limits is None:
             raise engine_dead("it is gone")
         return self.engine.limits
 
     def not_ready(self, recovering: bool = False) -> str | None:
-        """Why new requests had better go elsewhere.
+        """Return why new requests should go to another server, None if they should not.
 
-        recovering: that they would have to wait for the next engine is no reason.
+        recovering: ready also while requests must wait for the next engine.
         """
         if self.admission.draining:
             return "draining"

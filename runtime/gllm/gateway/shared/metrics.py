@@ -1,4 +1,4 @@
-"""Prometheus series under `gllm:`, with vLLM's suffixes, labels, units and bucket edges, so dashboards port."""
+"""Prometheus series under `gllm:`, with vLLM's suffixes, labels, units and bucket edges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ N_BUCKETS = (1, 2, 5, 10, 20)
 
 _LABELS = ("model_name", "engine")
 _ENGINE = "0"
-"""One engine behind one gateway; the label is there because vLLM's dashboards select on it."""
+"""A gateway has one engine; the label exists because vLLM's dashboards select by it."""
 
 
 def length_buckets(longest: int) -> tuple[int, ...]:
@@ -38,14 +38,14 @@ def length_buckets(longest: int) -> tuple[int, ...]:
 
 
 class FinishedChoice(msgspec.Struct, kw_only=True):
-    """The figures of a choice that came to its own end. Times are in seconds."""
+    """The figures of a choice that was not aborted. Times are in seconds."""
 
     reason: str
     """stop or length."""
     prompt_tokens: int
     completion_tokens: int
     max_tokens: int
-    """Most tokens that it could have had."""
+    """Limit of its completion tokens."""
     latency: float
     """Arrival of the request to its last token."""
     queue_time: float
@@ -106,7 +106,7 @@ class GatewayMetrics:
         self._http.labels(route, method, str(status)).inc()
 
     def submitted(self, n: int, samplings: Sequence[SamplingParams]) -> None:
-        """A request of n choices for each prompt. samplings: one for each prompt."""
+        """Count a request with n choices for each prompt. samplings: one for each prompt."""
         self._n.observe(n)
         for sampling in samplings:
             self._max_tokens.observe(sampling.max_tokens or 0)
@@ -123,11 +123,11 @@ class GatewayMetrics:
             self._generation_tokens.inc(count)
 
     def unfinished(self, reason: str) -> None:
-        """A choice was cut short: `abort` by its client, `error` by the engine."""
+        """Count a choice that was cut short: `abort` by its client, `error` by the engine."""
         self._ended[reason].inc()
 
     def finished(self, choice: FinishedChoice) -> None:
-        """A choice came to its own end."""
+        """Count a choice that was not aborted."""
         self._ended[choice.reason].inc()
         self._e2e.observe(choice.latency)
         self._queue.observe(choice.queue_time)
@@ -146,7 +146,7 @@ class GatewayMetrics:
 
 
 class EngineCollector(Collector):
-    """Reads the engine's last stats when scraped. Its counters start again with each engine; ours go on."""
+    """Reads the engine's last stats when scraped. A new engine's counters start at zero; these continue."""
 
     def __init__(self, engine: EngineClient, labels: tuple[str, str]) -> None:
         self._engine = engine
@@ -216,7 +216,7 @@ class EngineCollector(Collector):
             yield gauge
 
     def _histograms(self, stats: EngineStats) -> Iterator[Metric]:
-        """Tokens of steps, which the engine counts itself: many bring no output and would be missed here."""
+        """Histograms of tokens per step. The engine counts them, because many steps have no output."""
         steps = HistogramMetricFamily("gllm:iteration_tokens_total", "Tokens in an engine step.", labels=_LABELS)
         steps.add_metric(self._labels, *self._buckets("iteration_tokens", ITERATION_EDGES, stats.iterations))
         yield steps
@@ -231,7 +231,7 @@ class EngineCollector(Collector):
     def _buckets(
         self, name: str, edges: tuple[int, ...], histogram: TokenHistogram
     ) -> tuple[list[tuple[str, float]], float]:
-        """Cumulated counts by upper bound, and the sum; both go on over the engine's restarts."""
+        """Return cumulative counts by upper bound, and the sum; both continue over the engine's restarts."""
         counts = histogram.counts or [0] * (len(edges) + 1)
         bounds = [*(str(float(edge)) for edge in edges), "+Inf"]
         below = 0

@@ -30,7 +30,7 @@ from gllm.text.tool_parsers import PLAIN_JSON, ToolParser, WithoutRepeats, tool_
 class ServedModel:
     name: str
     aliases: tuple[str, ...] = ()
-    """More names that requests may give."""
+    """Further names that requests may use."""
     config: ModelConfig
     tokenizer: Tokenizer
     grammars: GrammarMaker
@@ -38,20 +38,20 @@ class ServedModel:
     """None: the model has no chat template."""
     tool_parser: Callable[[], ToolParser | WithoutRepeats] | None = None
     reasoning_parser: Callable[[str], ReasoningParser | None] | None = None
-    """From the rendered prompt, whose end may already open the thinking, or close it again (then None)."""
+    """Makes a parser from the rendered prompt. None if the end of the prompt has closed the reasoning."""
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
-    """generation_config.json's, or empty."""
+    """Those of generation_config.json, or empty."""
     longest_token: int = 1024
-    """Characters that one token can stand for, at most."""
+    """Characters of the longest token."""
     created: int = field(default_factory=lambda: int(time.time()))
     threads: TextThreads = field(default_factory=TextThreads)
     grammar_threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
     )
-    """Apart, so that a slow grammar delays only requests with grammars."""
+    """A thread of their own, so that a slow grammar delays only requests with grammars."""
 
     def close(self) -> None:
-        """Drop what waits for a thread, and end the grammar checker's process."""
+        """Drop the work that waits for a thread, and end the grammar checker's process."""
         self.threads.close()
         self.grammar_threads.shutdown(wait=False, cancel_futures=True)
         self.grammars.close()
@@ -64,9 +64,9 @@ class ServedModel:
         patterns: StopPatterns | None,
         continues_text: bool,
     ) -> TextStream:
-        """Detokenizes one answer, and ends it at a stop string or a match of the patterns.
+        """Return the detokenizer of one answer, which ends it at a stop string or a match of the patterns.
 
-        continues_text: the answer goes on from the prompt's text, so a leading space is part of it.
+        continues_text: the answer continues the prompt's text, so a leading space is part of it.
         """
         return TextStream(
             self.tokenizer,
@@ -79,19 +79,19 @@ class ServedModel:
         )
 
     def parser_of_calls(self, *, forced: bool) -> ToolParser | WithoutRepeats | None:
-        """For one answer; None if the format is not known. Forced calls have one in any case: the grammar's."""
+        """Return a parser for one answer; None if the format is not known. Forced calls have the format of the grammar."""
         if self.tool_parser is not None:
             return self.tool_parser()
         return ToolParser(PLAIN_JSON) if forced else None
 
     def check_name(self, requested: str | None) -> None:
-        """Raises ApiError 404; no name, or an empty one, means the model there is."""
+        """Raises ApiError 404 for an unknown name. No name, or an empty one, means the served model."""
         if requested and requested not in (self.name, *self.aliases):
             raise ApiError(404, f"The model '{requested}' does not exist; this server has '{self.name}'.",
                            param="model", code="model_not_found")  # fmt: skip
 
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
-        """Against the width of the logits: a larger id would index past a row."""
+        """Raises ApiError 400 for ids beyond the width of the logits."""
         if ids and max(ids) >= self.config.vocab_size:
             size = self.config.vocab_size
             raise ApiError(400, f"{param}: token id {max(ids)} is out of vocabulary: the model has {size} tokens.",
@@ -99,7 +99,7 @@ class ServedModel:
 
 
 def load_served_model(config: Config) -> ServedModel:
-    """Reads the model's text side. Raises ValueError with one line that says what is wrong."""
+    """Read tokenizer, template and config. Raises ValueError with a message of one line."""
     settings = config.gateway
     path = Path(config.engine.model)
     shape = load_model_config(path)

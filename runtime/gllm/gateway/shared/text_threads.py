@@ -1,4 +1,4 @@
-"""Templates and tokenization off the event loop, in threads where a long text does not hold up short ones."""
+"""Threads for templates and tokenization, in which long texts do not delay short ones."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gllm.gateway.protocol.errors import overloaded
 T = TypeVar("T")
 
 LONG_TEXT = 64 * 1024
-"""Characters from which on a text counts as long: tens of milliseconds of tokenization."""
+"""A text of this many characters is long: it takes tens of milliseconds to tokenize."""
 MAX_LONG_TEXT = 128 * 1024 * 1024
-"""Characters of long texts that may wait or be in work at once."""
+"""Limit of the characters of long texts that wait or are tokenized."""
 LONG_NICENESS = 10
 RETRY_AFTER = 5
 
 
 class TextThreads:
-    """Two threads for short texts and one for long ones, whose CPU share gives way to everything else.
+    """Two threads for short texts, and one with low priority for long texts.
 
-    The tokenizers library releases the interpreter lock, so the event loop goes on meanwhile.
+    The tokenizers library releases the interpreter lock, so the event loop runs meanwhile.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class TextThreads:
         self._waiting = 0
 
     async def run(self, num_chars: int, work: Callable[[], T]) -> T:
-        """`work()` of a text of so many characters. Raises ApiError 429 when too much text waits."""
+        """Return `work()` for a text of `num_chars` characters. Raises ApiError 429 when too much text waits."""
         loop = asyncio.get_running_loop()
         if num_chars < LONG_TEXT:
             return await loop.run_in_executor(self._short, work)
@@ -41,7 +41,7 @@ class TextThreads:
             raise overloaded("Too many long prompts wait to be tokenized.", RETRY_AFTER)
         future = self._long.submit(work)
         self._waiting += num_chars
-        # A client that leaves cancels what waits, not what runs: the text counts until its thread is done with it.
+        # A disconnect cancels waiting work but not running work, so the text counts until its thread has finished.
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave, num_chars))
         return await asyncio.wrap_future(future)
 
@@ -49,11 +49,11 @@ class TextThreads:
         self._waiting -= num_chars
 
     def close(self) -> None:
-        """Drop what waits for a thread."""
+        """Drop the work that waits for a thread."""
         for pool in (self._short, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _give_way() -> None:
-    """Linux has a niceness for each thread; the tokenizers library must not hand the work to threads of its own."""
+    """Linux has a niceness for each thread. The tokenizers library must do the work in this thread."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LONG_NICENESS)

@@ -82,7 +82,7 @@ class MessageAnswer(Answer):
         }
 
     def _stop(self) -> tuple[str, str | None]:
-        """(stop_reason, stop_sequence)"""
+        """Return (stop_reason, stop_sequence)."""
         finish = self._turn.choices[0].finish_reason
         if finish == "tool_calls":
             return "tool_use", None

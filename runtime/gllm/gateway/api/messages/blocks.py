@@ -1,4 +1,4 @@
-"""The content blocks of an answer, and the events that tell of them."""
+"""The content blocks of an answer, and the events that stream them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gllm.gateway.request.chat_turn import ChatDelta
 from gllm.text.tool_parsers import ToolCallDelta
 
 SIGNATURE = "unsigned"
-"""Anthropic signs what a model thinks, and clients send it back with the signature. Nothing here checks it."""
+"""Anthropic signs the reasoning, and clients send it back with the signature. This server does not check it."""
 
 
 class _Block(msgspec.Struct):
     head: dict[str, Any]
-    """As it is when it starts."""
+    """The block as `content_block_start` shows it."""
     parts: list[str]
 
     def content(self) -> dict[str, Any]:
@@ -30,13 +30,13 @@ class _Block(msgspec.Struct):
 
 
 class Blocks:
-    """One block is open at a time. There is always one at the end, be it empty."""
+    """Collects the blocks; one is open at a time. An answer without content gets one empty text block."""
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
         self._open = False
         self._held = ""
-        """White space before a block of text: dropped if a tool call comes instead."""
+        """White space before a block of text: dropped when a tool call follows."""
 
     def content(self) -> list[dict[str, Any]]:
         return [block.content() for block in self._blocks]
@@ -101,7 +101,7 @@ def tool_use_id(call_id: str) -> str:
 
 
 def _parsed(arguments: str) -> dict[str, Any]:
-    """The arguments of a call, as far as they go when max_tokens cut them off."""
+    """Parse the arguments of a call; if max_tokens cut them off, as far as they go."""
     try:
         value = from_json(arguments or "{}", allow_partial="trailing-strings")
     except ValueError:

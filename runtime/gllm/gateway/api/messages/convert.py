@@ -22,10 +22,12 @@ from gllm.gateway.protocol.errors import bad_request
 from gllm.gateway.protocol.validation import from_validation
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
-"""Efforts that no template knows."""
+"""Efforts that no template knows, and the one to use instead."""
 _BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
-"""Claude Code begins its system text with such a block. It differs from request to request, so that no prefix of the
-prompt would be found in the cache, and says nothing to the model."""
+"""Claude Code begins its system text with such a block.
+
+It means nothing to the model, and it differs in each request, so the prefix cache would never find the prompt.
+"""
 
 
 class MessagesChat(ChatRequest):
@@ -33,7 +35,7 @@ class MessagesChat(ChatRequest):
 
 
 def chat_of(request: CountTokensRequest) -> MessagesChat:
-    """Raises ApiError for what only a chat refuses."""
+    """Return the chat request for a Messages request. Raises ApiError for values that a chat request refuses."""
     if request.thread is not None:
         raise bad_request("thread", "This server keeps no threads: send all messages, without 'thread'.",
                           "thread_unsupported_request")  # fmt: skip
@@ -73,7 +75,7 @@ def chat_of(request: CountTokensRequest) -> MessagesChat:
 
 
 def _messages(request: CountTokensRequest) -> list[dict[str, Any]]:
-    """Turns of one role that follow each other are one turn, as Anthropic says."""
+    """Consecutive turns of one role become one turn, as Anthropic documents."""
     system = [block for block in _text_blocks(request.system) if not _BILLING.fullmatch(block.text or "")]
     first = [Message(role="system", content=system)] if system else []
     shown: list[dict[str, Any]] = []
@@ -89,7 +91,7 @@ def _messages(request: CountTokensRequest) -> list[dict[str, Any]]:
 
 
 def _user(blocks: list[Block]) -> list[dict[str, Any]]:
-    """The results of tools stand before the user's text, next to the calls."""
+    """Put the results of tools before the user's text, next to the calls."""
     shown = [
         {
             "role": "tool",
@@ -105,7 +107,7 @@ def _user(blocks: list[Block]) -> list[dict[str, Any]]:
 
 
 def _assistant(blocks: list[Block]) -> list[dict[str, Any]]:
-    """Nothing for a turn without content: it asks for an answer from its beginning."""
+    """A turn without content adds no message: the model then answers from the beginning."""
     text = _text(blocks)
     thoughts = [block.thinking or "" for block in blocks if block.type == "thinking"]
     calls = [
@@ -134,7 +136,7 @@ def _text(blocks: Iterable[Block]) -> str:
 
 
 def _is_prefill(last: Message) -> bool:
-    """Whether the answer goes on with the last message: it is the assistant's, and has text after any call."""
+    """Whether the answer continues the last message: it is the assistant's, and ends with text."""
     return (
         last.role == "assistant" and bool(last.blocks) and last.blocks[-1].type == "text" and bool(_text(last.blocks))
     )

@@ -27,10 +27,10 @@ _json = msgspec.json.Encoder().encode
 
 
 class Conversation:
-    """What a request's model is to read: the earlier responses' items, as they are kept, and the new ones."""
+    """The items that the model reads: those of earlier responses, as stored JSON, and the new ones."""
 
     def __init__(self, request: ConversationRequest, store: ResponseStore) -> None:
-        """Raises ApiError 404 for a response or an item that is not kept."""
+        """Raises ApiError 404 for a response or an item that is not stored."""
         self.history = store.history(request.previous_response_id)
         self.new = [
             store.item(item.id) if isinstance(item, ItemReference) else item.shown() for item in request.input_items
@@ -56,12 +56,12 @@ async def open_response(request: ResponsesRequest, gateway: Gateway, store: Resp
 
 
 async def chat_of(request: ResponsesRequest, conversation: Conversation) -> ChatRequest:
-    """Off the event loop: a conversation may have megabytes."""
+    """Runs in a thread, because a conversation may have megabytes."""
     return await asyncio.to_thread(lambda: chat_request(request, conversation.items()))
 
 
 async def open_response_turn(chat: ChatRequest, gateway: Gateway, response_id: str, *, truncate: bool) -> ChatTurn:
-    """Raises ApiError in terms of a Responses request."""
+    """Open the turn. Errors name the fields of a Responses request. Raises ApiError."""
     try:
         if truncate:
             chat = await truncated(chat, gateway)
@@ -126,5 +126,5 @@ class ResponseAnswer(Answer):
         return _json(response)
 
     def _status(self) -> ResponseStatus:
-        """Incomplete: the answer ended at its limit."""
+        """Incomplete means that the answer ended at its limit."""
         return "incomplete" if self._turn.choices[0].finish_reason == "length" else "completed"

@@ -22,13 +22,13 @@ _TASK = (
 
 
 async def compact(request: CompactRequest, gateway: Gateway, store: ResponseStore) -> bytes:
-    """The JSON body of the compacted conversation. Raises ApiError.
+    """Return the JSON body of the compacted conversation. Raises ApiError.
 
     Where the conversation does not fit the context, the oldest messages are left out.
     """
     items = await asyncio.to_thread(Conversation(request, store).items)
     task = MessageItem(role="user", content=_TASK).shown()
-    # Half the context at most, so that the other half can hold what is summarized.
+    # At most half of the context, so that the other half can hold the conversation.
     limit = min(MAX_SUMMARY_TOKENS, gateway.limits().max_model_len // 2)
     chat = checked_chat(
         {

@@ -31,7 +31,7 @@ _CHAT_NAMES = {
 
 
 def chat_request(request: ResponsesRequest, items: Sequence[Item]) -> ChatRequest:
-    """`items`: the conversation and the new input. Raises ApiError in terms of `request`'s fields."""
+    """items: the conversation and the new input. Raises ApiError that names the fields of `request`."""
     values: dict[str, Any] = {
         **request.chat_extras,
         "model": request.model,
@@ -59,7 +59,7 @@ def checked_chat(values: dict[str, Any]) -> ChatRequest:
 
 
 def in_responses_terms(error: ApiError) -> ApiError:
-    """The same error, with the name that the field has in a Responses request."""
+    """Return the same error with the field's name in a Responses request."""
     field, dot, rest = (error.param or "").partition(".")
     name, bracket, index = field.partition("[")
     if name not in _CHAT_NAMES:
@@ -72,14 +72,17 @@ def in_responses_terms(error: ApiError) -> ApiError:
 
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
-    """One assistant message holds the reasoning, text and calls that follow each other, as chat templates expect it."""
+    """Convert items to chat messages.
+
+    Consecutive reasoning, text and calls become one assistant message, as templates expect.
+    """
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
     turn: dict[str, Any] = {}
 
     def end_turn() -> None:
-        # Reasoning that led to nothing has no place in a template.
+        # Templates have no place for reasoning without text or a call after it.
         if "content" in turn or "tool_calls" in turn:
             messages.append({"role": "assistant", **turn})
         turn.clear()
@@ -120,17 +123,17 @@ def _text(content: str | list[Item]) -> str:
 
 
 def _reasoning_text(item: Item) -> str:
-    """The reasoning, or its summary where that is all there is."""
+    """Return the reasoning, or its summary if there is no reasoning."""
     return "".join(part["text"] for part in item["content"] or item["summary"])
 
 
 def write_summary(text: str) -> str:
-    """The `encrypted_content` of a compaction item: opaque, but no secret."""
+    """Return the `encrypted_content` of a compaction item: encoded, not secret."""
     return base64.b64encode(_SUMMARY_MARK + text.encode()).decode()
 
 
 def read_summary(encrypted_content: str) -> str:
-    """Raises ApiError for one that was not written here."""
+    """Return the summary. Raises ApiError if this server did not write the item."""
     try:
         raw = base64.b64decode(encrypted_content, validate=True)
         if raw.startswith(_SUMMARY_MARK):
@@ -151,7 +154,7 @@ def _tool_fields(request: ResponsesRequest) -> dict[str, Any]:
             raise bad_request("tool_choice", f"there is no tool named '{min(unknown)}'", "invalid_value")
         tools, chosen = [tool for tool in tools if tool.name in names], choice.mode
     if not tools:
-        # Without tools "auto" and "none" say nothing; "required" is an error that the chat request names.
+        # Without tools, "auto" and "none" change nothing; the chat request refuses "required".
         return {"tool_choice": chosen} if chosen not in (None, "auto", "none") else {}
     return {
         "tools": [_chat_tool(tool) for tool in tools],

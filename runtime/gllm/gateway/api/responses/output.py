@@ -17,14 +17,14 @@ ResponseStatus = Literal["completed", "incomplete"]
 
 
 class OutputItems:
-    """The items in the order of the answer. The last one may still grow; the others are complete."""
+    """Collects the items in the order of the answer. The last one may still grow; the others are complete."""
 
     def __init__(self, tokenizer: Tokenizer, wants_logprobs: bool) -> None:
         self._tokenizer = tokenizer
         self._names = TokenNames(tokenizer, as_ids=False)
         self._wants_logprobs = wants_logprobs
         self._unsaid: list[TokenLogprob] = []
-        """Of tokens whose text is held back so far."""
+        """Logprobs of tokens whose text is held back so far."""
         self._growing = False
         self._call_index = -1
         self.items: list[Item] = []
@@ -51,7 +51,7 @@ class OutputItems:
                 yield self._item_event("response.function_call_arguments.delta", delta=call.arguments)
 
     def finish(self, status: ResponseStatus) -> Iterator[Event]:
-        """Ends the last item with this status. An answer without any item is an empty message."""
+        """End the last item with this status. An answer without items becomes an empty message."""
         if not self.items:
             yield from self._begin("message")
         if self._unsaid and self.items[-1]["type"] == "message":
@@ -59,7 +59,7 @@ class OutputItems:
         yield from self._end(status)
 
     def _begin(self, kind: Literal["reasoning", "message"]) -> Iterator[Event]:
-        """A new item with one empty part, unless the last one is of that kind."""
+        """Begin an item with one empty part, unless the last item is of that kind and still grows."""
         if self._growing and self.items[-1]["type"] == kind:
             return
         yield from self._end("completed")
@@ -89,7 +89,7 @@ class OutputItems:
     def _added(self, item: Item) -> Event:
         self.items.append(item)
         self._growing = True
-        # As it is now: the item itself goes on growing.
+        # A copy, because the item itself grows.
         shown = {key: list(value) if isinstance(value, list) else value for key, value in item.items()}
         return {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": shown}
 
@@ -121,9 +121,9 @@ class OutputItems:
         yield {"type": "response.output_item.done", "output_index": len(self.items) - 1, "item": item}
 
     def _item_event(self, kind: str, **fields: Any) -> Event:
-        """An event of the last item."""
+        """Return an event of the last item."""
         return {"type": kind, "item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, **fields}
 
     def _part_event(self, kind: str, **fields: Any) -> Event:
-        """An event of the last item's only part."""
+        """Return an event of the last item's only part."""
         return self._item_event(kind, content_index=0, **fields)

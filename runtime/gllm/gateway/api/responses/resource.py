@@ -14,11 +14,11 @@ from gllm.gateway.request.chat_turn import ChatTurn
 
 
 class ResponseObject:
-    """One response at any moment of its life."""
+    """Renders one response: in progress, finished or failed."""
 
     def __init__(self, request: ResponsesRequest, turn: ChatTurn) -> None:
         self._turn = turn
-        # What the engine was told, the model's own defaults included.
+        # The engine's parameters, with the model's defaults.
         sampling = turn.generation.choices[0].sampling
         reasoning = request.reasoning
         self._settings = {
@@ -59,7 +59,7 @@ class ResponseObject:
         return self._shown("completed", output, completed_at=int(time.time()))
 
     def failed(self, output: list[Item], error: ApiError) -> dict[str, Any]:
-        # Of OpenAI's codes; a grammar that turns out too complex while it is followed is the client's.
+        # OpenAI's codes. invalid_prompt: for example a grammar that proves too complex during generation.
         code = "server_error" if error.status >= 500 else "invalid_prompt"
         return self._shown("failed", output, error={"code": code, "message": error.message})
 

@@ -1,4 +1,4 @@
-"""Responses that are kept for `previous_response_id`, for item references and to be read again. Memory only."""
+"""Stored responses, for `previous_response_id`, item references and GET. They are kept in memory only."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StoredResponse:
-    """JSON only: it takes a fraction of what the objects take."""
+    """A response and its conversation as JSON, which takes a fraction of the memory of the objects."""
 
     def __init__(self, body: bytes, history: tuple[bytes, ...], own_input: Sequence[Item], output: Sequence[Item]):
         self.body = body
         self.input = (*history, *(_encode(item) for item in own_input))
-        """All items that the model was given, those of earlier responses first."""
+        """All items of the prompt, those of earlier responses first."""
         self.conversation = (*self.input, *(_encode(item) for item in output))
         self.own = {item["id"]: index for index, item in enumerate((*own_input, *output), len(history))}
-        """Where in `conversation` the items are that came with this response."""
-        # What is shared with earlier responses counts for each of them, so that the bound holds in any case.
+        """Index in `conversation` of each item that is new with this response, by its id."""
+        # Items shared with earlier responses count for each response, so the bound holds when these are dropped.
         self.size = len(body) + sum(len(item) for item in self.conversation)
 
 
 class ResponseStore:
-    """Keeps the responses used last, within a number and a number of bytes."""
+    """Keeps the most recently used responses, within bounds on their number and bytes."""
 
     def __init__(self, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
@@ -38,7 +38,7 @@ class ResponseStore:
         self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._bytes = 0
         self._holders: dict[str, str] = {}
-        """The response that each item came with first, by their ids."""
+        """Id of the first response with each item, by the id of the item."""
 
     def add(self, response_id: str, stored: StoredResponse) -> None:
         self._kept[response_id] = stored
@@ -65,12 +65,15 @@ class ResponseStore:
         return stored
 
     def delete(self, response_id: str) -> None:
-        """Raises ApiError 404. Later responses of the conversation keep what they were given."""
+        """Later responses keep their copy of the conversation. Raises ApiError 404."""
         self.get(response_id)
         self._drop(response_id)
 
     def history(self, previous_response_id: str | None) -> tuple[bytes, ...]:
-        """The conversation up to and with that response. Raises ApiError 404, or 400 for what is no such id."""
+        """Return the conversation up to and including that response.
+
+        Raises ApiError 404, or 400 for an id of another kind.
+        """
         if previous_response_id is None:
             return ()
         if not previous_response_id.startswith("resp_"):
@@ -84,7 +87,7 @@ class ResponseStore:
             ) from None  # fmt: skip
 
     def item(self, item_id: str) -> Item:
-        """An item that came with a response, as long as that is kept. Raises ApiError 404."""
+        """Return an item of a stored response. Raises ApiError 404."""
         holder = self._holders.get(item_id)
         if holder is not None:
             stored = self.get(holder)

@@ -1,4 +1,4 @@
-"""truncation "auto": the oldest messages go until the rest fits the context."""
+"""truncation "auto": drops the oldest messages until the rest fits the context."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gllm.gateway.shared.served_model import ServedModel
 
 
 async def truncated(request: ChatRequest, gateway: Gateway) -> ChatRequest:
-    """The request with as few messages dropped as it takes. System messages and the last message stay.
+    """Return the request with as few messages dropped as possible. System messages and the last message stay.
 
-    Raises ApiError if even that is too long.
+    Raises ApiError if the rest is still too long.
     """
     max_model_len = gateway.limits().max_model_len
     return await gateway.model.threads.run(request.num_chars, lambda: _truncate(request, gateway.model, max_model_len))
 
 
 def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> ChatRequest:
-    """Runs in a text thread. Renders the conversation once for each halving of what there is to drop."""
+    """Runs in a text thread: a binary search that renders the conversation in each step."""
 
     def error_without(dropped: int) -> ApiError | None:
         shorter = request.model_copy(update={"messages": _without(request.messages, dropped)})
@@ -34,7 +34,7 @@ def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> C
             return error
         return None
 
-    # What may be dropped ends where a message begins that does not need the one before it.
+    # Messages may be dropped up to one that does not need the message before it.
     ends = [0, *(i for i, message in enumerate(request.messages) if i and message.role != "tool")]
     if error_without(0) is None:
         return request
