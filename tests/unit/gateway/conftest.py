@@ -1,4 +1,4 @@
-"""A real uvicorn server in a thread, with an engine whose answers the test writes."""
+"""Fixtures: a real uvicorn server in a thread, with an engine whose answers the test chooses."""
 
 from __future__ import annotations
 

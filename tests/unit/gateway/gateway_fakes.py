@@ -1,4 +1,4 @@
-"""What the gateway's tests put in the place of the engine and of a model's text files."""
+"""Fakes for the gateway's tests: an engine, grammars, a byte tokenizer, and a server in a thread."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _byte_spellings() -> list[str]:
 
 
 class FakeStream(AsyncIterator[RequestOutput]):
-    """One request: a token a step, as fast as the gate of its engine allows."""
+    """The outputs of one request: a token in each step, held by `hold_at`."""
 
     def __init__(self, engine: FakeEngine, request_id: str, prompt: list[int], sampling: SamplingParams) -> None:
         self.engine = engine
@@ -152,7 +152,7 @@ class FakeEngine:
     def reset(self) -> None:
         self.hello: Hello | None = self.up
         self.lasting: Hello | None = None
-        """What `limits` says while there is no engine."""
+        """The value of `limits` while there is no engine."""
         self.stats = EngineStats()
         self.heard: float | None = None
         self.reply: Reply = lambda prompt, sampling: [*b"Hello world", EOS]
@@ -163,9 +163,9 @@ class FakeEngine:
         self.stop_at = {EOS}
         self.fail_at: int | None = None
         self.invalid: str = ""
-        """What `fail_at` says of the client's request; empty: it is the engine's own failure."""
+        """The error of `fail_at`, if it is the client's; empty: the engine itself fails."""
         self.hold_at: int | None = None
-        """Requests stand still once they have made this many tokens, until `resume`."""
+        """Requests wait after this many tokens, until it is None again."""
         self.reason: str | None = None
         self.refuse: str | None = None
 
@@ -220,7 +220,7 @@ class FakeEngine:
 
 
 class FakeGrammars:
-    """Names what was asked for; refuses text that says `bad`."""
+    """Grammars that name the constraint; `check` refuses text with `bad` in it."""
 
     def from_json_schema(self, schema: dict[str, Any], *, compact: bool = False, param: str) -> str:
         return f"json:{sorted(schema)}{'!' if compact else ''}"
@@ -253,10 +253,22 @@ class FakeGrammars:
 
 def model_config() -> ModelConfig:
     return ModelConfig(
-        architecture="LlamaForCausalLM", hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_kv_heads=1,
-        head_dim=8, vocab_size=VOCAB, max_position=512, rms_norm_eps=1e-5, rope=RopeConfig(), tie_word_embeddings=True,
-        attention_bias=False, eos_token_ids=(EOS,), bos_token_id=257,
-    )  # fmt: skip
+        architecture="LlamaForCausalLM",
+        hidden_size=8,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=VOCAB,
+        max_position=512,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig(),
+        tie_word_embeddings=True,
+        attention_bias=False,
+        eos_token_ids=(EOS,),
+        bos_token_id=257,
+    )
 
 
 def served_model(**changes: Any) -> ServedModel:

@@ -1,4 +1,4 @@
-"""What the tests of /v1/responses share: requests whose answers are checked against the types of OpenAI's client."""
+"""Helpers of the tests of /v1/responses: they check answers against the types of OpenAI's client."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refused(http: httpx.Client, path: str = "/v1/responses", **body: Any) -> dic
 
 
 def comparable(value: Any) -> Any:
-    """Without ids and times."""
+    """Return the value without ids and times."""
     if isinstance(value, list):
         return [comparable(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API over HTTP: shapes, events, errors. What is checked of events is what its SDK relies on."""
+"""Anthropic's Messages API over HTTP: messages, events, errors. The checks of events are those that the SDK relies on."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def create(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 def stream(client: httpx.Client, **fields: Any) -> list[dict[str, Any]]:
-    """The events, each under its own name, but for pings."""
+    """Return the events without pings; each has its own name."""
     answer = client.post("/v1/messages", json={**HI, **fields, "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = []
@@ -72,7 +72,7 @@ def stream(client: httpx.Client, **fields: Any) -> list[dict[str, Any]]:
 
 
 def put_together(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message that the events tell of; they must come in order, one block open at a time."""
+    """Return the message that the events make. They must come in order, with one block open at a time."""
     first, *between, last = events
     assert (first["type"], last["type"]) == ("message_start", "message_stop")
     message: dict[str, Any] = first["message"]
@@ -164,7 +164,7 @@ def test_stop_sequence(api: httpx.Client, able: RunningServer) -> None:
 def test_limits(api: httpx.Client, able: RunningServer) -> None:
     says(able, "a" * 1000)
     assert create(api, max_tokens=3)["stop_reason"] == "max_tokens"
-    # More than the context has room for: the answer ends with the context.
+    # More tokens than fit: the answer ends where the context is full.
     message = create(api, max_tokens=100_000)
     assert message["stop_reason"] == "model_context_window_exceeded"
     assert message["usage"]["input_tokens"] + message["usage"]["output_tokens"] == 512
@@ -180,13 +180,29 @@ def test_a_call_that_is_cut_off(api: httpx.Client, able: RunningServer) -> None:
 def test_ping_comes_after_the_first_block_begins(http: httpx.Client) -> None:
     frames = http.post("/v1/messages", json={**HI, "stream": True}).text.split("\n\n")
     assert [frame.partition("\n")[0] for frame in frames[:3]] == [
-        "event: message_start", "event: content_block_start", "event: ping"]  # fmt: skip
+        "event: message_start",
+        "event: content_block_start",
+        "event: ping",
+    ]
 
 
 def test_sampling_reaches_the_engine(api: httpx.Client, able: RunningServer) -> None:
-    create(api, temperature=0.5, top_p=0.9, top_k=7, stop_sequences=["a", "b"], max_tokens=9, metadata={"user_id": "u"},
-           service_tier="auto", thinking={"type": "disabled"}, cache_control={"type": "ephemeral"}, mcp_servers=[],
-           system=None, tools=None, tool_choice=None)  # fmt: skip
+    create(
+        api,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=7,
+        stop_sequences=["a", "b"],
+        max_tokens=9,
+        metadata={"user_id": "u"},
+        service_tier="auto",
+        thinking={"type": "disabled"},
+        cache_control={"type": "ephemeral"},
+        mcp_servers=[],
+        system=None,
+        tools=None,
+        tool_choice=None,
+    )
     sampling = able.engine.submitted[-1].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
     assert sampling.max_tokens == 9

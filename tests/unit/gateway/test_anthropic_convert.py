@@ -1,4 +1,4 @@
-"""From Anthropic's messages, tools and switches to a chat."""
+"""Conversion of Anthropic's messages, tools and settings to a chat."""
 
 from __future__ import annotations
 
@@ -43,14 +43,17 @@ def test_system(system: Any) -> None:
     assert shown(user("a"), system=system) == [{"role": "system", "content": expected}, user("a")]
 
 
-def test_system_messages_stand_where_they_are_and_the_first_join_system() -> None:
+def test_system_messages_keep_their_place_and_the_first_join_system() -> None:
     one, two = {"role": "system", "content": "one"}, {"role": "system", "content": [text("two")]}
     assert shown(one, user("a"), two, user("b"), system="zero") == [
-        {"role": "system", "content": "zero\none"}, user("a"), {"role": "system", "content": "two"}, user("b"),
-    ]  # fmt: skip
+        {"role": "system", "content": "zero\none"},
+        user("a"),
+        {"role": "system", "content": "two"},
+        user("b"),
+    ]
 
 
-def test_billing_header_is_no_part_of_the_prompt() -> None:
+def test_billing_header_is_removed() -> None:
     system = [text("x-anthropic-billing-header: cc_version=1; cch=ab12c;"), text("Be kind")]
     assert shown(user("a"), system=system)[0]["content"] == "Be kind"
     assert shown(user("a"), system=system[:1]) == [user("a")]
@@ -60,8 +63,10 @@ def test_billing_header_is_no_part_of_the_prompt() -> None:
 
 def test_turns_of_one_role_are_one() -> None:
     assert shown(user("a"), user([text("b")]), assistant("c"), assistant("d"), user("e")) == [
-        user("a\nb"), assistant("c\nd"), user("e"),
-    ]  # fmt: skip
+        user("a\nb"),
+        assistant("c\nd"),
+        user("e"),
+    ]
 
 
 def test_tool_calls_and_results() -> None:
@@ -70,16 +75,23 @@ def test_tool_calls_and_results() -> None:
     empty = {"type": "tool_result", "tool_use_id": "toolu_3"}
     thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
     hidden = {"type": "redacted_thinking", "data": "x"}
-    assert shown(user("a"), assistant([hidden, thought, text("look"), CALL]),
-                 user([text("and?"), result, failed, empty])) == [
+    assert shown(
+        user("a"), assistant([hidden, thought, text("look"), CALL]), user([text("and?"), result, failed, empty])
+    ) == [
         user("a"),
-        {"role": "assistant", "content": "look", "reasoning_content": "hm", "tool_calls": [
-            {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": {"a": [1, {"b": None}]}}}]},
+        {
+            "role": "assistant",
+            "content": "look",
+            "reasoning_content": "hm",
+            "tool_calls": [
+                {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": {"a": [1, {"b": None}]}}}
+            ],
+        },
         {"role": "tool", "content": "1\n2", "tool_call_id": "toolu_1"},
         {"role": "tool", "content": "Error: no such city", "tool_call_id": "toolu_2"},
         {"role": "tool", "content": "", "tool_call_id": "toolu_3"},
         user("and?"),
-    ]  # fmt: skip
+    ]
 
 
 def test_result_whose_call_is_named_by_id() -> None:
@@ -111,13 +123,24 @@ def test_prefill(last: dict[str, Any], is_prefill: bool) -> None:
 
 
 def test_tools() -> None:
-    tool = {"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True, "input_examples": [{}],
-            "cache_control": {"type": "ephemeral"}, "eager_input_streaming": True}  # fmt: skip
+    tool = {
+        "name": "f",
+        "description": "d",
+        "input_schema": {"type": "object"},
+        "strict": True,
+        "input_examples": [{}],
+        "cache_control": {"type": "ephemeral"},
+        "eager_input_streaming": True,
+    }
     made = chat(messages=[user("a")], tools=[tool])
     assert made.tools is not None
     (spec,) = made.tools
     assert spec.function.model_dump() == {
-        "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}  # fmt: skip
+        "name": "f",
+        "description": "d",
+        "parameters": {"type": "object"},
+        "strict": True,
+    }
 
 
 @pytest.mark.parametrize(

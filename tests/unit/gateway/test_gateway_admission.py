@@ -21,7 +21,7 @@ BODY = {"prompt": "a"}
 
 
 class Background:
-    """Requests that stay in the server while the engine holds."""
+    """Requests that stay in the server while the engine waits."""
 
     def __init__(self, server: RunningServer, *bodies: dict[str, Any]) -> None:
         self.answers: list[httpx.Response] = []
@@ -44,7 +44,7 @@ def test_queue_full(start: Callable[..., RunningServer], stream: bool) -> None:
     server.engine.hold_at = 0
     held = Background(server, {**BODY, "n": 2})
     wait_until(lambda: server.gateway.admission.live == 2)
-    # n counts: two more do not fit where one would.
+    # n counts: two more choices do not fit, though one would.
     answer = httpx.post(f"{server.url}/v1/completions", json={**BODY, "n": 2, "stream": stream})
     assert answer.status_code == 429
     assert answer.json()["error"]["type"] == "rate_limit_error"
@@ -58,7 +58,7 @@ def test_queue_full(start: Callable[..., RunningServer], stream: bool) -> None:
     )
 
 
-def test_more_choices_than_ever_fit(start: Callable[..., RunningServer]) -> None:
+def test_more_choices_than_can_fit(start: Callable[..., RunningServer]) -> None:
     server = start(engine=FakeEngine(max_num_seqs=2), max_queued_requests=1)
     answer = httpx.post(f"{server.url}/v1/completions", json={**BODY, "n": 4})
     assert answer.status_code == 400
@@ -75,7 +75,7 @@ def test_queued_tokens(start: Callable[..., RunningServer]) -> None:
     server.engine.hold_at = None
     held.join()
     assert server.gateway.admission.waiting_tokens == 0
-    # A single prompt beyond the bound may enter when nothing waits: it could never otherwise.
+    # A single prompt beyond the bound is admitted when nothing waits; otherwise it could never run.
     assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a" * 120}).status_code == 200
 
 

@@ -10,9 +10,24 @@ import pytest
 from gateway_fakes import RunningServer, make_server
 
 OPEN = ["/health", "/ready"]
-GUARDED = ["/v1/models", "/metrics", "/version", "/openapi.json", "/tokenize", "/nothing",
-           "/", "/ping", "/load", "/tokenizer_info", "/models",
-           "//health", "/health/", "/Health", "/v1/chat/completions?x=/health", "/%2fhealth"]  # fmt: skip
+GUARDED = [
+    "/v1/models",
+    "/metrics",
+    "/version",
+    "/openapi.json",
+    "/tokenize",
+    "/nothing",
+    "/",
+    "/ping",
+    "/load",
+    "/tokenizer_info",
+    "/models",
+    "//health",
+    "/health/",
+    "/Health",
+    "/v1/chat/completions?x=/health",
+    "/%2fhealth",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +50,20 @@ def test_open(outsider: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"},
-     {"Authorization": "Basic s3cret"}, {"Authorization": "Bearer s3cret2"}, {"Host": "x/health?"},
-     {"X-Api-Key": ""}, {"X-Api-Key": "wrong"}, {"X-Api-Key": "Bearer s3cret"}, {"Api-Key": "s3cret"}],
-)  # fmt: skip
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "s3cret"},
+        {"Authorization": "Basic s3cret"},
+        {"Authorization": "Bearer s3cret2"},
+        {"Host": "x/health?"},
+        {"X-Api-Key": ""},
+        {"X-Api-Key": "wrong"},
+        {"X-Api-Key": "Bearer s3cret"},
+        {"Api-Key": "s3cret"},
+    ],
+)
 def test_guarded(outsider: httpx.Client, path: str, headers: dict[str, str]) -> None:
     answer = outsider.get(path, headers=headers)
     assert answer.status_code == 401

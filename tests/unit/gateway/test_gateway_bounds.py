@@ -1,4 +1,4 @@
-"""One test a bound: just inside is served, just outside is 400 and names the field."""
+"""For each bound: the last value inside is served, the first outside is 400 and names the field."""
 
 from __future__ import annotations
 
@@ -86,8 +86,11 @@ COMMON: list[tuple[str, Any, Any]] = [
 CHAT: list[tuple[str, Any, Any]] = [
     ("messages", MESSAGES * 20, MESSAGES * 4097),
     ("messages", MESSAGES, []),
-    ("messages", [{"role": "user", "content": [{"type": "text", "text": "a"}] * 256}],
-     [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}]),
+    (
+        "messages",
+        [{"role": "user", "content": [{"type": "text", "text": "a"}] * 256}],
+        [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4097}],
+    ),
     ("messages", [{"role": "developer", "content": "a"}], [{"role": "", "content": "a"}]),
     ("messages", MESSAGES, [{"role": "user"}]),
     ("messages", MESSAGES, [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]),
@@ -106,7 +109,7 @@ CHAT: list[tuple[str, Any, Any]] = [
     ("chat_template_kwargs", {"enable_thinking": True}, {"chat_template": "{{ 1 }}"}),
     ("chat_template_kwargs", {}, {f"k{i}": 1 for i in range(33)}),
     ("logprobs", True, 1),
-]  # fmt: skip
+]
 
 COMPLETION: list[tuple[str, Any, Any]] = [
     ("prompt", "a" * 400, "a" * 600),
@@ -129,12 +132,16 @@ def check(http: httpx.Client, path: str, base: dict[str, Any], field: str, insid
     answer = http.post(path, json={**base, field: inside})
     assert answer.status_code == 200, answer.text
     answer = http.post(path, json={**base, field: outside})
-    # A name that does not exist is the one thing that is not a bad request.
+    # An unknown model is the only error that is not 400.
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"].split("[")[0].split(".")[0] == field, error
-    assert error["code"] in ("invalid_value", "unsupported_parameter", "context_length_exceeded",
-                             "missing_required_parameter")  # fmt: skip
+    assert error["code"] in (
+        "invalid_value",
+        "unsupported_parameter",
+        "context_length_exceeded",
+        "missing_required_parameter",
+    )
 
 
 @pytest.mark.parametrize(("field", "inside", "outside"), COMMON)

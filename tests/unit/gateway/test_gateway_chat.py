@@ -99,7 +99,7 @@ def test_forced_calls_need_no_tool_parser(
 def test_a_bad_tool_is_named(http: httpx.Client) -> None:
     tools = [TOOLS[0], {"type": "function", "function": {"name": "b", "parameters": {"bad": {}}}}]
     answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "tools": tools, "tool_choice": "required"})
-    # The fake grammar of all tools is named "tools:...": only the part says "bad".
+    # The fake grammar of all tools is named "tools:..."; only that of one tool has "bad" in it.
     assert answer.status_code == 200
     tools[1]["function"]["name"] = "bad"
     named = {"type": "function", "function": {"name": "bad"}}
@@ -120,7 +120,7 @@ def test_tool_calls(tools: openai.OpenAI, able: RunningServer) -> None:
     assert second.function.name == "time"
     assert first.id != second.id
     assert "[weather,time,]" in prompt_of(able)
-    # The answer can go back as it is.
+    # A client can send the answer back without changes.
     again = [*MESSAGES, choice.message.model_dump(), {"role": "tool", "content": "warm", "tool_call_id": first.id}]
     says(able, "It is warm")
     assert tools.chat.completions.create(model="tiny", messages=again).choices[0].message.content == "It is warm"
@@ -200,7 +200,7 @@ def test_reasoning(tools: openai.OpenAI, able: RunningServer) -> None:
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "Yes"
 
 
-def test_reasoning_that_is_not_shown(tools: openai.OpenAI, able: RunningServer) -> None:
+def test_reasoning_can_be_left_out(tools: openai.OpenAI, able: RunningServer) -> None:
     says(able, "<think>abc</think>Yes")
     hidden: Any = {"model": "tiny", "messages": MESSAGES, "extra_body": {"include_reasoning": False}}
     answer = tools.chat.completions.create(**hidden)
@@ -237,8 +237,10 @@ def test_defaults_of_the_model(tools: openai.OpenAI, able: RunningServer) -> Non
     [
         ({"response_format": {"type": "json_object"}}, "object"),
         ({"response_format": {"type": "text"}}, None),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
-         "json:['type']"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}}},
+            "json:['type']",
+        ),
         ({"response_format": {"type": "json_object", "schema": {"a": 1}}}, "json:['a']"),
         ({"response_format": {"type": "json_schema", "schema": {"a": 1}, "strict": True}}, "json:['a']"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}, "x": 1}}}, "json:['a']"),
@@ -249,8 +251,8 @@ def test_defaults_of_the_model(tools: openai.OpenAI, able: RunningServer) -> Non
         ({"guided_json": '{"a": 1}'}, "json:['a']"),
         ({"guided_regex": "a+"}, "regex:a+"),
         ({"guided_grammar": "start: /a/"}, "text:start: /a/"),
-        ({"ebnf": "root ::= \"a\""}, 'text:root ::= "a"'),
-        ({"grammar": "root ::= \"a\""}, 'text:root ::= "a"'),
+        ({"ebnf": 'root ::= "a"'}, 'text:root ::= "a"'),
+        ({"grammar": 'root ::= "a"'}, 'text:root ::= "a"'),
         ({"guided_choice": ["a", "b"]}, "choices:a,b"),
         ({"structured_outputs": {"json": {"a": 1}}}, "json:['a']"),
         ({"structured_outputs": {"regex": "a"}}, "regex:a"),
@@ -262,7 +264,7 @@ def test_defaults_of_the_model(tools: openai.OpenAI, able: RunningServer) -> Non
         ({"guided_json": {"a": 1}, "structured_outputs": {"disable_any_whitespace": True}}, "json:['a']!"),
         ({"structured_outputs": {"json": {"a": 1}, "disable_additional_properties": True}}, "json:['a']"),
     ],
-)  # fmt: skip
+)
 def test_grammars(http: httpx.Client, clean: RunningServer, fields: dict[str, Any], grammar: str | None) -> None:
     assert http.post("/v1/chat/completions", json={"messages": MESSAGES, **fields}).status_code == 200
     assert http.post("/v1/completions", json={"prompt": "a", **fields}).status_code == 200
@@ -270,7 +272,7 @@ def test_grammars(http: httpx.Client, clean: RunningServer, fields: dict[str, An
 
 
 @pytest.mark.parametrize("value", ["{", "[1]", "1"])
-def test_guided_json_text_that_is_no_schema(http: httpx.Client, value: str) -> None:
+def test_guided_json_text_that_is_not_a_schema(http: httpx.Client, value: str) -> None:
     answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "guided_json": value})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "guided_json"

@@ -1,4 +1,4 @@
-"""Bounds of connections: their number, how long an answer waits for its reader; and life without descriptors."""
+"""Bounds of connections: their number, and how long an answer waits for its reader; behaviour without free descriptors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_connections_beyond_the_limit_are_refused(caplog: pytest.LogCaptureFixtu
     assert 1 <= len(lines) <= 3, "at most one a second"
 
 
-def test_the_limit_leaves_descriptors_for_other_things() -> None:
+def test_the_limit_leaves_free_descriptors() -> None:
     code = (
         "import resource\n"
         "from gllm.gateway.http.connections import connection_limit, raise_descriptor_limit\n"
@@ -62,7 +62,7 @@ def test_the_limit_leaves_descriptors_for_other_things() -> None:
 
 
 def test_a_burst_beyond_the_limit_fits_into_the_reserve() -> None:
-    # Else accept() finds no descriptor and pauses for a second, and no connection is answered meanwhile.
+    # Otherwise accept() finds no descriptor and pauses for a second, in which no connection is answered.
     assert 4 * ACCEPT_BATCH <= RESERVED_DESCRIPTORS
     with make_server() as server:
         server.uvicorn.config.http_protocol_class.max_connections = 0  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def test_accept_without_descriptors_is_one_line(caplog: pytest.LogCaptureFixture
     loop.close()
 
 
-def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn_bounds, "STALL_TIMEOUT", 0.2)
     engine = FakeEngine(max_model_len=10_000_000)
     with make_server(engine=engine) as server:
@@ -109,7 +109,7 @@ def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyP
             wait_until(lambda: not engine.live and len(engine.aborted) == 1)
 
 
-def test_a_slow_reader_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_stays_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn_bounds, "STALL_TIMEOUT", 0.3)
     engine = FakeEngine(max_model_len=10_000_000)
     with make_server(engine=engine) as server:
@@ -134,7 +134,7 @@ class _Link:
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), zmq.ZMQError(errno.EMFILE)])
-def test_a_connection_that_lacks_a_descriptor_is_tried_again(
+def test_a_connection_without_a_descriptor_is_retried(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(http_process, "RETRY_INTERVAL", 0.01)

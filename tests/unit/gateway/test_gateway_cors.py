@@ -1,4 +1,4 @@
-"""Pages in a browser: which may use the server, and what a preflight is told."""
+"""Pages in a browser: which of them may use the server, and the answers to preflights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,23 @@ import httpx
 import pytest
 from gateway_fakes import RunningServer, make_server
 
-LOCAL = ["http://localhost", "http://localhost:3000", "https://localhost:8443", "http://127.0.0.1:5173",
-         "http://[::1]", "http://[::1]:3000"]  # fmt: skip
-FOREIGN = ["https://example.com", "http://notlocalhost", "http://localhost.evil.com", "http://evil.com#localhost",
-           "http://localhost:3000.evil.com", "http://127.0.0.1.evil.com", "null"]  # fmt: skip
+LOCAL = [
+    "http://localhost",
+    "http://localhost:3000",
+    "https://localhost:8443",
+    "http://127.0.0.1:5173",
+    "http://[::1]",
+    "http://[::1]:3000",
+]
+FOREIGN = [
+    "https://example.com",
+    "http://notlocalhost",
+    "http://localhost.evil.com",
+    "http://evil.com#localhost",
+    "http://localhost:3000.evil.com",
+    "http://127.0.0.1.evil.com",
+    "null",
+]
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 

@@ -1,4 +1,4 @@
-"""The default model's text side as `gllm serve` loads it: its template never reads tools, and yet they work."""
+"""The default model as `gllm serve` loads it: tools work, although its template does not read them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_grammars_compile(model: ServedModel, fields: dict[str, Any], param: str
     assert (request_grammar(model, request) is not None) == (param is not None)
 
 
-def test_the_tool_that_is_wrong_is_named(model: ServedModel) -> None:
+def test_an_error_names_the_tool(model: ServedModel) -> None:
     wrong = {
         "type": "function",
         "function": {"name": "b", "parameters": {"properties": {"x": {"not": {"type": "null"}}}}},

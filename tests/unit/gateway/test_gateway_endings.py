@@ -45,7 +45,7 @@ def test_half_closed_client_gets_its_answer(clean: RunningServer, stream: bool, 
 
 
 def test_half_closed_client_waits(clean: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probes come before the answer, and inside a stream; neither is part of it."""
+    """Probes are sent before the answer and inside a stream, without a change to the answer."""
     monkeypatch.setattr(endings, "PROBE_DELAYS", (0.01, 0.02))
     for stream in (False, True):
         clean.engine.hold_at = 1 if stream else 0
@@ -65,7 +65,7 @@ def test_half_closed_client_waits(clean: RunningServer, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_that_left_is_noticed(clean: RunningServer, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+def test_a_disconnect_is_noticed(clean: RunningServer, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
     monkeypatch.setattr(endings, "PROBE_DELAYS", (0.05, 0.1))
     clean.engine.hold_at = 1
     connection = connect(clean)

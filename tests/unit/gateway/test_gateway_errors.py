@@ -1,4 +1,4 @@
-"""Every error is OpenAI's object with the right status, and tells nothing of the server's inside."""
+"""Every error is OpenAI's object with the right status, and shows no internals of the server."""
 
 from __future__ import annotations
 
@@ -45,14 +45,29 @@ def test_wrong_method(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[", "nul", '{"messages": [}', '{"a": "\\ud800"}', "\x00", "{'a': 1}", '{"n": 1' + "0" * 5000 + "}",
-     "[" * 100_000, '{"a":' * 10_000],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[",
+        "nul",
+        '{"messages": [}',
+        '{"a": "\\ud800"}',
+        "\x00",
+        "{'a': 1}",
+        '{"n": 1' + "0" * 5000 + "}",
+        "[" * 100_000,
+        '{"a":' * 10_000,
+    ],
+)
 def test_syntax(http: httpx.Client, content: str) -> None:
     answer = http.post(CHAT, content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] in ("invalid_json", "missing_required_parameter", "unsupported_parameter",
-                                              "invalid_value")  # fmt: skip
+    assert answer.json()["error"]["code"] in (
+        "invalid_json",
+        "missing_required_parameter",
+        "unsupported_parameter",
+        "invalid_value",
+    )
 
 
 @pytest.mark.parametrize("content", ["1", "[]", "null", '"a"'])
@@ -140,7 +155,7 @@ def test_context_length(http: httpx.Client, characters: int, limits: dict[str, A
     body = {"messages": [{"role": "user", "content": "a" * characters}], **limits}
     error = error_of(http.post(CHAT, json=body), 400, "context_length_exceeded")
     assert error["param"] == "messages"
-    # Clients know a chat that is too long by these phrases.
+    # Clients recognize a chat that is too long by these phrases.
     assert says in error["message"]
     assert "This model's maximum context length is 512 tokens" in error["message"]
 

@@ -1,4 +1,4 @@
-"""What becomes of every field: implemented, a hint, or refused by name; null and harmless values ask for nothing."""
+"""Every field is implemented, a hint, or refused by name; null and harmless values count as not given."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PATHS: list[tuple[type[Body], str, dict[str, Any]]] = [
 SENSIBLE: list[Any] = [None, False, True, 0, 1, "", "low", "a" * 2000, [], ["a"], {}, {"a": {"b": [1, None]}}]
 
 
-def test_every_field_has_one_fate() -> None:
+def test_every_field_is_in_one_table() -> None:
     both = set(ChatRequest.model_fields) & set(CompletionRequest.model_fields)
     assert not set(HINTS) & set(REFUSED)
     assert not (set(HINTS) | set(REFUSED)) & both
@@ -108,10 +108,18 @@ def test_refused_by_name(http: httpx.Client, path: str, body: dict[str, Any], fi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("length_penalty", 1.5), ("mirostat", 1), ("use_beam_search", 1), ("suffix", "a"),
-     ("length_penalty", True), ("modalities", ["text", "audio"]), ("typical_p", False), ("detokenize", False)],
-)  # fmt: skip
-def test_values_that_ask_for_something_are_refused(http: httpx.Client, field: str, value: Any) -> None:
+    [
+        ("length_penalty", 1.5),
+        ("mirostat", 1),
+        ("use_beam_search", 1),
+        ("suffix", "a"),
+        ("length_penalty", True),
+        ("modalities", ["text", "audio"]),
+        ("typical_p", False),
+        ("detokenize", False),
+    ],
+)
+def test_values_that_change_the_answer_are_refused(http: httpx.Client, field: str, value: Any) -> None:
     answer = http.post("/v1/chat/completions", json={**CHAT, field: value})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
 
@@ -171,18 +179,27 @@ def test_errors_name_the_value(http: httpx.Client, fields: dict[str, Any], param
 
 
 SAMPLING: dict[str, Any] = {
-    "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": -0.5,
-    "repetition_penalty": 1.1, "seed": -3, "min_tokens": 2, "ignore_eos": True, "include_stop_str_in_output": True,
-    "skip_special_tokens": False, "prompt_logprobs": 2,
-}  # fmt: skip
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 7,
+    "min_p": 0.1,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "repetition_penalty": 1.1,
+    "seed": -3,
+    "min_tokens": 2,
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
+    "prompt_logprobs": 2,
+}
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)])
 def test_sampling_fields_reach_the_engine(
     http: httpx.Client, clean: RunningServer, path: str, body: dict[str, Any]
 ) -> None:
-    extra = {"stop_token_ids": [3, 4], "logit_bias": {"5": -7}, "max_tokens": 9,
-             "priority": -2, "cache_salt": "salt"}  # fmt: skip
+    extra = {"stop_token_ids": [3, 4], "logit_bias": {"5": -7}, "max_tokens": 9, "priority": -2, "cache_salt": "salt"}
     assert http.post(path, json={**body, **SAMPLING, **extra}).status_code == 200
     (stream,) = clean.engine.submitted
     for field, value in SAMPLING.items():

@@ -1,4 +1,4 @@
-"""A thousand malformed requests made from the OpenAPI document: never a 5xx, and the server serves afterwards."""
+"""A thousand malformed requests from the OpenAPI document: no 5xx, and the server still serves afterwards."""
 
 from __future__ import annotations
 
@@ -26,12 +26,50 @@ BASES: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [1]},
 }
 WEIRD: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, -(2**31), 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, 1e-308, "", "a", "\x00",
-    "\u202e", "\U0010ffff", "a" * 3000, [], [[]], [None], {}, {"": None}, {"a": {"a": {"a": []}}}, [1, "a", None],
-    [-1], [2**40],
-    {"type": "object"}, {"type": "function"}, {"type": "json_schema"}, [{"role": "user"}], "null", "{", [{}] * 50,
-    {"include_usage": 1}, {"include_usage": True}, ["a"] * 200, {"-1": 1}, {"1": 1e9}, {"x": 1},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    -(2**31),
+    2**63,
+    2**64,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    1e-308,
+    "",
+    "a",
+    "\x00",
+    "\u202e",
+    "\U0010ffff",
+    "a" * 3000,
+    [],
+    [[]],
+    [None],
+    {},
+    {"": None},
+    {"a": {"a": {"a": []}}},
+    [1, "a", None],
+    [-1],
+    [2**40],
+    {"type": "object"},
+    {"type": "function"},
+    {"type": "json_schema"},
+    [{"role": "user"}],
+    "null",
+    "{",
+    [{}] * 50,
+    {"include_usage": 1},
+    {"include_usage": True},
+    ["a"] * 200,
+    {"-1": 1},
+    {"1": 1e9},
+    {"x": 1},
+]
 
 
 def check(server: RunningServer, answer: httpx.Response) -> None:
@@ -53,7 +91,7 @@ def serves(server: RunningServer, http: httpx.Client) -> None:
 
 
 def test_mutated_fields(http: httpx.Client, clean: RunningServer) -> None:
-    """Every field of every body with values it does not expect, alone and together."""
+    """Every field of every body with unexpected values, alone and combined."""
     document = http.get("/openapi.json").json()
     draw = random.Random(0)
     count = 0
@@ -75,9 +113,14 @@ def test_mutated_fields(http: httpx.Client, clean: RunningServer) -> None:
 JSON = {"Content-Type": "application/json"}
 
 
-def test_bytes_that_are_no_json(http: httpx.Client, clean: RunningServer) -> None:
-    @settings(max_examples=100, database=None, derandomize=True,
-              suppress_health_check=[HealthCheck.function_scoped_fixture], phases=[Phase.generate])  # fmt: skip
+def test_bytes_that_are_not_json(http: httpx.Client, clean: RunningServer) -> None:
+    @settings(
+        max_examples=100,
+        database=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        phases=[Phase.generate],
+    )
     @given(st.sampled_from(sorted(BASES)), st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
     def send(path: str, body: bytes) -> None:
         check(clean, http.post(path, content=body, headers=JSON))
@@ -87,7 +130,7 @@ def test_bytes_that_are_no_json(http: httpx.Client, clean: RunningServer) -> Non
 
 
 def test_schemathesis(http: httpx.Client, clean: RunningServer) -> None:
-    """What schemathesis makes of the document, valid and not."""
+    """Valid and invalid requests that schemathesis makes from the document."""
     document = http.get("/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
     for operation in (result.ok() for result in schema.get_all_operations()):
@@ -95,8 +138,13 @@ def test_schemathesis(http: httpx.Client, clean: RunningServer) -> None:
             continue
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
-            @settings(max_examples=15, database=None, derandomize=True,
-                      suppress_health_check=list(HealthCheck), phases=[Phase.generate])  # fmt: skip
+            @settings(
+                max_examples=15,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],
+            )
             @given(operation.as_strategy(generation_mode=mode))
             def send(case: Any) -> None:
                 check(clean, case.call(base_url=clean.url, timeout=10))

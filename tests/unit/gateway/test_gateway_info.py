@@ -28,9 +28,7 @@ def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
     (permission,) = card["permission"]
     assert (permission["object"], permission["allow_sampling"]) == ("model_permission", True)
     listed = http.get("/v1/models").json()
-    assert listed == {
-        "object": "list", "data": [card], "has_more": False, "first_id": "tiny", "last_id": "tiny"
-    }  # fmt: skip
+    assert listed == {"object": "list", "data": [card], "has_more": False, "first_id": "tiny", "last_id": "tiny"}
 
 
 def test_a_model_with_several_names() -> None:
@@ -54,8 +52,11 @@ def test_version(http: httpx.Client) -> None:
 def test_tokenize(http: httpx.Client) -> None:
     answer = http.post("/tokenize", json={"prompt": "a b<eos>", "return_token_strs": True}).json()
     assert answer == {
-        "tokens": [97, 32, 98, EOS], "count": 4, "max_model_len": 512, "token_strs": ["a", "\u0120", "b", "<eos>"],
-    }  # fmt: skip
+        "tokens": [97, 32, 98, EOS],
+        "count": 4,
+        "max_model_len": 512,
+        "token_strs": ["a", "\u0120", "b", "<eos>"],
+    }
     chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": "\u00e9"}]}).json()
     assert bytes(chat["tokens"]).decode() == "<user>\u00e9\n<assistant>"
     assert chat["token_strs"] is None
@@ -78,12 +79,33 @@ def test_tokenize_in_llama_cpps_form(http: httpx.Client) -> None:
 def test_openapi(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
-        "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models", "/v1/models/{model_id}",
-        "/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/v1/responses/{response_id}",
-        "/v1/responses/{response_id}/cancel", "/v1/responses/{response_id}/input_items",
-        "/v1/messages", "/v1/messages/count_tokens", "/generate", "/v1/score", "/get_model_info", "/model_info",
-        "/health", "/ready", "/metrics", "/version", "/", "/ping", "/load", "/tokenizer_info",
-    }  # fmt: skip
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models",
+        "/v1/models/{model_id}",
+        "/v1/responses",
+        "/v1/responses/compact",
+        "/v1/responses/input_tokens",
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+        "/v1/responses/{response_id}/input_items",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/generate",
+        "/v1/score",
+        "/get_model_info",
+        "/model_info",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/version",
+        "/",
+        "/ping",
+        "/load",
+        "/tokenizer_info",
+    }
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/ChatRequest"
     schema = document["components"]["schemas"]["ChatRequest"]
@@ -93,7 +115,7 @@ def test_openapi(http: httpx.Client) -> None:
 
 
 def samples(http: httpx.Client) -> dict[str, float]:
-    """Every sample that has no labels but the common ones."""
+    """Return all samples that have the common labels only."""
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     found = {}
@@ -122,10 +144,16 @@ def test_request_metrics(http: httpx.Client, clean: RunningServer) -> None:
     assert grown("time_to_first_token_seconds_count") == 3
     assert grown("inter_token_latency_seconds_count") == 25
     for name in (
-        "e2e_request_latency_seconds", "request_queue_time_seconds", "request_prefill_time_seconds",
-        "request_decode_time_seconds", "request_inference_time_seconds", "request_prompt_tokens",
-        "request_generation_tokens", "request_max_num_generation_tokens", "request_time_per_output_token_seconds",
-    ):  # fmt: skip
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+        "request_prefill_time_seconds",
+        "request_decode_time_seconds",
+        "request_inference_time_seconds",
+        "request_prompt_tokens",
+        "request_generation_tokens",
+        "request_max_num_generation_tokens",
+        "request_time_per_output_token_seconds",
+    ):
         assert grown(f"{name}_count") == 3, name
     assert grown("request_params_n_count") == 2
     assert grown("request_params_max_tokens_sum") == 104

@@ -1,4 +1,4 @@
-"""The gateway's modules import from their own layer and from lower ones, in no circle."""
+"""The gateway's modules import from their own layer and from lower ones, without cycles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNTIME = Path(gllm.__file__).parent
 
 
 def modules(folder: Path) -> dict[str, Path]:
-    """Dotted names, from `gllm` on, and files of all modules below a folder."""
+    """Return the modules below a folder: their dotted names, which begin with `gllm`, and their files."""
     found = {}
     for path in folder.rglob("*.py"):
         parts = ("gllm", *path.relative_to(RUNTIME).with_suffix("").parts)
@@ -30,7 +30,7 @@ GATEWAY = modules(RUNTIME / "gateway")
 
 
 def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
-    """The modules of `known` that a file imports, be it in a function or for type checking only."""
+    """Yield the modules of `known` that a file imports, also in functions and for type checking."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -49,7 +49,7 @@ def graph() -> dict[str, set[str]]:
 
 
 def layer(name: str) -> int:
-    """A module that belongs to no layer fails here."""
+    """Raises ValueError for a module outside of all layers."""
     return LAYERS.index(name.split(".")[2])
 
 
@@ -59,15 +59,15 @@ def test_no_module_imports_from_a_higher_layer() -> None:
     assert [(user, used) for user, used in edges if layer(used) > layer(user)] == []
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_modules_have_no_import_cycle() -> None:
     try:
         TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_packages_of_the_gateway_import_each_other_in_no_circle() -> None:
-    """Also below the layers: `api/messages` and `api/responses` know nothing of each other."""
+def test_packages_have_no_import_cycle() -> None:
+    """Packages within a layer too: `api/messages` and `api/responses` do not import each other."""
     packages = {name.rpartition(".")[0] for name in GATEWAY}
     edges: dict[str, set[str]] = {package: set() for package in packages}
     for user, names in graph().items():

@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's shapes, `echo`, and vLLM's `prompt_logprobs`."""
+"""Log-probabilities in OpenAI's formats, `echo`, and vLLM's `prompt_logprobs`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_prompt_logprobs(http: httpx.Client, path: str) -> None:
     assert refused.json()["error"]["param"] == "prompt_logprobs"
 
 
-def test_no_number_that_json_cannot_say(http: httpx.Client) -> None:
+def test_minus_infinity_is_a_number_in_json(http: httpx.Client) -> None:
     answer = http.post("/v1/completions", json={"prompt": "xy", "prompt_logprobs": 2, "logprobs": 2})
 
     def refuse(name: str) -> None:

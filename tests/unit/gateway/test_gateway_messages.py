@@ -1,4 +1,4 @@
-"""Messages and tools in the spellings that clients send, and what the template gets of them."""
+"""Messages and tools in the forms that clients send, and the template's input from them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shown(*messages: dict[str, Any]) -> list[dict[str, Any]]:
     ],
 )
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "critic"])
-def test_text_in_every_spelling(role: str, content: Any) -> None:
+def test_text_in_every_form(role: str, content: Any) -> None:
     assert shown({"role": role, "content": content}) == [{"role": role, "content": "ab"}]
 
 
@@ -55,14 +55,14 @@ def test_other_parts_are_refused(http: httpx.Client, part: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}, {"content": []}])
-def test_an_assistant_or_a_tool_may_have_said_nothing(content: dict[str, Any]) -> None:
+def test_an_assistant_or_a_tool_may_have_no_content(content: dict[str, Any]) -> None:
     for role in ("assistant", "tool", "function"):
         (message,) = shown({"role": role, **content})
         assert not message["content"]
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user"])
-def test_others_say_something(http: httpx.Client, role: str) -> None:
+def test_other_roles_need_content(http: httpx.Client, role: str) -> None:
     answer = http.post("/v1/chat/completions", json={"messages": [{"role": role, "content": None}]})
     assert answer.json()["error"]["param"] == "messages[0]"
     assert f"a message of role '{role}' needs content" in answer.json()["error"]["message"]
@@ -70,10 +70,19 @@ def test_others_say_something(http: httpx.Client, role: str) -> None:
 
 def test_unknown_keys_are_ignored() -> None:
     echoed = {
-        "role": "assistant", "content": "Hello", "id": "m1", "reasoning_details": [{"type": "x"}], "audio": {"id": "a"},
-        "provider_specific_fields": {"a": 1}, "refusal": None, "annotations": [{"type": "url_citation"}],
-        "function_call": None, "tool_calls": None, "opts": {"visible": True}, "cache_control": {"type": "ephemeral"},
-    }  # fmt: skip
+        "role": "assistant",
+        "content": "Hello",
+        "id": "m1",
+        "reasoning_details": [{"type": "x"}],
+        "audio": {"id": "a"},
+        "provider_specific_fields": {"a": 1},
+        "refusal": None,
+        "annotations": [{"type": "url_citation"}],
+        "function_call": None,
+        "tool_calls": None,
+        "opts": {"visible": True},
+        "cache_control": {"type": "ephemeral"},
+    }
     assert shown(USER, echoed) == [USER, {"role": "assistant", "content": "Hello"}]
 
 
@@ -101,7 +110,7 @@ def test_parts_that_are_reasoning(part: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("nothing", [{}, [], "", None])
-def test_no_calls_in_every_spelling(nothing: Any) -> None:
+def test_empty_calls_in_every_form(nothing: Any) -> None:
     echoed = {"role": "assistant", "content": "Hello", "tool_calls": nothing, "function_call": nothing}
     assert shown(echoed) == [{"role": "assistant", "content": "Hello"}]
 
@@ -120,7 +129,7 @@ NAMED = {"type": "function", "function": {"name": "g"}}
 
 
 @pytest.mark.parametrize("named", [NAMED, {"type": "function", "name": "g"}])
-def test_choices_of_tools_in_every_spelling(named: dict[str, Any]) -> None:
+def test_choices_of_tools_in_every_form(named: dict[str, Any]) -> None:
     def asked(choice: Any) -> ChatRequest:
         return ChatRequest.model_validate({"messages": [USER], "tools": TOOLS, "tool_choice": choice})
 
@@ -141,20 +150,20 @@ def test_choices_of_tools_in_every_spelling(named: dict[str, Any]) -> None:
         (5, "'tools'"),
     ],
 )
-def test_allowed_tools_that_are_none(http: httpx.Client, allowed: Any, message: str) -> None:
+def test_allowed_tools_that_are_not_offered(http: httpx.Client, allowed: Any, message: str) -> None:
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
     answer = http.post("/v1/chat/completions", json={"messages": [USER], "tools": TOOLS, "tool_choice": choice})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tool_choice")
     assert message in answer.json()["error"]["message"]
 
 
-def test_a_refusal_is_what_was_said() -> None:
+def test_a_refusal_is_the_text() -> None:
     assert shown({"role": "assistant", "content": None, "refusal": "No."})[0]["content"] == "No."
     assert shown({"role": "assistant", "content": "Yes.", "refusal": "No."})[0]["content"] == "Yes."
 
 
 @pytest.mark.parametrize("arguments", ['{"a": 1}', '{"city": "Par', "", "null", "[]", "  ", {"a": 1}, ["a"], 5])
-def test_arguments_pass_as_they_are(arguments: Any) -> None:
+def test_arguments_are_not_changed(arguments: Any) -> None:
     call = {"id": "c1", "type": "function", "index": 0, "function": {"name": "f", "arguments": arguments, "x": 1}}
     (message,) = shown({"role": "assistant", "tool_calls": [call]})
     assert message["tool_calls"] == [
@@ -163,10 +172,15 @@ def test_arguments_pass_as_they_are(arguments: Any) -> None:
 
 
 def test_calls_without_id_and_of_custom_tools() -> None:
-    (message,) = shown({"role": "assistant", "tool_calls": [
-        {"function": {"name": "odd name"}},
-        {"id": "c", "type": "custom", "custom": {"name": "g", "input": "text"}},
-    ]})  # fmt: skip
+    (message,) = shown(
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"function": {"name": "odd name"}},
+                {"id": "c", "type": "custom", "custom": {"name": "g", "input": "text"}},
+            ],
+        }
+    )
     assert message["tool_calls"] == [
         {"type": "function", "function": {"name": "odd name", "arguments": ""}},
         {"id": "c", "type": "function", "function": {"name": "g", "arguments": {"input": "text"}}},
@@ -192,8 +206,13 @@ def test_tools_with_unknown_keys() -> None:
         "function": {"name": "f", "description": "d" * 20000, "parameters": {"type": "object", "x": None}, "y": 1},
         "cache_control": {"type": "ephemeral"},
     }
-    request = ChatRequest.model_validate({"messages": [USER], "tools": [tool], "tool_choice": {
-        "type": "function", "function": {"name": "f", "z": 1}, "w": 1}})  # fmt: skip
+    request = ChatRequest.model_validate(
+        {
+            "messages": [USER],
+            "tools": [tool],
+            "tool_choice": {"type": "function", "function": {"name": "f", "z": 1}, "w": 1},
+        }
+    )
     assert request.tools is not None
     assert request.tools[0].model_dump(exclude_none=True) == {
         "type": "function",
@@ -230,7 +249,7 @@ def thinker() -> Iterator[RunningServer]:
         ({"chat_template_kwargs": {"own_switch": None, "self": 1, "x y": 1}}, "user switch=None"),
     ],
 )
-def test_what_the_template_is_told(thinker: RunningServer, fields: dict[str, Any], text: str) -> None:
+def test_arguments_of_the_template(thinker: RunningServer, fields: dict[str, Any], text: str) -> None:
     thinker.engine.reset()
     answer = httpx.post(f"{thinker.url}/v1/chat/completions", json={"messages": [USER], **fields})
     assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""What an answer carries beside its text: token ids, what stopped it, offsets of tokens."""
+"""The fields of an answer beside its text: token ids, stop reasons, offsets of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATHS = [TEXT, CHAT]
 
 
 def ask(http: httpx.Client, path: str, **fields: Any) -> dict[str, Any]:
-    """The whole answer."""
+    """Return the whole answer."""
     prompt = {"prompt": "xy"} if path == TEXT else {"messages": [{"role": "user", "content": "Hi"}]}
     answer = http.post(path, json={**prompt, **fields})
     assert answer.status_code == 200, answer.text
@@ -103,7 +103,7 @@ def test_tokens_as_token_ids(http: httpx.Client, clean: RunningServer) -> None:
     assert (entry["token"], entry["bytes"], entry["top_logprobs"][0]["token"]) == ("token_id:97", [97], "token_id:97")
 
 
-# --- what stopped it ------------------------------------------------------------------------------
+# --- stop reasons ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -118,7 +118,7 @@ def test_tokens_as_token_ids(http: httpx.Client, clean: RunningServer) -> None:
         ({"stop_token_ids": [EOS]}, "stop", None, EOS),
     ],
 )
-def test_what_stopped_it(
+def test_stop_reasons(
     http: httpx.Client,
     clean: RunningServer,
     path: str,
@@ -137,7 +137,7 @@ def test_what_stopped_it(
     assert (last["finish_reason"], last["stop_reason"], last["matched_stop"]) == expected
 
 
-def test_a_stop_token_that_was_named(http: httpx.Client, clean: RunningServer) -> None:
+def test_a_stop_token_of_the_request(http: httpx.Client, clean: RunningServer) -> None:
     says(clean, b"ab")
     clean.engine.stop_at = {ord("b")}
     choice = ask(http, TEXT, stop_token_ids=[ord("b")])["choices"][0]
@@ -179,7 +179,7 @@ def test_echo_in_chat(http: httpx.Client, clean: RunningServer) -> None:
 
 
 def test_echo_in_chat_of_an_answer_of_its_own(http: httpx.Client, clean: RunningServer) -> None:
-    """vLLM's: the final message comes first only if the answer goes on from it, or it is the assistant's."""
+    """As in vLLM: the final message precedes the answer only if the answer continues it, or if it is the assistant's."""
     says(clean, b"ok")
     assert ask(http, CHAT, echo=True)["choices"][0]["message"]["content"] == "ok"
     asked = [{"role": "user", "content": "Hi"}]
@@ -193,7 +193,7 @@ def test_echo_in_chat_of_an_answer_of_its_own(http: httpx.Client, clean: Running
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("prompt", ["x\u00e9y \U0001f600", [*"x\u00e9y".encode()]])
 def test_text_offset(http: httpx.Client, clean: RunningServer, echo: bool, prompt: Any) -> None:
-    """Characters of several tokens: each token here is a byte."""
+    """Characters that span several tokens: each token is one byte."""
     says(clean, "a\u00e9 \U0001f600, this\u20ac!".encode())
     fields: dict[str, Any] = {"prompt": prompt, "echo": echo, "logprobs": 0, "max_tokens": 99}
     whole = ask(http, TEXT, **fields)["choices"][0]
@@ -223,7 +223,7 @@ def test_stop_regex(http: httpx.Client, clean: RunningServer, path: str) -> None
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_stop_regex_that_is_wrong(http: httpx.Client, path: str) -> None:
+def test_invalid_stop_regex(http: httpx.Client, path: str) -> None:
     prompt = {"prompt": "xy"} if path == TEXT else {"messages": [{"role": "user", "content": "Hi"}]}
     answer = http.post(path, json={**prompt, "stop_regex": ["a", "(b"]})
     error = answer.json()["error"]
@@ -241,14 +241,14 @@ def test_stop_regex_that_grows_too_large(http: httpx.Client, clean: RunningServe
 
 
 @pytest.mark.parametrize("field", ["no_stop_trim", "include_stop_str_in_output"])
-def test_the_stop_string_stays(http: httpx.Client, clean: RunningServer, field: str) -> None:
+def test_include_stop_str_in_output(http: httpx.Client, clean: RunningServer, field: str) -> None:
     says(clean, b"abcde")
     choice = ask(http, TEXT, **{"stop": "cd", field: True})["choices"][0]
     assert (choice["text"], choice["stop_reason"]) == ("abcd", "cd")
     assert ask(http, TEXT, **{"stop": "cd", field: False})["choices"][0]["text"] == "ab"
 
 
-# --- tokens that may come -------------------------------------------------------------------------
+# --- allowed and forbidden tokens -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -299,7 +299,7 @@ def test_bounds(http: httpx.Client, fields: dict[str, Any], param: str, text: st
         assert text in error["message"]
 
 
-# --- prompts that are cut -------------------------------------------------------------------------
+# --- truncated prompts -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_truncate_prompt_tokens(
 
 
 def test_truncated_to_what_fits(http: httpx.Client, clean: RunningServer) -> None:
-    """Also a text that could not fit however it is tokenized."""
+    """Also a text that is too long for any tokenization."""
     body = ask(http, TEXT, prompt="a" * 100_000 + "b", truncate_prompt_tokens=-1, max_tokens=12)
     assert body["usage"]["prompt_tokens"] == 500
     assert clean.engine.submitted[-1].prompt[-1] == ord("b")

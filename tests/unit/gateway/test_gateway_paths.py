@@ -1,4 +1,4 @@
-"""HEAD, trailing slashes, a forgotten /v1, and the routes that other servers have."""
+"""HEAD, trailing slashes, a missing /v1, and the routes of other servers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,22 @@ from gllm.gateway.http.paths import canonical
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/v1/models", "/v1/models/tiny", "/version", "/ping",
-                                  "/load", "/tokenizer_info", "/model_info", "/openapi.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/health",
+        "/ready",
+        "/v1/models",
+        "/v1/models/tiny",
+        "/version",
+        "/ping",
+        "/load",
+        "/tokenizer_info",
+        "/model_info",
+        "/openapi.json",
+    ],
+)
 def test_head(http: httpx.Client, path: str) -> None:
     head, get = http.head(path), http.get(path)
     assert head.status_code == get.status_code == 200
@@ -25,7 +39,7 @@ def test_head(http: httpx.Client, path: str) -> None:
     assert head.headers["content-type"] == get.headers["content-type"]
 
 
-def test_head_of_what_is_not_there(http: httpx.Client, clean: RunningServer) -> None:
+def test_head_of_an_unknown_path(http: httpx.Client, clean: RunningServer) -> None:
     assert http.head("/nothing").status_code == 404
     head = http.head("/v1/chat/completions")
     assert (head.status_code, head.headers["allow"]) == (405, "POST")
@@ -56,10 +70,23 @@ def test_canonical() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/embeddings", "/embeddings", "/v1/embeddings/", "/v1/rerank", "/rerank", "/v2/rerank", "/score",
-     "/pooling", "/v1/moderations", "/v1/audio/speech", "/v1/images/generations", "/v1/files", "/v1/files/file-1",
-     "/v1/batches"],
-)  # fmt: skip
+    [
+        "/v1/embeddings",
+        "/embeddings",
+        "/v1/embeddings/",
+        "/v1/rerank",
+        "/rerank",
+        "/v2/rerank",
+        "/score",
+        "/pooling",
+        "/v1/moderations",
+        "/v1/audio/speech",
+        "/v1/images/generations",
+        "/v1/files",
+        "/v1/files/file-1",
+        "/v1/batches",
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_routes_that_are_not_offered(http: httpx.Client, method: str, path: str) -> None:
     answer = http.request(method, path, json={"input": "a"})
@@ -78,7 +105,7 @@ def test_server_routes(http: httpx.Client, clean: RunningServer) -> None:
     assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<bos>", "<eos>", None)
     assert info["chat_template"].startswith("{% for m in messages %}")
     assert info["model_max_length"] == 512
-    # lm-eval's remote tokenizer asks for the id of EOS in this way.
+    # lm-eval's remote tokenizer gets the id of EOS in this way.
     asked = {"prompt": info["eos_token"], "add_special_tokens": False}
     assert http.post("/tokenize", json=asked).json()["tokens"] == [EOS]
     clean.engine.hello = None

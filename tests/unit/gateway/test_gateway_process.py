@@ -45,7 +45,7 @@ BODY = {"prompt": "a"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder without weights: all that a gateway reads."""
+    """A model folder without weights: the files that a gateway reads."""
     path = tmp_path_factory.mktemp("tiny-model")
     (path / "tokenizer.json").write_text(byte_tokenizer().to_json())
     (path / "tokenizer_config.json").write_text(
@@ -54,19 +54,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "config.json").write_text(
         json.dumps(
             {
-                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 8,
-                "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": VOCAB, "max_position_embeddings": 512,
-                "rms_norm_eps": 1e-5, "eos_token_id": EOS, "bos_token_id": 257, "torch_dtype": "float32",
+                "architectures": ["LlamaForCausalLM"],
+                "model_type": "llama",
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "vocab_size": VOCAB,
+                "max_position_embeddings": 512,
+                "rms_norm_eps": 1e-5,
+                "eos_token_id": EOS,
+                "bos_token_id": 257,
+                "torch_dtype": "float32",
                 "hidden_act": "silu",
             }
         )
-    )  # fmt: skip
+    )
     (path / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 9}))
     return path
 
 
 class Group:
-    """The supervisor's and the engine's ends of the sockets, and the gateway process between them."""
+    """The supervisor's and the engine's ends of the sockets, and the gateway process."""
 
     def __init__(self, folder: Path, port: int = 0, drain_timeout: float = 10.0) -> None:
         self.run_dir = tempfile.TemporaryDirectory(prefix="gllm")
@@ -88,7 +97,7 @@ class Group:
         """Whether submitted requests are answered."""
         self.outbox: list[SupervisorToProcess] = []
         self.results: list[RequestOutput] = []
-        """Outputs for the gateway that spoke last."""
+        """Send outputs to the gateway that sent the last message."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -207,7 +216,7 @@ def test_port_in_use(folder: Path) -> None:
         with Group(folder, port=taken.getsockname()[1]) as group:
             _, errors = group.process.communicate(timeout=30)
             assert group.process.returncode == 1
-            assert errors == ""  # the supervisor is the one that prints it
+            assert errors == ""  # the supervisor prints it
             wait_until(lambda: group.states[-1:] == ["failed"])
             assert f"cannot listen on 127.0.0.1:{group.port}: Address already in use" in group.details[-1]
 
@@ -232,7 +241,7 @@ def post_in_background(url: str, stream: bool) -> tuple[threading.Thread, list[h
     return thread, answers
 
 
-def test_ready_tells_how_much_is_loaded(folder: Path) -> None:
+def test_ready_shows_the_share_of_loaded_weights(folder: Path) -> None:
     with Group(folder) as group:
         group.until_ready()
         assert httpx.get(f"{group.url}/ready").json() == {"status": "ok"}
@@ -246,7 +255,7 @@ def test_ready_tells_how_much_is_loaded(folder: Path) -> None:
 
 
 def test_engine_down_then_drain(folder: Path) -> None:
-    """The engine dies under a stream; then SIGTERM, with nothing live, ends the process with status 0."""
+    """The engine dies during a stream. Then SIGTERM without live requests ends the process with status 0."""
     with Group(folder) as group:
         group.until_ready()
         group.answer = False
@@ -299,8 +308,8 @@ def test_drain(folder: Path, how: str) -> None:
             assert "shutting down" in answers[0].json()["error"]["message"]
 
 
-def test_an_engine_that_is_being_replaced_costs_a_pause(folder: Path) -> None:
-    """/health stays good, /ready does not; the stream and a request that came meanwhile go to the next engine."""
+def test_requests_wait_while_the_engine_is_replaced(folder: Path) -> None:
+    """/health stays 200, /ready does not; the stream and a new request go to the next engine."""
     with Group(folder) as group:
         group.until_ready()
         group.answer = False
@@ -329,7 +338,7 @@ def test_an_engine_that_is_being_replaced_costs_a_pause(folder: Path) -> None:
         assert httpx.get(f"{group.url}/ready").status_code == 200
 
 
-def test_an_engine_that_does_not_come_back_fails_what_waits(folder: Path) -> None:
+def test_waiting_requests_fail_when_no_engine_comes_back(folder: Path) -> None:
     with Group(folder) as group:
         group.until_ready()
         group.answer = False

@@ -1,4 +1,4 @@
-"""Exact SSE shapes, errors after the headers, clients that leave, engines that die."""
+"""Exact SSE frames, errors after the headers, disconnects, engines that die."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BY_EOS = {"finish_reason": "stop", "stop_reason": None, "matched_stop": EOS}
 
 
 def frames(answer: httpx.Response) -> list[Any]:
-    """The data of each event; [DONE] as a string."""
+    """Return the data of each event; [DONE] as a string."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = answer.text.split("\n\n")
     assert events[-1] == ""
@@ -73,8 +73,14 @@ def test_usage_chunk(http: httpx.Client, clean: RunningServer, path: str, body: 
 
 
 def test_many_choices(http: httpx.Client, clean: RunningServer) -> None:
-    body = {"prompt": ["a", "bcd"], "n": 3, "seed": 2**63 - 1, "max_tokens": 30, "stream": True,
-            "stream_options": {"include_usage": True}}  # fmt: skip
+    body = {
+        "prompt": ["a", "bcd"],
+        "n": 3,
+        "seed": 2**63 - 1,
+        "max_tokens": 30,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     got = frames(http.post("/v1/completions", json=body))
     texts = dict.fromkeys(range(6), "")
     for chunk in got[:-2]:

@@ -1,4 +1,4 @@
-"""A long text waits for long texts only, leaves CPU to others, and there is a bound on how much of it waits."""
+"""Long texts wait for long texts only, run with low priority, and are bounded in number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_short_texts_pass_long_ones() -> None:
     threads.close()
 
 
-def test_only_long_texts_give_way() -> None:
+def test_only_long_texts_have_low_priority() -> None:
     threads = TextThreads()
 
     def niceness() -> int:
@@ -45,7 +45,7 @@ def test_only_long_texts_give_way() -> None:
     threads.close()
 
 
-def test_too_much_text_is_429_and_what_left_still_counts_until_it_is_done() -> None:
+def test_too_much_text_is_429_and_cancelled_text_counts_until_it_is_done() -> None:
     threads = TextThreads()
     release = threading.Event()
 

@@ -1,4 +1,4 @@
-"""POST /v1/responses: what is answered, whole and streamed."""
+"""POST /v1/responses: answers, whole and streamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,38 @@ from gllm.gateway.protocol.responses_schema import CHAT_EXTRAS, REFUSED, Respons
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 CALL_2 = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
 KEYS = {
-    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
-    "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
-    "presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "usage", "max_output_tokens",
-    "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier", "prompt_cache_key",
-}  # fmt: skip
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "instructions",
+    "output",
+    "error",
+    "tools",
+    "tool_choice",
+    "truncation",
+    "parallel_tool_calls",
+    "text",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "temperature",
+    "reasoning",
+    "usage",
+    "max_output_tokens",
+    "max_tool_calls",
+    "store",
+    "background",
+    "service_tier",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +64,22 @@ def test_whole(http: httpx.Client) -> None:
     assert response["completed_at"] >= response["created_at"]
     (message,) = response["output"]
     part = {"type": "output_text", "text": "Hello world", "annotations": [], "logprobs": []}
-    assert message == {"id": message["id"], "type": "message", "role": "assistant", "status": "completed",
-                       "content": [part]}  # fmt: skip
+    assert message == {
+        "id": message["id"],
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
     prompt = len(b"<system>Be brief\n<user>Hi\n<assistant>")
     assert response["usage"] == {
-        "input_tokens": prompt, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": 12, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": prompt + 12,
-    }  # fmt: skip
-    # What the model's own defaults say, and not OpenAI's.
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 12,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt + 12,
+    }
+    # The model's defaults, not OpenAI's.
     assert response["temperature"] == 0.6
     assert response["metadata"] == {"a": "b"}
     assert response["text"] == {"format": {"type": "text"}, "verbosity": "medium"}
@@ -59,10 +94,16 @@ def test_streamed(http: httpx.Client) -> None:
     events = stream(http)
     kinds = [event["type"] for event in events]
     assert kinds == [
-        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
-        *["response.output_text.delta"] * 11, "response.output_text.done", "response.content_part.done",
-        "response.output_item.done", "response.completed",
-    ]  # fmt: skip
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        *["response.output_text.delta"] * 11,
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
     assert "".join(event["delta"] for event in events if "delta" in event) == "Hello world"
     assert events[2]["item"]["content"] == []
     assert events[3]["part"]["text"] == ""
@@ -84,7 +125,7 @@ def test_items(http: httpx.Client, server: RunningServer, text: str, kinds: list
     events = stream(http, tools=TOOLS)
     assert [item["type"] for item in whole["output"]] == kinds
     assert comparable(events[-1]["response"]) == comparable(whole)
-    # The events alone make the same output.
+    # The events alone give the same output.
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == events[-1]["response"]["output"]
     for index, item in enumerate(done):
@@ -156,7 +197,7 @@ def test_compact(client: openai.OpenAI, http: httpx.Client, server: RunningServe
     )
     foreign = {"type": "compaction", "encrypted_content": "gAAAAAB"}
     assert refused(http, input=[foreign])["param"] == "input"
-    # A conversation that leaves no room for a summary is cut at its beginning.
+    # A conversation that leaves no room for a summary loses its oldest messages.
     long = [{"role": "user", "content": "x" * 300}, *items]
     assert http.post("/v1/responses/compact", json={**body, "input": long}).status_code == 200
     assert client.responses.compact(model="tiny", input="Hi").output[-1].type == "compaction"

@@ -1,4 +1,4 @@
-"""Responses that are kept: continued, read again, deleted."""
+"""Stored responses: continued, retrieved, deleted."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ def test_previous_response(client: openai.OpenAI, http: httpx.Client, server: Ru
     assert client.responses.retrieve(first.id) == first
     with pytest.raises(openai.NotFoundError, match="Response with id"):
         client.responses.retrieve(second.id)
-    # A stored item can be named instead of sent.
+    # A reference to a stored item can replace the item.
     create(http, input=[{"type": "item_reference", "id": first.output[0].id}, {"id": first.output[0].id}])
     assert prompt_of(server) == "<assistant>Hello world\n<assistant>Hello world\n<assistant>"
     client.responses.delete(first.id)
     error = refused(http, previous_response_id=first.id)
     assert (error["status"], error["param"], error["code"]) == (
-        404, "previous_response_id", "previous_response_not_found",
-    )  # fmt: skip
+        404,
+        "previous_response_id",
+        "previous_response_not_found",
+    )
     assert refused(http, previous_response_id="bad")["status"] == 400
-    # An id that a client made up names nothing: another client could guess it.
+    # An id from a client does not refer to an item: another client could guess it.
     create(http, input=[{"id": "msg_mine", "role": "user", "content": "secret"}])
     assert refused(http, input=[{"type": "item_reference", "id": "msg_mine"}])["code"] == "item_not_found"
 

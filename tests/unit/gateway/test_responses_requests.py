@@ -1,4 +1,4 @@
-"""POST /v1/responses: what the model is given, and what is refused."""
+"""POST /v1/responses: the input of the model, and refused requests."""
 
 from __future__ import annotations
 
@@ -26,24 +26,49 @@ def server() -> Iterator[RunningServer]:
 
 
 def test_history(http: httpx.Client, server: RunningServer) -> None:
-    """Whatever OpenAI's client sends back, with keys that mean nothing here."""
+    """Items as OpenAI's client sends them back, with keys that have no meaning here."""
     items = [
         {"role": "developer", "content": "Rules"},
-        {"type": "message", "role": "user",
-         "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
-        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None,
-         "content": [{"type": "reasoning_text", "text": "hm"}]},
-        {"type": "message", "id": "msg_1", "role": "assistant", "phase": "commentary", "status": "completed",
-         "content": [{"type": "output_text", "text": "Calling", "annotations": [], "logprobs": None}]},
-        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "weather", "arguments": "{}",
-         "status": "completed"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}],
+        },
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [],
+            "encrypted_content": None,
+            "content": [{"type": "reasoning_text", "text": "hm"}],
+        },
+        {
+            "type": "message",
+            "id": "msg_1",
+            "role": "assistant",
+            "phase": "commentary",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Calling", "annotations": [], "logprobs": None}],
+        },
+        {
+            "type": "function_call",
+            "id": "fc_1",
+            "call_id": "call_1",
+            "name": "weather",
+            "arguments": "{}",
+            "status": "completed",
+        },
         {"type": "function_call_output", "call_id": "call_1", "output": [{"type": "input_text", "text": "warm"}]},
         {"role": "assistant", "content": "Warm", "foo": 1},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
         {"role": "user", "content": "thanks"},
-    ]  # fmt: skip
-    create(http, input=[{"type": "function_call", "call_id": "c", "name": "f", "arguments": {"a": 1}},
-                        {"type": "function_call_output", "call_id": "c", "output": None}])  # fmt: skip
+    ]
+    create(
+        http,
+        input=[
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": {"a": 1}},
+            {"type": "function_call_output", "call_id": "c", "output": None},
+        ],
+    )
     create(http, input=items, instructions="First")
     assert prompt_of(server) == (
         "<system>First\n<system>Rules\n<user>ab\n<assistant>Calling\n<tool>warm\n<assistant>Warm\n<assistant>No\n"
@@ -125,7 +150,7 @@ def test_truncation(http: httpx.Client, server: RunningServer) -> None:
     assert response["truncation"] == "auto"
     text = f"<system>Rules\n<user>{'2' * 150}\n<assistant>\n<tool>{'w' * 150}\n<user>last\n<assistant>"
     assert prompt_of(server) == text
-    # A tool's output does not stay without its call.
+    # A tool's output is dropped with its call.
     create(http, input=items, truncation="auto", max_output_tokens=330)
     assert prompt_of(server) == "<system>Rules\n<user>last\n<assistant>"
     assert refused(http, input="x" * 600, truncation="auto")["code"] == "context_length_exceeded"
@@ -141,8 +166,11 @@ def test_truncation(http: httpx.Client, server: RunningServer) -> None:
         ({"n": 2}, "n", "not supported"),
         ({"messages": [{"role": "user"}]}, "messages", "not supported"),
         ({"foo": 1}, "foo", "not supported"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]",
-         "text only"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0]",
+            "text only",
+        ),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]", "text only"),
         ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0]", "web_search_call"),
         ({"input": [{"type": "message", "content": "Hi"}]}, "input[0].role", "missing"),
@@ -151,15 +179,18 @@ def test_truncation(http: httpx.Client, server: RunningServer) -> None:
         ({"tool_choice": {"type": "file_search"}, "tools": TOOLS}, "tool_choice", "file_search"),
         ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
         ({"tool_choice": {"type": "function", "name": "x"}, "tools": TOOLS}, "tool_choice", "no tool named 'x'"),
-        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "x"}]}},
-         "tool_choice", "no tool named 'x'"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "x"}]}},
+            "tool_choice",
+            "no tool named 'x'",
+        ),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "json_object"),
         ({"max_output_tokens": 0}, "max_output_tokens", "greater"),
         ({"max_output_tokens": 600}, "input", "max_output_tokens or max_completion_tokens is too large: 600."),
         ({"temperature": "hot"}, "temperature", "number"),
         ({"model": "other"}, "model", "does not exist"),
     ],
-)  # fmt: skip
+)
 def test_refused(http: httpx.Client, body: dict[str, Any], param: str, says: str) -> None:
     error = refused(http, **body)
     assert error["param"] == param

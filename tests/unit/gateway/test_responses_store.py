@@ -1,4 +1,4 @@
-"""The bounds of what is kept of responses."""
+"""The bounds of the store of responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_number_and_use() -> None:
 def test_bytes() -> None:
     store = ResponseStore(max_bytes=250)
     store.add("resp_a", stored(100))
-    # The conversation so far counts again.
+    # The earlier conversation counts again.
     store.add("resp_b", stored(100, store.history("resp_a")))
     with pytest.raises(ApiError):
         store.history("resp_a")
@@ -35,14 +35,14 @@ def test_bytes() -> None:
     for name in ("resp_b", "resp_large"):
         with pytest.raises(ApiError):
             store.get(name)
-    # What is gone is not counted any more.
+    # Deleted responses are not counted.
     store.add("resp_c", stored(250))
     store.delete("resp_c")
     store.add("resp_d", stored(250))
 
 
 def test_items() -> None:
-    """An item can be named while the response is kept that it came with, also if later ones hold it too."""
+    """An item can be referenced as long as the response that brought it is stored, not longer."""
     store = ResponseStore(max_responses=2)
     store.add("a", stored(100, name="m"))
     store.add("b", stored(100, name="m"))

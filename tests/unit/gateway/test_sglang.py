@@ -61,13 +61,29 @@ def test_sampling_params(http: httpx.Client, clean: RunningServer) -> None:
     generate(
         http,
         sampling_params={
-            "max_new_tokens": 9, "min_new_tokens": 2, "temperature": 0, "top_p": 0.5, "top_k": -1, "min_p": 0.1,
-            "frequency_penalty": 0.1, "presence_penalty": 0.2, "repetition_penalty": 1.1, "sampling_seed": 7,
-            "ignore_eos": True, "stop_token_ids": [5], "logit_bias": {"3": -1}, "regex": "a+", "n": 1,
-            "spaces_between_special_tokens": True, "json_schema": None,
+            "max_new_tokens": 9,
+            "min_new_tokens": 2,
+            "temperature": 0,
+            "top_p": 0.5,
+            "top_k": -1,
+            "min_p": 0.1,
+            "frequency_penalty": 0.1,
+            "presence_penalty": 0.2,
+            "repetition_penalty": 1.1,
+            "sampling_seed": 7,
+            "ignore_eos": True,
+            "stop_token_ids": [5],
+            "logit_bias": {"3": -1},
+            "regex": "a+",
+            "n": 1,
+            "spaces_between_special_tokens": True,
+            "json_schema": None,
         },
-        rid="mine", lora_path=None, return_hidden_states=False, logprob_start_len=-1,
-    )  # fmt: skip
+        rid="mine",
+        lora_path=None,
+        return_hidden_states=False,
+        logprob_start_len=-1,
+    )
     sent = clean.engine.submitted[0].sampling
     assert (sent.max_tokens, sent.min_tokens, sent.temperature, sent.top_p, sent.top_k) == (9, 2, 0, 0.5, -1)
     assert (sent.frequency_penalty, sent.presence_penalty, sent.repetition_penalty) == (0.1, 0.2, 1.1)

@@ -38,7 +38,7 @@ class CompletionAnswer(Answer):
         ]
         self._begun = [False] * len(generation.choices)
 
-    def _show(self, delta: TextDelta) -> tuple[str, dict[str, Any] | None, bool]:
+    def _render(self, delta: TextDelta) -> tuple[str, dict[str, Any] | None, bool]:
         """Return the text and logprobs of a delta, and whether it is the first of its choice; an echoed prompt precedes
         the first."""
         index, text = delta.index, delta.text
@@ -63,7 +63,7 @@ class CompletionAnswer(Answer):
         chunks = Chunks("text_completion", generation.id, generation.created, self._model.name, wants_usage)
         try:
             async for delta in self._generation.deltas():
-                text, logprobs, first = self._show(delta)
+                text, logprobs, first = self._render(delta)
                 choice = self._generation.choices[delta.index]
                 more: dict[str, Any] = {}
                 if self._request.return_token_ids:
@@ -87,7 +87,7 @@ class CompletionAnswer(Answer):
         parts: list[list[dict[str, Any]]] = [[] for _ in range(count)]
         token_ids: list[list[int]] = [[] for _ in range(count)]
         async for delta in self._generation.deltas():
-            text, logprobs, _ = self._show(delta)
+            text, logprobs, _ = self._render(delta)
             texts[delta.index].append(text)
             token_ids[delta.index] += delta.token_ids
             if logprobs is not None:
@@ -108,7 +108,7 @@ class CompletionAnswer(Answer):
     def _choice(self, index: int, text: str, parts: list[dict[str, Any]], token_ids: list[int]) -> dict[str, Any]:
         with_ids = self._request.return_token_ids
         choice = self._generation.choices[index]
-        shown: dict[str, Any] = {
+        rendered: dict[str, Any] = {
             "index": index,
             "text": text,
             "logprobs": joined(parts) if self._request.logprobs is not None else None,
@@ -119,5 +119,5 @@ class CompletionAnswer(Answer):
             "token_ids": token_ids if with_ids else None,
         }
         if self._request.prompt_logprobs is not None and choice.prompt_logprobs is not None:
-            shown["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, self._model.tokenizer)
-        return shown
+            rendered["prompt_logprobs"] = prompt_logprobs(choice.prompt_logprobs, self._model.tokenizer)
+        return rendered

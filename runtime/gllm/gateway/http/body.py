@@ -27,18 +27,22 @@ LONG_BODY = 1024 * 1024
 
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
-    """Return the checked body. Raises ApiError 400 (names the field), 408, 413 or 415; ClientGoneError on a disconnect."""
+    """Return the checked body. Raises ApiError 400 (names the field), 408, 413 or 415, or ClientGoneError."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise ApiError(415, f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
-                       code="unsupported_encoding")  # fmt: skip
+        raise ApiError(
+            415,
+            f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
+            code="unsupported_encoding",
+        )
     # A browser asks for permission (a preflight) only for JSON, so a page must declare the type: any page could post
     # otherwise.
     default = "" if "origin" in request.headers else "application/json"
     kind = request.headers.get("content-type", default).partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise ApiError(415, "The request body must be JSON, with 'Content-Type: application/json'.",
-                       code="unsupported_media_type")  # fmt: skip
+        raise ApiError(
+            415, "The request body must be JSON, with 'Content-Type: application/json'.", code="unsupported_media_type"
+        )
     raw = (await _read(request, limit)).removeprefix(codecs.BOM_UTF8)
     if not raw:
         raise bad_request(None, "The request body is empty; send a JSON object.", "invalid_json")
@@ -75,8 +79,9 @@ async def _read(request: Request, limit: int) -> bytes:
                     raise body_too_large(limit)
                 parts.append(part)
     except TimeoutError:
-        raise ApiError(408, f"The request body took more than {BODY_TIMEOUT:g} seconds to arrive.",
-                       code="request_timeout") from None  # fmt: skip
+        raise ApiError(
+            408, f"The request body took more than {BODY_TIMEOUT:g} seconds to arrive.", code="request_timeout"
+        ) from None
     except ClientDisconnect:
         raise ClientGoneError from None
     return b"".join(parts)

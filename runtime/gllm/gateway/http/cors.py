@@ -63,7 +63,7 @@ class Cors:
 
 
 def _permissions(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """Return the headers that grant a preflight. `*` does not cover Authorization, so the requested headers are named."""
+    """Return the headers that grant a preflight. `*` does not cover Authorization, so they name each header."""
     granted = [
         (b"access-control-allow-methods", _METHODS),
         (b"access-control-allow-headers", header(scope, b"access-control-request-headers") or b"*"),

@@ -44,8 +44,9 @@ def from_http_status(status: int, path: str, method: str, headers: Mapping[str, 
         return ApiError(404, f"Unknown path: {method} {path[:200]}", code="unknown_url")
     if status == 405:
         allow = (headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
-        return ApiError(405, f"{method} is not allowed on {path[:200]}; use {allow}.", code="method_not_allowed",
-                        allow=allow)  # fmt: skip
+        return ApiError(
+            405, f"{method} is not allowed on {path[:200]}; use {allow}.", code="method_not_allowed", allow=allow
+        )
     if status >= 500:
         return internal_error()
     return ApiError(status, "The request could not be read.", code="invalid_request")

@@ -72,8 +72,9 @@ class BoundedProtocol(EndingProtocol):
             self._head_bytes += len(data)
             self._watch_head()
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(ApiError(431, f"The request's headers exceed {MAX_HEAD_BYTES} bytes.",
-                                      code="headers_too_large"))  # fmt: skip
+                self._refuse(
+                    ApiError(431, f"The request's headers exceed {MAX_HEAD_BYTES} bytes.", code="headers_too_large")
+                )
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0

@@ -16,10 +16,16 @@ MAX_BLOCKS = 1024
 
 HINTS = frozenset(
     {
-        "betas", "cache_control", "context_management", "diagnostics", "inference_geo", "speed", "user_profile_id",
+        "betas",
+        "cache_control",
+        "context_management",
+        "diagnostics",
+        "inference_geo",
+        "speed",
+        "user_profile_id",
         "workspace_id",
     }
-)  # fmt: skip
+)
 """Ignored fields, beside those of `gllm.gateway.protocol.fields`: they do not change an answer."""
 
 REFUSED_LISTS = frozenset({"mcp_servers"})
@@ -58,7 +64,7 @@ Texts = Annotated[
 ]
 
 
-class Block(Tolerant):
+class ContentBlock(Tolerant):
     """Any content block of a message; `type` decides which fields it has."""
 
     type: Label
@@ -90,17 +96,17 @@ class Block(Tolerant):
         return value
 
 
-class Message(Tolerant):
+class MessageParam(Tolerant):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
         Annotated[str, Tag("(text)")]
-        | Annotated[list[Block], Field(max_length=MAX_BLOCKS, fail_fast=True), Tag("list[block]")],
+        | Annotated[list[ContentBlock], Field(max_length=MAX_BLOCKS, fail_fast=True), Tag("list[block]")],
         by_type("a string or a list of blocks", {str: "(text)", list: "list[block]"}),
     ]
 
     @property
-    def blocks(self) -> list[Block]:
-        return [Block(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+    def blocks(self) -> list[ContentBlock]:
+        return [ContentBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
 class ToolSpec(Tolerant):
@@ -120,13 +126,13 @@ class ToolSpec(Tolerant):
         return tool
 
 
-class ToolChoice(Tolerant):
+class ToolChoiceParam(Tolerant):
     type: Literal["auto", "any", "tool", "none"]
     name: FunctionName | None = None
     disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
-    def _named(self) -> ToolChoice:
+    def _named(self) -> ToolChoiceParam:
         if self.type == "tool" and self.name is None:
             raise ValueError("a choice of type 'tool' needs 'name'")
         return self
@@ -151,10 +157,10 @@ class CountTokensRequest(Body):
 
     model: Label | None = None
     """None: the served model."""
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: Texts | None = None
     tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ToolChoiceParam | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None

@@ -54,8 +54,10 @@ class ChatRequest(GenerationRequest):
         try:
             allowed = AllowedTools.model_validate(choice.get("allowed_tools", choice))
         except ValidationError:
-            raise ParameterError("tool_choice", "a choice of type 'allowed_tools' needs 'mode' ('auto' or 'required') "
-                                 "and 'tools' (by name)") from None  # fmt: skip
+            raise ParameterError(
+                "tool_choice",
+                "a choice of type 'allowed_tools' needs 'mode' ('auto' or 'required') and 'tools' (by name)",
+            ) from None
         tools = data.get("tools")
         offered = {_name(tool): tool for tool in tools} if isinstance(tools, list) else {}
         for tool in allowed.tools:
@@ -83,8 +85,10 @@ class ChatRequest(GenerationRequest):
         if len(set(names)) != len(names):
             raise ParameterError("tools", "two tools have the same name")
         if self.forces_tool and not names:
-            raise ParameterError("tool_choice", "a tool call is asked for, but there are no tools; send 'tools', or "
-                                 "leave 'tool_choice' out")  # fmt: skip
+            raise ParameterError(
+                "tool_choice",
+                "a tool call is asked for, but there are no tools; send 'tools', or leave 'tool_choice' out",
+            )
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ParameterError("tool_choice", f"there is no tool named '{self.tool_choice.function.name}'")
 

@@ -25,9 +25,14 @@ class Chunks:
 
     def __init__(self, kind: str, response_id: str, created: int, model: str, include_usage: bool) -> None:
         head = _json(
-            {"id": response_id, "object": kind, "created": created, "model": model,
-             "system_fingerprint": SYSTEM_FINGERPRINT}
-        )  # fmt: skip
+            {
+                "id": response_id,
+                "object": kind,
+                "created": created,
+                "model": model,
+                "system_fingerprint": SYSTEM_FINGERPRINT,
+            }
+        )
         self._head = b"data: " + head[:-1] + b',"choices":['
         # With include_usage every chunk but the last says "usage": null.
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"

@@ -23,8 +23,8 @@ GUIDED_FIELDS: dict[str, str] = {
 """Fields that hold one constraint each, and the kind of the constraint."""
 
 Grammar = Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_BYTES)]
-Choice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-Choices = Annotated[list[Choice], Field(min_length=1, max_length=256, fail_fast=True)]
+GuidedChoice = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+GuidedChoices = Annotated[list[GuidedChoice], Field(min_length=1, max_length=256, fail_fast=True)]
 JsonSchema = Annotated[dict[str, Any], AfterValidator(lambda value: check_json(value, "the schema"))]
 SchemaOrText = Annotated[
     Annotated[Grammar, Tag("(text)")] | Annotated[JsonSchema, Tag("(object)")],
@@ -62,7 +62,7 @@ class StructuredOutputs(Schema):
 
     json_: SchemaOrText | None = Field(default=None, alias="json")
     regex: Grammar | None = None
-    choice: Choices | None = None
+    choice: GuidedChoices | None = None
     grammar: Grammar | None = None
     json_object: bool | None = None
     disable_additional_properties: bool | None = None
@@ -81,6 +81,11 @@ class StructuredOutputs(Schema):
     @property
     def kinds(self) -> list[str]:
         """Names of the constraints given; at most one in a checked request."""
-        values = {"json": self.json_, "regex": self.regex, "choice": self.choice, "grammar": self.grammar,
-                  "json_object": self.json_object or None}  # fmt: skip
+        values = {
+            "json": self.json_,
+            "regex": self.regex,
+            "choice": self.choice,
+            "grammar": self.grammar,
+            "json_object": self.json_object or None,
+        }
         return [kind for kind, value in values.items() if value is not None]

@@ -92,13 +92,13 @@ class ApiError(Exception):
             for chat_name, own_name in _ANTHROPIC_NAMES:
                 name = name.replace(chat_name, own_name)
             message = message.replace(self.param, name)
-        shown: dict[str, Any] = {
+        error: dict[str, Any] = {
             "type": _ANTHROPIC_TYPES.get(self.status, "invalid_request_error"),
             "message": message,
         }
         if self.code is not None:
-            shown["details"] = {"error_code": self.code}
-        return {"type": "error", "error": shown, "request_id": request_id}
+            error["details"] = {"error_code": self.code}
+        return {"type": "error", "error": error, "request_id": request_id}
 
 
 def bad_request(param: str | None, message: str, code: str | None = None) -> ApiError:
@@ -107,9 +107,11 @@ def bad_request(param: str | None, message: str, code: str | None = None) -> Api
 
 def unauthorized() -> ApiError:
     return ApiError(
-        401, "Incorrect or missing API key; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-        kind="authentication_error", code="invalid_api_key",
-    )  # fmt: skip
+        401,
+        "Incorrect or missing API key; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+        kind="authentication_error",
+        code="invalid_api_key",
+    )
 
 
 def body_too_large(limit: int) -> ApiError:

@@ -39,7 +39,7 @@ HINTS: dict[str, str] = {
     "dry_penalty_last_n": "DRY is not implemented",
     "dry_sequence_breakers": "DRY is not implemented",
     "ngram_corpus_id": "it only makes some servers faster",
-    "stream_interval": "each token is sent as soon as it is there",
+    "stream_interval": "each token is sent at once",
     "guided_decoding_backend": "the backend is llguidance",
     "spaces_between_special_tokens": "tokens are decoded to their own text, without spaces between them",
     "reasoning_effort": "in a chat it goes to the chat template, if that reads it",
@@ -97,7 +97,7 @@ REFUSED: dict[str, Refused] = {
     # SGLang
     "return_prompt_token_ids": Refused("use 'return_token_ids'"),
     "return_cached_tokens_details": Refused("'usage' has the number of cached tokens"),
-    "return_meta_info": Refused("what is known of an answer is in it"),
+    "return_meta_info": Refused("the answer already has its metadata"),
     "input_ids": Refused("use /v1/completions with token ids"),
     "extra_key": Refused("use 'cache_salt'"),
     "images_config": Refused(_TEXT_ONLY),

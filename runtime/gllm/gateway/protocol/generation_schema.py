@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, Tag, model_valid
 
 from gllm.gateway.protocol.constraints import (
     GUIDED_FIELDS,
-    Choices,
     Grammar,
+    GuidedChoices,
     ResponseFormat,
     SchemaOrText,
     StructuredOutputs,
@@ -130,7 +130,7 @@ class GenerationRequest(Body):
     structured_outputs: StructuredOutputs | None = None
     guided_json: SchemaOrText | None = None
     guided_regex: Grammar | None = None
-    guided_choice: Choices | None = None
+    guided_choice: GuidedChoices | None = None
     guided_grammar: Grammar | None = None
     json_schema: SchemaOrText | None = None
     regex: Grammar | None = None

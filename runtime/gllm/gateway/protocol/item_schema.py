@@ -19,7 +19,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
 
 
-def _shown_parts(content: str | list[TextPart], text_type: str) -> list[Item]:
+def _content_parts(content: str | list[TextPart], text_type: str) -> list[Item]:
     texts = [content] if isinstance(content, str) else [part.text for part in content]
     more: Item = {"annotations": [], "logprobs": []} if text_type == "output_text" else {}
     return [{"type": text_type, "text": text, **more} for text in texts]
@@ -36,13 +36,13 @@ class MessageItem(Tolerant):
     content: Content
     phase: Label | None = None
 
-    def shown(self) -> Item:
+    def to_item(self) -> Item:
         item = {
             "id": new_id("msg"),
             "type": "message",
             "role": self.role,
             "status": "completed",
-            "content": _shown_parts(self.content, "output_text" if self.role == "assistant" else "input_text"),
+            "content": _content_parts(self.content, "output_text" if self.role == "assistant" else "input_text"),
         }
         return item if self.phase is None else {**item, "phase": self.phase}
 
@@ -53,7 +53,7 @@ class FunctionCallItem(Tolerant):
     name: Label
     arguments: Annotated[str, BeforeValidator(_json_text)] = ""
 
-    def shown(self) -> Item:
+    def to_item(self) -> Item:
         return {
             "id": new_id("fc"),
             "type": "function_call",
@@ -69,13 +69,13 @@ class FunctionCallOutputItem(Tolerant):
     call_id: CallId
     output: Content = ""
 
-    def shown(self) -> Item:
+    def to_item(self) -> Item:
         output = self.output
         return {
             "id": new_id("fco"),
             "type": "function_call_output",
             "call_id": self.call_id,
-            "output": output if isinstance(output, str) else _shown_parts(output, "input_text"),
+            "output": output if isinstance(output, str) else _content_parts(output, "input_text"),
             "status": "completed",
         }
 
@@ -89,7 +89,7 @@ class ReasoningItem(Tolerant):
     summary: Annotated[list[ReasoningText], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True)] | None = None
     content: Annotated[list[ReasoningText], Field(max_length=MAX_CONTENT_PARTS, fail_fast=True)] | None = None
 
-    def shown(self) -> Item:
+    def to_item(self) -> Item:
         return {
             "id": new_id("rs"),
             "type": "reasoning",
@@ -103,7 +103,7 @@ class CompactionItem(Tolerant):
     type: Literal["compaction"]
     encrypted_content: str
 
-    def shown(self) -> Item:
+    def to_item(self) -> Item:
         return {"id": new_id("cmp"), "type": "compaction", "encrypted_content": self.encrypted_content}
 
 

@@ -136,13 +136,13 @@ def prompt_logprobs(entries: list[TokenLogprob | None], tokenizer: Tokenizer) ->
     The prompt's own token comes before its alternatives.
     """
 
-    def shown(token: int, value: float, rank: int) -> dict[str, Any]:
+    def describe(token: int, value: float, rank: int) -> dict[str, Any]:
         return {"logprob": finite(value), "rank": rank, "decoded_token": tokenizer.token_text(token)}
 
     def one(entry: TokenLogprob) -> dict[str, Any]:
-        found = {str(entry.token_id): shown(entry.token_id, entry.logprob, entry.rank)}
+        found = {str(entry.token_id): describe(entry.token_id, entry.logprob, entry.rank)}
         for rank, (token, value) in enumerate(entry.top, 1):
-            found.setdefault(str(token), shown(token, value, rank))
+            found.setdefault(str(token), describe(token, value, rank))
         return found
 
     return [None if entry is None else one(entry) for entry in entries]

@@ -169,7 +169,7 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
 
     Calls and results in OpenAI's older form become tool calls and tool messages.
     """
-    shown = []
+    converted = []
     call_id = None
     for position, message in enumerate(messages):
         one = message.for_template()
@@ -180,8 +180,8 @@ def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
             one["role"] = "tool"
             if call_id is not None:
                 one["tool_call_id"] = call_id
-        shown.append(one)
-    return shown
+        converted.append(one)
+    return converted
 
 
 def _call_dict(call_id: str | None, function: CalledFunction) -> dict[str, Any]:

@@ -19,10 +19,22 @@ LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log-probabilities."""
 
 CHAT_ONLY = frozenset(
-    ["messages", "n", "max_tokens", "max_completion_tokens", "response_format", "reasoning_effort", "logprobs",
-     "prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids", "echo", "add_generation_prompt",
-     "continue_final_message"]
-)  # fmt: skip
+    [
+        "messages",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "response_format",
+        "reasoning_effort",
+        "logprobs",
+        "prompt_logprobs",
+        "return_token_ids",
+        "return_tokens_as_token_ids",
+        "echo",
+        "add_generation_prompt",
+        "continue_final_message",
+    ]
+)
 """Fields of a chat that have another name or form here, or that add to an answer what a response cannot show."""
 
 CHAT_EXTRAS = frozenset(ChatRequest.model_fields) - CHAT_ONLY
@@ -55,16 +67,16 @@ class FunctionTool(FunctionSpec):
     type: Literal["function"]
 
 
-class NamedFunction(Tolerant):
+class ToolChoiceFunction(Tolerant):
     type: Literal["function"]
     name: FunctionName
 
 
-class AllowedTools(Tolerant):
+class ToolChoiceAllowed(Tolerant):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: Annotated[
-        list[Annotated[NamedFunction, BeforeValidator(_function_only)]],
+        list[Annotated[ToolChoiceFunction, BeforeValidator(_function_only)]],
         Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True),
     ]
 
@@ -79,13 +91,13 @@ def _known_choice(choice: Any) -> Any:
 def _choice_tag(choice: Any) -> str:
     if not isinstance(choice, dict):
         return "(text)"
-    return "AllowedTools" if choice.get("type") == "allowed_tools" else "NamedFunction"
+    return "ToolChoiceAllowed" if choice.get("type") == "allowed_tools" else "ToolChoiceFunction"
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("(text)")]
-    | Annotated[NamedFunction, Tag("NamedFunction")]
-    | Annotated[AllowedTools, Tag("AllowedTools")],
+    | Annotated[ToolChoiceFunction, Tag("ToolChoiceFunction")]
+    | Annotated[ToolChoiceAllowed, Tag("ToolChoiceAllowed")],
     Discriminator(_choice_tag),
     BeforeValidator(_known_choice),
 ]

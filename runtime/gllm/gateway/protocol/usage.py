@@ -19,15 +19,15 @@ class TokenCounts(msgspec.Struct):
 
 def usage(counts: TokenCounts) -> dict[str, Any]:
     """Return the `usage` of chat and text completions."""
-    shown: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.prompt + counts.completion,
         "prompt_tokens_details": {"cached_tokens": counts.cached},
     }
     if counts.reasoning is not None:
-        shown["completion_tokens_details"] = {"reasoning_tokens": counts.reasoning}
-    return shown
+        fields["completion_tokens_details"] = {"reasoning_tokens": counts.reasoning}
+    return fields
 
 
 def responses_usage(counts: TokenCounts) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def responses_usage(counts: TokenCounts) -> dict[str, Any]:
 
 def messages_usage(counts: TokenCounts) -> dict[str, Any]:
     """Return the `usage` of Anthropic's Messages API."""
-    shown: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": counts.cached,
         "output_tokens": counts.completion,
     }
     if counts.reasoning is not None:
-        shown["output_tokens_details"] = {"thinking_tokens": counts.reasoning}
-    return shown
+        fields["output_tokens_details"] = {"thinking_tokens": counts.reasoning}
+    return fields

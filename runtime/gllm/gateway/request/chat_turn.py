@@ -88,18 +88,20 @@ class ChatChoice:
     def apply(self, delta: TextDelta) -> ChatDelta:
         if self.finish_reason is not None:
             return ChatDelta(delta.index, token_ids=delta.token_ids, logprobs=delta.logprobs)
-        shown = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
-        shown.token_ids, shown.logprobs = delta.token_ids, delta.logprobs
-        if shown.content:
-            self._content.append(shown.content)
-        if shown.reasoning:
-            self._reasoning.append(shown.reasoning)
+        chat_delta = ChatDelta(delta.index, content=delta.text) if self.plain else self._parse(delta)
+        chat_delta.token_ids, chat_delta.logprobs = delta.token_ids, delta.logprobs
+        if chat_delta.content:
+            self._content.append(chat_delta.content)
+        if chat_delta.reasoning:
+            self._reasoning.append(chat_delta.reasoning)
             if not self._shows_reasoning:
-                shown.reasoning = ""
-        if delta.finish_reason is not None and shown.finish_reason is None:
-            shown.finish_reason = "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
-        self.finish_reason = shown.finish_reason
-        return shown
+                chat_delta.reasoning = ""
+        if delta.finish_reason is not None and chat_delta.finish_reason is None:
+            chat_delta.finish_reason = (
+                "tool_calls" if self.calls and delta.finish_reason == "stop" else delta.finish_reason
+            )
+        self.finish_reason = chat_delta.finish_reason
+        return chat_delta
 
     def _parse(self, delta: TextDelta) -> ChatDelta:
         ended = delta.finish_reason is not None
@@ -115,28 +117,28 @@ class ChatChoice:
             if ended:
                 last_reasoning, last_text = self._parser.finish()
                 reasoning, text = reasoning + last_reasoning, text + last_text
-        shown = ChatDelta(delta.index, reasoning=reasoning, content=text)
+        chat_delta = ChatDelta(delta.index, reasoning=reasoning, content=text)
         if self._tools is None:
-            return shown
+            return chat_delta
         parsed = self._tools.feed(text)
-        shown.content = parsed.content
+        chat_delta.content = parsed.content
         calls = list(parsed.tool_calls)
         if ended:
             last = self._tools.finish()
-            shown.content += last.content
+            chat_delta.content += last.content
             calls += last.tool_calls
-        shown.tool_calls = []
+        chat_delta.tool_calls = []
         for call in calls:
             if call.index > 0 and not self._parallel:
-                shown.finish_reason = "tool_calls"
+                chat_delta.finish_reason = "tool_calls"
                 self._choice.cut = True
                 break
-            shown.tool_calls.append(call)
+            chat_delta.tool_calls.append(call)
             self._keep(call)
         if self._tools.ended:
-            shown.finish_reason = "tool_calls"
+            chat_delta.finish_reason = "tool_calls"
             self._choice.cut = True
-        return shown
+        return chat_delta
 
     def _keep(self, call: ToolCallDelta) -> None:
         while len(self.calls) <= call.index:

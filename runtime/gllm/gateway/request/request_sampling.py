@@ -10,9 +10,19 @@ from gllm.gateway.shared.served_model import ServedModel
 from gllm.sampling_params import DEFAULTED_FIELDS, SamplingParams
 
 _PLAIN_FIELDS = [
-    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
-    "min_tokens", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
-]  # fmt: skip
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "min_tokens",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+]
 
 
 def sampling_for(

@@ -74,8 +74,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == 404 and (lack := why_not_offered(path)):
         return error_response(not_offered(lack), request.scope)
-    shown = from_http_status(error.status_code, path, request.method, error.headers)
-    return error_response(shown, request.scope)
+    api_error = from_http_status(error.status_code, path, request.method, error.headers)
+    return error_response(api_error, request.scope)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

@@ -88,9 +88,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             if path in ("/health", "/ready", "/ping"):
                 responses["503"] = {"description": "Not now", "content": {"application/json": {}}}
                 continue
-            shape = "AnthropicError" if speaks_anthropic(path) else "Error"
-            responses["4XX"] = _error_response("The request cannot be served; the message says why.", shape)
-            responses["503"] = _error_response("Not ready, draining, or the engine died.", shape)
+            schema_name = "AnthropicError" if speaks_anthropic(path) else "Error"
+            responses["4XX"] = _error_response("The request cannot be served; the message says why.", schema_name)
+            responses["503"] = _error_response("Not ready, draining, or the engine died.", schema_name)
             if path in BODIES:
                 operation["requestBody"] = {
                     "required": True,
@@ -99,6 +99,8 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def _error_response(description: str, shape: str) -> dict[str, Any]:
-    return {"description": description,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape}"}}}}  # fmt: skip
+def _error_response(description: str, schema_name: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema_name}"}}},
+    }

@@ -96,11 +96,11 @@ def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
         start = next((i for i, item in enumerate(items, 1) if item["id"] == after), 0)
         if not start:
             raise bad_request("after", f"There is no item '{after[:64]}' in this response.", "invalid_value")
-    shown = items[start : start + int(size)]
+    page = items[start : start + int(size)]
     return {
         "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": start + len(shown) < len(items),
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": start + len(page) < len(items),
     }

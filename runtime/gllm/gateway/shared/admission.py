@@ -69,8 +69,12 @@ class Admission:
             raise unavailable("The engine is not ready.", "not_ready", retry_after=5)
         limit = limits.max_num_seqs + self._config.max_queued_requests
         if weight > limit:
-            raise ApiError(400, f"{weight} choices can never run here; at most {limit} may be in the server at once.",
-                           param="n", code="too_many_choices")  # fmt: skip
+            raise ApiError(
+                400,
+                f"{weight} choices can never run here; at most {limit} may be in the server at once.",
+                param="n",
+                code="too_many_choices",
+            )
         if self.live + weight > limit:
             self._reject("queue_full")
             raise overloaded("The queue is full.", self._retry_after(self.live - limits.max_num_seqs))

@@ -67,7 +67,7 @@ class Gateway:
     def limits(self) -> Hello:
         """Return the limits for requests. Raises ApiError 503 if there is no engine and none is expected."""
         if self.engine.limits is None:
-            raise engine_dead("it is gone")
+            raise engine_dead("no engine is running")
         return self.engine.limits
 
     def not_ready(self, recovering: bool = False) -> str | None:

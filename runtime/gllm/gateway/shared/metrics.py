@@ -70,16 +70,22 @@ class GatewayMetrics:
         lengths = length_buckets(max_model_len)
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that got their first token.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
-        success = Counter("gllm:request_success", "Choices ended, by reason.", (*_LABELS, "finished_reason"),
-                          registry=self.registry)  # fmt: skip
+        success = Counter(
+            "gllm:request_success", "Choices ended, by reason.", (*_LABELS, "finished_reason"), registry=self.registry
+        )
         self._ended = {r: success.labels(*labels, r) for r in ("stop", "length", "abort", "error")}
-        rejected = Counter("gllm:admission_rejections", "Requests refused before the engine.", (*_LABELS, "reason"),
-                           registry=self.registry)  # fmt: skip
+        rejected = Counter(
+            "gllm:admission_rejections",
+            "Requests refused before the engine.",
+            (*_LABELS, "reason"),
+            registry=self.registry,
+        )
         self._rejected = {
             r: rejected.labels(*labels, r) for r in ("queue_full", "queue_tokens", "draining", "not_ready")
         }
-        self._http = Counter("gllm:http_requests", "HTTP answers.", ("route", "method", "status"),
-                             registry=self.registry)  # fmt: skip
+        self._http = Counter(
+            "gllm:http_requests", "HTTP answers.", ("route", "method", "status"), registry=self.registry
+        )
         self._ttft = histogram("time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
         self._itl = histogram("inter_token_latency_seconds", "Between outputs of a choice.", ITL_BUCKETS)
         self._tpot = histogram(

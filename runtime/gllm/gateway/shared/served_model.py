@@ -79,7 +79,7 @@ class ServedModel:
         )
 
     def parser_of_calls(self, *, forced: bool) -> ToolParser | WithoutRepeats | None:
-        """Return a parser for one answer; None if the format is not known. Forced calls have the format of the grammar."""
+        """Return a parser for one answer, None if the format is unknown. Forced calls have the grammar's format."""
         if self.tool_parser is not None:
             return self.tool_parser()
         return ToolParser(PLAIN_JSON) if forced else None
@@ -87,29 +87,37 @@ class ServedModel:
     def check_name(self, requested: str | None) -> None:
         """Raises ApiError 404 for an unknown name. No name, or an empty one, means the served model."""
         if requested and requested not in (self.name, *self.aliases):
-            raise ApiError(404, f"The model '{requested}' does not exist; this server has '{self.name}'.",
-                           param="model", code="model_not_found")  # fmt: skip
+            raise ApiError(
+                404,
+                f"The model '{requested}' does not exist; this server has '{self.name}'.",
+                param="model",
+                code="model_not_found",
+            )
 
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
         """Raises ApiError 400 for ids beyond the width of the logits."""
         if ids and max(ids) >= self.config.vocab_size:
             size = self.config.vocab_size
-            raise ApiError(400, f"{param}: token id {max(ids)} is out of vocabulary: the model has {size} tokens.",
-                           param=param, code="invalid_value")  # fmt: skip
+            raise ApiError(
+                400,
+                f"{param}: token id {max(ids)} is out of vocabulary: the model has {size} tokens.",
+                param=param,
+                code="invalid_value",
+            )
 
 
 def load_served_model(config: Config) -> ServedModel:
     """Read tokenizer, template and config. Raises ValueError with a message of one line."""
     settings = config.gateway
     path = Path(config.engine.model)
-    shape = load_model_config(path)
+    model_config = load_model_config(path)
     tokenizer = load_tokenizer(path)
     template = ChatTemplate.of_model(
         tokenizer, settings.chat_template, allow_special_tokens=settings.allow_special_tokens
     )
     knows_tools = reads_tools(template.tool_source)
     tool_format = tool_format_for(settings.tool_parser, template.tool_source, reads_tools=knows_tools)
-    shown = template if knows_tools else ToolsInSystemText(template, tool_format or PLAIN_JSON)
+    tool_template = template if knows_tools else ToolsInSystemText(template, tool_format or PLAIN_JSON)
 
     def tool_parser() -> ToolParser | WithoutRepeats:
         parser = ToolParser(tool_format or PLAIN_JSON)
@@ -121,12 +129,12 @@ def load_served_model(config: Config) -> ServedModel:
     return ServedModel(
         name=settings.served_model_name or path.name,
         aliases=settings.served_model_aliases,
-        config=shape,
+        config=model_config,
         tokenizer=tokenizer,
-        grammars=GrammarMaker(tokenizer, shape.vocab_size, tool_format),
-        template=shown if template.source else None,
+        grammars=GrammarMaker(tokenizer, model_config.vocab_size, tool_format),
+        template=tool_template if template.source else None,
         tool_parser=tool_parser if tool_format is not None else None,
         reasoning_parser=reasoning if reasoning("") is not None else None,
-        sampling_defaults=shape.generation_defaults if settings.generation_config == "auto" else {},
+        sampling_defaults=model_config.generation_defaults if settings.generation_config == "auto" else {},
         longest_token=max((len(piece) for piece in tokenizer.token_pieces), default=1),
     )

@@ -25,8 +25,8 @@ class _Block(msgspec.Struct):
         text = "".join(self.parts)
         if self.head["type"] == "tool_use":
             return {**self.head, "input": _parsed(text)}
-        shown = {**self.head, self.head["type"]: text}
-        return {**shown, "signature": SIGNATURE} if "signature" in shown else shown
+        block = {**self.head, self.head["type"]: text}
+        return {**block, "signature": SIGNATURE} if "signature" in block else block
 
 
 class Blocks:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from gllm.gateway.protocol.anthropic_schema import (
-    Block,
+    ContentBlock,
     CountTokensRequest,
-    Message,
+    MessageParam,
     MessagesRequest,
     TextBlock,
-    ToolChoice,
+    ToolChoiceParam,
 )
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.errors import bad_request
@@ -37,8 +37,9 @@ class MessagesChat(ChatRequest):
 def chat_of(request: CountTokensRequest) -> MessagesChat:
     """Return the chat request for a Messages request. Raises ApiError for values that a chat request refuses."""
     if request.thread is not None:
-        raise bad_request("thread", "This server keeps no threads: send all messages, without 'thread'.",
-                          "thread_unsupported_request")  # fmt: skip
+        raise bad_request(
+            "thread", "This server keeps no threads: send all messages, without 'thread'.", "thread_unsupported_request"
+        )
     fields = {
         "model": request.model,
         "messages": _messages(request),
@@ -77,22 +78,22 @@ def chat_of(request: CountTokensRequest) -> MessagesChat:
 def _messages(request: CountTokensRequest) -> list[dict[str, Any]]:
     """Consecutive turns of one role become one turn, as Anthropic documents."""
     system = [block for block in _text_blocks(request.system) if not _BILLING.fullmatch(block.text or "")]
-    first = [Message(role="system", content=system)] if system else []
-    shown: list[dict[str, Any]] = []
+    first = [MessageParam(role="system", content=system)] if system else []
+    messages: list[dict[str, Any]] = []
     for role, turns in groupby([*first, *request.messages], key=lambda message: message.role):
         blocks = [block for turn in turns for block in turn.blocks]
         if role == "system":
-            shown.append({"role": "system", "content": _text(blocks)})
+            messages.append({"role": "system", "content": _text(blocks)})
         elif role == "user":
-            shown += _user(blocks)
+            messages += _user(blocks)
         else:
-            shown += _assistant(blocks)
-    return shown
+            messages += _assistant(blocks)
+    return messages
 
 
-def _user(blocks: list[Block]) -> list[dict[str, Any]]:
+def _user(blocks: list[ContentBlock]) -> list[dict[str, Any]]:
     """Put the results of tools before the user's text, next to the calls."""
-    shown = [
+    messages = [
         {
             "role": "tool",
             "tool_call_id": block.tool_use_id,
@@ -101,12 +102,12 @@ def _user(blocks: list[Block]) -> list[dict[str, Any]]:
         for block in blocks
         if block.type == "tool_result"
     ]
-    if not shown or any(block.type == "text" for block in blocks):
-        shown.append({"role": "user", "content": _text(blocks)})
-    return shown
+    if not messages or any(block.type == "text" for block in blocks):
+        messages.append({"role": "user", "content": _text(blocks)})
+    return messages
 
 
-def _assistant(blocks: list[Block]) -> list[dict[str, Any]]:
+def _assistant(blocks: list[ContentBlock]) -> list[dict[str, Any]]:
     """A turn without content adds no message: the model then answers from the beginning."""
     text = _text(blocks)
     thoughts = [block.thinking or "" for block in blocks if block.type == "thinking"]
@@ -125,24 +126,24 @@ def _assistant(blocks: list[Block]) -> list[dict[str, Any]]:
     return [message]
 
 
-def _text_blocks(content: str | list[TextBlock] | None) -> list[Block]:
+def _text_blocks(content: str | list[TextBlock] | None) -> list[ContentBlock]:
     if isinstance(content, str):
-        return [Block(type="text", text=content)]
-    return [Block(type="text", text=block.text) for block in content or ()]
+        return [ContentBlock(type="text", text=content)]
+    return [ContentBlock(type="text", text=block.text) for block in content or ()]
 
 
-def _text(blocks: Iterable[Block]) -> str:
+def _text(blocks: Iterable[ContentBlock]) -> str:
     return "\n".join(block.text or "" for block in blocks if block.type == "text")
 
 
-def _is_prefill(last: Message) -> bool:
+def _is_prefill(last: MessageParam) -> bool:
     """Whether the answer continues the last message: it is the assistant's, and ends with text."""
     return (
         last.role == "assistant" and bool(last.blocks) and last.blocks[-1].type == "text" and bool(_text(last.blocks))
     )
 
 
-def _tool_choice(choice: ToolChoice | None) -> dict[str, Any]:
+def _tool_choice(choice: ToolChoiceParam | None) -> dict[str, Any]:
     if choice is None:
         return {}
     fields: dict[str, Any] = {}

@@ -33,7 +33,7 @@ class Conversation:
         """Raises ApiError 404 for a response or an item that is not stored."""
         self.history = store.history(request.previous_response_id)
         self.new = [
-            store.item(item.id) if isinstance(item, ItemReference) else item.shown() for item in request.input_items
+            store.item(item.id) if isinstance(item, ItemReference) else item.to_item() for item in request.input_items
         ]
 
     def items(self) -> list[Item]:

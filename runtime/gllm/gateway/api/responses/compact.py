@@ -27,7 +27,7 @@ async def compact(request: CompactRequest, gateway: Gateway, store: ResponseStor
     Where the conversation does not fit the context, the oldest messages are left out.
     """
     items = await asyncio.to_thread(Conversation(request, store).items)
-    task = MessageItem(role="user", content=_TASK).shown()
+    task = MessageItem(role="user", content=_TASK).to_item()
     # At most half of the context, so that the other half can hold the conversation.
     limit = min(MAX_SUMMARY_TOKENS, gateway.limits().max_model_len // 2)
     chat = checked_chat(

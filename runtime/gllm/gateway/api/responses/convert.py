@@ -13,11 +13,11 @@ from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.errors import ApiError, bad_request
 from gllm.gateway.protocol.item_schema import Item
 from gllm.gateway.protocol.responses_schema import (
-    AllowedTools,
     FunctionTool,
-    NamedFunction,
     ResponsesRequest,
     SchemaFormat,
+    ToolChoiceAllowed,
+    ToolChoiceFunction,
 )
 from gllm.gateway.protocol.validation import from_validation
 
@@ -66,9 +66,13 @@ def in_responses_terms(error: ApiError) -> ApiError:
         return error
     own = _CHAT_NAMES[name]
     return ApiError(
-        error.status, error.message.replace(name, own), kind=error.kind, param=own + bracket + index + dot + rest,
-        code=error.code, retry_after=error.retry_after,
-    )  # fmt: skip
+        error.status,
+        error.message.replace(name, own),
+        kind=error.kind,
+        param=own + bracket + index + dot + rest,
+        code=error.code,
+        retry_after=error.retry_after,
+    )
 
 
 def chat_messages(instructions: str | None, items: Iterable[Item]) -> list[dict[str, Any]]:
@@ -146,9 +150,9 @@ def read_summary(encrypted_content: str) -> str:
 def _tool_fields(request: ResponsesRequest) -> dict[str, Any]:
     tools, choice = request.tools or [], request.tool_choice
     chosen: Any = choice
-    if isinstance(choice, NamedFunction):
+    if isinstance(choice, ToolChoiceFunction):
         chosen = {"type": "function", "function": {"name": choice.name}}
-    elif isinstance(choice, AllowedTools):
+    elif isinstance(choice, ToolChoiceAllowed):
         names = {tool.name for tool in choice.tools}
         if unknown := names - {tool.name for tool in tools}:
             raise bad_request("tool_choice", f"there is no tool named '{min(unknown)}'", "invalid_value")

@@ -90,8 +90,8 @@ class OutputItems:
         self.items.append(item)
         self._growing = True
         # A copy, because the item itself grows.
-        shown = {key: list(value) if isinstance(value, list) else value for key, value in item.items()}
-        return {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": shown}
+        copy = {key: list(value) if isinstance(value, list) else value for key, value in item.items()}
+        return {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": copy}
 
     def _more_text(self, text: str) -> Event:
         part = self.items[-1]["content"][0]

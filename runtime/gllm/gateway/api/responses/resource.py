@@ -25,11 +25,11 @@ class ResponseObject:
             "model": turn.model.name,
             "previous_response_id": request.previous_response_id,
             "instructions": request.instructions,
-            "tools": [_shown_tool(tool) for tool in request.tools or ()],
-            "tool_choice": _shown_choice(request),
+            "tools": [_tool(tool) for tool in request.tools or ()],
+            "tool_choice": _tool_choice(request),
             "truncation": request.truncation or "disabled",
             "parallel_tool_calls": request.parallel_tool_calls is not False,
-            "text": _shown_text(request),
+            "text": _text_config(request),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "presence_penalty": sampling.presence_penalty,
@@ -51,19 +51,19 @@ class ResponseObject:
         }
 
     def in_progress(self) -> dict[str, Any]:
-        return self._shown("in_progress", [])
+        return self._render("in_progress", [])
 
     def finished(self, status: ResponseStatus, output: list[Item]) -> dict[str, Any]:
         if status == "incomplete":
-            return self._shown("incomplete", output, incomplete_details={"reason": "max_output_tokens"})
-        return self._shown("completed", output, completed_at=int(time.time()))
+            return self._render("incomplete", output, incomplete_details={"reason": "max_output_tokens"})
+        return self._render("completed", output, completed_at=int(time.time()))
 
     def failed(self, output: list[Item], error: ApiError) -> dict[str, Any]:
         # OpenAI's codes. invalid_prompt: for example a grammar that proves too complex during generation.
         code = "server_error" if error.status >= 500 else "invalid_prompt"
-        return self._shown("failed", output, error={"code": code, "message": error.message})
+        return self._render("failed", output, error={"code": code, "message": error.message})
 
-    def _shown(self, status: str, output: list[Item], **more: Any) -> dict[str, Any]:
+    def _render(self, status: str, output: list[Item], **more: Any) -> dict[str, Any]:
         ended = status != "in_progress"
         return {
             "id": self._turn.generation.id,
@@ -80,7 +80,7 @@ class ResponseObject:
         }
 
 
-def _shown_tool(tool: FunctionTool) -> dict[str, Any]:
+def _tool(tool: FunctionTool) -> dict[str, Any]:
     return {
         "type": "function",
         "name": tool.name,
@@ -90,12 +90,12 @@ def _shown_tool(tool: FunctionTool) -> dict[str, Any]:
     }
 
 
-def _shown_choice(request: ResponsesRequest) -> Any:
+def _tool_choice(request: ResponsesRequest) -> Any:
     choice = request.tool_choice
     return choice if isinstance(choice, str) else choice.model_dump() if choice is not None else "auto"
 
 
-def _shown_text(request: ResponsesRequest) -> dict[str, Any]:
+def _text_config(request: ResponsesRequest) -> dict[str, Any]:
     text = request.text
     form = text.format if text is not None else None
     return {

@@ -59,8 +59,9 @@ class ResponseStore:
         """Raises ApiError 404."""
         stored = self._kept.get(response_id)
         if stored is None:
-            raise ApiError(404, f"Response with id '{response_id[:64]}' not found.", param="response_id",
-                           code="response_not_found")  # fmt: skip
+            raise ApiError(
+                404, f"Response with id '{response_id[:64]}' not found.", param="response_id", code="response_not_found"
+            )
         self._kept.move_to_end(response_id)
         return stored
 
@@ -82,9 +83,11 @@ class ResponseStore:
             return self.get(previous_response_id).conversation
         except ApiError:
             raise ApiError(
-                404, f"Previous response with id '{previous_response_id[:64]}' not found.",
-                param="previous_response_id", code="previous_response_not_found",
-            ) from None  # fmt: skip
+                404,
+                f"Previous response with id '{previous_response_id[:64]}' not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            ) from None
 
     def item(self, item_id: str) -> Item:
         """Return an item of a stored response. Raises ApiError 404."""
@@ -93,8 +96,12 @@ class ResponseStore:
             stored = self.get(holder)
             found: Item = msgspec.json.decode(stored.conversation[stored.own[item_id]])
             return found
-        raise ApiError(404, f"Item with id '{item_id[:64]}' not found; items are kept with stored responses only.",
-                       param="input", code="item_not_found")  # fmt: skip
+        raise ApiError(
+            404,
+            f"Item with id '{item_id[:64]}' not found; items are kept with stored responses only.",
+            param="input",
+            code="item_not_found",
+        )
 
 
 def read_items(encoded: Sequence[bytes]) -> list[Item]:

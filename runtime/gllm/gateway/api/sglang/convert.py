@@ -95,9 +95,10 @@ def scoring_of(request: ScoreRequest, model: ServedModel) -> NativeCompletion:
     for token in request.label_token_ids:
         if token >= size:
             raise bad_request(
-                "label_token_ids", f"Token ID {token} is out of vocabulary: the model has {size} tokens.",
+                "label_token_ids",
+                f"Token ID {token} is out of vocabulary: the model has {size} tokens.",
                 "invalid_value",
-            )  # fmt: skip
+            )
     return _checked(
         _Scoring,
         {
