@@ -1,4 +1,4 @@
-"""Anthropic's Messages API over HTTP: messages, events, errors. The checks of events are those that the SDK relies on."""
+"""Anthropic's Messages API over HTTP: messages, errors, and what the SDK relies on in events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds of connections: their number, and how long an answer waits for its reader; behaviour without free descriptors."""
+"""Bounds of connections: their number, and how long an answer waits for its reader; no free descriptors."""
 
 from __future__ import annotations
 

@@ -85,10 +85,10 @@ def test_the_docstring_lists_every_layer() -> None:
     assert [name for name in LAYERS if f"`{name}`" not in described and f"`{name}/`" not in described] == []
 
 
-def test_nothing_else_in_the_runtime_imports_the_gateway() -> None:
+def test_other_packages_import_the_protocol_only() -> None:
     others = {name: path for name, path in modules(RUNTIME).items() if name not in GATEWAY}
-    users = {name for name, path in others.items() if any(imported(ast.parse(path.read_text()), GATEWAY))}
-    assert users == set()
+    used = {name for path in others.values() for name in imported(ast.parse(path.read_text()), GATEWAY)}
+    assert [name for name in used if not name.startswith("gllm.gateway.protocol")] == []
 
 
 @pytest.mark.parametrize(

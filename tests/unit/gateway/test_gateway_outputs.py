@@ -179,7 +179,7 @@ def test_echo_in_chat(http: httpx.Client, clean: RunningServer) -> None:
 
 
 def test_echo_in_chat_of_an_answer_of_its_own(http: httpx.Client, clean: RunningServer) -> None:
-    """As in vLLM: the final message precedes the answer only if the answer continues it, or if it is the assistant's."""
+    """As in vLLM: the final message precedes the answer only if the answer continues it, or it is the assistant's."""
     says(clean, b"ok")
     assert ask(http, CHAT, echo=True)["choices"][0]["message"]["content"] == "ok"
     asked = [{"role": "user", "content": "Hi"}]

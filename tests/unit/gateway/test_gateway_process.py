@@ -51,25 +51,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "tokenizer_config.json").write_text(
         json.dumps({"eos_token": "<eos>", "bos_token": "<bos>", "chat_template": TEMPLATE})
     )
-    (path / "config.json").write_text(
-        json.dumps(
-            {
-                "architectures": ["LlamaForCausalLM"],
-                "model_type": "llama",
-                "hidden_size": 8,
-                "intermediate_size": 8,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 1,
-                "vocab_size": VOCAB,
-                "max_position_embeddings": 512,
-                "rms_norm_eps": 1e-5,
-                "eos_token_id": EOS,
-                "bos_token_id": 257,
-                "torch_dtype": "float32",
-                "hidden_act": "silu",
-            }
-        )
-    )
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "eos_token_id": EOS,
+        "bos_token_id": 257,
+        "torch_dtype": "float32",
+        "hidden_act": "silu",
+    }
+    (path / "config.json").write_text(json.dumps(config))
     (path / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 9}))
     return path
 
@@ -97,7 +94,7 @@ class Group:
         """Whether submitted requests are answered."""
         self.outbox: list[SupervisorToProcess] = []
         self.results: list[RequestOutput] = []
-        """Send outputs to the gateway that sent the last message."""
+        """Outputs to send to the gateway that sent the last message."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -136,9 +133,8 @@ class Group:
             while self.outbox and gateway:
                 self.control.send_multipart([gateway, encode(self.outbox.pop(0))])
             while self.results:
-                self.engine.send_multipart(
-                    [self.peer, encode(RequestOutputs([self.results.pop(0)], EngineStats(step=2)))]
-                )
+                outputs = RequestOutputs([self.results.pop(0)], EngineStats(step=2))
+                self.engine.send_multipart([self.peer, encode(outputs)])
             if self.control in ready:
                 gateway, payload = self.control.recv_multipart()
                 said: ProcessStatus = status.decode(payload)
