@@ -132,7 +132,7 @@ def _tolerations(source: PodSource) -> list[dict[str, Any]]:
 
 
 def _spread(owner: Owner, group: GroupId, role: str) -> list[dict[str, Any]]:
-    """Spread masters over nodes, so that a lost node ends the streams of one group only. Spread slaves likewise."""
+    """Spread masters over nodes, so that a lost node ends streams of one group only. Spread a group's slaves too."""
     selector = masters_selector(owner.name) if role == "master" else {GROUP_NAME: group.name(owner.name)}
     return [
         {

@@ -11,7 +11,7 @@ from typing import Any
 from gllm_operator.spec.revision import PodSource
 
 PRE_STOP_SECONDS = 5
-"""Seconds between the start of a pod's deletion and SIGTERM. Nodes may still send it requests, which it accepts."""
+"""Seconds from the start of a pod's deletion to SIGTERM. Nodes may still send it requests, which it accepts."""
 _GRACE_SECONDS = 20
 """Seconds after the drain timeout for processes to end."""
 _LIVENESS_PERIOD = 10

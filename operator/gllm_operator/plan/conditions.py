@@ -74,7 +74,7 @@ def headline(found: Iterable[Condition]) -> str:
         ("Progressing", "False"),
     ):
         one = by_type.get(type)
-        if one is not None and one.status == status and one.reason not in ("Complete",):
+        if one is not None and one.status == status and one.reason != "Complete":
             return one.reason
     if "Ready" in by_type and by_type["Ready"].status == "True":
         return "Ready"
@@ -94,13 +94,11 @@ def _states(inputs: ConditionInputs) -> list[_State]:
         )
     )
     suspended = inputs.spec is not None and inputs.spec.suspend
-    states.append(
-        _State(
-            "Suspended", "True", "Suspended", "spec.suspend is true, so there are no groups; set it to false to serve"
-        )
-        if suspended
-        else _State("Suspended", "False", "NotSuspended", "")
-    )
+    if suspended:
+        text = "spec.suspend is true, so there are no groups; set it to false to serve"
+        states.append(_State("Suspended", "True", "Suspended", text))
+    else:
+        states.append(_State("Suspended", "False", "NotSuspended", ""))
     states.append(_rolled_back(inputs))
     return states
 
@@ -145,8 +143,9 @@ def _progressing(inputs: ConditionInputs) -> _State:
             "Progressing",
             "False",
             "ProgressDeadlineExceeded",
-            f"revision {inputs.update} made no progress within rollout.progressDeadlineSeconds, and no earlier one "
-            f"is left to roll back to; {worst or 'see status.groups'}",
+            f"revision {inputs.update} made no progress within rollout.progressDeadlineSeconds. It is not rolled back: "
+            "rollout.rollbackOnFailure is false, or no earlier revision was complete; "
+            f"{worst or 'see status.groups'}",
         )
     if target.rollout is None or not target.revision:
         return _State("Progressing", "False", "NothingToRollOut", "there is no valid revision to roll out")
