@@ -91,7 +91,7 @@ def test_a_lone_decode_takes_the_sum_of_its_way() -> None:
     pipeline = msgspec.structs.replace(hardware(2), jitter=0.0)
     outcome = run([BenchRequest(0, [0] * 10, 2, 0.0)], pipeline)
     [record] = outcome.records
-    way = pipeline.engine + pipeline.plan + pipeline.prepare + pipeline.result
+    way = pipeline.engine + pipeline.dispatch + pipeline.prepare + pipeline.result
     prefill = STAGE.a + STAGE.floor + STAGE.c * 55 + STAGE.e
     assert record.ttft == pytest.approx(way + 2 * prefill + pipeline.transfer + 10 * pipeline.transfer_per_token)
     assert outcome.bubble == pytest.approx(0.5, abs=0.2)

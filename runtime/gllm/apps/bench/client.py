@@ -1,7 +1,7 @@
-"""A cheap client for /v1/completions streams.
+"""A client for /v1/completions streams that costs little CPU time.
 
-On a small machine the client takes cores from the server that it measures. So while a stream runs, this one only notes
-when bytes came; HTTP and JSON are taken apart after the stream has ended, and each request has its own connection.
+On a small machine the client takes CPU time from the server that it measures. So while a stream runs, this client only
+records bytes and their times. It parses HTTP and JSON after the stream has ended. Each request has its own connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _END_MARKS = (b"0\r\n\r\n", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to send completions, and as whom."""
+    """The server, the model and the key."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_url(cls, url: str, *, api_key: str = "", model: str = "") -> Endpoint:
-        """Accepts http(s)://host:port, with or without /v1. Raises ValueError."""
+        """Parse http(s)://host:port, with or without /v1. Raises ValueError."""
         parts = urlsplit(server_base(url))
         tls = parts.scheme == "https"
         return cls(
@@ -48,15 +48,18 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):
-    """What happened to one request. Times are seconds; `start` counts from the start of the run."""
+    """The record of one request. Times are seconds; `start` counts from the start of the run."""
 
     index: int
     prompt_tokens: int
     output_tokens: int = 0
     start: float = 0.0
     pieces: list[tuple[float, float]] = []
-    """(seconds after `start`, tokens) of each piece of output. HTTP does not say how many tokens a frame carries: the
-    first counts as one, the rest of `output_tokens` is spread evenly over the others. The offline engine knows."""
+    """(seconds after `start`, tokens) of each piece of output.
+
+    HTTP does not say how many tokens an event has: the first counts as one token, and the others share the rest of
+    `output_tokens`. The offline engine has exact numbers.
+    """
     latency: float = 0.0
     """E2EL: from sending to the end of the output."""
     finish_reason: str = ""
@@ -102,7 +105,7 @@ _event_decoder = msgspec.json.Decoder(_Event)
 
 
 class _Recorder(asyncio.Protocol):
-    """Notes (time, bytes) until the answer ends."""
+    """Records (time, bytes) until the answer ends."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[float, bytes]] = []
@@ -125,7 +128,7 @@ class _Recorder(asyncio.Protocol):
 
 
 def request_bytes(endpoint: Endpoint, request: BenchRequest, *, ignore_eos: bool) -> bytes:
-    """The whole HTTP request: a greedy streamed completion of exactly `output_len` tokens if EOS is ignored."""
+    """The whole HTTP request: a greedy streamed completion, of exactly `output_len` tokens if EOS is ignored."""
     body = msgspec.json.encode(
         {
             "model": endpoint.model,
@@ -156,8 +159,8 @@ async def send_completion(
     """Send one request and record it; a failure of any kind becomes the record's `error`.
 
     Args:
-        payload: of `request_bytes`, made beforehand so that it costs nothing during the run.
-        run_start: `time.perf_counter()` of the run's start.
+        payload: from `request_bytes`, made before the run so that it takes no time during the run.
+        run_start: `time.perf_counter()` at the start of the run.
     """
     record = RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
     loop = asyncio.get_running_loop()
@@ -197,7 +200,7 @@ def read_answer(received: list[tuple[float, bytes]], start: float, record: Reque
         choice = event.choices[0]
         record.finish_reason = choice.finish_reason or record.finish_reason
         record.latency = now - start
-        # A frame that only closes the stream is no token, though the answer lasts until it.
+        # An event that only closes the stream is no token, but the answer lasts until it comes.
         if choice.text or not choice.finish_reason or not times:
             times.append(now - start)
     if response.status == 0:
@@ -212,4 +215,4 @@ def read_answer(received: list[tuple[float, bytes]], start: float, record: Reque
         record.error = "the stream had no usage (the server must support stream_options.include_usage)"
     else:
         rest = max(record.output_tokens - 1, 1) / max(len(times) - 1, 1)
-        record.pieces = [(time, rest if place else 1.0) for place, time in enumerate(times)]
+        record.pieces = [(time, rest if index else 1.0) for index, time in enumerate(times)]

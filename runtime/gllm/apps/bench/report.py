@@ -1,4 +1,4 @@
-"""From records of requests to the figures that `vllm bench serve` prints, under the same names."""
+"""The figures of a run, under the names that `vllm bench serve` gives them."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
-    """Linear-interpolated percentile of (value, weight) pairs; `share` is 0 to 1. Weights of 1 give numpy's default.
+    """Percentile of (value, weight) pairs, interpolated linearly; `share` is 0 to 1. Weights of 1 give numpy's default.
 
-    A weight of w stands for w equal values, so that weighted and repeated values give the same result.
+    A weight of w means w equal values.
     """
     ordered = sorted((value, weight) for value, weight in values if weight > 0)
     if not ordered:
@@ -61,20 +61,20 @@ def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
     total = sum(weight for _, weight in ordered)
     target = share * max(total - 1.0, 0.0)
     passed = 0.0
-    for place, (value, weight) in enumerate(ordered):
-        # This value holds the ranks passed .. passed + weight - 1; between it and the next one lies one step.
+    for index, (value, weight) in enumerate(ordered):
+        # This value has the ranks passed .. passed + weight - 1; the next value follows one rank later.
         last_rank = passed + weight - 1.0
-        if target <= last_rank or place == len(ordered) - 1:
+        if target <= last_rank or index == len(ordered) - 1:
             return value
         if target < last_rank + 1.0:
-            following = ordered[place + 1][0]
+            following = ordered[index + 1][0]
             return value + (following - value) * (target - last_rank)
         passed += weight
     return ordered[-1][0]
 
 
 def spread(values: Sequence[tuple[float, float]]) -> Spread:
-    """Of (seconds, weight) pairs; zeros when there are none."""
+    """The spread of (seconds, weight) pairs; zeros if there are none."""
     weight = sum(weight for _, weight in values)
     mean = sum(value * weight for value, weight in values) / weight if weight else 0.0
     return Spread(1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99))
@@ -84,8 +84,8 @@ def summarize(records: Sequence[RequestRecord], duration: float, goodput: dict[s
     """Compute every figure.
 
     Args:
-        duration: seconds from the first request's sending to the last one's end.
-        goodput: most milliseconds of ttft, tpot and e2el that a good request may take.
+        duration: seconds from the first request to the end of the last one.
+        goodput: bounds of ttft, tpot and e2el in milliseconds.
     """
     good = [record for record in records if record.ok]
     duration = max(duration, 1e-9)
@@ -111,7 +111,7 @@ def summarize(records: Sequence[RequestRecord], duration: float, goodput: dict[s
 
 
 def parse_goodput(bounds: Sequence[str]) -> dict[str, float]:
-    """["ttft:200", "tpot:50"] as {"ttft": 200.0, "tpot": 50.0}, in milliseconds."""
+    """Parse ["ttft:200", "tpot:50"] to {"ttft": 200.0, "tpot": 50.0}, in milliseconds. Raises ValueError."""
     parsed = {}
     for bound in bounds:
         name, _, value = bound.partition(":")
@@ -132,7 +132,7 @@ def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
 
 
 def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
-    """Most requests between sending and end at the same moment; one that ends as another starts does not overlap."""
+    """The most requests in flight at one time; one that ends when another starts does not overlap with it."""
     changes = [(record.start, 1) for record in records] + [(record.start + record.latency, -1) for record in records]
     live = peak = 0
     for _, change in sorted(changes):

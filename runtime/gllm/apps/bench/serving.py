@@ -56,10 +56,10 @@ async def run_requests(
     timeout: float = 3600.0,
     on_done: Callable[[RequestRecord], None] = lambda record: None,
 ) -> tuple[list[RequestRecord], float]:
-    """Send every request at its arrival time; returns their records, in order, and the run's seconds.
+    """Send every request at its arrival time. Return their records in order, and the seconds of the run.
 
     Args:
-        max_concurrency: later requests wait in the client; their clocks start when they are sent.
+        max_concurrency: more requests wait in the client; their times count from when they are sent.
         on_done: called as each request ends.
     """
     payloads = [request_bytes(endpoint, request, ignore_eos=ignore_eos) for request in requests]

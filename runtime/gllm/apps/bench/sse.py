@@ -18,7 +18,7 @@ class SseResponse:
         self._parser = httptools.HttpResponseParser(self)
         self._has_headers = False
         self._line = bytearray()
-        """The begin of a line whose end is not there yet."""
+        """The start of a line whose end has not arrived."""
         self._payloads: list[bytes] = []
 
     @property

@@ -22,9 +22,9 @@ async def run_offline(
     prefix: str = "bench",
     on_done: Callable[[RequestRecord], None] = lambda record: None,
 ) -> tuple[list[RequestRecord], float]:
-    """Submit every request (all at once, unless limited); returns their records, in order, and the run's seconds.
+    """Submit every request, all at once unless limited. Return their records in order, and the seconds of the run.
 
-    prefix: of the request ids, which must not repeat during an engine's life.
+    prefix: start of the request ids, which must not repeat while the engine lives.
     """
     gate = asyncio.Semaphore(max_concurrency or max(len(requests), 1))
     run_start = time.perf_counter()

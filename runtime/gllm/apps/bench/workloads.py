@@ -11,7 +11,7 @@ import msgspec
 MIN_LENGTH = 4
 """Shortest prompt and shortest output, in tokens."""
 DEFAULT_TOKEN_RANGE = (1000, 32000)
-"""Random token ids come from here: low ids are special tokens in many vocabularies."""
+"""Range of random token ids: lower ids are special tokens in many vocabularies."""
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Lengths(msgspec.Struct, frozen=True):
     most: int
 
     def sample(self, rng: random.Random, scale: float = 1.0) -> int:
-        """Draw one length, clipped to [MIN_LENGTH, most]. E[lognormal(mu, s)] = exp(mu + s^2/2) gives mu."""
+        """Draw one length, clipped to [MIN_LENGTH, most]; mu follows from E[lognormal(mu, s)] = exp(mu + s^2/2)."""
         mu = math.log(self.mean * scale) - self.sigma**2 / 2
         return min(max(round(rng.lognormvariate(mu, self.sigma)), MIN_LENGTH), self.most)
 
@@ -92,8 +92,8 @@ def make_requests(
 
     Args:
         token_range: [low, high) of the random prompt token ids.
-        max_model_len: shortens outputs to half of it, then prompts to the rest, of requests that would not fit.
-        input_len, output_len: fixed lengths in place of drawn ones.
+        max_model_len: in requests that do not fit, outputs are cut to half of it and prompts to the rest.
+        input_len, output_len: fixed lengths instead of random ones.
     """
     low, high = token_range
     if not 0 <= low < high:
@@ -120,7 +120,7 @@ def make_requests(
 
 
 def token_range_for(vocab_size: int | None) -> tuple[int, int]:
-    """The default id range, clipped to a vocabulary; a tiny vocabulary is used whole."""
+    """The default range of ids, clipped to a vocabulary; all ids of a tiny vocabulary."""
     low, high = DEFAULT_TOKEN_RANGE
     if vocab_size is None or vocab_size >= high:
         return low, high

@@ -1,1 +1,1 @@
-"""A conversation in the terminal, with the engine in this process group or with any OpenAI server."""
+"""A conversation in the terminal, with an engine of its own or with any OpenAI server."""

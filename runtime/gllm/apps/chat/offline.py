@@ -9,7 +9,7 @@ from gllm.apps.offline.llm import LLM
 from gllm.sampling_params import SamplingParams
 
 _LEAST_ROOM = 256
-"""Tokens that history must leave for an answer, if the context is four times as large."""
+"""Tokens that the history leaves free for an answer, if the context is at least four times as large."""
 
 
 class OfflineBackend:

@@ -13,7 +13,7 @@ from gllm.apps.server_url import server_base
 
 
 class OnlineBackend:
-    """One connection to a server. `fields` go into every request, for example temperature."""
+    """One connection to a server. `fields`, such as temperature, go into every request."""
 
     def __init__(
         self,
@@ -29,14 +29,14 @@ class OnlineBackend:
         except ValueError as error:
             raise ChatError(str(error)) from None
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # No limit on reading: a busy server may think long before its first token.
+        # No time limit on reads: the first token of a busy server may take long.
         timeout = httpx.Timeout(10.0, read=None)
         self._client = client or httpx.Client(base_url=base, headers=headers, timeout=timeout)
         self._fields = fields or {}
         self.model = model
 
     def connect(self) -> str:
-        """Ask the server which model it has, unless one was named; returns the name. Raises ChatError."""
+        """Return the name of the model: the given one, or the server's first. Raises ChatError."""
         if not self.model:
             answer = self._request(self._client.build_request("GET", "/v1/models"), stream=False)
             try:
@@ -59,7 +59,7 @@ class OnlineBackend:
                 for choice in event.get("choices", ()):
                     finished = finished or choice.get("finish_reason") is not None
                     delta = choice.get("delta") or {}
-                    # A reasoning model thinks first: show that too, else the terminal seems dead.
+                    # Show reasoning too: without it nothing is printed for a long time.
                     text = (delta.get("reasoning_content") or "") + (delta.get("content") or "")
                     if text:
                         yield text
@@ -71,7 +71,7 @@ class OnlineBackend:
             answer.close()
 
     def _request(self, request: httpx.Request, *, stream: bool) -> httpx.Response:
-        """Send it; an answer other than 200 becomes ChatError, or ContextFull."""
+        """Send a request. Raises ChatError or ContextFull if the status is not 200."""
         try:
             answer = self._client.send(request, stream=stream)
             if answer.status_code == 200:
@@ -88,7 +88,7 @@ class OnlineBackend:
         if isinstance(error_object, dict) and error_object.get("code") == "context_length_exceeded":
             raise ContextFull
         if answer.status_code == 401:
-            raise ChatError("the server wants another API key: use --api-key")
+            raise ChatError("the server needs another API key: use --api-key")
         raise ChatError(_error_text(body) or f"the server answered {answer.status_code}")
 
 
@@ -105,7 +105,7 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def _error_text(body: Any) -> str:
-    """OpenAI's error object, or the message of servers that put it elsewhere."""
+    """The message of OpenAI's error object, or of the forms that other servers use."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error", body)

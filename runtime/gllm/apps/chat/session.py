@@ -1,4 +1,4 @@
-"""The conversation itself: history, commands, and the loop over what the user types. Knows no engine and no HTTP."""
+"""The conversation: history, commands, and the loop over input lines. It needs no engine and no HTTP."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class ContextFull(Exception):
 
 
 class Backend(Protocol):
-    """Whoever answers."""
+    """An engine or a server that answers: `OfflineBackend` or `OnlineBackend`."""
 
     def answer(self, messages: list[Message]) -> Generator[str, None, None]:
-        """The answer to a conversation, piece by piece; closing the iterator stops the generation.
+        """Yield the answer to a conversation, piece by piece. Closing the iterator stops the generation.
 
-        Raises ContextFull before the first piece when the conversation is too long, ChatError for anything else.
+        Raises ContextFull before the first piece if the conversation is too long, ChatError for other errors.
         """
         ...
 
 
 class ChatError(Exception):
-    """An answer that cannot be had; str(error) is for the user."""
+    """There is no answer; str(error) is for the user."""
 
 
 class Session:
@@ -67,7 +67,7 @@ class Session:
                 self.ask(line)
 
     def command(self, line: str) -> bool:
-        """Carry out a / command; False when it says to leave."""
+        """Run a / command. Return False if it ends the session."""
         name, _, rest = line.partition(" ")
         match name:
             case "/help":
@@ -86,7 +86,7 @@ class Session:
         return True
 
     def ask(self, question: str) -> None:
-        """Print the answer as it comes and remember the turn; an interrupted answer is kept as far as it came."""
+        """Print the answer as it arrives and add both turns to the history; an interrupted answer is kept as it is."""
         self.turns.append({"role": "user", "content": question})
         answer: list[str] = []
         try:
@@ -96,7 +96,7 @@ class Session:
         except ChatError as error:
             self._say(f"error: {error}", end="")
             if not answer:
-                # Nothing was said: the question may be asked again.
+                # There is no answer: the user may ask again.
                 self.turns.pop()
         self._say("")
         if answer:

@@ -1,1 +1,1 @@
-"""The engine without HTTP: what `gllm.LLM` and the offline commands are made of."""
+"""The engine without HTTP, for `gllm.LLM` and the offline commands."""

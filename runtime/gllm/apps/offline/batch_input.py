@@ -32,7 +32,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
 
 
 class BadLine(msgspec.Struct, frozen=True):
-    """One line of the input that cannot be served."""
+    """One invalid line of the input, and the field that is wrong."""
 
     custom_id: str
     line: int
@@ -49,8 +49,8 @@ def read_requests(
     with any fields of SamplingParams. A line without `custom_id` (or `id`) is called line-N, N counting from 1.
 
     Args:
-        default: makes the sampling parameters from a line's overrides (see `LLM.default_sampling`).
-        model: the only name that a line may give its model; "": any.
+        default: makes the sampling parameters from the fields of a line (see `LLM.default_sampling`).
+        model: the served name, which a line may give; "": a line may give any name.
     """
     seen: set[str] = set()
     for number, raw in enumerate(lines, start=1):
@@ -58,7 +58,7 @@ def read_requests(
             continue
         request = parse_line(raw, number, default, model)
         if request.custom_id in seen:
-            # An output with this id would hide the other one's at the next resume.
+            # Two records with one id could not be told apart when the run resumes.
             request = BadLine(f"line-{number}", number, "custom_id", f"{request.custom_id!r} was used before")
         seen.add(request.custom_id)
         if request.custom_id not in skip:
@@ -90,12 +90,12 @@ def parse_line(
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ParameterError):
             return BadLine(custom_id, number, error.__cause__.param, str(error.__cause__))
-        # msgspec says where: "Expected `float`, got `str` - at `$.temperature`"
+        # msgspec names the field: "Expected `float`, got `str` - at `$.temperature`"
         return BadLine(custom_id, number, str(error).rpartition("$.")[2].strip("`") or "body", str(error))
 
 
 def _split_envelope(line: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(url or "", body)"""
+    """Return (url or "", body)."""
     if "body" not in line:
         return "", {name: value for name, value in line.items() if name not in ("custom_id", "id")}
     unknown = line.keys() - _ENVELOPE - {"id"}

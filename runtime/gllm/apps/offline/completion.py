@@ -29,16 +29,16 @@ stop_patterns = lru_cache(16)(StopPatterns)
 
 @dataclass
 class CompletionOutput:
-    """One of the `n` answers to a prompt."""
+    """One of the `n` answers of a prompt."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    """Everything generated, with the EOS or stop token that ended it."""
+    """All generated tokens, with the EOS or stop token that ended the answer."""
     finish_reason: str | None = None
     """stop, length, or error (then see `error`)."""
     stop_reason: str | int | None = None
-    """The stop string, or the one of `SamplingParams.stop_token_ids`, that ended it; None for EOS and length."""
+    """The stop string or the id of `SamplingParams.stop_token_ids` that ended the answer; None for EOS and length."""
     logprobs: list[TokenLogprob] | None = None
     """One for each of `token_ids`, if `SamplingParams.logprobs` asked for them."""
     error: str | None = None
@@ -49,21 +49,21 @@ class Completion:
     """A prompt and its answers."""
 
     prompt: str | None
-    """None if the prompt was given as token ids."""
+    """None if the prompt is token ids."""
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     prompt_logprobs: list[TokenLogprob | None] | None = None
     num_cached_tokens: int = 0
-    """Prompt tokens that came from the prefix cache."""
+    """Prompt tokens whose KV came from the prefix cache."""
 
     @property
     def text(self) -> str:
-        """The first answer's text."""
+        """The text of the first answer."""
         return self.outputs[0].text
 
     @property
     def error(self) -> str | None:
-        """Why an answer is missing; None when all is well."""
+        """The first error of an answer; None if there is none."""
         return next((output.error for output in self.outputs if output.error), None)
 
 
@@ -115,9 +115,9 @@ async def collect(
     answer: CompletionOutput,
     on_text: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Read one engine request to its end, or to its stop string, into `answer`.
+    """Read the outputs of one engine request into `answer`, up to their end or a stop string.
 
-    Prompt logprobs and cache hits, the same for all answers of a prompt, go into `completion`.
+    Prompt logprobs and cached tokens are the same for all answers of a prompt: they go into `completion`.
     on_text: gets each new piece of text.
     """
     try:

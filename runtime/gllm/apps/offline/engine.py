@@ -1,4 +1,4 @@
-"""An engine group and its client behind one background thread, for programs that are not asynchronous."""
+"""A process group and its client behind one background thread, for programs that are not asynchronous."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def real_group(config: Config, on_event: Callable[[GroupEvent], None]) -> Engine
 
 
 class OfflineEngine:
-    """Starts the engine in the constructor and owns it until `close`, which leaves no process and no thread.
+    """The constructor starts the engine; `close` ends its processes and the thread.
 
-    Raises RuntimeError, with the group's one-line reason, when the engine cannot start.
+    Raises RuntimeError, with the reason in one line, if the engine cannot start.
     """
 
     client: EngineClient
@@ -57,7 +57,7 @@ class OfflineEngine:
         self._closing = threading.Lock()
         self._closed = False
         self._loop = asyncio.new_event_loop()
-        # A daemon: an interpreter that ends without `close` must not wait for it, and its end ends the children.
+        # A daemon thread: an interpreter that exits without `close` does not wait for it; the child processes end too.
         self._thread = threading.Thread(target=self._loop.run_forever, name="gllm-engine", daemon=True)
         self._thread.start()
         try:
@@ -71,18 +71,18 @@ class OfflineEngine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine is gone; None while it serves."""
+        """The reason why the engine ended; None while it serves."""
         return "the engine was closed" if self._closed else self._failure
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run `work` in the engine's loop without waiting for it. Raises RuntimeError when the engine is gone."""
+        """Run `work` in the engine's event loop without waiting for it. Raises RuntimeError after `close`."""
         if self._closed:
             work.close()
             raise RuntimeError("the engine was closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the engine's loop and wait; Ctrl-C cancels it."""
+        """Run `work` in the engine's event loop and wait; Ctrl-C cancels it."""
         future = self.submit(work)
         try:
             return future.result()
@@ -100,13 +100,13 @@ class OfflineEngine:
                 self.hello = await self.client.connect(group.config.epoch)
                 break
             except EngineError as error:
-                # It died while we connected; if it comes back, `_reconnect` took over.
+                # The engine died meanwhile. If it restarts, `_reconnect` connects.
                 if self._failure is not None:
                     raise GroupError(self._failure) from error
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _on_event(self, event: GroupEvent) -> None:
-        """An engine that dies is replaced, and goes on with what it had; only the group's failure is the end."""
+        """Follow the process group: a dead engine is replaced and its requests resubmitted; GroupFailed is final."""
         client = self._client
         match event:
             case ProcessStatus():
@@ -124,7 +124,7 @@ class OfflineEngine:
 
     @staticmethod
     async def _reconnect(client: EngineClient, epoch: int) -> None:
-        with contextlib.suppress(EngineError):  # The group tells what becomes of an engine that does not answer.
+        with contextlib.suppress(EngineError):  # the group reports an engine that does not answer
             await client.connect(epoch)
 
     async def _stop(self) -> None:
@@ -142,7 +142,7 @@ class OfflineEngine:
         await self._loop.shutdown_asyncgens()
 
     def close(self) -> None:
-        """End every process and the thread. Safe to call twice, and from any thread but the engine's."""
+        """End every process and the thread. Any other thread may call it, also twice."""
         with self._closing:
             if self._closed:
                 return
@@ -151,7 +151,7 @@ class OfflineEngine:
         try:
             stopping.result()
         except BaseException:
-            # A second Ctrl-C, or a group that cannot stop in order: nothing may stay behind.
+            # A second Ctrl-C, or a group that fails to stop: kill what is left.
             if self._group is not None:
                 self._group.kill()
             raise

@@ -35,7 +35,7 @@ Key = TypeVar("Key")
 
 
 class LLM:
-    """A model ready to generate. Start-up takes seconds; keep one and reuse it, and `close` it (or use `with`).
+    """A model that is ready to generate. It takes seconds to start: reuse it, and `close` it (or use `with`).
 
     Args:
         model: a Hugging Face folder, a GGUF file, or a name on the hub ("Qwen/Qwen3-0.6B", "org/name:Q4_K_M"), which is
@@ -51,7 +51,7 @@ class LLM:
     Raises:
         TypeError: an option that does not exist.
         ValueError: a wrong value of an option, or a model that cannot be served.
-        RuntimeError: the engine did not start; the message says why. Also raised by every method once the engine died.
+        RuntimeError: the engine did not start; the message says why. Every method raises it after the engine died.
 
     Threads may share an LLM.
     """
@@ -87,7 +87,7 @@ class LLM:
         make_group: GroupFactory = real_group,
         make_client: ClientFactory = EngineClient,
     ) -> LLM:
-        """From a whole `Config`, as the command line makes it; the factories allow for other kinds of groups."""
+        """Make an LLM from a whole `Config`, as the command line does. Tests replace the factories."""
         llm = cls.__new__(cls)
         llm._start(config, on_status, make_group, make_client)
         return llm
@@ -106,7 +106,7 @@ class LLM:
         self.max_model_len = self.engine.hello.max_model_len
         """Longest prompt + output, in tokens."""
         self._encoder = PromptEncoder(config, vocab_size=self.model_config.vocab_size, max_model_len=self.max_model_len)
-        # Also runs at the interpreter's end, so that a program that forgets `close` leaves no socket folder.
+        # Also runs when the interpreter exits: a program that forgets `close` leaves no socket folder.
         self._finalizer = weakref.finalize(self, self.engine.close)
 
     # --- generation ------------------------------------------------------------------------------------
@@ -118,13 +118,13 @@ class LLM:
         *,
         progress: bool = False,
     ) -> list[Completion]:
-        """Complete one prompt or many, as text or token ids; the results are in the prompts' order.
+        """Complete one prompt or many, given as text or token ids. Results are in the order of the prompts.
 
         Args:
             sampling: for all prompts, or one for each; None: the model's defaults with max_tokens 16.
-            progress: show a line on stderr.
+            progress: show a bar on stderr, if it is a terminal.
 
-        A request that the engine gave up has `Completion.error` set; the others are unaffected.
+        If the engine fails a request, its `Completion.error` is set; the others are unaffected.
         Raises ParameterError (a ValueError) for a prompt or parameter that cannot be served, before any work.
         """
         return self._generate_all(as_prompts(prompts), sampling, self.default_sampling(max_tokens=16), progress)
@@ -147,9 +147,9 @@ class LLM:
         return self._generate_all(list[Prompt](conversations), sampling, self.default_sampling(), progress)
 
     def stream(self, prompt: Prompt, sampling: SamplingParams | None = None) -> Iterator[str]:
-        """The text of one answer, piece by piece; leaving the loop early stops the generation.
+        """Yield the text of one answer, piece by piece. Leaving the loop early stops the generation.
 
-        prompt: text, token ids or a conversation. Raises RuntimeError when the engine fails on the way.
+        prompt: text, token ids or a conversation. Raises RuntimeError if the engine fails.
         """
         sampling = sampling or self.default_sampling()
         if sampling.n != 1:
@@ -160,14 +160,14 @@ class LLM:
     def generate_unordered(
         self, requests: Iterable[tuple[Key, Prompt, SamplingParams]]
     ) -> Iterator[tuple[Key, Completion | Exception]]:
-        """Complete requests as they are drawn from an iterable of any length; yields each under its key when done.
+        """Complete the requests of an iterable of any length; yield (key, completion) when each is done.
 
-        Only as many are drawn as keep the engine busy. A request that cannot be served yields its ParameterError;
-        RuntimeError is raised when the engine is gone.
+        Takes as many requests at a time as keep the engine busy. Yields the ParameterError of a request that cannot be
+        served. Raises RuntimeError if the engine fails.
         """
         done: queue.SimpleQueue[tuple[Key, Completion, Future[None]]] = queue.SimpleQueue()
         running: set[Future[None]] = set()
-        # Twice what can run: the next ones are queued in the engine when a place gets free.
+        # Twice as many as can run, so that the engine always has the next ones in its queue.
         most = 2 * self.engine.hello.max_num_seqs
 
         def put(key: Key, completion: Completion, future: Future[None]) -> None:
@@ -199,7 +199,7 @@ class LLM:
                 future.cancel()
 
     def default_sampling(self, **changes: Any) -> SamplingParams:
-        """The model's own defaults (generation_config.json), no limit of tokens but the context's, and `changes`."""
+        """The defaults of the model (generation_config.json) with `changes`; by default the context limits max_tokens."""
         defaults: dict[str, Any] = {"max_tokens": None}
         if self.config.gateway.generation_config == "auto":
             known = self.model_config.generation_defaults
@@ -243,7 +243,7 @@ class LLM:
                 raise ValueError(
                     f"sampling has {len(samplings)} entries for {len(prompts)} prompts: give one, or one each"
                 )
-        # Encoded first: a wrong prompt must be told before any work is done.
+        # Encode all prompts first, to refuse a wrong one before any work is done.
         encoded = [self._encoder.encode(*pair) for pair in zip(prompts, samplings, strict=True)]
         results: dict[int, Completion] = {}
         requests = ((index, ids, samplings[index]) for index, (_, ids) in enumerate(encoded))
@@ -285,7 +285,7 @@ class LLM:
             future.cancel()
 
     def _check(self, future: Future[None]) -> None:
-        """Raise what the work raised, in words for a user of Python."""
+        """Raise the error of the work, if any, in words for a user of `LLM`."""
         from gllm.engine.client.stream import EngineError
 
         try:
@@ -293,4 +293,4 @@ class LLM:
         except CancelledError:
             raise RuntimeError(self.engine.failure or "the generation was cancelled") from None
         except EngineError as error:
-            raise RuntimeError(f"the engine is gone: {self.engine.failure or error}") from None
+            raise RuntimeError(f"the engine has ended: {self.engine.failure or error}") from None

@@ -1,4 +1,4 @@
-"""Options of `LLM(...)`, checked all at once."""
+"""From the options of `LLM(...)` to a `Config`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_config(
     gateway_options: dict[str, Any],
     log_level: str,
 ) -> Config:
-    """Check names and types of all options at once, and say what to write instead."""
+    """Check names and types of all options. Raises TypeError or ValueError that says what to write instead."""
     options = dict(_ours(name, value) for name, value in engine_options.items())
     try:
         engine = msgspec.convert({"model": str(model), **options}, EngineConfig)
@@ -32,15 +32,15 @@ def make_config(
         )
     except msgspec.ValidationError as error:
         raise ValueError(f"wrong option: {error}") from None
-    # Last: it may take long.
+    # Last, because it may download the model.
     path, _ = locate(str(model), source, weights=engine.load_format != "dummy", report=_log.info)
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(engine, model=str(path)))
 
 
 def _ours(name: str, value: Any) -> tuple[str, Any]:
-    """Field of `EngineConfig` and value of an option, which may have its name in vLLM or SGLang.
+    """Return (field of `EngineConfig`, value) of an option, which may be named as in vLLM or SGLang.
 
-    Raises TypeError for a name that is none.
+    Raises TypeError for an unknown name.
     """
     known = EngineConfig.__struct_fields__
     if name in known:

@@ -24,7 +24,7 @@ MAX_NUM_SEQS = 1024
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run."""
+    """The cases to run."""
 
     preset: str = "qwen2.5-32b-h200"
     policies: tuple[PolicyName, ...] = POLICY_NAMES
@@ -34,7 +34,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     """Request rates, as shares of `capacity`."""
     seeds: int = 2
     seconds: float = 24.0
-    """Of arrivals."""
+    """Duration of arrivals."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A policy's figures in one case."""
+    """The figures of a policy in one case."""
 
     case: Case
     policy: PolicyName
@@ -58,7 +58,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def capacity(hardware: Hardware, workload: str, max_num_seqs: int = MAX_NUM_SEQS) -> float:
-    """Requests a second at which the slowest stage would be busy all the time.
+    """The requests per second at which the slowest stage is always busy.
 
     With as many decodes as slots and KV pool allow, divided into pp equal micro-batches of R rows, each of which
     completes R / out requests and so prefills R * in / out tokens. Means of the workload, without bubbles and jitter.
@@ -84,7 +84,7 @@ def cases(grid: Grid) -> Iterator[Case]:
 
 @lru_cache(maxsize=2)
 def requests_of(case: Case) -> tuple[float, list[BenchRequest]]:
-    """(requests a second, the requests)."""
+    """Return (requests per second, the requests)."""
     rate = case.load * capacity(PRESETS[case.preset].hardware(case.pp), case.workload)
     count = max(round(rate * case.seconds), 8)
     return rate, make_requests(WORKLOADS[case.workload], count, seed=case.seed, rate=rate)
@@ -110,7 +110,7 @@ def _run_policies(task: tuple[Case, tuple[PolicyName, ...]]) -> list[Row]:
 def run_grid(
     grid: Grid, *, processes: int = 0, on_done: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Row]:
-    """All rows, in the grid's order; on_done(cases done, cases in all)."""
+    """Run all cases; the rows are in the order of the grid. Calls on_done(cases done, all cases)."""
     tasks = [(case, grid.policies) for case in cases(grid)]
     rows: list[Row] = []
     workers = processes or len(os.sched_getaffinity(0))
@@ -131,7 +131,7 @@ class Mean(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     policy: PolicyName
     throughput: float
-    """Steady, tokens a second."""
+    """Steady throughput in tokens per second."""
     ttft_mean: float
     ttft_p99: float
     tpot_mean: float
@@ -146,7 +146,7 @@ class Mean(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def means(rows: Iterable[Row]) -> list[Mean]:
-    """In the order of the rows."""
+    """The means over seeds, in the order of the rows."""
     groups: dict[tuple[int, str, float, PolicyName], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.case.pp, row.case.workload, row.case.load, row.policy), []).append(row)

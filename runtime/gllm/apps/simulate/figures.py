@@ -1,4 +1,4 @@
-"""From the outcome of a run to its figures: what `gllm bench` prints, and what only a simulation sees."""
+"""The figures of a run: those of `gllm bench`, and those that only a simulation knows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     steady_throughput: float
     """Tokens a second, prompts and outputs, of the middle of the run (see `steady_throughput`)."""
     bubble: float
-    """Share of the time with a micro-batch in flight that stages did not compute, mean over the stages."""
+    """Share of the time with a micro-batch in flight in which a stage is idle; mean over the stages."""
     microbatches: int
     tokens_mean: float
-    """Of a micro-batch."""
+    """Tokens of a micro-batch."""
     tokens_std: float
     time_cv: float
     """Coefficient of variation of a micro-batch's time on its slowest stage."""
     preemptions: int
     prediction_error: float
-    """Relative, of the scheduler's time model at the end."""
+    """Relative error of the scheduler's time model at the end."""
 
     @property
     def tokens_cv(self) -> float:
@@ -35,21 +35,21 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steady_throughput(outcome: Outcome, start: float, end: float) -> float:
-    """Tokens a second that came between two times: a prompt's with its first token, then each output token.
+    """Tokens per second between two times; the tokens of a prompt count when its first output token comes.
 
-    Between the filling of the pipeline and the draining at the end this is what the system can do; a rate over the
-    whole run is mostly the longest answers of the last requests.
+    Between the fill of the pipeline and the drain at the end this is the capacity of the system. A rate over the whole
+    run depends mostly on the longest answers of the last requests.
     """
     tokens = 0.0
     for record in outcome.records:
-        for place, (seconds, count) in enumerate(record.pieces):
+        for index, (seconds, count) in enumerate(record.pieces):
             if start <= record.start + seconds < end:
-                tokens += count + (record.prompt_tokens if place == 0 else 0)
+                tokens += count + (record.prompt_tokens if index == 0 else 0)
     return tokens / (end - start)
 
 
 def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None) -> Figures:
-    """All figures. Steady is from two fifths of the arrivals' time to its end; for a burst, of the whole run."""
+    """All figures. Steady: from two fifths of the time of arrivals to its end; the whole run if all arrive at once."""
     mean, deviation = outcome.tokens
     last = max(record.start for record in outcome.records)
     start, end = (0.4 * last, last) if last > 0.0 else (0.0, max(outcome.duration, 1e-9))

@@ -1,4 +1,4 @@
-"""A pipeline for the simulator from a real run: the stages' coefficients out of the file that `--trace` wrote."""
+"""Fit a pipeline for the simulator to a real run, from the file that `--trace` wrote."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from gllm.engine.time_model import StageModel
 from gllm.engine.trace import Slice, read_slices
 
 _ROUNDS = 4
-"""Times that the run is gone through: the first ones settle scale and outliers."""
+"""Passes over the run; the first ones find the scale and the outliers."""
 _ENOUGH = 8
-"""Waits from which a delay is taken; with fewer the simulator's default stays."""
+"""Least number of waits for the estimate of a delay; with fewer the default is used."""
 
 
 def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
-    """The pipeline, and for each stage the mean relative error of the fitted times over the run.
+    """Return the pipeline, and for each stage the mean relative error of the fitted times.
 
-    Stage times are the scheduler's own model (`gllm.engine.time_model`), scaled so that the run's steps take as
-    long together as they did: the model itself does not listen to outliers, and a simulated run must have them. The
-    delays between stages and over the
-    engine are medians of what stages waited that had nothing else to do: they hold transfers, wake-ups and the work
-    before a step. The stages' clocks must agree, as they do on one machine. ValueError if a stage has no steps.
+    Stage times follow the scheduler's own model (`gllm.engine.time_model`), scaled to the sum of the run: the model
+    ignores outliers, which a simulated run must contain. The delays between stages and through the engine are
+    medians of the waits of idle stages; they contain transfers, wake-ups and the work before a step. The clocks of the
+    stages must agree, as they do on one machine. Raises ValueError if a stage has no steps.
     """
     runs: dict[int, list[Slice]] = {}
     for piece in read_slices(path):
@@ -39,14 +38,14 @@ def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
         for stage, model in zip(stages, models, strict=True)
     ]
     usual = Hardware(stages=(), kv_tokens=0)
-    round_trip = _delay(_over_engine(stages), usual.result + usual.engine + usual.plan + usual.prepare)
+    round_trip = _delay(_over_engine(stages), usual.result + usual.engine + usual.dispatch + usual.prepare)
     jitter = _jitter(errors)
     hardware = Hardware(
         stages=tuple(_scaled(model, stage, jitter) for model, stage in zip(models, stages, strict=True)),
         kv_tokens=kv_tokens,
         transfer=_delay(_between_stages(stages), usual.transfer),
         transfer_per_token=0.0,
-        prepare=max(round_trip - usual.result - usual.engine - usual.plan, 0.0),
+        prepare=max(round_trip - usual.result - usual.engine - usual.dispatch, 0.0),
         jitter=jitter,
     )
     return hardware, errors
@@ -61,7 +60,7 @@ def _fit(steps: list[Slice]) -> StageModel:
 
 
 def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
-    """A log-normal factor with deviation `jitter` has the mean exp(jitter^2 / 2)."""
+    """Stage times, scaled to the run. A log-normal factor with deviation `jitter` has the mean exp(jitter^2 / 2)."""
     predicted = sum(model.cost.predict(piece.work) for piece in steps) * math.exp(jitter**2 / 2)
     scale = sum(piece.seconds for piece in steps) / predicted if predicted > 0.0 else 1.0
     cost = model.cost
@@ -69,7 +68,7 @@ def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
 
 
 def _between_stages(stages: list[list[Slice]]) -> list[float]:
-    """From the end of a step on one stage to its start on the next, where that one was idle already."""
+    """Waits from the end of a step on one stage to its start on the next, if that stage was idle."""
     waits = []
     for before, after in pairwise(stages):
         ends = {piece.step: piece.end for piece in before}
@@ -81,7 +80,7 @@ def _between_stages(stages: list[list[Slice]]) -> list[float]:
 
 
 def _over_engine(stages: list[list[Slice]]) -> list[float]:
-    """From the latest end of a step on the last stage to a start on the first, where that one was idle already."""
+    """Waits from the end of a step on the last stage to the next start on the first stage, if that stage was idle."""
     ends = [piece.end for piece in stages[-1]]
     waits = []
     for previous, piece in pairwise(stages[0]):
@@ -96,5 +95,5 @@ def _delay(waits: list[float], usual: float) -> float:
 
 
 def _jitter(errors: list[float]) -> float:
-    """What the model does not explain, as noise: a normal variable's deviation is 1.25 times its mean distance."""
+    """The deviation that the model does not explain: 1.25 times the mean error, as for a normal distribution."""
     return min(1.25 * fmean(errors), 0.5)

@@ -1,4 +1,4 @@
-"""What the simulated pipeline is made of: stage times, transfers, the way over the engine."""
+"""The description of a simulated pipeline: stage times, transfers, the time between a result and the next step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     a + max(floor, b * tokens) + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
 
-    This is `gllm.engine.time_model` and one thing more, the `floor`: while weights are read, products of few
-    tokens cost nothing. The scheduler's model does not have it: the simulator does not flatter a policy that uses the
-    model.
+    This is the formula of `gllm.engine.time_model` with a `floor`: while weights are read, products of few tokens cost
+    nothing. The scheduler's model has no floor, so the simulator does not favour a policy that uses the model.
     """
 
     a: float
@@ -41,20 +40,20 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     stages: tuple[StageTimes, ...]
     kv_tokens: int
-    """Tokens that the KV pool holds (the same on every stage: each holds its own layers' part of all tokens)."""
+    """Tokens that the KV pool holds, the same on every stage: each holds its own layers' KV of all tokens."""
     transfer: float = 50e-6
-    """Of activations to the next stage, whatever their number."""
+    """Time to send activations to the next stage, without the share of each token."""
     transfer_per_token: float = 0.1e-6
     engine: float = 300e-6
-    """The engine's own time for a result and the plan that follows."""
-    plan: float = 200e-6
-    """A plan's way to a stage."""
+    """The engine's own time for a result and the schedule of the next step."""
+    dispatch: float = msgspec.field(default=200e-6, name="plan")
+    """From the engine to a stage; `plan` in JSON files."""
     prepare: float = 2e-3
-    """A stage's work on a plan before it can compute: inputs, launching. Hidden if the plan came early enough."""
+    """Work of a stage before it computes a step: inputs, launches. Hidden if the step was sent early enough."""
     result: float = 300e-6
-    """Sampled tokens' way from the last stage to the engine."""
+    """From the last stage to the engine, with the sampled tokens."""
     jitter: float = 0.03
-    """Standard deviation of the logarithm of a step's time over the formula's."""
+    """Standard deviation of log(time of a step / time by the formula)."""
 
     @property
     def pp(self) -> int:
@@ -62,7 +61,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read_hardware(path: Path) -> Hardware:
-    """From a JSON file; ValueError says what is wrong with it."""
+    """Read a JSON file. Raises ValueError."""
     try:
         hardware = msgspec.json.decode(path.read_bytes(), type=Hardware)
     except (OSError, msgspec.DecodeError) as error:

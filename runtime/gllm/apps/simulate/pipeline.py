@@ -1,4 +1,4 @@
-"""Stages in series: when each begins and ends a micro-batch whose plan is known ahead."""
+"""Stages in series: when each stage computes a micro-batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from gllm.engine.time_model import Work
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A micro-batch on its way: (start, seconds) on each stage, and when its tokens reach the engine."""
+class StageIntervals:
+    """When one micro-batch is computed. Times are seconds."""
 
-    slices: list[tuple[float, float]]
-    answered: float
+    intervals: list[tuple[float, float]]
+    """(start, duration) on each stage."""
+    result_time: float
+    """When its sampled tokens reach the engine."""
 
 
 class Pipeline:
-    """Micro-batches keep their order on every stage, so a passage is known as soon as the plan is sent.
+    """Computes the intervals of micro-batches, which keep their order on every stage.
 
-    A stage begins when it is free, has the activations of the stage before, and has prepared the plan, which went to
-    all stages at once. Plans are prepared one after the other, while the stage computes earlier ones.
+    A stage starts a micro-batch when three things are done: the one before it on this stage, the same one on the stage
+    before, and its preparation. Scheduler outputs go to all stages at once; a stage prepares them one after the other,
+    while it computes earlier ones.
     """
 
     def __init__(self, hardware: Hardware, seed: int) -> None:
@@ -30,14 +33,14 @@ class Pipeline:
         self._free = [0.0] * hardware.pp
         self._host_free = [0.0] * hardware.pp
         self.busy = [0.0] * hardware.pp
-        """Seconds that each stage has computed."""
+        """Seconds of computation of each stage."""
 
-    def send(self, work: Work, now: float) -> Passage:
-        """The engine sends a plan at `now`."""
+    def send(self, work: Work, now: float) -> StageIntervals:
+        """Send a micro-batch to all stages at `now`."""
         hardware = self._hardware
-        arrival = now + hardware.plan
+        arrival = now + hardware.dispatch
         transfer = hardware.transfer + hardware.transfer_per_token * work.tokens
-        slices = []
+        intervals = []
         ready = 0.0
         for stage, times in enumerate(hardware.stages):
             self._host_free[stage] = prepared = max(arrival, self._host_free[stage]) + hardware.prepare
@@ -47,6 +50,6 @@ class Pipeline:
                 elapsed *= self._random.lognormvariate(0.0, hardware.jitter)
             self._free[stage] = end = start + elapsed
             self.busy[stage] += elapsed
-            slices.append((start, elapsed))
+            intervals.append((start, elapsed))
             ready = end + transfer
-        return Passage(slices, self._free[-1] + hardware.result)
+        return StageIntervals(intervals, self._free[-1] + hardware.result)

@@ -1,4 +1,4 @@
-"""Pictures of simulations. matplotlib is asked for only here; it is no dependency of the server."""
+"""Plots of simulations. Only this module imports matplotlib, which is an extra."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STYLES: dict[str, tuple[str, str]] = {
 
 
 def _pyplot() -> Any:
-    """matplotlib.pyplot without a display; ValueError says how to get it."""
+    """Return matplotlib.pyplot without a display. Raises ValueError that says how to install it."""
     try:
         import matplotlib
     except ImportError:
@@ -75,7 +75,7 @@ def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
 
 
 def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 400) -> None:
-    """Tokens and times of successive micro-batches while requests still arrive: the volatility to be throttled."""
+    """Plot tokens and times of successive micro-batches while requests still arrive."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
         2, len(outcomes), figsize=(3.0 * len(outcomes) + 0.5, 4.2), squeeze=False, sharex=True, sharey="row"
@@ -102,6 +102,6 @@ def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Without the date, so that the same figures make the same file."""
+    """Save without the date, so that the same figures make the same file."""
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, dpi=110, metadata=metadata)

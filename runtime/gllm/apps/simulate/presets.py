@@ -1,4 +1,4 @@
-"""Pipelines by name. Coefficients are worked out from a model's shape and a device's speed, whose sources are named."""
+"""Pipelines by name. Coefficients follow from the sizes of the model and the speed of the device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Preset:
     about: str
     layers: int
     launch: float
-    """A step on a stage."""
+    """Time of a step on a stage, without its layers."""
     launch_layer: float
-    """A step, for each layer: launches and small kernels."""
+    """Time of a step for each layer: launches and small kernels."""
     weights: float
     """Reading a layer's weights."""
     token: float
@@ -37,12 +37,12 @@ class Preset:
     transfer: float
     transfer_per_token: float
     prepare: float
-    """Host time of a plan on a stage."""
+    """Host time to prepare a step on a stage."""
     prepare_layer: float
     """The same, for each layer."""
 
     def hardware(self, pp: int) -> Hardware:
-        """The pipeline of `pp` stages; ValueError if the model does not fit."""
+        """The pipeline of `pp` stages. Raises ValueError if the model does not fit."""
         split = self.split(pp)
         most = max(split)
         room = self.device_memory - most * self.layer_bytes
@@ -58,7 +58,7 @@ class Preset:
         )
 
     def split(self, pp: int) -> list[int]:
-        """Layers of each stage, so that the slowest is fastest at a small decode batch; the last has the LM head."""
+        """Layers of each stage. Minimizes the slowest stage at a small decode batch; the last stage has the LM head."""
         if not 1 <= pp <= self.layers:
             raise ValueError(f"{self.about} has {self.layers} layers: pp must be from 1 to that, not {pp}")
         if pp == 1:

@@ -1,4 +1,4 @@
-"""The event loop of a simulation: arrivals, results and stage reports in order of time, and the real scheduler."""
+"""The event loop of a simulation: arrivals, results and stage reports in order of time, with the real scheduler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from gllm.apps.bench.client import RequestRecord
 from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.simulate.hardware import Hardware
-from gllm.apps.simulate.pipeline import Passage, Pipeline
+from gllm.apps.simulate.pipeline import Pipeline, StageIntervals
 from gllm.config import EngineConfig
 from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.results import OutputsByClient
@@ -23,16 +23,16 @@ from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 
 _REPORT_SECONDS = 1e-3
-"""From the end of a step on a stage to the scheduler's knowing how long it took."""
+"""Delay from the end of a step on a stage until the scheduler gets its duration."""
 
 
 class SimulationError(RuntimeError):
-    """The scheduler left requests for ever; this is a bug of it or of a policy."""
+    """The scheduler never finishes some requests: a bug of it or of a policy."""
 
 
 @dataclass
 class Outcome:
-    """What happened in one run. Times are simulated seconds."""
+    """The record of one run. Times are simulated seconds."""
 
     records: list[RequestRecord]
     duration: float
@@ -40,12 +40,12 @@ class Outcome:
     present: float
     """Seconds with a micro-batch in flight."""
     busy: list[float]
-    """Seconds that each stage computed."""
+    """Seconds of computation of each stage."""
     preemptions: int
     works: list[Work] = field(default_factory=list)
     """Of each micro-batch."""
     sent: list[float] = field(default_factory=list)
-    """When each micro-batch's plan was sent."""
+    """Time at which each micro-batch was sent."""
     stage_seconds: list[float] = field(default_factory=list)
     """Of each micro-batch, on its slowest stage."""
     prediction_error: float = 0.0
@@ -53,7 +53,7 @@ class Outcome:
 
     @property
     def bubble(self) -> float:
-        """Share of the time with a micro-batch in flight that stages did not compute, mean over the stages."""
+        """Share of the time with a micro-batch in flight in which a stage is idle; mean over the stages."""
         return 1.0 - fmean(self.busy) / self.present if self.present else 0.0
 
     @property
@@ -71,8 +71,8 @@ class Outcome:
 class Simulation:
     """One run of a scheduler over a pipeline, from the first arrival until the last request has ended.
 
-    The engine is one thread: it takes what has come, then sends plans until the scheduler has none, each costing it
-    `hardware.engine` seconds. A run depends on nothing but its arguments.
+    The engine is one thread: it takes in what has arrived, then schedules and sends steps, which cost it
+    `hardware.engine` seconds each, until the scheduler has none. A run depends on its arguments alone.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Simulation:
             str(request.index): RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
             for request in requests
         }
-        self._in_flight: deque[tuple[SchedulerOutput, Passage]] = deque()
+        self._in_flight: deque[tuple[SchedulerOutput, StageIntervals]] = deque()
         self._reports: list[tuple[float, int, StageReport]] = []
         self._outcome = Outcome(list(self._records.values()), 0.0, 0.0, [], 0)
 
@@ -111,10 +111,10 @@ class Simulation:
         while self._arrivals or self._in_flight:
             self._wait()
             self._take()
-            while (plan := self.scheduler.schedule()) is not None:
-                self._send(plan)
+            while (step := self.scheduler.schedule()) is not None:
+                self._send(step)
         if self.scheduler.has_work:
-            raise SimulationError("requests are left and the scheduler plans nothing")
+            raise SimulationError("requests are left and the scheduler has no step")
         outcome = self._outcome
         start = min(record.start for record in outcome.records)
         outcome.duration = max(record.start + record.latency for record in outcome.records) - start
@@ -125,10 +125,10 @@ class Simulation:
         return outcome
 
     def _wait(self) -> None:
-        """Move the clock to the next event, unless the engine is late for it already."""
+        """Move the clock to the next event, unless the event is in the past already."""
         times = []
         if self._in_flight:
-            times.append(self._in_flight[0][1].answered)
+            times.append(self._in_flight[0][1].result_time)
         if self._arrivals:
             times.append(self._arrivals[0].arrival)
         before = self.now
@@ -137,7 +137,7 @@ class Simulation:
             self._outcome.present += self.now - before
 
     def _take(self) -> None:
-        """All that has come by now."""
+        """Take in everything that has arrived by now."""
         while self._arrivals and self._arrivals[0].arrival <= self.now:
             self._add(self._arrivals.popleft())
         while self._reports and self._reports[0][0] <= self.now:
@@ -145,10 +145,10 @@ class Simulation:
             self.scheduler.observe(report)
             if self._trace is not None:
                 self._trace.stage(report, self.scheduler.work_of(report.step))
-        while self._in_flight and self._in_flight[0][1].answered <= self.now:
-            plan, passage = self._in_flight.popleft()
+        while self._in_flight and self._in_flight[0][1].result_time <= self.now:
+            step, stages = self._in_flight.popleft()
             result = StepResult(
-                epoch=plan.epoch, step=plan.step, token_ids=[0] * sum(plan.samples), elapsed=passage.slices[-1][1]
+                epoch=step.epoch, step=step.step, token_ids=[0] * sum(step.samples), elapsed=stages.intervals[-1][1]
             )
             self._note(self.scheduler.process_result(result))
             if self._trace is not None:
@@ -169,22 +169,22 @@ class Simulation:
             )
         )
 
-    def _send(self, plan: SchedulerOutput) -> None:
+    def _send(self, step: SchedulerOutput) -> None:
         busy_from = self.now
         self.now += self._hardware.engine
         if self._in_flight:
             self._outcome.present += self.now - busy_from
-        work = self.scheduler.work_of(plan.step)
+        work = self.scheduler.work_of(step.step)
         assert work is not None
-        passage = self._pipeline.send(work, self.now)
-        self._in_flight.append((plan, passage))
-        for stage, (start, elapsed) in enumerate(passage.slices):
-            report = StageReport(epoch=plan.epoch, step=plan.step, stage=stage, started=start, elapsed=elapsed)
+        stages = self._pipeline.send(work, self.now)
+        self._in_flight.append((step, stages))
+        for stage, (start, elapsed) in enumerate(stages.intervals):
+            report = StageReport(epoch=step.epoch, step=step.step, stage=stage, started=start, elapsed=elapsed)
             due = start + elapsed + _REPORT_SECONDS
-            heapq.heappush(self._reports, (due, plan.step * self._hardware.pp + stage, report))
+            heapq.heappush(self._reports, (due, step.step * self._hardware.pp + stage, report))
         self._outcome.works.append(work)
         self._outcome.sent.append(self.now)
-        self._outcome.stage_seconds.append(max(elapsed for _, elapsed in passage.slices))
+        self._outcome.stage_seconds.append(max(elapsed for _, elapsed in stages.intervals))
 
     def _note(self, outputs: OutputsByClient) -> None:
         for output in outputs.get(b"simulation", ()):
