@@ -199,7 +199,7 @@ class LLM:
                 future.cancel()
 
     def default_sampling(self, **changes: Any) -> SamplingParams:
-        """The defaults of the model (generation_config.json) with `changes`; by default the context limits max_tokens."""
+        """The defaults of the model (generation_config.json) with `changes`. The context limits the answer."""
         defaults: dict[str, Any] = {"max_tokens": None}
         if self.config.gateway.generation_config == "auto":
             known = self.model_config.generation_defaults
