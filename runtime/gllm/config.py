@@ -12,6 +12,9 @@ CONFIG_VARIABLE = "GLLM_CONFIG"
 
 PolicyName = Literal["token_throttling", "balanced", "chunked_prefill", "decode_cap", "no_wt", "no_ut"]
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
+Dtype = Literal["float32", "bfloat16", "float16"]
+DtypeChoice = Literal["auto", Dtype]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,7 +33,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A Hugging Face folder or a GGUF file."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights from `config.json` alone, for benchmarks."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DtypeChoice = "auto"
     """auto: the checkpoint's own (bfloat16 for a quantized GGUF); float32 on a CPU without AVX-512 BF16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
@@ -146,7 +149,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Folder of the group's Unix sockets, mode 0700."""
     epoch: int = 0
     """Grows with every restart of the engine; messages of an older epoch are refused."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
 
     @classmethod
     def from_environment(cls) -> Config:

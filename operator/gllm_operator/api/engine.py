@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gllm.config import LogLevel, PolicyName
 from gllm_operator.api.types import ApiObject
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -13,9 +14,7 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Engine(ApiObject, frozen=True, kw_only=True):
-    policy: Literal["token_throttling", "balanced", "chunked_prefill", "decode_cap", "no_wt", "no_ut"] = (
-        "token_throttling"
-    )
+    policy: PolicyName = "token_throttling"
     """The scheduling policy. It decides how many prefill and decode tokens a micro-batch has."""
     max_num_seqs: Annotated[int, Meta(ge=1, le=65536)] | None = None
     """The maximum number of sequences that run at once. Defaults to that of `gllm serve`."""
@@ -39,7 +38,7 @@ class Engine(ApiObject, frozen=True, kw_only=True):
     """Whether requests share the KV cache of common prompt prefixes."""
     threads: Annotated[int, Meta(ge=1, le=4096)] | None = None
     """The number of CPU threads of a worker. Defaults to the cores of the pod, divided among its workers."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """The log level of the pods' processes."""
     extra_args: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=64)] = ()
     """Further arguments for `gllm serve`, placed after all others. Flags that the operator sets itself are refused."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from gllm.config import DtypeChoice
 from gllm_operator.api.types import ApiObject, KeyRef, Name, Rule
 
 
@@ -44,7 +45,7 @@ class Model(ApiObject, frozen=True, kw_only=True):
     """The PersistentVolumeClaim that keeps downloads. Without one, every new pod downloads the model."""
     served_names: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(max_length=1)] = ()
     """The name of the model in requests. At most one; defaults to the last part of the model's path."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DtypeChoice = "auto"
     """The data type of weights, activations and KV cache. auto is the checkpoint's own, if the device supports it."""
     max_model_len: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     """The maximum length of prompt and output together, in tokens. Defaults to the most that the model and the KV cache

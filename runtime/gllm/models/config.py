@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from gllm.config import Dtype
+
 
 class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     theta: float = 10000.0
@@ -74,7 +76,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     qk_norm: bool = False
     """Whether each query and key head is normed before rope."""
     moe: MoEConfig | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     """What the checkpoint says; quantized GGUF counts as bfloat16."""
     eos_token_ids: tuple[int, ...] = ()
     """Any of these ends a generation (`gllm.text.vocabulary.eos`)."""

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import typer
 
-from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, LogLevel
-from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource
+from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS
+from gllm.config import Config, EngineConfig, GatewayConfig, LogLevel, ModelSource
 
 
 def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info") -> Config:

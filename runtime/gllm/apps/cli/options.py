@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from gllm.apps.cli.flag_values import (
     parse_names,
     parse_origins,
 )
-from gllm.config import EngineConfig, GatewayConfig, ModelSource
+from gllm.config import EngineConfig, GatewayConfig, LogLevel, ModelSource
 
 ModelArgument = Annotated[
     str,
@@ -31,7 +31,6 @@ ModelArgument = Annotated[
     ),
 ]
 
-LogLevel = Literal["debug", "info", "warning", "error"]
 LogLevelOption = Annotated[
     LogLevel,
     typer.Option("--log-level", help="Least severity of what the processes log on stderr.", rich_help_panel="Process"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 from gguf.constants import GGMLQuantizationType
@@ -12,6 +11,7 @@ from gguf.constants import GGMLQuantizationType
 from gllm.checkpoint.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 from gllm.checkpoint.gguf_file import GGUFFile
 from gllm.checkpoint.gguf_layout import GGUFLayout
+from gllm.config import Dtype
 from gllm.models.config import ModelConfig, MoEConfig
 from gllm.models.config_files.common import check_heads
 from gllm.models.config_files.context_length import limited_context
@@ -109,7 +109,7 @@ def _moe(file: GGUFFile, fields: Fields, layout: GGUFLayout) -> MoEConfig | None
     )
 
 
-def _dtype(kind: GGMLQuantizationType) -> Literal["float32", "bfloat16", "float16"]:
+def _dtype(kind: GGMLQuantizationType) -> Dtype:
     if kind == GGMLQuantizationType.F32:
         return "float32"
     return "float16" if kind == GGMLQuantizationType.F16 else "bfloat16"

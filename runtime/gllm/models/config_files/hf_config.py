@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import msgspec
 
 from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.hf_folder import read_config, read_json_object
+from gllm.config import Dtype
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import check_heads
 from gllm.models.config_files.unsupported import find_family
@@ -17,11 +18,7 @@ from gllm.models.family import Family
 from gllm.sampling_params import DEFAULTED_FIELDS
 from gllm.text.vocabulary.eos import folder_eos_ids
 
-_DTYPES: dict[str, Literal["float32", "bfloat16", "float16"]] = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "float16": "float16",
-}
+_DTYPES: dict[str, Dtype] = {name: name for name in get_args(Dtype)}
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
 """Of transformers, of older llm-compressor, of MLX."""
 
@@ -46,7 +43,7 @@ def read_hf_config(folder: Path, families: Sequence[Family]) -> ModelConfig:
     return check_heads(model, str(path))
 
 
-def _dtype(config: Fields) -> Literal["float32", "bfloat16", "float16"]:
+def _dtype(config: Fields) -> Dtype:
     key = "dtype" if config.get("dtype") is not None else "torch_dtype"
     value = config.get(key, "float32")
     name = _DTYPES.get(value) if isinstance(value, str) else None
