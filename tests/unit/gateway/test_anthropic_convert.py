@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gllm.gateway.api.messages.convert import MessagesChat, chat_of
+from gllm.gateway.api.messages.message_chat import MessagesChat, chat_of
 from gllm.gateway.protocol.anthropic_schema import MessagesRequest
 from gllm.gateway.protocol.message_schema import template_messages
 

@@ -11,7 +11,7 @@ from gateway_fakes import RunningServer
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from responses_checks import TOOLS, able_server, create, prompt_of, refused, says, stream
 
-from gllm.gateway.api.responses.convert import chat_messages
+from gllm.gateway.api.responses.response_chat import chat_messages
 from gllm.gateway.protocol.fields import HINTS
 from gllm.gateway.protocol.responses_schema import REFUSED, ResponsesRequest
 

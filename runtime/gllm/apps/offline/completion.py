@@ -12,7 +12,7 @@ import msgspec
 
 from gllm.engine.client.client import EngineClient
 from gllm.sampling_params import SamplingParams
-from gllm.text.output.answer import AnswerText
+from gllm.text.output.answer_text import AnswerText
 from gllm.text.output.detokenizer import TextStream
 from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
 from gllm.text.output.stop_strings import StopStrings

@@ -16,7 +16,7 @@ from gllm.gateway.protocol.usage import usage
 from gllm.gateway.request.answer import Answer
 from gllm.gateway.request.generation import Generation
 from gllm.gateway.shared.gateway import Gateway
-from gllm.text.output.answer import TextDelta
+from gllm.text.output.answer_text import TextDelta
 
 
 async def open_completion(request: CompletionRequest, gateway: Gateway) -> Answer:

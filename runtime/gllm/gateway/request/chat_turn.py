@@ -15,7 +15,7 @@ from gllm.gateway.protocol.usage import TokenCounts
 from gllm.gateway.request.choice import Choice
 from gllm.gateway.request.generation import Generation
 from gllm.gateway.shared.gateway import Gateway
-from gllm.text.output.answer import TextDelta
+from gllm.text.output.answer_text import TextDelta
 from gllm.text.output.reasoning import ReasoningParser
 from gllm.text.tool_parsers import ToolCallDelta, ToolParser, WithoutRepeats
 from gllm.wire.messages import TokenLogprob

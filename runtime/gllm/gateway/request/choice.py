@@ -9,7 +9,7 @@ from gllm.engine.client.stream import OutputStream
 from gllm.gateway.protocol.errors import bad_request, internal_error
 from gllm.gateway.shared.metrics import FinishedChoice
 from gllm.sampling_params import SamplingParams
-from gllm.text.output.answer import AnswerText, TextDelta
+from gllm.text.output.answer_text import AnswerText, TextDelta
 from gllm.text.output.stop_patterns import PatternTooComplexError
 from gllm.wire.messages import RequestOutput, TokenLogprob
 

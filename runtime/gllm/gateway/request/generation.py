@@ -16,7 +16,7 @@ from gllm.gateway.request.choice import Choice
 from gllm.gateway.request.prepare import PreparedRequest, prepare
 from gllm.gateway.shared.admission import Ticket
 from gllm.gateway.shared.gateway import Gateway
-from gllm.text.output.answer import AnswerText, TextDelta
+from gllm.text.output.answer_text import AnswerText, TextDelta
 from gllm.wire.messages import RequestOutput
 
 

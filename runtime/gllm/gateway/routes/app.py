@@ -16,20 +16,20 @@ from gllm.gateway.http.error_responses import error_response, from_http_status, 
 from gllm.gateway.http.middleware import ApiKey, Outermost, Paths
 from gllm.gateway.http.paths import canonical, why_not_offered
 from gllm.gateway.protocol.errors import ApiError, from_parameter_error, internal_error
-from gllm.gateway.routes.completions import completion_routes
-from gllm.gateway.routes.messages import messages_routes
+from gllm.gateway.routes.completion_routes import completion_routes
+from gllm.gateway.routes.message_routes import message_routes
 from gllm.gateway.routes.openapi import build_openapi
-from gllm.gateway.routes.operations import server_routes
-from gllm.gateway.routes.responses import responses_routes
-from gllm.gateway.routes.sglang import sglang_routes
-from gllm.gateway.routes.text import text_routes
+from gllm.gateway.routes.operation_routes import operation_routes
+from gllm.gateway.routes.response_routes import response_routes
+from gllm.gateway.routes.sglang_routes import sglang_routes
+from gllm.gateway.routes.text_routes import text_routes
 from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (completion_routes, responses_routes, messages_routes, sglang_routes, text_routes, server_routes):
+    for routes in (completion_routes, response_routes, message_routes, sglang_routes, text_routes, operation_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)

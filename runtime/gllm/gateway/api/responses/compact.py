@@ -6,8 +6,8 @@ import asyncio
 
 import msgspec
 
-from gllm.gateway.api.responses.answer import Conversation, open_response_turn
-from gllm.gateway.api.responses.convert import chat_messages, checked_chat, write_summary
+from gllm.gateway.api.responses.response_answer import Conversation, open_response_turn
+from gllm.gateway.api.responses.response_chat import chat_messages, checked_chat, write_summary
 from gllm.gateway.api.responses.store import ResponseStore
 from gllm.gateway.protocol.item_schema import MessageItem, new_id
 from gllm.gateway.protocol.responses_schema import CompactRequest

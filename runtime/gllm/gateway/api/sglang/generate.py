@@ -17,7 +17,7 @@ from gllm.gateway.protocol.sglang_schema import GenerateRequest
 from gllm.gateway.request.answer import Answer
 from gllm.gateway.request.generation import Generation
 from gllm.gateway.shared.gateway import Gateway
-from gllm.text.output.answer import TextDelta
+from gllm.text.output.answer_text import TextDelta
 from gllm.wire.messages import TokenLogprob
 
 _json = msgspec.json.Encoder().encode

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.api.responses.convert import chat_request, in_responses_terms
 from gllm.gateway.api.responses.output import OutputItems, ResponseStatus
 from gllm.gateway.api.responses.resource import ResponseObject
+from gllm.gateway.api.responses.response_chat import chat_request, in_responses_terms
 from gllm.gateway.api.responses.store import ResponseStore, StoredResponse, read_items
 from gllm.gateway.api.responses.truncation import truncated
 from gllm.gateway.protocol.chat_schema import ChatRequest

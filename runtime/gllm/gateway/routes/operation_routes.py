@@ -13,7 +13,7 @@ from gllm import __version__
 from gllm.gateway.shared.gateway import Gateway
 
 
-def server_routes(gateway: Gateway) -> APIRouter:
+def operation_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter()
     model = gateway.model
 

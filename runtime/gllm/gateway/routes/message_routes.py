@@ -8,8 +8,8 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gllm.gateway.api.messages.answer import open_message
-from gllm.gateway.api.messages.convert import chat_of
+from gllm.gateway.api.messages.message_answer import open_message
+from gllm.gateway.api.messages.message_chat import chat_of
 from gllm.gateway.http.answering import AnswerResponse
 from gllm.gateway.http.body import read_body
 from gllm.gateway.protocol.anthropic_schema import CountTokensRequest, MessagesRequest
@@ -17,7 +17,7 @@ from gllm.gateway.request.prompt_encoding import prompts_of
 from gllm.gateway.shared.gateway import Gateway
 
 
-def messages_routes(gateway: Gateway) -> APIRouter:
+def message_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(tags=["messages"])
     limit = gateway.config.gateway.max_body_bytes
     model = gateway.model

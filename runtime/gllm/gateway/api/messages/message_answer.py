@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from gllm.gateway.api.messages.blocks import Blocks
-from gllm.gateway.api.messages.convert import chat_of
+from gllm.gateway.api.messages.message_chat import chat_of
 from gllm.gateway.protocol.anthropic_schema import MessagesRequest
 from gllm.gateway.protocol.chunks import Event, event_frame
 from gllm.gateway.protocol.errors import ApiError

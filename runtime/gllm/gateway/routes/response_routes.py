@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gllm.gateway.api.responses.answer import Conversation, chat_of, open_response
 from gllm.gateway.api.responses.compact import compact
+from gllm.gateway.api.responses.response_answer import Conversation, chat_of, open_response
 from gllm.gateway.api.responses.store import ResponseStore, read_items
 from gllm.gateway.http.answering import AnswerResponse, while_connected
 from gllm.gateway.http.body import read_body
@@ -24,7 +24,7 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 
 
-def responses_routes(gateway: Gateway) -> APIRouter:
+def response_routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(tags=["responses"])
     limit = gateway.config.gateway.max_body_bytes
     store = ResponseStore()
