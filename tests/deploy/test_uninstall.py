@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fixtures.operator_bench import deployment
-
 from fixtures.kube_memory import MemoryApi
+from fixtures.operator_harness import deployment
 from gllm_operator.names import FINALIZER
 from gllm_operator.uninstall import delete_all, release_all, stop_operator
 
