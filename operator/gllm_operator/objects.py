@@ -1,9 +1,10 @@
-"""Kubernetes objects as plain data: how they are named, compared and dated."""
+"""Kubernetes objects as plain data: names, versions, digests, timestamps and quantities."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,6 +13,8 @@ Object = dict[str, Any]
 """An object as the API server returns it."""
 Manifest = dict[str, Any]
 """An object as the operator writes it: only the fields that the operator owns."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 class ObjectRef(NamedTuple):
@@ -70,3 +73,12 @@ def seconds_of(text: str | None) -> float | None:
     if not text:
         return None
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def parse_quantity(text: str) -> int:
+    """Return the bytes of a text such as 80Gi, 1.5G or 1024. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(i?)B?", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount of memory: write for example 80Gi")
+    unit = _UNITS[match[2]] if not match[3] else 1024 ** "_KMGT".index(match[2] or "_")
+    return int(float(match[1]) * unit)

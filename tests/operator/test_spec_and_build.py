@@ -21,10 +21,10 @@ from gllm_operator.build.overlay import overlay
 from gllm_operator.build.singletons import make_keys
 from gllm_operator.controller.masters import Answers, ask_masters, parse_loaded, parse_requests
 from gllm_operator.names import GroupId
+from gllm_operator.objects import parse_quantity
 from gllm_operator.plan.validate import problems
 from gllm_operator.spec.estimate import estimate
 from gllm_operator.spec.parallel_config import parallel_config
-from gllm_operator.spec.quantity import parse_quantity
 from gllm_operator.spec.revision import pod_source, record_of, revision_of, source_of
 
 

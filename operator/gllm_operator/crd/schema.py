@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 import types
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from gllm_operator.api.types import ApiObject, Free, Rule
-from gllm_operator.crd.docs import field_docs
 
 Schema = dict[str, Any]
 
@@ -104,3 +107,32 @@ def _default_of(field: msgspec.structs.FieldInfo) -> Any:
 def _worth_saying(default: Any) -> bool:
     """Whether a default differs from an absent value for the operator."""
     return default is not None and default not in ((), "", {})
+
+
+# --- descriptions: the strings below fields in the source ---------------------------------------------------
+
+
+@cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the description of each field that the class or one of its bases declares."""
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if owner.__module__.startswith("gllm_operator."):
+            docs |= _own_docs(owner)
+    return docs
+
+
+def _own_docs(cls: type) -> dict[str, str]:
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
+    docs = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_text(below):
+            assert isinstance(below, ast.Expr)
+            assert isinstance(below.value, ast.Constant)
+            docs[field.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -10,9 +10,9 @@ from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.pod import CONTAINER
+from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.estimate import estimate
 from gllm_operator.spec.parallel_config import parallel_config
-from gllm_operator.spec.quantity import parse_quantity
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig

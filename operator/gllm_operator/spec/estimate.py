@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Estimate
+from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.parallel_config import ParallelConfig
-from gllm_operator.spec.quantity import parse_quantity
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
