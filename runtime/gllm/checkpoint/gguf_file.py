@@ -1,4 +1,4 @@
-"""Header of a GGUF file or of all parts of a split one: metadata and where each tensor lies. No tensor data is read.
+"""The header of a GGUF file, or of all parts of a split one: metadata, and the offset of each tensor.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Read with `struct` rather than the gguf package's
 reader, which makes an array view of each of the vocabulary's strings and trusts the file's sizes.
@@ -41,7 +41,7 @@ class GGUFTensor:
 
 
 class GGUFFile:
-    """A parsed header; any part of a split file stands for all of them.
+    """A parsed header. The path of any part of a split file opens all parts.
 
     Raises ValueError naming the file if it is not GGUF, truncated or corrupt, or a part is missing.
     """
@@ -64,7 +64,7 @@ class GGUFFile:
                 self._read(part)
 
     def _read(self, path: Path) -> None:
-        """Take over the metadata of a file, and add its tensors."""
+        """Replace the metadata by that of a file, and add the file's tensors."""
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 self._parse(path, _Cursor(data))

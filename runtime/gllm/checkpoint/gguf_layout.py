@@ -19,13 +19,13 @@ class GGUFLayout:
     architecture: str
     """`general.architecture` of the header."""
     only_with: str = ""
-    """Tensor that tells this family's files from others of the same architecture; empty: the file needs no such."""
+    """A tensor that only this family has among those of the same architecture; empty: the architecture is enough."""
     top: Mapping[str, str]
-    """Of what is outside the layers: GGUF's name -> the checkpoint's."""
+    """Weights outside the layers: GGUF's name -> the checkpoint's."""
     layer: str
     """The checkpoint's name of a layer, without its number."""
     parts: Mapping[str, str]
-    """Of what is in a layer: GGUF's name -> the checkpoint's, with {} for the number of an expert."""
+    """Weights of a layer: GGUF's name -> the checkpoint's, with {} for the number of an expert."""
     rotates_part: bool = False
     """Whether the header may say that rope rotates a part of each head."""
     interleaves_heads: bool = False
@@ -36,7 +36,7 @@ class GGUFLayout:
 
 
 def named(tensor: GGUFTensor, layout: GGUFLayout) -> Iterator[tuple[str, GGUFTensor]]:
-    """A tensor under its checkpoint name (its own, if it has none); one that holds all experts as a tensor each."""
+    """The tensor under its checkpoint name, or its own if it has none; stacked experts as one tensor each."""
     if match := _TOP.fullmatch(tensor.name):
         top = layout.top.get(match[1])
         yield tensor.name if top is None else f"{top}.{match[2]}", tensor

@@ -45,7 +45,7 @@ class GGUFSource:
         raw = self._file.raw(tensor)
         order = self._order(name, tensor)
         if len(tensor.shape) == 1:
-            # One row of blocks in the file, while its elements are the rows to the caller.
+            # A vector is one row of blocks in the file; its elements are the rows of the result.
             values = dequantize(np.array(raw), tensor.type)[0][order]
             out.copy_(torch.from_numpy(values)[rows])
             return

@@ -14,7 +14,7 @@ TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", 
 
 
 def read_tokenizer_json(folder: Path) -> str:
-    """The text of tokenizer.json; ValueError says how to make one where it is missing."""
+    """The text of tokenizer.json. Raises ValueError that says how to make the file if it is missing."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         if list(folder.glob("tokenization_*.py")):
@@ -42,7 +42,7 @@ def read_tokenizer_json(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The object of config.json. ValueError tells what a folder without one is."""
+    """The object in config.json. Raises ValueError that says what a folder without config.json is."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(no_model_folder(folder))
@@ -50,7 +50,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object, empty if there is no such file."""
+    """The object in a JSON file; empty if the file does not exist. Raises ValueError naming the file."""
     if not path.is_file():
         return {}
     try:
@@ -63,13 +63,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json over the older special_tokens_map.json; null means that a file says nothing."""
+    """tokenizer_config.json over the older special_tokens_map.json; a null in the newer file counts as absent."""
     older, newer = (read_json_object(folder / name) for name in ("special_tokens_map.json", "tokenizer_config.json"))
     return older | {key: value for key, value in newer.items() if value is not None}
 
 
 def token_string(setting: Any) -> str | None:
-    """A special token is given as a string or as a serialised AddedToken."""
+    """The text of a special token, which is a string or a serialised AddedToken in the file."""
     if isinstance(setting, dict):
         setting = setting.get("content")
     return setting if isinstance(setting, str) and setting else None

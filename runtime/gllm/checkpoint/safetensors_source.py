@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder, out of its safetensors files."""
+"""Weights of a Hugging Face folder, read from its safetensors files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 class SafetensorsSource:
     """See `gllm.checkpoint.source.TensorSource`.
 
-    The library checks each file once and lists it. Tensors are then read at their offsets, a chunk at a time into one
-    buffer: the pages of a map would count as the process's memory, and to map a file anew for each of a model's
-    thousands of experts takes longer than to read them.
+    The library checks each file once and lists its tensors. They are then read at their offsets, a chunk at a time into
+    one buffer. Mapped pages would count as the process's memory, and mapping a file again for each of thousands of
+    experts takes longer than reading them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class SafetensorsSource:
             )
 
     def _add(self, path: Path, names: set[str] | None) -> None:
-        """List the tensors of one file; `names` are those that the index promises."""
+        """List the tensors of one file. names: those that the index lists for it; None: there is no index."""
         if not path.is_file():
             raise ValueError(f"{path} is missing; download the checkpoint again")
         with _opened(path) as file:
@@ -76,13 +76,13 @@ class SafetensorsSource:
 
     def _buffer_of(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         if len(self._buffer) < size:
-            self._buffer = np.empty(0, np.uint8)  # the old one goes first
+            self._buffer = np.empty(0, np.uint8)  # frees the old buffer first
             self._buffer = np.empty(size, np.uint8)
         return self._buffer[:size]
 
 
 def _read_into(file: Any, view: memoryview) -> None:
-    """A read may return less than was asked for, as on a network's file system."""
+    """Fill the view; one read may return less, for example on a network file system."""
     while len(view):
         count = file.readinto(view)
         if not count:

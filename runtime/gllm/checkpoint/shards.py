@@ -16,7 +16,7 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.gguf)")
 
 
 def find_shards(folder: Path) -> dict[Path, set[str] | None]:
-    """Files to open, with the tensors each must hold (None: whatever it has).
+    """The files to open, with the tensors that each must hold (None: all that it has).
 
     As in transformers a single model.safetensors wins, then the index. Without either, shards whose names count them
     completely do, or the only file there is. Raises ValueError that says what the folder has instead.
@@ -49,7 +49,7 @@ def find_shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def all_parts(path: Path) -> list[Path]:
-    """The files NAME-00001-of-0000N to NAME-0000N-of-0000N, one of which is `path`. ValueError names a missing one."""
+    """All files NAME-0000I-of-0000N, of which `path` is one. Raises ValueError naming a missing one."""
     match = _PART.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path} is one part of several, whose names must end in -00001-of-00003 and so on")

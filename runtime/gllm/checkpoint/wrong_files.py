@@ -1,4 +1,4 @@
-"""What lies where a model should be: the usual accidents of a download, told by name with their remedy."""
+"""Detects common accidents of a download, and says how to repair them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 _HEAD_BYTES = 512
 _MESSAGE_BYTES = 4096
-"""Error texts that a download left in place of a file are shorter than this, weights and tokenizers longer."""
+"""Error texts that a download leaves in place of a file are shorter than this; weights and tokenizers are longer."""
 
 
 def wrong_content(path: Path) -> str:
-    """What the file holds instead of what its name says, with the remedy; empty if nothing is known."""
+    """A description of content that does not fit the file's name, with the remedy; empty: no known accident."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -35,7 +35,7 @@ def wrong_content(path: Path) -> str:
 
 
 def no_model_folder(folder: Path) -> str:
-    """Why a folder without config.json is no Hugging Face model folder."""
+    """The error message for a folder without config.json: what the folder is instead, and the remedy."""
     snapshots = sorted(path for path in folder.glob("snapshots/*") if (path / "config.json").exists())
     if snapshots:
         return f"{folder} is a folder of the Hugging Face cache: name the snapshot in it, {snapshots[-1]}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
     from gllm.layers.decoder import DecoderLayer
     from gllm.layers.rotary import Rotary
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
 _ONLY = {
     "rmsnorm": True,
@@ -65,7 +65,7 @@ def _rope_ratio(config: Fields) -> float:
 
 
 def _build_model(config: ModelConfig, context: LayerContext, layers: range | None = None) -> CausalLM:
-    from gllm.models.base import CausalLM, Names
+    from gllm.models.causal_lm import CausalLM, Names
 
     names = Names(
         embedding="transformer.embedding.word_embeddings",

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit their config, in ways that deserve more than the name of a tensor."""
+"""Errors for checkpoints that do not fit their config, where the name of a tensor alone would not help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gllm.checkpoint.source import TensorSource
 
 
 def missing_tensor_hint(name: str, source: TensorSource) -> str:
-    """What the checkpoint has in place of a tensor, if that explains it."""
+    """A hint at the cause of a missing tensor, from the tensors that the checkpoint has instead; empty: no hint."""
     bare = name.removeprefix("model.")
     if bare != name and bare in source.tensors:
         return f"; it has {bare}: a model saved without its LM head, as embedding models are"
@@ -24,10 +24,10 @@ def missing_tensor_hint(name: str, source: TensorSource) -> str:
 
 
 def refuse_lost_biases(extras: Iterable[str], used: set[str], source: TensorSource, path: Path | str) -> None:
-    """Raise ValueError for a bias beside a used weight that the config does not announce: without it every answer is
-    wrong. One of zeros changes nothing and passes.
+    """Raise ValueError for a bias of a used weight that the config does not announce: without it, answers are wrong.
 
-    extras: names of tensors that the model does not use. used: those that it does.
+    A bias of zeros changes nothing and passes. extras: names of the tensors that the model does not use. used: names
+    of those that it uses.
     """
     for name in extras:
         info = source.tensors[name]

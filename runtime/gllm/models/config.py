@@ -1,4 +1,4 @@
-"""A model's shape, read from config.json or GGUF metadata; plain data, no torch."""
+"""The config of a model, as plain data that all processes share. No torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     long_factors: tuple[float, ...] = ()
     """Kind longrope: the divisors of longer sequences."""
     partial_factor: float = 1.0
-    """The part of a head that is turned, from its first dimension on."""
+    """The part of a head that is rotated, from its first dimension on."""
 
     @property
     def switches_at(self) -> int | None:
@@ -46,7 +46,7 @@ class MoEConfig(msgspec.Struct, frozen=True, kw_only=True):
     renormalize: bool
     """Whether the weights of a token's experts are scaled to a sum of 1."""
     shared_intermediate_size: int = 0
-    """Of the expert that every token passes through, weighted by a sigmoid gate; 0: there is none."""
+    """Of the shared expert, which computes every token and is weighted by a sigmoid gate; 0: no shared expert."""
     dense_layers: tuple[int, ...] = ()
     """Layers that have an ordinary MLP, of the model's `intermediate_size`."""
 
@@ -77,19 +77,19 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each query and key head is normed before rope."""
     moe: MoEConfig | None = None
     dtype: Dtype = "bfloat16"
-    """What the checkpoint says; quantized GGUF counts as bfloat16."""
+    """The dtype of the checkpoint; quantized GGUF counts as bfloat16."""
     eos_token_ids: tuple[int, ...] = ()
     """Any of these ends a generation (`gllm.text.vocabulary.eos`)."""
     bos_token_id: int | None = None
     default_context: int = 0
     """The context that is served unless another is asked for; 0: `max_position`."""
     context_note: str = ""
-    """Why the context is shorter than the config's own number of positions; empty: it is not."""
+    """Why the context is shorter than the config's own number of positions; empty: it is as long."""
     generation_defaults: dict[str, Any] = {}
     """Sampling defaults of generation_config.json: temperature, top_p, top_k, min_p, repetition_penalty."""
 
     def context(self, asked: int = 0) -> int:
-        """The context in tokens that --max-model-len `asked` (0: none) stands for. ValueError if it is too long."""
+        """The context in tokens for --max-model-len `asked` (0: not set). Raises ValueError if the model has less."""
         if asked > self.max_position:
             reason = f" ({self.context_note})" if self.context_note else ""
             raise ValueError(
@@ -100,7 +100,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rotary_dim(self) -> int:
-        """How many dimensions of a head rope turns, the first ones."""
+        """The number of dimensions of a head that rope rotates: the first ones."""
         return int(self.head_dim * self.rope.partial_factor)
 
     def has_experts(self, layer: int) -> bool:

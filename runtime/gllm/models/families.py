@@ -13,7 +13,7 @@ from gllm.models.family import Family
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
 FAMILIES: tuple[Family, ...] = (*llama.FAMILIES, *glm.FAMILIES, *chatglm.FAMILIES)
 

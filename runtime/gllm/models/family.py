@@ -16,7 +16,7 @@ from gllm.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
 ReadConfig = Callable[[Fields, str], ModelConfig]
 """(config.json, architecture) -> the model's config, without tokens, dtype and sampling defaults, which all families

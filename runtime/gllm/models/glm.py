@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
     from gllm.layers.decoder import DecoderLayer
     from gllm.layers.rotary import Rotary
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
 
 def _read(config: Fields, architecture: str) -> ModelConfig:
@@ -40,7 +40,7 @@ def _read(config: Fields, architecture: str) -> ModelConfig:
 def _build_model(
     config: ModelConfig, context: LayerContext, layers: range | None = None, *, norms_outputs: bool
 ) -> CausalLM:
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
     return CausalLM(config, context, layers, build_layer=partial(_build_layer, norms_outputs=norms_outputs))
 

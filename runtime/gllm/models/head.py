@@ -1,4 +1,4 @@
-"""Whether the LM head shares the embedding's matrix: what the checkpoint has counts, not only what the config says."""
+"""Decides whether the LM head shares the embedding's matrix: by the checkpoint, not only by the config."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 from gllm.checkpoint.source import TensorSource, chunked
 from gllm.layers.parameter import Parameter
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 
 logger = logging.getLogger("gllm.models")
 
 
 def follow_shared_matrix(model: CausalLM, source: TensorSource) -> set[str]:
-    """Read a shared matrix under the head's name where the checkpoint has no other. Returns both names, if shared."""
+    """Read a shared matrix under the head's name if the checkpoint has it only there. Returns both names, if shared."""
     if not model.config.tie_word_embeddings:
         return set()
     embedding, head = _names(model)
@@ -26,10 +26,10 @@ def follow_shared_matrix(model: CausalLM, source: TensorSource) -> set[str]:
     return {embedding, head}
 
 
-def settle_head(model: CausalLM, source: TensorSource) -> None:
-    """As transformers 5: a config may say that the head is tied, but a different matrix in the checkpoint is used.
+def decide_head(model: CausalLM, source: TensorSource) -> None:
+    """Use the checkpoint's own head where it differs from the embedding, though the config says that it is tied.
 
-    Only the rows of this rank are compared, and up to the first difference.
+    transformers 5 does the same. Only the rows of this rank are compared, up to the first difference.
     """
     follow_shared_matrix(model, source)
     if model.head is None or not model.config.tie_word_embeddings:
@@ -48,7 +48,7 @@ def settle_head(model: CausalLM, source: TensorSource) -> None:
     _rename(model.head.weight, head)
     if model.head.group.rank == 0:
         logger.warning(
-            "the config says tie_word_embeddings, but %s differs from %s in the checkpoint: it is used as it is",
+            "the config says tie_word_embeddings, but %s differs from %s in the checkpoint: the checkpoint's is used",
             head,
             embedding,
         )

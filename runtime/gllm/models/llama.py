@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
     from gllm.layers.decoder import DecoderLayer
     from gllm.layers.rotary import Rotary
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
 _DEFAULT_WINDOW, _DEFAULT_WINDOW_LAYERS = 4096, 28
 """`sliding_window` and `max_window_layers` of the Qwen families in transformers."""
@@ -136,7 +136,7 @@ def build_model(
     experts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
 ) -> CausalLM:
     """moe, experts: the checkpoint's names of the mixture in a layer, and of an expert's three matrices."""
-    from gllm.models.base import CausalLM
+    from gllm.models.causal_lm import CausalLM
 
     return CausalLM(config, context, layers, build_layer=partial(_build_layer, moe=moe, experts=experts))
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model ready to run."""
+"""Builds a model and fills its weights from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gllm.layers.context import LayerContext
 from gllm.layers.ops.protocols import ExpertOps
 from gllm.layers.ops.torch_ops import TorchOps
 from gllm.layers.parameter import ExpertParameter, Parameter
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.models.checkpoint_faults import missing_tensor_hint, refuse_lost_biases
 from gllm.models.config import ModelConfig
 from gllm.models.families import build_model, family_of
-from gllm.models.head import follow_shared_matrix, settle_head
+from gllm.models.head import decide_head, follow_shared_matrix
 
 logger = logging.getLogger("gllm.models")
 
@@ -30,7 +30,7 @@ _KNOWN_EXTRAS = (
     *("lm_head.weight", "rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
     *("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"),
 )
-"""Endings of tensors that old or tied checkpoints carry without need, or that the config was read from."""
+"""Endings of unused tensors: copies in old or tied checkpoints, and tensors from which the config was read."""
 
 
 def load_model(
@@ -48,10 +48,16 @@ def load_model(
 ) -> CausalLM:
     """Build this rank's part of the model and fill its weights one tensor at a time, reading only what it holds.
 
-    `layers` are those of its stage (None: all). Peak memory is the final weights and one tensor. `load_format` is auto
-    (read the checkpoint) or dummy (small random weights from `seed`, for benchmarks). `progress` gets the fraction
-    done, ending with 1.0. `max_model_len` is the context that the rope table is for (None: the model's own).
-    Raises ValueError naming the tensor if the checkpoint lacks it or has it in another shape, before allocating.
+    Peak memory is the final weights and one tensor.
+
+    Args:
+        layers: those of the rank's stage; None: all.
+        load_format: auto (read the checkpoint) or dummy (small random weights from `seed`, for benchmarks).
+        progress: gets the fraction done, 1.0 at the end.
+        max_model_len: the context in tokens that the rope table covers; None: the model's own.
+
+    Raises:
+        ValueError: before allocating, naming a tensor that the checkpoint lacks or has in another shape.
     """
     model = build_model(config, context, layers)
     report = progress or (lambda fraction: None)
@@ -62,7 +68,7 @@ def load_model(
         source = open_checkpoint(path, family_of(config).gguf)
         # The whole model's declarations, whatever part of it this rank loads.
         _check(build_model(config, LayerContext(TorchOps())), source, path)
-        settle_head(model, source)
+        decide_head(model, source)
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
     model.rotary.allocate(max_model_len or config.context(), device)
     return model
@@ -80,10 +86,7 @@ def open_checkpoint(path: Path | str, gguf: GGUFLayout | None) -> TensorSource:
 def estimate_weight_bytes(
     config: ModelConfig, dtype: torch.dtype, context: LayerContext | None = None, layers: range | None = None
 ) -> int:
-    """Bytes of a rank's weights (without context and layers: the whole model's).
-
-    Before `Ops.pack_linear`, without allocating anything.
-    """
+    """Bytes of a rank's weights before `Ops.pack_linear`; by default the whole model's. Allocates nothing."""
     model = build_model(config, context or LayerContext(TorchOps()), layers)
     return sum(parameter.num_bytes(dtype) for parameter in model.parameters())
 
@@ -147,7 +150,7 @@ def _experts(
     ops: ExpertOps,
     fill: Callable[[Parameter, torch.Tensor], None],
 ) -> Any:
-    """One expert after the other, so that no more than one matrix is in memory twice."""
+    """Load one expert after the other, so that only one matrix at a time is in memory twice."""
     shape = parameter.experts[0].shape
     experts = ops.new_experts(len(parameter.experts), shape, dtype, device)
     weight = torch.empty(shape, dtype=dtype, device=device)
@@ -158,7 +161,7 @@ def _experts(
 
 
 def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
-    """A packed weight may say its own size as `nbytes`, as tensors do."""
+    """Bytes of a packed weight: its `nbytes`, if it has that attribute, else those of the tensor."""
     size: int = getattr(packed, "nbytes", weight.nbytes)
     return size
 
@@ -175,7 +178,7 @@ def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None
 
 
 def _fill_dummy(parameter: Parameter, out: torch.Tensor, generator: torch.Generator) -> None:
-    """Norms (the only vectors that are no biases) get ones, everything else small numbers around zero."""
+    """Norm weights get ones, everything else small numbers around zero."""
     if parameter.slices[0].name.endswith("norm.weight"):
         out.fill_(1.0)
     else:

@@ -13,7 +13,7 @@ from gllm.config import EngineConfig
 from gllm.layers.attention_backends.backend import AttentionBackend, AttentionBatch, GraphAttention, KVShape
 from gllm.layers.context import LayerContext
 from gllm.layers.step import Step
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.models.config import ModelConfig
 from gllm.models.loader import estimate_weight_bytes, load_model
 from gllm.parallel.layout import RankCoords, check_parallelism, kv_head_slice, split_layers

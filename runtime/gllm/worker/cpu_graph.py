@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gllm.layers.attention_backends.backend import AttentionBatch
 from gllm.layers.attention_backends.native import NativeAttention, NativeMetadata
 from gllm.layers.step import Step
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.worker.captured_graph import CapturedGraph
 from gllm_kernels.cpu import native
 

@@ -16,7 +16,7 @@ import torch
 
 from gllm.layers.attention_backends.backend import AttentionBatch, AttentionMetadata, GraphAttention
 from gllm.layers.step import Step
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.worker.captured_graph import CapturedGraph
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.parallel.tensor_group import TensorGroup
 from gllm.wire.messages import SchedulerOutput, TokenLogprob
 from gllm.worker.sampling.sampler import Sampled, Sampler, token_logprobs

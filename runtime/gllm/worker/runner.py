@@ -16,7 +16,7 @@ import torch
 
 from gllm.layers.attention_backends.backend import AttentionBackend, AttentionMetadata
 from gllm.layers.step import Step
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.parallel.world import World
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 from gllm.worker.captured_graph import CapturedGraph

@@ -1,4 +1,4 @@
-"""Each small model is written once a session."""
+"""Small models, each written once per session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit their config: what is said of them."""
+"""The errors for checkpoints that do not fit their config."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_other_unused_biases_pass(tiny_model: TinyModel, tmp_path: Path) -> None
         (lambda name: name.replace("lm_head", "head"), "if the head shares the embedding, set tie_word_embeddings"),
     ],
 )
-def test_what_is_there_instead_is_told(
+def test_the_error_names_the_tensor_that_exists_instead(
     rename: Callable[[str], str], message: str, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""How long a context each published kind of config is served with."""
+"""The context length that each published kind of config is served with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts: routing and blocks against transformers, native products, tokens on their way to the owners."""
+"""Mixtures of experts: routing and blocks against transformers, native products, dispatch of tokens to ranks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def filled(layer: MoE, weights: dict[str, torch.Tensor], ops: TorchExperts) -> M
 
 
 def expert_weights(block: Any, prefix: str, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Checkpoint names -> tensors, out of transformers' stacked experts."""
+    """Checkpoint names -> tensors, from transformers' stacked experts."""
     weights = {f"{prefix}.gate.weight": block.gate.weight}
     for index in range(len(block.experts.gate_up_proj)):
         gate, up = block.experts.gate_up_proj[index].chunk(2)
@@ -117,7 +117,7 @@ Product = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
 
 
 def product_inputs(tokens: int, dtype: torch.dtype) -> Product:
-    """x, gate_up, down, chosen (some of them nobody), weights."""
+    """x, gate_up, down, chosen (some are -1), weights."""
     torch.manual_seed(3)
     x = torch.randn(tokens, 48).to(dtype)
     gate_up, down = (torch.randn(6, 64, 48) * 0.2).to(dtype), (torch.randn(6, 48, 32) * 0.2).to(dtype)
@@ -149,7 +149,7 @@ def test_native_products(dtype: torch.dtype) -> None:
 
 
 class Meeting:
-    """Ranks as threads of one process: a collective is a meeting where everyone leaves what the others take."""
+    """Ranks as threads of one process: in a collective, each rank leaves its tensors for the others to take."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size)
@@ -163,7 +163,7 @@ class Meeting:
         return everything
 
 
-class Member(SingleRankGroup):
+class ThreadRank(SingleRankGroup):
     def __init__(self, meeting: Meeting, size: int, rank: int) -> None:
         self.meeting, self.size, self.rank = meeting, size, rank
         self.sent: list[list[int]] = []
@@ -182,14 +182,14 @@ class Member(SingleRankGroup):
         return torch.cat(parts)
 
 
-def on_ranks(size: int, work: Callable[[Member], torch.Tensor]) -> list[torch.Tensor]:
-    """What each rank returns."""
+def on_ranks(size: int, work: Callable[[ThreadRank], torch.Tensor]) -> list[torch.Tensor]:
+    """The result of each rank."""
     meeting = Meeting(size)
     results: list[Any] = [None] * size
 
     def run(rank: int) -> None:
         with torch.inference_mode():
-            results[rank] = work(Member(meeting, size, rank))
+            results[rank] = work(ThreadRank(meeting, size, rank))
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -206,8 +206,8 @@ def test_ranks_together_compute_the_block(tp: int, ep: int, tokens: int) -> None
     torch.manual_seed(tokens)
     x = torch.randn(tokens, 32)
 
-    def work(member: Member) -> torch.Tensor:
-        layer = MoE(LayerContext(TorchOps(), member, ep), "mlp", 32, moe)
+    def work(rank: ThreadRank) -> torch.Tensor:
+        layer = MoE(LayerContext(TorchOps(), rank, ep), "mlp", 32, moe)
         return filled(layer, weights, TorchExperts())(x.clone())
 
     with torch.inference_mode():
@@ -224,23 +224,23 @@ def test_a_token_is_sent_once_to_each_rank_that_has_experts_for_it() -> None:
     weights = torch.tensor([[0.5, 0.25], [2.0, 1.0], [1.0, 4.0]])
     x = torch.tensor([[1.0], [10.0], [100.0]])
     seen: dict[int, list[Any]] = {}
-    members: dict[int, Member] = {}
+    ranks: dict[int, ThreadRank] = {}
 
-    def work(member: Member) -> torch.Tensor:
-        members[member.rank] = member
+    def work(rank: ThreadRank) -> torch.Tensor:
+        ranks[rank.rank] = rank
 
         def compute(rows: torch.Tensor, local: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-            seen[member.rank] = [rows[:, 0].tolist(), local.tolist()]
+            seen[rank.rank] = [rows[:, 0].tolist(), local.tolist()]
             # Expert e multiplies by e + 1.
-            factor = torch.where(local < 0, 0.0, (local + 2 * member.rank + 1) * scale)
+            factor = torch.where(local < 0, 0.0, (local + 2 * rank.rank + 1) * scale)
             return rows * factor.sum(1, keepdim=True)
 
-        share = slice(0, 2) if member.rank == 0 else slice(2, 3)
-        return Dispatch(member, 2, 4, 2)(x, lambda mine: (chosen[share], weights[share]), compute)
+        share = slice(0, 2) if rank.rank == 0 else slice(2, 3)
+        return Dispatch(rank, 2, 4, 2)(x, lambda mine: (chosen[share], weights[share]), compute)
 
     results = on_ranks(2, work)
     assert seen[0] == [[1.0, 10.0], [[0, 1], [1, -1]]]
     assert seen[1] == [[10.0, 100.0], [[-1, 1], [0, 1]]]
-    assert members[0].sent == [[2, 1], [2, 1], [2, 0]]
+    assert ranks[0].sent == [[2, 1], [2, 1], [2, 0]]
     expected = torch.tensor([[1.0 * (0.5 + 0.5)], [10.0 * (4.0 + 4.0)], [100.0 * (3.0 + 16.0)]])
     assert all(torch.equal(result, expected) for result in results)

@@ -1,4 +1,4 @@
-"""GGUF headers and tensors: every type, every slice, every way to be broken."""
+"""GGUF headers and tensors: every type, every slice, damaged files."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def split(path: Path, count: int) -> list[Path]:
     return parts
 
 
-def test_any_part_of_a_split_file_stands_for_all(tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_any_part_of_a_split_file_opens_all_parts(tiny_model: TinyModel, tmp_path: Path) -> None:
     path = write_gguf(tiny_model("llama"), tmp_path / "model.gguf", "Q8_0")
     whole = source_of(path)
     for part in split(path, 3):

@@ -1,4 +1,4 @@
-"""Tied LM heads: what the checkpoint has counts, as in transformers 5."""
+"""Tied LM heads: the checkpoint decides, as in transformers 5."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.tiny_models import greedy_reference, random_prompts, write_gguf
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 from gllm.parallel.tensor_group import UnconnectedGroup
@@ -61,7 +61,7 @@ def test_a_different_head_is_used(
     assert [answer.token_ids for answer in answers] == expected
     assert [record.getMessage() for record in caplog.records if record.name == "gllm.models"] == [
         "the config says tie_word_embeddings, but lm_head.weight differs from model.embed_tokens.weight in the "
-        "checkpoint: it is used as it is"
+        "checkpoint: the checkpoint's is used"
     ]
 
 

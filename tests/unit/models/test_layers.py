@@ -77,7 +77,7 @@ def test_rope_by_divisors() -> None:
     assert torch.equal(inverse_frequencies(rope, 4), torch.tensor([1.0, 0.005]))
 
 
-def test_rope_turns_views_in_place_and_leaves_the_tail() -> None:
+def test_rope_rotates_views_in_place_and_leaves_the_tail() -> None:
     fused = torch.randn(3, 5, 16)
     before = fused.clone()
     cos_sin = torch.cat((torch.zeros(9, 4), torch.ones(9, 4)), dim=1)
@@ -137,7 +137,7 @@ def test_attention_is_causal_softmax() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_does_not_feel_its_neighbours(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     lens = [1, 1, 5, 3]
     contexts = [4, 9, 6, 3]
@@ -157,7 +157,7 @@ def test_a_row_does_not_feel_its_neighbours(dtype: torch.dtype) -> None:
         start += query_len
 
 
-def test_metadata_of_two_steps_live_side_by_side() -> None:
+def test_metadata_of_two_steps_exist_at_once() -> None:
     """Two micro-batches in flight: both are prepared before either runs."""
     torch.manual_seed(0)
     q, k, v = torch.randn(6, 4, 8), torch.randn(6, 2, 8), torch.randn(6, 2, 8)

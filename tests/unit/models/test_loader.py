@@ -16,7 +16,7 @@ from fixtures.tiny_models import VARIANTS, write_gguf
 from gllm.checkpoint.source import TensorSource
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.models.families import build_model, load_model_config
 from gllm.models.loader import estimate_weight_bytes, load_model, open_checkpoint
 from gllm.parallel.tensor_group import SingleRankGroup
@@ -31,7 +31,7 @@ def load(path: Path, **settings: Any) -> CausalLM:
 
 
 def changed(folder: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    """A copy of a model whose tensors went through `change`."""
+    """A copy of a model with `change` applied to its tensors."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, target / "model.safetensors")
@@ -179,8 +179,8 @@ def test_dummy_weights_need_only_the_config(tiny_model: TinyModel, tmp_path: Pat
         load(tmp_path)
 
 
-class Member(SingleRankGroup):
-    """A rank of a group that never has to speak."""
+class FakeRank(SingleRankGroup):
+    """A rank of a group, without collectives."""
 
     def __init__(self, size: int, rank: int) -> None:
         self.size, self.rank = size, rank
@@ -200,13 +200,13 @@ class Member(SingleRankGroup):
     ],
 )
 def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, variant: str, ep: int) -> None:
-    """Of a divided tensor each rank reads a piece of its own; what is not divided every rank of the stage reads."""
+    """Each rank reads its own slice of a divided tensor; every rank of the stage reads the other tensors."""
     folder = tiny_model(variant)
     held: dict[str, torch.Tensor] = {}
     shapes = {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
     for layers in (range(2), range(2, 3)):
         for rank in range(2):
-            context = LayerContext(TorchOps(), Member(2, rank), ep)
+            context = LayerContext(TorchOps(), FakeRank(2, rank), ep)
             model = build_model(load_model_config(folder), context, layers)
             for part in [part for parameter in model.parameters() for part in parameter.slices]:
                 count = held.setdefault(part.name, torch.zeros(shapes[part.name]))
@@ -222,7 +222,7 @@ def test_ranks_and_stages_together_hold_every_weight(tiny_model: TinyModel, vari
 def test_a_rank_loads_its_slices(tiny_model: TinyModel) -> None:
     folder = tiny_model("llama")
     tensors = load_file(folder / "model.safetensors")
-    context = LayerContext(TorchOps(), Member(2, 1))
+    context = LayerContext(TorchOps(), FakeRank(2, 1))
     model = load(folder, context=context, layers=range(1, 3))
     attention = model.layers[0].attention
     prefix = "model.layers.1.self_attn"
@@ -234,8 +234,8 @@ def test_a_rank_loads_its_slices(tiny_model: TinyModel) -> None:
     assert model.weight_bytes == estimate_weight_bytes(model.config, torch.float32, context, range(1, 3))
 
 
-class Listener:
-    """Notes what is read of a checkpoint."""
+class RecordingSource:
+    """Records the names of the tensors that are read."""
 
     def __init__(self, source: TensorSource) -> None:
         self.source, self.tensors = source, source.tensors
@@ -249,9 +249,9 @@ class Listener:
 @pytest.mark.parametrize("tp", [2, 4])
 def test_experts_of_other_ranks_are_never_read(tiny_model: TinyModel, tp: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model("qwen3-moe")  # 8 experts, in layer 1 only
-    source = Listener(open_checkpoint(folder, None))
+    source = RecordingSource(open_checkpoint(folder, None))
     monkeypatch.setattr("gllm.models.loader.open_checkpoint", lambda path, gguf: source)
-    context = LayerContext(TorchOps(), Member(tp, tp - 1), ep=2)
+    context = LayerContext(TorchOps(), FakeRank(tp, tp - 1), ep=2)
     model = load(folder, context=context, layers=range(1, 3))
     read = [name for name in source.names if ".experts." in name]
     assert {int(name.split(".")[5]) for name in read} == {4, 5, 6, 7}
@@ -268,9 +268,9 @@ def test_experts_of_other_ranks_are_never_read(tiny_model: TinyModel, tp: int, m
 
 
 def test_interleaved_rope_becomes_halves(tiny_model: TinyModel) -> None:
-    """Head 3 is the second of rank 1's two: 32 dimensions, of which the first 16 turn."""
+    """Head 3 is the second of rank 1's two: 32 dimensions, of which rope rotates the first 16."""
     folder = tiny_model("glm")
-    context = LayerContext(TorchOps(), Member(2, 1))
+    context = LayerContext(TorchOps(), FakeRank(2, 1))
     attention = load(folder, context=context, layers=range(1)).layers[0].attention
     tensors = load_file(folder / "model.safetensors")
     for kind in ("weight", "bias"):

@@ -1,4 +1,4 @@
-"""config.json in its historic spellings, GGUF metadata, and every refusal."""
+"""config.json in its historic spellings, GGUF metadata, and the errors for what is not supported."""
 
 from __future__ import annotations
 
@@ -432,7 +432,7 @@ def test_what_transformers_writes_today(variant: str, tiny_model: TinyModel) -> 
 @pytest.mark.parametrize(
     "variant", ["llama", "llama-tied", "llama-bias", "deepseek-coder", "qwen2", "qwen3-tied", "glm4", "chatglm3"]
 )
-def test_gguf_says_what_the_folder_says(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
+def test_gguf_gives_the_config_of_the_folder(variant: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     folder = tiny_model(variant)
     expected = load_model_config(folder)
     actual = load_model_config(write_gguf(folder, tmp_path / "model.gguf", "F32"))
@@ -537,7 +537,7 @@ def test_every_family_has_a_tiny_model(tiny_model: TinyModel) -> None:
     assert served == {family.architecture for family in FAMILIES}
 
 
-def test_folders_that_are_no_models_are_told_apart(tmp_path: Path) -> None:
+def test_the_error_names_what_a_folder_is_instead_of_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json: it is not a Hugging Face model folder"):
         load_model_config(tmp_path)
     (tmp_path / "params.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""Hugging Face folders: slices, shards, and every way to be broken."""
+"""Hugging Face folders: slices, shards, damaged files."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fixtures.tiny_models import VOCAB_SIZE, random_prompts, write_hf
 from gllm.layers.attention_backends.backend import AttentionBatch
 from gllm.layers.context import LayerContext
 from gllm.layers.step import Step
-from gllm.models.base import CausalLM
+from gllm.models.causal_lm import CausalLM
 from gllm.models.families import load_model_config
 from gllm.models.loader import load_model
 from gllm_kernels import cpu

@@ -1,4 +1,4 @@
-"""How long a context a config.json promises, and how much of it can be served exactly."""
+"""The context length that a config.json promises, and the part of it that can be served exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_context(config: Fields, rope: RopeConfig, max_position: int, window: in
 
 
 def limited_context(rope: RopeConfig, max_position: int, window_key: str, window: int | None) -> dict[str, Any]:
-    """The same from the config's number of positions and its attention window, which `window_key` names."""
+    """`max_position` and the fields that go with it; window: tokens of the attention window, from `window_key`."""
     default = scaled_positions(rope, max_position)
     most = max(default, max_position)
     if window is not None and window < most:

@@ -72,9 +72,10 @@ def read_gguf_config(path: Path, families: Sequence[Family]) -> ModelConfig:
 
 
 def _find_family(file: GGUFFile, fields: Fields, families: Sequence[Family]) -> tuple[Family, GGUFLayout]:
-    """Families that are told by a tensor come first: Mixtral's files call themselves llama, as Llama's do."""
+    """Raises ValueError that lists the supported architectures."""
     name = fields.get("general.architecture")
     layouts = [(family, family.gguf) for family in families if family.gguf is not None]
+    # `llama` is also the architecture of Mixtral's files: layouts that a tensor identifies come first.
     for family, layout in sorted(layouts, key=lambda item: not item[1].only_with):
         if layout.architecture == name and (not layout.only_with or layout.only_with in file.tensors):
             return family, layout

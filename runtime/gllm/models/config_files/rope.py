@@ -60,7 +60,7 @@ def read_rope(
 
 
 def scaled_positions(rope: RopeConfig, max_position: int) -> int:
-    """The context that a scaling makes of the config's own number of positions, by vLLM's rule."""
+    """The context length after scaling, by vLLM's rule. max_position: the config's own number of positions."""
     match rope.kind:
         case "linear" | "dynamic":
             return int(max_position * max(1.0, rope.factor))
@@ -70,12 +70,12 @@ def scaled_positions(rope: RopeConfig, max_position: int) -> int:
 
 
 def yarn_attention_factor(factor: float, weight: float = 1.0) -> float:
-    """What the paper (https://arxiv.org/abs/2309.00071) recommends; `weight` is called mscale."""
+    """The factor that the paper recommends (https://arxiv.org/abs/2309.00071); configs call `weight` mscale."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def longrope_attention_factor(factor: float, original_max_position: int) -> float:
-    """As in https://arxiv.org/abs/2402.13753."""
+    """The factor of https://arxiv.org/abs/2402.13753."""
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
 
 

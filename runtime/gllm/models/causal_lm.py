@@ -1,4 +1,4 @@
-"""What every decoder-only model has around its layers, and the part of it that one pipeline stage holds."""
+"""A decoder-only model: embedding, decoder layers, final norm and LM head, or one pipeline stage of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gllm.models.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Checkpoint names of what is outside the layers."""
+    """Checkpoint names of the weights outside the layers."""
 
     embedding: str = "model.embed_tokens"
     norm: str = "model.norm"
@@ -38,7 +38,7 @@ class BuildLayer(Protocol):
 
 
 class CausalLM(Layer):
-    """Embedding, decoder layers, final norm, LM head: all of it, or those of `layers` with the ends that go with them.
+    """All of a model, or the layers of one stage: the first has the embedding, the last the final norm and the head.
 
     A family passes `build_layer`, and `names` where its checkpoints differ.
     """
