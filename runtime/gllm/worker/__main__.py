@@ -40,7 +40,7 @@ def main() -> int:
         )
         num_pages = builder.capacity()
     except ValueError as error:
-        # What a user can mend is told in one line; anything else keeps its traceback.
+        # Errors that a user can fix are reported in one line; all others keep their traceback.
         reporter.report("failed", detail=str(error))
         return 1
     platform = builder.platform
@@ -58,7 +58,7 @@ def main() -> int:
     try:
         serve(link, num_pages, builder.runner)
     except Exception as error:
-        # Whoever waited for a worker that died has nothing to tell of its own code.
+        # If another worker has died, the traceback of this one does not show the cause.
         logger.error("worker failed: %s", error, exc_info=not isinstance(error, ExchangeFailed))
         link.send(WorkerFailed(rank, f"{type(error).__name__}: {error}"))
         return 1

@@ -1,4 +1,4 @@
-"""Puts a worker together: model, memory budget, runner, warm-up."""
+"""Builds a worker: model, memory budget, runner, warm-up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from gllm.worker.slots import SlotTable
 
 
 class WorkerBuilder:
-    """Joins the other ranks, loads this one's part of the model, says how many pages fit, then makes the runner."""
+    """Joins the other ranks, loads this rank's part of the model, counts the KV pages that fit, makes the runner."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class WorkerBuilder:
         progress: Callable[[float], None] = lambda done: None,
         rank: int = 0,
     ) -> None:
-        """Raises ValueError in one line for what a user can mend."""
+        """Raises ValueError, with a message of one line, for errors that a user can fix."""
         self.config = config
         self.model_config = model_config
         check_parallelism(
@@ -57,7 +57,7 @@ class WorkerBuilder:
         stages = split_layers(model_config, config.pp, config.assigned_layers)
         layers = stages[self.coords.stage]
         self.shape = self._shape(layers)
-        # No rank loads anything before all have joined: what is free now is for all of them.
+        # No rank loads anything before all have joined: the memory that is free now is for all of them together.
         memory.check_fits(config, self._needs(stages), platform.device)
         self.world: World = join_world(
             self.coords, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
@@ -73,13 +73,13 @@ class WorkerBuilder:
             load_format=config.load_format,
             seed=config.seed,
             progress=progress,
-            # Enough to measure with; `runner` knows the context that is served.
+            # Enough for the measurement; `runner` allocates the table for the context that is served.
             max_model_len=1,
         )
         self.attention: AttentionBackend = platform.make_attention(self.shape, self.model.attention_specs)
 
     def _shape(self, layers: range) -> KVShape:
-        """Of the pool of a rank with these layers."""
+        """The KV pool of a rank with these layers."""
         kv_heads = kv_head_slice(self.model_config.num_kv_heads, self.config.tp, self.coords.tp_rank)
         return KVShape(
             num_layers=len(layers),
@@ -92,11 +92,11 @@ class WorkerBuilder:
         )
 
     def _needs(self, stages: list[range]) -> list[memory.Needs]:
-        """Of every rank that shares this one's memory."""
+        """The memory that each rank needs, for all ranks that share this one's memory."""
         config, platform = self.config, self.platform
         group = UnconnectedGroup(config.tp, self.coords.tp_rank)
         context = LayerContext(platform.ops, group, config.ep, platform.experts)
-        # The ranks of a stage hold equally much.
+        # All ranks of a stage need the same amount.
         beside = ranks_beside(self.coords.rank, platform.device)
         of_stage = {
             stage: memory.Needs(
@@ -108,7 +108,7 @@ class WorkerBuilder:
         return [of_stage[rank // config.tp] for rank in beside]
 
     def capacity(self) -> int:
-        """KV pages that fit the memory budget, after measuring what the largest forward pass takes."""
+        """The number of KV pages that fit the memory budget, after a measurement of the largest forward pass."""
         context = self.model_config.context(self.config.max_model_len)
         device = self.platform.device
         peak = self._measure_peak() if device.type == "cuda" else 0
@@ -118,18 +118,18 @@ class WorkerBuilder:
 
     @property
     def _max_tokens(self) -> int:
-        """The most that a step has: chunks of prompts, and a token of each decode."""
+        """The most tokens of a step: chunks of prompts, and one token of each decode."""
         return self.config.max_prefill_tokens + self.config.max_num_seqs
 
     @torch.inference_mode()
     def _measure_peak(self) -> int:
-        """Bytes a pass of max_prefill_tokens and max_num_seqs sampled rows takes at most beside weights and KV."""
+        """Peak bytes, besides weights and KV, of a pass of max_prefill_tokens tokens with max_num_seqs sampled rows."""
         tokens, page_size = self._max_tokens, self.config.page_size
         device = self.platform.device
         self.attention.allocate(1)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        # Rows of one page share page 0: the result is meaningless, the memory is what counts.
+        # All rows share page 0: the result is meaningless, but the memory is that of a real step.
         rows = -(-tokens // page_size)
         batch = AttentionBatch(
             num_decode_rows=0,
@@ -151,7 +151,7 @@ class WorkerBuilder:
         return peak
 
     def runner(self, configure: Configure) -> ModelRunner:
-        """Allocate the KV pool, build the runner and run a first step, so that ready means ready."""
+        """Allocate the KV pool, build the runner and run first steps, so that the first request is not slower."""
         self.attention.allocate(configure.num_pages)
         self.model.rotary.allocate(configure.max_model_len, self.platform.device)
         config = self.config
@@ -193,7 +193,7 @@ class WorkerBuilder:
             from gllm.worker.cpu_graph import capture_steps
 
             return capture_steps(self.model, cast(NativeAttention, self.attention), self._max_tokens, dtype)
-        # No graph can be captured where collectives go through the host, or it must know their sizes.
+        # A graph cannot hold collectives that go through the host, or whose sizes the host must know.
         waits = config.ep > 1 or (self.world.staged and config.tp > 1)
         if self.platform.backend != "flashinfer" or waits:
             return None
@@ -202,9 +202,10 @@ class WorkerBuilder:
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:
-    """A prefill and a sampled decode in slot 0, as the engine would plan them; compiles and touches what is lazy.
+    """Run a prefill and a sampled decode in slot 0, as the engine would schedule them.
 
-    All ranks run it together: activations pass from stage to stage.
+    This compiles kernels and touches memory that is allocated lazily. All ranks run it together, since activations pass
+    from stage to stage.
     """
     prompt = max(1, min(8, configure.max_model_len - 1))
     pages = list(range(-(-(prompt + 1) // config.page_size)))

@@ -1,4 +1,4 @@
-"""What `auto` means here: device, dtype, threads, and the implementations of the math that go with them."""
+"""Resolves `auto`: device, dtype and threads, and the implementations of the math for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Platform:
     device: torch.device
     dtype: torch.dtype
     backend: str
-    """reference, native or flashinfer: names the attention implementation and the ops that go with it."""
+    """reference, native or flashinfer: the attention backend, and the ops that belong to it."""
     ops: Ops
     experts: ExpertOps
     make_attention: Callable[[KVShape, Sequence[AttentionSpec]], AttentionBackend]
@@ -53,7 +53,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
 
         cpu.set_num_threads(cpu_threads(config))
         native = NativeOps()
-        # torch's own pool would fight with the kernels' for the cores.
+        # torch's own threads would compete with those of the kernels for the cores.
         torch.set_num_threads(1)
         return Platform(device, dtype, backend, native, NativeExperts(native), NativeAttention, native.argmax)
     from gllm.layers.attention_backends.reference import ReferenceAttention
@@ -65,7 +65,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
 
 
 def cpu_threads(config: EngineConfig) -> int:
-    """As asked, else this worker's share of the cores that the process may use."""
+    """The configured number, else this worker's share of the cores that the process may use."""
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
 

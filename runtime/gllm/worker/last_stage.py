@@ -1,4 +1,4 @@
-"""What only the last stage does with its hidden states: logits, prompt logprobs, sampling."""
+"""The work that only the last stage does: logits, prompt logprobs, sampling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PromptLogprobs = list[tuple[int, list[TokenLogprob]]]
 
 @dataclass(slots=True)
 class StageOutput:
-    """What a step sampled; the tokens may still be being computed."""
+    """The result of a step. The device may still compute the tokens."""
 
     tokens: torch.Tensor | None = None
     """[sampled rows] int64 on the device; None if nothing was sampled, or another rank has them."""
@@ -32,9 +32,10 @@ class StageOutput:
 
 
 class LastStage:
-    """On every rank of the last stage, since logits are a product that all of them share.
+    """Exists on every rank of the last stage, since each of them computes a share of the logits.
 
-    Only the first rank has a sampler. With one stage the others get its tokens, to go on before the engine has them.
+    Only the first rank has a sampler. With one stage it broadcasts its tokens, so that the other ranks can run the next
+    step before the engine has them.
     """
 
     def __init__(
@@ -55,24 +56,24 @@ class LastStage:
         self._device = device
         num_slots = len(table.num_known)
         self._num_prompt_logprobs = np.full(num_slots, -1, np.int64)
-        """[slots] -1: none asked."""
+        """[slots] -1: none requested."""
         self._logits: torch.Tensor | None = None
-        if device.type == "cpu":  # steps follow one another; on CUDA the next may be launched while these are read
+        if device.type == "cpu":  # on CUDA the next step may be launched while these logits are still read
             self._logits = torch.empty(num_slots, model.config.vocab_size)
 
-    def apply(self, plan: SchedulerOutput) -> None:
+    def apply(self, scheduled: SchedulerOutput) -> None:
         """Forget and register sequences."""
-        for sequence in plan.new:
+        for sequence in scheduled.new:
             asked = sequence.sampling.prompt_logprobs
             self._num_prompt_logprobs[sequence.slot] = -1 if asked is None else asked
         if self.sampler is not None:
-            for slot in plan.freed:
+            for slot in scheduled.freed:
                 self.sampler.state.forget(slot)
-            for sequence in plan.new:
+            for sequence in scheduled.new:
                 self.sampler.state.register(sequence)
 
     def needs_every_state(self, batch: StepBatch) -> bool:
-        """Whether some row wants prompt logprobs, so that the states of all its tokens are needed."""
+        """Whether a row has prompt logprobs, which need the states of all its tokens."""
         return bool((self._num_prompt_logprobs[batch.slots] >= 0).any())
 
     def run(self, batch: StepBatch, last: torch.Tensor, every: torch.Tensor | None) -> StageOutput:
@@ -93,7 +94,7 @@ class LastStage:
         return output
 
     def _score_prompts(self, batch: StepBatch, hidden: torch.Tensor) -> PromptLogprobs:
-        """For rows that ask: the log-probability of each prompt token that this chunk predicts."""
+        """For rows with prompt logprobs: the log-probability of each prompt token that this chunk predicts."""
         found: PromptLogprobs = []
         first = 0
         asks = self._num_prompt_logprobs[batch.slots] >= 0

@@ -1,7 +1,7 @@
-"""The worker's conversation with the engine: plans in, results out, in order.
+"""The worker's message loop: scheduled steps in, results out, in order.
 
-On CPU a step is done when `launch` returns. On CUDA results are collected by a second thread, so that the
-first one is free to launch the next step while the device still computes.
+On a CPU a step is done when `launch` returns. On CUDA a second thread collects results, so that the first thread can
+launch the next step while the device still computes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EngineLink:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._epoch = config.epoch
         self._keys = keys_of_group() if config.nodes.nnodes > 1 else None
-        self._plans = self._connect(worker_identity(rank, config.epoch))
+        self._socket = self._connect(worker_identity(rank, config.epoch))
         self._decoder = decoder(EngineToWorker)
 
     def _connect(self, identity: str) -> zmq.Socket[bytes]:
@@ -55,14 +55,14 @@ class EngineLink:
 
     def receive(self) -> EngineToWorker:
         """Wait for the next message, without using the CPU."""
-        message: EngineToWorker = self._decoder.decode(self._plans.recv())
+        message: EngineToWorker = self._decoder.decode(self._socket.recv())
         return message
 
     def send(self, message: WorkerToEngine) -> None:
-        self._plans.send(encode(message))
+        self._socket.send(encode(message))
 
     def sender(self, purpose: str) -> Callable[[WorkerToEngine], None]:
-        """Another connection, for another thread: sockets are not shared by threads."""
+        """Open another connection for another thread: threads do not share sockets."""
         socket = self._connect(worker_identity(self.rank, self._epoch, purpose))
         return lambda message: socket.send(encode(message))
 
@@ -71,7 +71,7 @@ class EngineLink:
 
 
 def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRunner]) -> None:
-    """Offer `num_pages`, be configured, then run plans until `Stop`."""
+    """Send the capacity, get the configuration, then run steps until `Stop`."""
     link.send(Capacity(link.rank, num_pages))
     configure = link.receive()
     if isinstance(configure, Stop):
@@ -82,19 +82,19 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
     if runner.device.type == "cuda":
         _serve_overlapped(link, runner)
     else:
-        for plan in _plans(link, runner):
-            _answer(runner.world.coords, runner.launch(plan), link.send)
+        for scheduled in _steps(link, runner):
+            _answer(runner.world.coords, runner.launch(scheduled), link.send)
 
 
-def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
-    """The plans until `Stop`. What else the engine says is carried out on the way."""
-    tell: list[Callable[[WorkerToEngine], None]] = []
+def _steps(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
+    """Yield scheduled steps until `Stop`, and carry out all other messages."""
+    senders: list[Callable[[WorkerToEngine], None]] = []
 
     def compiled(number: int, error: str) -> None:
-        """In the grammar thread, which has a connection of its own."""
-        if not tell:
-            tell.append(link.sender("grammars"))
-        tell[0](GrammarReady(number, error))
+        """Runs in the grammar thread, which has its own connection."""
+        if not senders:
+            senders.append(link.sender("grammars"))
+        senders[0](GrammarReady(number, error))
 
     while not isinstance(message := link.receive(), Stop):
         match message:
@@ -107,7 +107,7 @@ def _plans(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
 
 
 def _answer(coords: RankCoords, step: LaunchedStep, send: Callable[[WorkerToEngine], None]) -> None:
-    """Wait for the step and tell the engine: what it sampled (one rank), what it cost (one rank of each stage)."""
+    """Wait for the step. The rank that samples sends the result, one rank of each stage sends the report."""
     report = step.wait()
     if coords.samples:
         send(step.result())
@@ -132,8 +132,8 @@ def _serve_overlapped(link: EngineLink, runner: ModelRunner) -> None:
     collector = threading.Thread(target=collect, name="collector", daemon=True)
     collector.start()
     try:
-        for plan in _plans(link, runner):
-            launched.put(runner.launch(plan))
+        for scheduled in _steps(link, runner):
+            launched.put(runner.launch(scheduled))
             if failures:
                 raise failures[0]
     finally:

@@ -1,4 +1,4 @@
-"""How much memory there is, how much the weights take, and so how many KV pages fit."""
+"""The memory budget: free memory, the weights, and the number of KV pages that fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one rank will hold, in bytes."""
+    """The memory that one rank will use, in bytes."""
 
     weights: int
     page: int
@@ -59,11 +59,11 @@ def kv_pages(
 ) -> int:
     """Pages that fit the budget.
 
-    page_bytes: one page over all layers of this rank. peak_bytes: what a forward pass takes at most beside
-    weights and KV (measured). On CUDA the budget is gpu_memory_utilization of the whole device less what is
-    used, or, where `sharers` ranks share the device, this rank's part of it less what this rank uses. On CPU it
-    is --kv-cache-memory, by default enough for max_num_seqs sequences of max_model_len but at most 512 MiB, so
-    that a small model stays small.
+    page_bytes: one page over all layers of this rank. peak_bytes: the measured peak of a forward pass besides weights
+    and KV. On CUDA the budget is gpu_memory_utilization of the whole device minus the used memory; if `sharers` ranks
+    share the device, this rank's part minus what this rank uses. On a CPU it is --kv-cache-memory, by default enough
+    for max_num_seqs sequences of max_model_len but at most 512 MiB, so that a small model stays small.
+    Raises ValueError if fewer than two pages fit.
     """
     if config.num_pages:
         return config.num_pages
@@ -75,8 +75,8 @@ def kv_pages(
         budget = int(total * config.gpu_memory_utilization) // sharers - used - peak_bytes
     else:
         one_sequence = -(-max_model_len // config.page_size) * page_bytes
-        wanted = max(one_sequence, min(DEFAULT_CPU_KV_BYTES, one_sequence * config.max_num_seqs))
-        budget = min(wanted, (available_bytes(device) - peak_bytes) // (2 * sharers))
+        default = max(one_sequence, min(DEFAULT_CPU_KV_BYTES, one_sequence * config.max_num_seqs))
+        budget = min(default, (available_bytes(device) - peak_bytes) // (2 * sharers))
     pages = budget // page_bytes
     if pages < 2:
         raise ValueError(
@@ -88,7 +88,7 @@ def kv_pages(
 
 
 def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGROUPS) -> int:
-    """Bytes that can be allocated before something is killed; the page cache counts as free."""
+    """Bytes that can be allocated before the kernel kills a process; the page cache counts as free."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -97,13 +97,13 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGRO
 
 
 def _free_in_groups(cgroups: Path) -> Iterator[int]:
-    """What the limits of this process's cgroup (v2) and those around it leave."""
+    """Bytes left under the limits of this process's cgroup (v2) and of its parents."""
     for group in _own_groups(cgroups):
         try:
             limit, used = (group / "memory.max").read_text(), int((group / "memory.current").read_text())
             if limit.strip() != "max":
                 yield int(limit) - used + _cached_files(group)
-        except (OSError, ValueError):  # no such file: no cgroup v2, or not seen from inside a container
+        except (OSError, ValueError):  # no cgroup v2, or not visible inside a container
             continue
 
 
@@ -118,6 +118,6 @@ def _own_groups(cgroups: Path) -> Iterator[Path]:
 
 
 def _cached_files(group: Path) -> int:
-    """Bytes that make room when memory is asked for."""
+    """Bytes that the kernel frees when memory is needed."""
     counts = (line.split() for line in (group / "memory.stat").read_text().splitlines())
     return sum(int(value) for key, value in counts if key in ("active_file", "inactive_file"))

@@ -39,14 +39,14 @@ class LaunchedStep:
     tokens: torch.Tensor | None
     """[sampled rows] int64 on the host, valid once `done` has passed."""
     started: float
-    """time.time() when its inputs were there (on CUDA: when it was launched)."""
+    """time.time() at which its inputs had arrived (on CUDA: at which it was launched)."""
     elapsed: float
-    """Seconds of compute; on CUDA known once collected."""
+    """Seconds of compute; on CUDA known after `wait`."""
     begun: torch.cuda.Event | None
     done: torch.cuda.Event | None
 
     def wait(self) -> StageReport:
-        """Wait for the device; returns what the step cost this stage."""
+        """Wait for the device. Returns when the step ran on this stage, and for how long."""
         if self.done is not None and self.begun is not None:
             self.done.synchronize()
             self.elapsed = self.begun.elapsed_time(self.done) / 1000
@@ -87,7 +87,7 @@ class LaunchedStep:
 
 
 class ModelRunner:
-    """Owns the tensors of one rank; knows nothing of sockets."""
+    """Owns the tensors of one rank. It has no sockets."""
 
     def __init__(
         self,

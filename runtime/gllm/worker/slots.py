@@ -1,7 +1,7 @@
-"""What the worker remembers of every live sequence, indexed by the slot the engine gave it.
+"""The worker's state of every live sequence, indexed by the slot that the engine assigned.
 
-Plans are deltas: this is the state they are deltas to. Everything a step needs in bulk is a NumPy
-array over slots, so that a micro-batch is built by indexing, not by a loop over sequences.
+A `SchedulerOutput` is a delta to this state. All per-step data are NumPy arrays over slots, so that a micro-batch is
+built by indexing, not by a loop over sequences.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class SlotTable:
     def __init__(self, max_num_seqs: int, max_model_len: int, page_size: int) -> None:
         self.page_size = page_size
         max_pages = -(-max_model_len // page_size)
-        # Zero pages of a large array cost no memory until they are written.
+        # The zeros of a large array take no memory until they are written.
         self.block_tables: Int32 = np.zeros((max_num_seqs, max_pages), np.int32)
         self.num_pages: Int32 = np.zeros(max_num_seqs, np.int32)
         self.num_known: Int32 = np.zeros(max_num_seqs, np.int32)
-        """Tokens whose ids came with the registration; later ones were sampled here."""
+        """Tokens whose ids came with the registration; later ones are sampled here."""
         self.num_prompt: Int32 = np.zeros(max_num_seqs, np.int32)
         self.num_computed: Int32 = np.zeros(max_num_seqs, np.int32)
         """Tokens whose KV is written, counting steps that are still running."""
@@ -33,13 +33,13 @@ class SlotTable:
         """See `NewSequence`."""
         self._tokens: list[Int64 | None] = [None] * max_num_seqs
 
-    def apply(self, plan: SchedulerOutput) -> None:
-        """Free, register, append pages: the state changes that come before the plan's rows run."""
-        for slot in plan.freed:
+    def apply(self, scheduled: SchedulerOutput) -> None:
+        """Free slots, register sequences and append pages, before the rows of the step run."""
+        for slot in scheduled.freed:
             self._tokens[slot] = None
-        for sequence in plan.new:
+        for sequence in scheduled.new:
             self._register(sequence)
-        for slot, pages in plan.pages:
+        for slot, pages in scheduled.pages:
             self._append_pages(slot, pages)
 
     def _register(self, sequence: NewSequence) -> None:

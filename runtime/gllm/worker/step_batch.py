@@ -1,4 +1,4 @@
-"""A step plan turned into the arrays that one forward pass reads."""
+"""The arrays that one forward pass reads, built from a `SchedulerOutput`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepBatch:
     positions: Int64
     """[n] rows of the rope table."""
     device_tokens: Int64
-    """[d] indices into the n tokens that must be taken from the last tokens sampled for `device_slots`."""
+    """[d] indices among the n tokens: their ids are the tokens last sampled for `device_slots`."""
     device_slots: Int64
     """[d]"""
     sample_rows: Int64
@@ -34,10 +34,10 @@ class StepBatch:
     """[s] index of that last token among the n."""
 
 
-def build_batch(plan: SchedulerOutput, table: SlotTable) -> StepBatch:
-    """Build the arrays of a plan whose state changes were applied, and advance `table` past it."""
-    slots = np.asarray(plan.slots, np.int32)
-    query_lens = np.asarray(plan.num_tokens, np.int32)
+def build_batch(scheduled: SchedulerOutput, table: SlotTable) -> StepBatch:
+    """Build the arrays of a step whose state changes were applied, and count its tokens as computed in `table`."""
+    slots = np.asarray(scheduled.slots, np.int32)
+    query_lens = np.asarray(scheduled.num_tokens, np.int32)
     starts = table.num_computed[slots]
     table.num_computed[slots] += query_lens
     kv_lens = starts + query_lens
@@ -53,10 +53,10 @@ def build_batch(plan: SchedulerOutput, table: SlotTable) -> StepBatch:
         known = table.tokens(slots[row])[starts[row] : kv_lens[row]]
         token_ids[first : first + len(known)] = known
     on_device = sampled
-    if plan.tokens:  # The engine knows them already; decode rows come first, a token each.
-        token_ids[: len(plan.tokens)] = plan.tokens
+    if scheduled.tokens:  # The engine knows them already: one for each decode row, which are the first rows.
+        token_ids[: len(scheduled.tokens)] = scheduled.tokens
         on_device = np.zeros(len(slots), np.bool_)
-    sample_rows = np.flatnonzero(np.asarray(plan.samples, np.bool_))
+    sample_rows = np.flatnonzero(np.asarray(scheduled.samples, np.bool_))
 
     max_pages = -(-int(kv_lens.max(initial=0)) // table.page_size)
     attention = AttentionBatch(
@@ -79,6 +79,6 @@ def build_batch(plan: SchedulerOutput, table: SlotTable) -> StepBatch:
 
 
 def _leading_ones(query_lens: Int32) -> int:
-    """Rows of one token at the front: a last chunk of one token is decode-shaped too."""
+    """The number of one-token rows at the front. A last prefill chunk of one token counts, too."""
     longer = np.flatnonzero(query_lens != 1)
     return int(longer[0]) if len(longer) else len(query_lens)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 CANDIDATES = 1024
-"""Most likely tokens looked at before a full sort: top-k and top-p nearly always end among them."""
+"""The most likely tokens, which are tried before a full sort: top-k and top-p nearly always end among them."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -29,22 +29,23 @@ def choose(
     filtered: bool,
     largest_k: int = 0,
 ) -> torch.Tensor:
-    """Draw one token a row.
+    """Draw one token per row.
 
     logits: [rows, vocab] float32; temperature (> 0), top_p, min_p: [rows] float32; top_k: [rows] int64, 0 keeps
-    all; uniforms: [rows] float64 in [0, 1). `filtered` says that some row has a top_k, top_p or min_p,
-    `largest_k` is the greatest top_k (known to the host, so that nobody waits for the device to tell).
-    Returns [rows] int64. top_k is applied first, then top_p to the renormalised rest, then min_p relative to
-    the most likely token; the draw goes over tokens from the most likely down.
+    all; uniforms: [rows] float64 in [0, 1). filtered: whether some row has a top_k, top_p or min_p. largest_k: the
+    largest top_k, which the host knows without waiting for the device. Returns [rows] int64.
+
+    top_k is applied first, then top_p to the renormalised rest, then min_p relative to the most likely token. The draw
+    goes over tokens from the most likely down.
     """
     scaled = logits / temperature[:, None]
     if not filtered:
-        # Rows are independent: nothing here mixes them, so a row's draw does not depend on its neighbours.
+        # Nothing here mixes rows, so a row's draw does not depend on the other rows.
         cumulative = torch.softmax(scaled, dim=-1, dtype=torch.float32).cumsum(-1, dtype=torch.float64)
         return _invert(cumulative, uniforms)
     vocab = logits.shape[-1]
     log_total = torch.logsumexp(scaled, dim=-1, keepdim=True)
-    # All of a row's top_k must be among the candidates: their mass is what top_p is a share of.
+    # All of a row's top_k must be among the candidates: top_p is a share of their mass.
     width = min(max(CANDIDATES, largest_k), vocab)
     while True:
         values, tokens = scaled.topk(width, dim=-1)
@@ -52,7 +53,7 @@ def choose(
         ranks = torch.arange(width, device=logits.device)
         keep = ranks[None, :] < torch.where(top_k == 0, vocab, top_k)[:, None]
         in_k = torch.where(keep, probabilities, 0)
-        # Mass that top_k leaves: without a top_k it is everything, also what lies outside the candidates.
+        # The mass that top_k leaves. Without a top_k it is everything, including the tokens outside the candidates.
         mass = torch.where((top_k == 0)[:, None], 1.0, in_k.sum(-1, keepdim=True)).double()
         cumulative = in_k.cumsum(-1, dtype=torch.float64)
         # A token stays while the mass before it is below top_p; rank 0 always stays.
@@ -67,7 +68,7 @@ def choose(
 
 
 def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """First index whose cumulative mass exceeds uniform * total: [rows] int64."""
+    """The first index whose cumulative mass exceeds uniform * total: [rows] int64."""
     threshold = uniforms.to(cumulative.device) * cumulative[:, -1]
     index = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
     # Rounding may put the threshold at the total: then the last index with any mass, which ends the plateau.
@@ -83,7 +84,7 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniform(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """seeds, positions: [rows]. Returns [rows] in [0, 1) with 53 random bits."""
+    """seeds, positions (of the output token): [rows]. Returns [rows] in [0, 1) with 53 random bits."""
     with np.errstate(over="ignore"):
         bits = _mix(_mix(seeds + _GOLDEN) + (positions + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,4 +1,4 @@
-"""Grammar-constrained rows: grammars compiled in a thread of their own, and a matcher for each sequence."""
+"""Grammar-constrained rows: a thread compiles grammars; each sequence has its own matcher."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gllm.text.grammar.matcher import explain
 logger = logging.getLogger("gllm.worker")
 
 GRACE_SECONDS = 2.0
-"""CPU time that all sequences of a grammar may take together to follow it, before the rate counts."""
+"""CPU time that all sequences of a grammar together may take to follow it, before the rate counts."""
 SECONDS_A_TOKEN = 0.005
-"""CPU time for each token beyond that. An ordinary grammar takes a tenth of it."""
+"""CPU time for each token beyond that. An ordinary grammar takes a tenth of this."""
 
 Matcher = Any
 """llguidance.LLMatcher"""
 
 
 class CompiledGrammar:
-    """What sequences begin from, and what following it has cost so far."""
+    """The matcher that sequences copy, and the CPU time that following it has taken so far."""
 
     def __init__(self, matcher: Matcher) -> None:
         self.matcher = matcher
@@ -36,7 +36,7 @@ class CompiledGrammar:
         self._tokens = 0
 
     def account(self, seconds: float) -> None:
-        """Raises ValueError when the grammar costs too much: its own requests fail, not the batch."""
+        """Count one token. Raises ValueError if the grammar takes too long: its own requests fail, not the batch."""
         self._seconds += seconds
         self._tokens += 1
         if self._seconds > GRACE_SECONDS + SECONDS_A_TOKEN * self._tokens:
@@ -44,7 +44,7 @@ class CompiledGrammar:
 
 
 class GrammarState:
-    """Where one sequence stands in its grammar."""
+    """The position of one sequence in its grammar."""
 
     def __init__(self, compiled: CompiledGrammar, vocab_size: int) -> None:
         self._compiled = compiled
@@ -61,7 +61,7 @@ class GrammarState:
                 raise ValueError(_reason(self._matcher))
 
     def allowed(self, eos_token_ids: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """[vocab] which tokens may come next. After the grammar's end: only EOS, or any if none ends (ignore_eos)."""
+        """[vocab] the tokens that may come next. After the grammar's end: only EOS, or any token with ignore_eos."""
         if self._matcher.is_error():
             raise ValueError(_reason(self._matcher))
         if self._matcher.is_stopped():
@@ -78,35 +78,35 @@ class GrammarState:
 
 
 class GrammarStore:
-    """The grammars that the engine named, by its numbers.
+    """Compiled grammars, by the numbers that the engine gave them.
 
-    Compiling releases the interpreter lock and has a low priority, so that steps go on meanwhile. `load` makes
-    llguidance's tokenizer; it runs in the same thread, at once, since it may hold the lock for a while.
+    Compiling releases the interpreter lock and has a low priority, so that steps continue meanwhile. `load` makes
+    llguidance's tokenizer in the same thread.
     """
 
     def __init__(self, load: Callable[[], Callable[[str], Matcher]], vocab_size: int) -> None:
-        """`load()` returns a function from a grammar to a matcher. Raises ValueError if the model can have none."""
+        """load: returns a function from a grammar to a matcher; raises ValueError if the model can have none."""
         self._load = load
         self._vocab_size = vocab_size
         self._new_matcher: Callable[[str], Matcher] | None = None
         self._compiled: dict[int, CompiledGrammar] = {}
-        self._wanted: set[int] = set()
+        self._live: set[int] = set()
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        # A daemon: a worker that ends does not wait for a grammar.
+        # A daemon, so that a worker that ends does not wait for a grammar.
         threading.Thread(target=self._work, name="grammar", daemon=True).start()
 
     def preload(self) -> None:
-        """Load the tokenizer now, in the thread."""
+        """Load the tokenizer now, in the thread: loading may hold the interpreter lock for a while."""
         self._jobs.put(self._ready)
 
     def prepare(self, number: int, grammar: str, done: Callable[[int, str], None]) -> None:
-        """Compile in the thread, which calls done(number, error); the error is empty if it went well."""
-        self._wanted.add(number)
+        """Compile in the thread, which then calls done(number, error); the error is empty if it succeeded."""
+        self._live.add(number)
         self._jobs.put(lambda: done(number, self._compile(number, grammar)))
 
     def compile(self, number: int, grammar: str) -> str:
-        """Compile here and now. Returns the error, empty if there is none."""
-        self._wanted.add(number)
+        """Compile in the calling thread. Returns the error, empty if there is none."""
+        self._live.add(number)
         return self._compile(number, grammar)
 
     def _compile(self, number: int, grammar: str) -> str:
@@ -115,19 +115,19 @@ class GrammarStore:
                 return "this model's tokenizer cannot follow grammars"
             matcher = new_matcher(grammar)
             if not matcher.is_error():
-                matcher.compute_bitmask()  # copies share what the first mask found out
+                matcher.compute_bitmask()  # copies share the caches that the first mask fills
             if matcher.is_error():
                 return _reason(matcher)
         except Exception as error:
             logger.exception("a grammar could not be compiled")
             return f"the grammar could not be compiled: {type(error).__name__}"
-        if number in self._wanted:
+        if number in self._live:
             self._compiled[number] = CompiledGrammar(matcher)
         return ""
 
     def drop(self, number: int) -> None:
-        """No new sequence will have this grammar."""
-        self._wanted.discard(number)
+        """Forget a grammar: no new sequence has it."""
+        self._live.discard(number)
         self._compiled.pop(number, None)
 
     def start(self, number: int, output: list[int]) -> GrammarState:
@@ -137,7 +137,7 @@ class GrammarStore:
         return state
 
     def _work(self) -> None:
-        # On Linux a thread has a priority of its own.
+        # On Linux each thread has its own priority.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
         while True:
             self._jobs.get()()

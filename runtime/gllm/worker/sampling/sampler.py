@@ -1,4 +1,4 @@
-"""The last stage's sampler: logits of a micro-batch in, one token a row out."""
+"""The last stage's sampler: logits of a micro-batch in, one token per row out, and log-probabilities."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gllm.worker.slots import Int32
 
 @dataclass(slots=True)
 class Sampled:
-    """Tokens may still be being computed; the rest is on the host."""
+    """The device may still compute the tokens; the rest is on the host."""
 
     tokens: torch.Tensor
     """[rows] int64 on the device."""
     logprobs: list[TokenLogprob | None] | None
     errors: dict[int, str]
-    """Index among the sampled rows -> why its request fails."""
+    """Index among the sampled rows -> the reason why its request fails."""
 
 
 class Sampler:
@@ -36,21 +36,19 @@ class Sampler:
     def sample(self, logits: torch.Tensor, slots: Int32) -> Sampled:
         """logits: [rows, vocab] float32, may be edited in place; slots: [rows]."""
         state = self.state
-        wants_logprobs = state.num_logprobs[slots] >= 0
-        raw = (
-            logits[torch.from_numpy(np.flatnonzero(wants_logprobs)).to(logits.device)] if wants_logprobs.any() else None
-        )
+        has_logprobs = state.num_logprobs[slots] >= 0
+        raw = logits[torch.from_numpy(np.flatnonzero(has_logprobs)).to(logits.device)] if has_logprobs.any() else None
         errors = self._edit(logits, slots)
         tokens = self._choose(logits, slots)
         self._advance(tokens, slots, errors)
         logprobs: list[TokenLogprob | None] | None = None
         if raw is not None:
-            rows = np.flatnonzero(wants_logprobs)
+            rows = np.flatnonzero(has_logprobs)
             chosen = tokens[torch.from_numpy(rows).to(tokens.device)]
             params = [state.params[slot] for slot in slots[rows].tolist()]
-            asked = {row: one.logprob_token_ids for row, one in enumerate(params) if one.logprob_token_ids}
-            found = iter(token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist(), asked=asked))
-            logprobs = [next(found) if wanted else None for wanted in wants_logprobs.tolist()]
+            requested = {row: one.logprob_token_ids for row, one in enumerate(params) if one.logprob_token_ids}
+            found = iter(token_logprobs(raw, chosen, state.num_logprobs[slots[rows]].tolist(), requested=requested))
+            logprobs = [next(found) if has else None for has in has_logprobs.tolist()]
         return Sampled(tokens, logprobs, errors)
 
     def _edit(self, logits: torch.Tensor, slots: Int32) -> dict[int, str]:
@@ -63,7 +61,7 @@ class Sampler:
         return errors
 
     def _choose(self, logits: torch.Tensor, slots: Int32) -> torch.Tensor:
-        """Greedy, plain random and filtered rows each go their own way: a row's way never depends on a neighbour's."""
+        """Greedy, plain random and filtered rows are computed apart: a row's result never depends on other rows."""
         state = self.state
         random = state.temperature[slots] > 0
         if not random.any():
@@ -115,7 +113,10 @@ class Sampler:
 
 
 def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
-    """logits: [vocab] float32, edited in place. Raises ValueError if the row's request must fail."""
+    """Edit the logits [vocab] float32 of one row in place, in vLLM's order: bias, masks, penalties.
+
+    Raises ValueError if the row's request must fail.
+    """
     params = state.params[slot]
     if slot in state.failed:
         raise ValueError(state.failed[slot])
@@ -130,7 +131,7 @@ def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
         masks += 1
     forbidden = state.forbidden.get(slot)
     if forbidden is not None:
-        logits.masked_fill_(forbidden, -torch.inf)
+        logits.mrequested_fill_(forbidden, -torch.inf)
         masks += 1
     bad_words = state.bad_words.get(slot)
     if bad_words is not None:
@@ -139,12 +140,12 @@ def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
     grammar = state.grammar.get(slot)
     if grammar is not None:
         allowed = torch.from_numpy(grammar.allowed(params.stop_token_ids)).to(logits.device)
-        logits.masked_fill_(~allowed, -torch.inf)
+        logits.mrequested_fill_(~allowed, -torch.inf)
         masks += 1
-    if masks > 1 and bool(logits.max() == -torch.inf):  # each alone leaves a token; this waits for the device
+    if masks > 1 and bool(logits.max() == -torch.inf):  # each mask alone leaves a token; this waits for the device
         if stops is None or grammar is None:
             raise ValueError("allowed_token_ids, bad_words and the grammar together leave no token to generate")
-        logits.index_fill_(0, stops, 0.0)  # the grammar is at its end: only EOS can follow, however early it is
+        logits.index_fill_(0, stops, 0.0)  # the grammar has ended: only EOS can follow, even before min_tokens
     counts = state.counts.get(slot)
     if counts is not None:
         if params.repetition_penalty != 1:
@@ -160,11 +161,12 @@ def token_logprobs(
     tokens: torch.Tensor,
     num_top: list[int],
     *,
-    asked: Mapping[int, Sequence[int]] | None = None,
+    requested: Mapping[int, Sequence[int]] | None = None,
 ) -> list[TokenLogprob]:
-    """logits: [rows, vocab] float32; tokens: [rows] int64; num_top: alternatives wanted for each row.
+    """Log-probabilities of chosen tokens and of alternatives, from unmodified logits.
 
-    asked: row -> the tokens wanted as its alternatives, with the chosen one, instead of the most likely ones.
+    logits: [rows, vocab] float32; tokens: [rows] int64, the chosen ones; num_top: the number of most likely tokens for
+    each row. requested: row -> tokens that replace the most likely ones; the chosen token is added.
     """
     if not num_top:
         return []
@@ -186,8 +188,8 @@ def token_logprobs(
             strict=True,
         )
     ]
-    for row, alternatives in (asked or {}).items():
-        wanted = list(dict.fromkeys([*alternatives, entries[row].token_id]))
-        found = logprobs[row, torch.tensor(wanted, device=logprobs.device)].tolist()
-        entries[row].top = list(zip(wanted, found, strict=True))
+    for row, alternatives in (requested or {}).items():
+        tokens_of_row = list(dict.fromkeys([*alternatives, entries[row].token_id]))
+        found = logprobs[row, torch.tensor(tokens_of_row, device=logprobs.device)].tolist()
+        entries[row].top = list(zip(tokens_of_row, found, strict=True))
     return entries

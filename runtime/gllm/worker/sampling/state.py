@@ -10,13 +10,13 @@ from gllm.wire.messages import NewSequence
 from gllm.worker.sampling.grammar import GrammarState, GrammarStore
 
 _ANY = -2
-"""In a run's prefix: matches whatever comes there."""
+"""In a run's prefix: matches any token."""
 _NOTHING = -1
 """In the history: before the first token of the output."""
 
 
 class TokenCounts:
-    """How often each token occurred: what the three penalties read. One per sequence that has a penalty."""
+    """How often each token occurred, for the three penalties. One for each sequence that has a penalty."""
 
     def __init__(self, sequence: NewSequence, vocab_size: int, device: torch.device) -> None:
         tokens = torch.tensor(sequence.token_ids, dtype=torch.int64)
@@ -29,19 +29,20 @@ class TokenCounts:
         """[vocab] occurrences in the output: presence and frequency penalties."""
 
     def add(self, token: torch.Tensor) -> None:
-        """token: [1] int64 on the device; waits for nothing."""
+        """token: [1] int64 on the device. Does not wait for the device."""
         self.seen.index_fill_(0, token, True)
         self.output.index_add_(0, token, torch.ones_like(token, dtype=torch.float32))
 
 
 class BadWords:
-    """Masks the last token of each run where the output ends with the tokens before it.
+    """Runs of tokens that a sequence must not generate.
 
-    The output's end is kept on the device, so that no step waits for the token of the one before.
+    Masks the last token of each run where the output ends with the tokens before it. The end of the output stays on the
+    device, so that no step waits for the token of the step before.
     """
 
     def __init__(self, runs: tuple[tuple[int, ...], ...], output: list[int], device: torch.device) -> None:
-        """output: what the sequence has generated so far."""
+        """output: the tokens that the sequence has generated so far."""
         width = max(len(run) for run in runs) - 1
         prefixes = [[_ANY] * (width - len(run) + 1) + list(run[:-1]) for run in runs]
         self._prefixes = torch.tensor(prefixes, dtype=torch.int64, device=device).view(len(runs), width)
@@ -60,13 +61,13 @@ class BadWords:
         logits.index_add_(0, self._last, torch.where(matches, -torch.inf, 0.0).to(logits.dtype))
 
     def add(self, token: torch.Tensor) -> None:
-        """token: [1] int64 on the device; waits for nothing."""
+        """token: [1] int64 on the device. Does not wait for the device."""
         if len(self._recent):
             self._recent = torch.cat((self._recent[1:], token))
 
 
 class SamplingState:
-    """Arrays over slots, so that a step gathers its rows' parameters by indexing."""
+    """Arrays over slots: a step gathers the parameters of its rows by indexing."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, grammars: GrammarStore) -> None:
         self.vocab_size = vocab_size
@@ -82,10 +83,10 @@ class SamplingState:
         """0 keeps all."""
         self.min_p = np.zeros(max_num_seqs, np.float32)
         self.num_logprobs = np.full(max_num_seqs, -1, np.int64)
-        """-1: none asked."""
+        """-1: none requested."""
         self.num_prompt_logprobs = np.full(max_num_seqs, -1, np.int64)
         self.edits_logits = np.zeros(max_num_seqs, np.bool_)
-        """Has a bias, a mask, a penalty, min_tokens or a grammar: the row takes the slow path."""
+        """Whether the row has a bias, a mask, a penalty, min_tokens or a grammar, and so takes the slow path."""
         self.counts: dict[int, TokenCounts] = {}
         self.forbidden: dict[int, torch.Tensor] = {}
         """[vocab] bool on the device: not among the row's allowed_token_ids."""
