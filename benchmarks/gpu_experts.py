@@ -126,7 +126,7 @@ class Case:
         self.logits = [torch.randn(tokens, self.count, device="cuda").bfloat16() for _ in range(ROUTINGS)]
         self.routed = [route(logits, self.k, True) for logits in self.logits]
 
-    def whole_ms(self, plan: tiles.Plan) -> float:
+    def whole_ms(self, plan: tiles.Tiling) -> float:
         def run(index: int) -> None:
             chosen, weights = route(self.logits[index], self.k, True)
             experts.product(self.x[index], self.wide, self.narrow, chosen, weights, plan)

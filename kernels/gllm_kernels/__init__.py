@@ -1,1 +1,1 @@
-"""What FlashInfer and torch do not give: kernels for CPUs (C++) and for CUDA (Triton)."""
+"""Kernels that FlashInfer and torch do not have: for CPUs (C++) and for CUDA (Triton)."""

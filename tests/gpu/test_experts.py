@@ -69,16 +69,16 @@ def test_all_tokens_to_one_expert_and_strided_rows() -> None:
     assert relative_error(TritonExperts().product(wide, gate_up, down, chosen, weights), exact) < 1e-2
 
 
-def test_every_plan_is_right() -> None:
+def test_every_tiling_is_right() -> None:
     from gllm_kernels.triton import experts, tiles
 
     x, gate_up, down, logits = inputs(8, 512, 256, 500)
     chosen, weights = TorchExperts().route(logits, 2, True)
     exact = TorchExperts().product(x.float(), gate_up.float(), down.float(), chosen, weights)
     for table in (tiles.GENERAL, tiles.table_for(4096, 14336), tiles.table_for(2048, 768)):
-        for _, plan in table:
-            got = experts.product(x, gate_up, down, chosen, weights, plan)
-            assert relative_error(got, exact) < 1e-2, plan
+        for _, tiling in table:
+            got = experts.product(x, gate_up, down, chosen, weights, tiling)
+            assert relative_error(got, exact) < 1e-2, tiling
 
 
 @pytest.mark.parametrize("tokens", [7, 64, 1000])

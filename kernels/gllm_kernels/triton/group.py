@@ -1,7 +1,7 @@
-"""Groups (token, expert) pairs by expert and cuts the groups into blocks of rows, without asking the host.
+"""Groups (token, expert) pairs by expert and cuts the groups into blocks of rows, without the host.
 
-A pair p is place p % k of token p // k. How many blocks there are is known on the device only; the launch grid is the
-most that there can be, and the surplus programs end at once.
+Pair p is the expert p % k of token p // k. Only the device knows the number of blocks. The launch grid is the largest
+possible number, and the surplus programs end at once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import triton.language as tl
 from gllm_kernels.triton.launch import Launcher
 
 _ONE_PROGRAM = (64, 512, 2048)
-"""Sizes for which one program does it all: a decode step's, where launches are what costs."""
+"""Numbers of pairs for which one program does everything: those of decode steps, where launches dominate."""
 _CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     order: torch.Tensor
-    """[pairs] int32: pairs by expert; within an expert in any order, which no result depends on."""
+    """[pairs] int32: pairs by expert; within an expert in any order, since no result depends on it."""
     blocks: torch.Tensor
     """[3, max_blocks] int32: a block's expert, its first row in `order`, and the row after its expert's last."""
     num_blocks: torch.Tensor
@@ -59,36 +59,36 @@ def _group_all(
     PAIRS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """In one program, whose barriers take the place of launches. Loads bypass L1, which atomics do not update."""
+    """One program, whose barriers replace launches. Loads bypass L1, which atomics do not update."""
     expert = tl.arange(0, WIDTH)
     pair = tl.arange(0, PAIRS)
     mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
     tl.store(counts + expert, 0, mask=expert < NUM)
     tl.debug_barrier()
-    place = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
+    index = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
     tl.debug_barrier()
     count = tl.load(counts + expert, mask=expert < NUM, other=0, cache_modifier=".cg")
     first = tl.cumsum(count, axis=0) - count
     tl.store(firsts + expert, first, mask=expert < NUM)
     tl.debug_barrier()
     start = tl.load(firsts + mine, mask=mine >= 0, other=0, cache_modifier=".cg")
-    tl.store(order + start + place, pair, mask=mine >= 0)
+    tl.store(order + start + index, pair, mask=mine >= 0)
     _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS)
 
 
 @triton.jit(do_not_specialize=["pairs"])
-def _count(chosen, counts, places, pairs, CHUNK: tl.constexpr):
+def _count(chosen, counts, indices, pairs, CHUNK: tl.constexpr):
     pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
-    place = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
-    tl.store(places + pair, place, mask=pair < pairs)
+    index = tl.atomic_add(counts + mine, 1, mask=mine >= 0, sem="relaxed")
+    tl.store(indices + pair, index, mask=pair < pairs)
 
 
 @triton.jit(do_not_specialize=["pairs", "max_blocks"])
-def _place(
+def _write_order(
     chosen,
     counts,
-    places,
+    indices,
     firsts,
     order,
     blocks,
@@ -108,24 +108,24 @@ def _place(
     tl.debug_barrier()
     pair = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
     mine = tl.load(chosen + pair, mask=pair < pairs, other=-1)
-    place = tl.load(places + pair, mask=pair < pairs, other=0)
+    index = tl.load(indices + pair, mask=pair < pairs, other=0)
     start = tl.load(firsts + mine, mask=mine >= 0, other=0, cache_modifier=".cg")
-    tl.store(order + start + place, pair, mask=mine >= 0)
+    tl.store(order + start + index, pair, mask=mine >= 0)
     if tl.program_id(0) == 0:
         _cut(count, first, expert, blocks, num_blocks, max_blocks, ROWS)
 
 
-_launch_all, _launch_count, _launch_place = Launcher(_group_all), Launcher(_count), Launcher(_place)
+_launch_all, _launch_count, _launch_write_order = Launcher(_group_all), Launcher(_count), Launcher(_write_order)
 
 
 def most_blocks(pairs: int, num_experts: int, block_rows: int) -> int:
-    """Blocks that `pairs` rows can make at most: as many experts as possible have one row more than full blocks."""
+    """The largest number of blocks of `pairs` rows: as many experts as possible have one row more than full blocks."""
     used = min(pairs, num_experts)
     return used + (pairs - used) // block_rows
 
 
 def group(chosen: torch.Tensor, num_experts: int, block_rows: int) -> Groups:
-    """chosen: [n, k] int32, -1 for a place without an expert, which is in no group."""
+    """chosen: [n, k] int32, -1 for a pair without an expert, which is in no group."""
     pairs, device = chosen.numel(), chosen.device
     max_blocks = most_blocks(pairs, num_experts, block_rows)
     order = torch.empty(pairs, dtype=torch.int32, device=device)
@@ -144,13 +144,13 @@ def group(chosen: torch.Tensor, num_experts: int, block_rows: int) -> Groups:
             num_warps=4 if size <= 512 else 8,
         )
     else:
-        counts, places = torch.zeros_like(firsts), torch.empty_like(order)
+        counts, indices = torch.zeros_like(firsts), torch.empty_like(order)
         grid = (triton.cdiv(pairs, _CHUNK), 1, 1)
-        _launch_count(aligned, grid, (chosen, counts, places, pairs), {"CHUNK": _CHUNK})
-        _launch_place(
+        _launch_count(aligned, grid, (chosen, counts, indices, pairs), {"CHUNK": _CHUNK})
+        _launch_write_order(
             (num_experts, block_rows, aligned),
             grid,
-            (chosen, counts, places, firsts, order, blocks, num_blocks, pairs, max_blocks),
+            (chosen, counts, indices, firsts, order, blocks, num_blocks, pairs, max_blocks),
             constants | {"CHUNK": _CHUNK, "ROWS": block_rows},
         )
     return Groups(order, blocks, num_blocks, max_blocks, block_rows)

@@ -1,4 +1,4 @@
-"""Matrix products of grouped rows, each group with a matrix of its own, and what is fused with them.
+"""Matrix products of grouped rows, with one matrix for each group, and the operations fused with them.
 
 A program computes a tile of one block's rows. Programs are numbered so that those of `BAND` blocks come together, tile
 of columns after tile of columns: their rows stay in L2 while a tile of weights is read once for all of them.
@@ -26,10 +26,10 @@ class Tile:
     """Elements of the inner dimension that a step loads."""
     warps: int
     stages: int
-    """Steps whose loads are under way at once."""
+    """Steps whose loads are in progress at once."""
     band: int = 8
     described: bool = False
-    """Whether weights are loaded by Hopper's copy engine, through a tensor descriptor: for tall blocks."""
+    """Whether Hopper's copy engine loads the weights, through a tensor descriptor: for tall blocks."""
 
 
 @triton.jit
@@ -132,20 +132,20 @@ def _down(
 
 
 @triton.jit
-def _add_places(parts, chosen, out, hidden, K: tl.constexpr, WIDTH: tl.constexpr):
+def _add_pairs(parts, chosen, out, hidden, K: tl.constexpr, WIDTH: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     there = column < hidden
     total = tl.zeros((WIDTH,), tl.float32)
-    for place in tl.static_range(K):
-        pair = token * K + place
-        # Nothing was written for a place without an expert.
-        wanted = there & (tl.load(chosen + pair) >= 0)
-        total += tl.load(parts + pair * hidden + column, mask=wanted, other=0.0).to(tl.float32)
+    for nth in tl.static_range(K):
+        pair = token * K + nth
+        # Nothing was written for a pair without an expert.
+        written = there & (tl.load(chosen + pair) >= 0)
+        total += tl.load(parts + pair * hidden + column, mask=written, other=0.0).to(tl.float32)
     tl.store(out + token * hidden + column, total.to(out.dtype.element_ty), mask=there)
 
 
-_launch_gate_up, _launch_down, _launch_add = Launcher(_gate_up), Launcher(_down), Launcher(_add_places)
+_launch_gate_up, _launch_down, _launch_add = Launcher(_gate_up), Launcher(_down), Launcher(_add_pairs)
 
 
 @cache
@@ -154,7 +154,7 @@ def _has_copy_engine() -> bool:
 
 
 def _constants(rows: int, tile: Tile, depth: int, columns: int) -> dict[str, Any]:
-    """Of a product over `depth` into `columns`."""
+    """The constants of a product over `depth` into `columns`."""
     even = depth % tile.depth == 0 and columns % tile.columns == 0
     return {
         "ROWS": rows,
@@ -167,7 +167,7 @@ def _constants(rows: int, tile: Tile, depth: int, columns: int) -> dict[str, Any
 
 
 def _weight(weight: torch.Tensor, tile: Tile, described: bool) -> Any:
-    """The matrices [experts, out, in] as the kernel wants them: itself, or all rows described in boxes of the tile."""
+    """The kernel's argument for matrices [experts, out, in]: the tensor, or its descriptor in boxes of a tile."""
     if not described:
         return weight
     return TensorDescriptor.from_tensor(weight.view(-1, weight.shape[-1]), [tile.columns, tile.depth])
@@ -178,8 +178,10 @@ def _blocks(groups: Groups) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 
 def gate_up(x: torch.Tensor, weight: torch.Tensor, groups: Groups, k: int, tile: Tile) -> torch.Tensor:
-    """x: [n, hidden]; weight: [experts, 2 * inner, hidden], gate first. silu(gate) * up of each grouped row:
-    [pairs, inner] in the order of `groups`."""
+    """x: [n, hidden]; weight: [experts, 2 * inner, hidden], gate first.
+
+    Returns silu(gate) * up of each grouped row: [pairs, inner] in the order of `groups`.
+    """
     hidden, inner, stride = x.shape[1], weight.shape[1] // 2, x.stride(0)
     out = torch.empty(len(groups.order), inner, dtype=x.dtype, device=x.device)
     tiles = triton.cdiv(inner, tile.columns)
@@ -198,7 +200,9 @@ def gate_up(x: torch.Tensor, weight: torch.Tensor, groups: Groups, k: int, tile:
 
 def down(x: torch.Tensor, weight: torch.Tensor, routing: torch.Tensor, groups: Groups, tile: Tile) -> torch.Tensor:
     """x: [pairs, inner], as `gate_up` returns it; weight: [experts, hidden, inner]; routing: [n, k] float32.
-    Weighted results [pairs, hidden] in the order of pairs; what has no expert stays unwritten."""
+
+    Returns weighted results [pairs, hidden] in the order of pairs. Rows of pairs without an expert are not written.
+    """
     pairs, inner = x.shape
     hidden = weight.shape[1]
     out = torch.empty(pairs, hidden, dtype=x.dtype, device=x.device)
@@ -216,8 +220,8 @@ def down(x: torch.Tensor, weight: torch.Tensor, routing: torch.Tensor, groups: G
     return out
 
 
-def add_places(parts: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """parts: [n * k, hidden], chosen: [n, k]; the sum of each token's k rows, place by place: [n, hidden]."""
+def add_pairs(parts: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """parts: [n * k, hidden]; chosen: [n, k]. Returns the sum of each token's k rows, in order: [n, hidden]."""
     n, k = chosen.shape
     hidden = parts.shape[1]
     out = torch.empty(n, hidden, dtype=parts.dtype, device=parts.device)

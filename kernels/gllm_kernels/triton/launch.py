@@ -1,4 +1,4 @@
-"""Launches without Triton's look at every argument, which costs the host more than a small kernel does the device."""
+"""Launches that skip Triton's inspection of the arguments, which takes the host longer than a small kernel runs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Launcher:
-    """Starts one kernel. What Triton compiled is kept by the caller's key and started directly the next time.
+    """Starts one kernel. Keeps what Triton compiled under the caller's key, and starts it directly the next time.
 
-    So the key must hold all that Triton specializes on: types, constants, and of integers and pointers that it may
-    specialize on (those not listed in `do_not_specialize`) whether 16 divides them. Memory fresh from torch is aligned.
+    So the key must hold everything that Triton specializes on: types, constants, and whether 16 divides an integer or
+    pointer (except those in `do_not_specialize`). Memory that torch allocates is aligned.
     """
 
     def __init__(self, kernel: Any) -> None:
@@ -27,7 +27,7 @@ class Launcher:
         """constants: the kernel's constexprs by name, in the order of its signature, after all other arguments."""
         compiled = self._compiled.get(key)
         if compiled is None:
-            # In Triton's interpreter there is nothing to keep.
+            # Triton's interpreter returns None: nothing is kept.
             self._compiled[key] = self._kernel[grid](*arguments, **constants, **options)
         else:
             compiled[grid](*arguments, *constants.values())

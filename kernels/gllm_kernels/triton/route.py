@@ -1,4 +1,4 @@
-"""Softmax over the experts and the k likeliest of them, in one kernel."""
+"""Softmax over the experts and the k most likely of them, in one kernel."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ def _route(
     K: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     WIDTH: tl.constexpr,
-    PLACES: tl.constexpr,
+    TOP: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, WIDTH)
-    place = tl.arange(0, PLACES)
+    nth = tl.arange(0, TOP)
     value = tl.load(logits + token * NUM + expert, mask=expert < NUM, other=float("-inf")).to(tl.float32)
     value = tl.exp(value - tl.max(value, axis=0))
     value = value / tl.sum(value, axis=0)
-    best = tl.zeros((PLACES,), tl.float32)
-    index = tl.zeros((PLACES,), tl.int32)
+    best = tl.zeros((TOP,), tl.float32)
+    index = tl.zeros((TOP,), tl.int32)
     for step in tl.static_range(K):
         largest = tl.max(value, axis=0)
-        # Of equals the first one, so that routing repeats.
+        # The first of equal values, so that routing is deterministic.
         found = tl.min(tl.where(value == largest, expert, WIDTH), axis=0)
-        best = tl.where(place == step, largest, best)
-        index = tl.where(place == step, found, index)
+        best = tl.where(nth == step, largest, best)
+        index = tl.where(nth == step, found, index)
         value = tl.where(expert == found, -1.0, value)
     if RENORMALIZE:
         best = best / tl.sum(best, axis=0)
-    tl.store(chosen + token * K + place, index, mask=place < K)
-    tl.store(weights + token * K + place, best, mask=place < K)
+    tl.store(chosen + token * K + nth, index, mask=nth < K)
+    tl.store(weights + token * K + nth, best, mask=nth < K)
 
 
 _launch = Launcher(_route)
@@ -54,7 +54,7 @@ def route(logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor
         "K": k,
         "RENORMALIZE": renormalize,
         "WIDTH": triton.next_power_of_2(num),
-        "PLACES": triton.next_power_of_2(k),
+        "TOP": triton.next_power_of_2(k),
     }
     key = (logits.dtype, num, k, renormalize, logits.data_ptr() % 16 == 0)
     _launch(key, (n, 1, 1), (logits, chosen, weights), constants, num_warps=1)

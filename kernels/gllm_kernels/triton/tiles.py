@@ -1,4 +1,4 @@
-"""Which tiles a mixture of experts runs with, by the number of rows an expert has and by the sizes of its matrices."""
+"""The tile sizes of a mixture of experts, chosen by rows per expert and by the sizes of its matrices."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from gllm_kernels.triton.tuned import TUNED
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Tiling:
     rows: int
-    """Of a block; both products share it."""
+    """Rows of a block, for both products."""
     gate_up: Tile
     down: Tile
 
 
-Table = tuple[tuple[float, Plan], ...]
-"""(rows an expert up to which, what), the last without a limit."""
+Table = tuple[tuple[float, Tiling], ...]
+"""(most rows per expert, tiling), in ascending order, the last without a limit."""
 
 GENERAL: Table = (
-    (4, Plan(16, Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))),
-    (24, Plan(16, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3))),
-    (48, Plan(32, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3))),
-    (128, Plan(64, Tile(64, 64, 4, 4), Tile(128, 64, 4, 4))),
-    (math.inf, Plan(128, Tile(128, 64, 8, 3), Tile(256, 64, 8, 3))),
+    (4, Tiling(16, Tile(32, 128, 4, 4), Tile(64, 128, 4, 4))),
+    (24, Tiling(16, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3))),
+    (48, Tiling(32, Tile(64, 128, 4, 3), Tile(128, 128, 4, 3))),
+    (128, Tiling(64, Tile(64, 64, 4, 4), Tile(128, 64, 4, 4))),
+    (math.inf, Tiling(128, Tile(128, 64, 8, 3), Tile(256, 64, 8, 3))),
 )
-"""A guess, to which `benchmarks/gpu_experts.py` compares what it finds."""
+"""Not tuned: the baseline of `benchmarks/gpu_experts.py`."""
 
 
-def choose(pairs: int, num_experts: int, table: Table) -> Plan:
-    """pairs: (token, expert) pairs of the batch."""
+def choose(pairs: int, num_experts: int, table: Table) -> Tiling:
+    """pairs: the number of (token, expert) pairs of the batch."""
     rows = pairs / num_experts
-    return next(plan for most, plan in table if rows <= most)
+    return next(tiling for most, tiling in table if rows <= most)
 
 
 def table_for(hidden: int, inner: int) -> Table:
-    """What was tuned for experts of these sizes, else for those that are most alike."""
+    """The table tuned for experts of these sizes, else for the most similar ones."""
 
     def distance(sizes: tuple[int, int]) -> float:
         return abs(math.log(sizes[0] / hidden)) + abs(math.log(sizes[1] / inner))
 
     entries = TUNED[min(TUNED, key=distance)]
-    return tuple((most, Plan(rows, Tile(*wide), Tile(*narrow))) for most, rows, wide, narrow in entries)
+    return tuple((most, Tiling(rows, Tile(*wide), Tile(*narrow))) for most, rows, wide, narrow in entries)

@@ -1,7 +1,7 @@
 """Written by `benchmarks/gpu_experts.py --tune`.
 
-(hidden, intermediate) -> (rows an expert up to which, rows of a block, tile of the gated product, of the second), where
-a tile is (columns, depth, warps, stages, band, whether described).
+(hidden, intermediate) -> (most rows per expert, rows of a block, tile of the gated product, tile of the second), where
+a tile is (columns, depth, warps, stages, band, described).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What every layer is built with."""
+"""The arguments that all layers share."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class LayerContext:
     ops: Ops
     group: TensorGroup = SINGLE_RANK
     ep: int = 1
-    """Parts into which the ranks of the group divide the experts; it divides the group's size."""
+    """The number of expert groups into which the ranks of `group` are divided; it divides the group's size."""
     experts: ExpertOps = field(default_factory=TorchExperts)

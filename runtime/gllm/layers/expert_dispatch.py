@@ -1,4 +1,4 @@
-"""Tokens to the ranks that own their experts, and the results back: two all-to-alls around the experts' products."""
+"""Sends tokens to the ranks that own their experts, and the results back: two all-to-alls around the products."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Dispatch:
-    """After attention every rank has every token; each takes an even share of them, sends a token once to each rank of
-    every part that owns some of its experts, and adds up what comes back. Then all ranks gather all shares.
+    """After attention every rank has every token. Each rank takes an equal share of them and sends each token once to
+    every rank of the expert groups that own some of its experts. It adds up the results. Then all ranks gather all
+    shares.
 
-    How many rows each rank gets is known only once the tokens are routed, and the host must know it: on CUDA that is
-    one wait for the device a layer, so steps with ep > 1 cannot be captured in a graph.
+    The number of rows for each rank is known only after routing, and the host needs it. On CUDA the host waits for the
+    device once per layer, so steps with ep > 1 cannot be captured in a graph.
     """
 
     def __init__(self, group: TensorGroup, ep: int, num_experts: int, k: int) -> None:
         assert group.size % ep == 0
         assert num_experts % ep == 0
         self.group = group
-        self.ranks_a_part = group.size // ep
-        self.experts_a_part = num_experts // ep
+        self.ranks_per_group = group.size // ep
+        self.experts_per_group = num_experts // ep
         self.k = k
 
     def __call__(self, x: torch.Tensor, route: Route, compute: Compute) -> torch.Tensor:
@@ -34,29 +35,29 @@ class Dispatch:
         size, rank = self.group.size, self.group.rank
         share = -(-len(x) // size)
         mine = x[share * rank : share * (rank + 1)]
-        chosen, weights = route(mine) if len(mine) else self._nothing(x)
-        part = torch.arange(size, device=x.device) // self.ranks_a_part
-        # [ranks, tokens, k]: whether the rank is of the part that owns the expert.
-        owns = (chosen // self.experts_a_part).unsqueeze(0) == part.view(-1, 1, 1)
+        chosen, weights = route(mine) if len(mine) else self._empty_routing(x)
+        owner = torch.arange(size, device=x.device) // self.ranks_per_group
+        # [ranks, tokens, k]: whether the rank is in the group that owns the expert.
+        owns = (chosen // self.experts_per_group).unsqueeze(0) == owner.view(-1, 1, 1)
         wants = owns.any(dim=2)
         counts = self.group.all_gather(wants.sum(dim=1)).tolist()
         sent, received = counts[rank], [row[rank] for row in counts]
         # (rank, token) pairs in order of rank, as all_to_all takes them.
         pairs = torch.argsort(wants.reshape(-1).logical_not().to(torch.int8), stable=True)[: sum(sent)]
         target, token = pairs // max(1, len(mine)), pairs % max(1, len(mine))
-        local = torch.where(owns, chosen % self.experts_a_part, -1)[target, token]
+        local = torch.where(owns, chosen % self.experts_per_group, -1)[target, token]
         rows = self.group.all_to_all(mine[token], sent, received)
-        # Numbers of experts are exact in float32, so one message carries both.
+        # Expert numbers are exact in float32, so one message carries both.
         routing = self.group.all_to_all(torch.cat((local.float(), weights[token]), dim=1), sent, received)
         if len(rows):
             rows = compute(rows, routing[:, : self.k].to(torch.int32), routing[:, self.k :].contiguous())
         parts = x.new_zeros(size, share, x.shape[1])
-        # Added up in order of rank whatever came first, so that a result repeats bit for bit.
+        # Added in order of rank, so that results are the same bit for bit.
         parts[target, token] = self.group.all_to_all(rows, received, sent)
         return self.group.all_gather(parts.sum(dim=0)).flatten(0, 1)[: len(x)]
 
-    def _nothing(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The routing of a share without tokens: fewer tokens than ranks."""
+    def _empty_routing(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The routing of an empty share, where there are fewer tokens than ranks."""
         return (
             torch.empty(0, self.k, dtype=torch.int32, device=x.device),
             torch.empty(0, self.k, dtype=torch.float32, device=x.device),

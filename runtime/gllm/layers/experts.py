@@ -14,7 +14,7 @@ from gllm.parallel.layout import rank_slice
 
 @dataclass(frozen=True, slots=True)
 class ExpertNames:
-    """What the checkpoint calls the three matrices of an expert."""
+    """The checkpoint's names of the three matrices of an expert."""
 
     gate: str = "gate_proj"
     up: str = "up_proj"
@@ -22,16 +22,17 @@ class ExpertNames:
 
 
 class Experts(Layer):
-    """The ranks of the group form `ep` parts of neighbours; each part owns as many experts, and divides every one of
-    them among its ranks like any gated MLP. So a result is partial: it is to be summed over the ranks of the part.
+    """The ranks of the tensor group form `ep` expert groups of neighbouring ranks. Each expert group owns an equal
+    share of the experts and divides each of them among its ranks like a gated MLP. So a result is partial: the caller
+    sums it over the ranks of the expert group.
     """
 
     def __init__(
         self, context: LayerContext, prefix: str, hidden_size: int, moe: MoEConfig, names: ExpertNames
     ) -> None:
         self.ops = context.experts
-        part, rank = divmod(context.group.rank, context.group.size // context.ep)
-        owned = range(moe.num_experts)[rank_slice(moe.num_experts, context.ep, part)]
+        expert_group, rank = divmod(context.group.rank, context.group.size // context.ep)
+        owned = range(moe.num_experts)[rank_slice(moe.num_experts, context.ep, expert_group)]
         rows = rank_slice(moe.intermediate_size, context.group.size // context.ep, rank)
         wide, narrow = (moe.intermediate_size, hidden_size), (hidden_size, moe.intermediate_size)
         self.gate_up = ExpertParameter(

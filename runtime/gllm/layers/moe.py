@@ -14,7 +14,7 @@ from gllm.models.config import MoEConfig
 
 
 class Router(Layer):
-    """Which experts a token passes through, and how much each of them counts; whole on every rank."""
+    """Chooses the experts of each token and their weights; whole on every rank."""
 
     def __init__(self, context: LayerContext, prefix: str, hidden_size: int, moe: MoEConfig) -> None:
         self.ops, self.experts = context.ops, context.experts
@@ -40,8 +40,8 @@ class SharedExpert(Layer):
 class MoE(Layer):
     """x: [n, hidden] -> [n, hidden].
 
-    With ep = 1 every rank holds a slice of every expert, and one sum over ranks ends the block as it does an MLP's;
-    else the tokens travel (`Dispatch`). The shared expert is divided like an MLP in either case.
+    With ep = 1 every rank holds a slice of every expert, and one sum over ranks ends the block, as in an MLP. Otherwise
+    tokens are sent to the ranks of their experts (`Dispatch`). The shared expert is divided like an MLP in both cases.
     """
 
     def __init__(

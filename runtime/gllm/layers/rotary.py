@@ -13,7 +13,7 @@ class Rotary:
     """One table of angles that all layers share; `allocate` fills it."""
 
     def __init__(self, config: RopeConfig, dim: int) -> None:
-        """dim: how many dimensions of a head are turned, the first ones."""
+        """dim: the number of rotated dimensions of a head, which are its first ones."""
         self.config = config
         self.dim = dim
         self.cos_sin = torch.empty(0)
@@ -30,8 +30,8 @@ class Rotary:
         """cos_sin: [rows(context), dim] float32, dim / 2 cosines, then as many sines.
 
         Where long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short prompts come first,
-        then those of long ones, again from position 0 on. What follows a short prompt turns as transformers' generation
-        does: each token past the switch as in a sequence that ends with it.
+        then those of long ones, again from position 0 on. Tokens that follow a short prompt are rotated as in the
+        generation of transformers: each token past the switch as in a sequence that ends with it.
         """
         config, dim = self.config, self.dim
         self.cos_sin = torch.empty(self.rows(context), dim, dtype=torch.float32, device=device)
@@ -91,7 +91,7 @@ def _dynamic(config: RopeConfig, dim: int, lengths: torch.Tensor) -> torch.Tenso
 
 
 def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
-    """Long waves are slowed down by `factor`, short ones kept, those between interpolated."""
+    """Long waves are slowed down by `factor`, short ones are kept, those between are interpolated."""
     low, high, context = config.low_freq_factor, config.high_freq_factor, config.original_max_position
     waves = 2 * math.pi / frequencies
     scaled = torch.where(waves > context / low, frequencies / config.factor, frequencies)
@@ -101,14 +101,15 @@ def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
 
 
 def _yarn(config: RopeConfig, dim: int, powers: torch.Tensor) -> torch.Tensor:
-    """https://arxiv.org/abs/2309.00071: dimensions that turn more than `beta_fast` times within the original context
-    are kept, those that turn less than `beta_slow` times slowed down by `factor`, those between interpolated.
+    """https://arxiv.org/abs/2309.00071: dimensions that rotate more than `beta_fast` times within the original
+    context are kept, those that rotate less than `beta_slow` times are slowed down by `factor`, those between are
+    interpolated.
 
-    powers: [dim / 2], what the plain frequencies are the inverse of.
+    powers: [dim / 2], the inverse of the plain frequencies.
     """
 
-    def dimension(turns: float) -> float:
-        return dim * math.log(config.original_max_position / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+    def dimension(rotations: float) -> float:
+        return dim * math.log(config.original_max_position / (rotations * 2 * math.pi)) / (2 * math.log(config.theta))
 
     low, high = dimension(config.beta_fast), dimension(config.beta_slow)
     if config.truncate:

@@ -1,1 +1,1 @@
-"""How a model is divided between ranks, and how ranks talk while they compute. Models know nothing of this."""
+"""How a model is divided between ranks, and how ranks communicate while they compute. Model families do not know it."""

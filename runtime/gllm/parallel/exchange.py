@@ -1,4 +1,4 @@
-"""What goes wrong between ranks: torch tells it in as many ways as it has backends, a worker in one."""
+"""One error for failed communication between ranks: each backend of torch raises its own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 class ExchangeFailed(RuntimeError):
-    """Tensors did not get from rank to rank. Nearly always a rank died, and one that waits for it learns it so."""
+    """Communication with another rank failed. The usual cause is that the other rank has died."""
 
 
 def exchange(transfer: Callable[P, T]) -> Callable[P, T]:
-    """Decorate what calls torch.distributed: its errors come out as ExchangeFailed."""
+    """Decorator of functions that call torch.distributed: a RuntimeError becomes ExchangeFailed."""
 
     @functools.wraps(transfer)
-    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return transfer(*args, **kwargs)
         except RuntimeError as error:
             raise ExchangeFailed(f"an exchange with another worker failed: {error}") from error
 
-    return told
+    return wrapped

@@ -1,4 +1,4 @@
-"""Which rank holds what: stages of layers, tensor-parallel ranks, expert groups. Pure arithmetic, no torch."""
+"""The division of a model between ranks: stages, tensor-parallel ranks, expert groups. Pure arithmetic, no torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from gllm.models.config import ModelConfig, MoEConfig
 
 _TOKENS, _SAMPLED = 256, 128
-"""The micro-batch for which stage times are estimated: half of what a pipeline computes is decodes, which sample."""
+"""The micro-batch for which stage times are estimated: half of its tokens are decodes, which sample."""
 _SAMPLING_PASSES = 8
-"""Passes over the float32 logits that sampling costs, in units of one multiplication a logit and row."""
+"""The cost of sampling in passes over the float32 logits, each of one multiplication per logit and row."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankCoords:
-    """Where a rank stands: rank = stage * tp + tp_rank, so that the ranks of a stage are neighbours on one node."""
+    """Coordinates of a rank: rank = stage * tp + tp_rank, so that the ranks of a stage are neighbours on one node."""
 
     pp: int
     tp: int
@@ -39,7 +39,7 @@ class RankCoords:
 
     @property
     def samples(self) -> bool:
-        """Whether this rank turns logits into tokens and answers the engine."""
+        """Whether this rank turns logits into tokens and sends the results to the engine."""
         return self.is_last and self.tp_rank == 0
 
 

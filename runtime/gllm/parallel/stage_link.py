@@ -1,4 +1,4 @@
-"""Activations from stage to stage: [num_tokens, hidden] tensors whose size both ends know from the plan."""
+"""Activations from stage to stage: [num_tokens, hidden] tensors whose size both ends know from the step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from gllm.parallel.exchange import exchange
 
 _MOST_UNSENT = 8
-"""Sends under way at once, more than micro-batches can be in flight between two stages."""
+"""The most sends in progress: more than the micro-batches in flight between two stages."""
 
 
 class Receiver(Protocol):
@@ -61,7 +61,7 @@ class DistributedReceiver:
 
 
 class DistributedSender:
-    """To the rank `target`. Keeps a tensor alive until it has left."""
+    """To the rank `target`. Keeps a tensor alive until it is sent."""
 
     def __init__(self, group: dist.ProcessGroup, target: int) -> None:
         self._group = group

@@ -1,4 +1,4 @@
-"""What the ranks of a stage do together: the collectives that layers need, and nothing else of distribution."""
+"""The collectives that layers need, between the ranks of a stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TensorGroup(Protocol):
 
 
 class SingleRankGroup:
-    """A stage of one rank: nothing to exchange."""
+    """A stage of one rank: there is nothing to exchange."""
 
     size = 1
     rank = 0
@@ -53,7 +53,7 @@ SINGLE_RANK = SingleRankGroup()
 
 
 class UnconnectedGroup(SingleRankGroup):
-    """A rank of a group that has not met: enough to tell what the rank will hold."""
+    """A rank of a group without connections, for estimates of what the rank will hold."""
 
     def __init__(self, size: int, rank: int) -> None:
         self.size = size

@@ -1,4 +1,4 @@
-"""Joins the ranks of a serving group: torch.distributed, the groups of each stage and the links between stages."""
+"""Joins the ranks of a process group: torch.distributed, the groups of each stage and the links between stages."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from gllm.parallel.tensor_group import SINGLE_RANK, DistributedGroup, StagedGrou
 _PAIR_CTAS = 4
 """Streaming multiprocessors of a stage-to-stage transfer: ten megabytes still go over NVLink in a fraction of a ms."""
 JOIN_SECONDS = 300
-"""How long the ranks of a group wait for each other; loading comes later, so they are only starting."""
+"""How long ranks wait for each other at the start. Loading comes later."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One rank's ends of everything that connects it to the others."""
+    """The connections of one rank to the others."""
 
     coords: RankCoords
     group: TensorGroup = SINGLE_RANK
@@ -44,7 +44,7 @@ class World:
 
 
 def local_device(kind: str) -> torch.device:
-    """This rank's device: the GPU of its LOCAL_RANK, shared in turn where ranks outnumber GPUs."""
+    """This rank's device: the GPU of its LOCAL_RANK; with more ranks than GPUs, ranks share them in turn."""
     if kind != "cuda":
         return torch.device(kind)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -65,9 +65,9 @@ def ranks_beside(rank: int, device: torch.device) -> list[int]:
 
 
 def join_world(coords: RankCoords, *, hidden_size: int, dtype: torch.dtype, device: torch.device) -> World:
-    """Meet the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables); returns when all are there.
+    """Connect to the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables). Returns when all have joined.
 
-    Raises RuntimeError (torch's DistError) if they are not within JOIN_SECONDS.
+    Raises RuntimeError (torch's DistError) if they do not join within JOIN_SECONDS.
     """
     if coords.pp * coords.tp == 1:
         return World(coords)
@@ -108,7 +108,7 @@ def join_world(coords: RankCoords, *, hidden_size: int, dtype: torch.dtype, devi
 
 
 def _pair_options(backend: str) -> Any:
-    """A transfer whose peer still computes waits on the device: let it hold few of the cores that compute needs."""
+    """A transfer waits on the device while its peer computes: let it hold few of the cores that compute needs."""
     if backend != "nccl":
         return None
     options = dist.ProcessGroupNCCL.Options()
@@ -117,7 +117,7 @@ def _pair_options(backend: str) -> Any:
 
 
 def _store(coords: RankCoords, timeout: timedelta) -> TCPStore:
-    """Rank 0 listens at MASTER_ADDR alone (torch by itself would listen on every address of the machine)."""
+    """The ranks' store. Rank 0 listens at MASTER_ADDR only; by default, torch listens on every address."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     world = coords.pp * coords.tp
     if coords.rank != 0:

@@ -9,7 +9,7 @@ from gllm.layers.ops.torch_experts import TorchExperts
 
 
 class PackedExperts:
-    """One packed matrix an expert."""
+    """One packed matrix per expert."""
 
     def __init__(self, count: int) -> None:
         self.matrices: list[PackedLinear | None] = [None] * count
@@ -49,7 +49,7 @@ class NativeExperts(TorchExperts):
         n, k = chosen.shape
         flat = chosen.reshape(-1)
         order = torch.argsort(flat, stable=True)
-        # Number 0 counts the places without an expert, which come first.
+        # counts[0] is the number of pairs without an expert, which come first.
         counts = torch.bincount(flat + 1, minlength=len(gate_up.matrices) + 1).tolist()
         rows = x[order // k]
         results = torch.empty_like(rows) if counts[0] == 0 else torch.zeros_like(rows)
@@ -62,8 +62,8 @@ class NativeExperts(TorchExperts):
         by_token = torch.empty_like(results)
         by_token[order] = results
         by_token = by_token.view(n, k, -1)
-        # Place by place and not by a sum over a dimension, whose order torch chooses by the size of the batch.
+        # One after the other, not by a sum over a dimension, whose order torch chooses by the size of the batch.
         out = by_token[:, 0] * weights[:, :1]
-        for place in range(1, k):
-            out.addcmul_(by_token[:, place].float(), weights[:, place : place + 1])
+        for nth in range(1, k):
+            out.addcmul_(by_token[:, nth].float(), weights[:, nth : nth + 1])
         return out.to(x.dtype)

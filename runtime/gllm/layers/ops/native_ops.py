@@ -18,7 +18,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def kernel_dtype(dtype: torch.dtype) -> int:
-    """The kernels' number for a dtype; ValueError for one they do not have."""
+    """The kernels' number of a dtype. Raises ValueError if they do not support it."""
     if dtype not in _DTYPES:
         raise ValueError(
             f"dtype: the CPU kernels compute in float32 or bfloat16, not {str(dtype).removeprefix('torch.')}; "

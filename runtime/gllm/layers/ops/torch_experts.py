@@ -31,8 +31,8 @@ class TorchExperts:
     ) -> torch.Tensor:
         out = torch.zeros_like(x, memory_format=torch.contiguous_format)
         for expert in sorted({*chosen.flatten().tolist()} - {-1}):
-            token, place = torch.where(chosen == expert)
+            token, nth = torch.where(chosen == expert)
             gate, up = F.linear(x[token], gate_up[expert]).chunk(2, dim=-1)
-            result = F.linear(F.silu(gate) * up, down[expert]) * weights[token, place, None]
+            result = F.linear(F.silu(gate) * up, down[expert]) * weights[token, nth, None]
             out.index_add_(0, token, result.to(x.dtype))
         return out

@@ -28,8 +28,8 @@ class TritonExperts(TorchExperts):
     ) -> torch.Tensor:
         sizes = (*down.shape, chosen.shape[1])
         if sizes not in self._compiled:
-            # Every tile now, at start-up, and none in the middle of serving.
+            # Compile all tilings now, at start-up, and none while serving.
             self._compiled.add(sizes)
-            for _, plan in tiles.table_for(down.shape[1], down.shape[2]):
-                experts.product(x[:1], gate_up, down, chosen[:1], weights[:1], plan)
+            for _, tiling in tiles.table_for(down.shape[1], down.shape[2]):
+                experts.product(x[:1], gate_up, down, chosen[:1], weights[:1], tiling)
         return experts.product(x, gate_up, down, chosen, weights)

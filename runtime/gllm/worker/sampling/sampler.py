@@ -131,7 +131,7 @@ def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
         masks += 1
     forbidden = state.forbidden.get(slot)
     if forbidden is not None:
-        logits.mrequested_fill_(forbidden, -torch.inf)
+        logits.masked_fill_(forbidden, -torch.inf)
         masks += 1
     bad_words = state.bad_words.get(slot)
     if bad_words is not None:
@@ -140,7 +140,7 @@ def edit_row(logits: torch.Tensor, slot: int, state: SamplingState) -> None:
     grammar = state.grammar.get(slot)
     if grammar is not None:
         allowed = torch.from_numpy(grammar.allowed(params.stop_token_ids)).to(logits.device)
-        logits.mrequested_fill_(~allowed, -torch.inf)
+        logits.masked_fill_(~allowed, -torch.inf)
         masks += 1
     if masks > 1 and bool(logits.max() == -torch.inf):  # each mask alone leaves a token; this waits for the device
         if stops is None or grammar is None:
