@@ -29,7 +29,8 @@ class ApiClient:
 
     async def __aenter__(self) -> ApiClient:
         ssl = self.login.connection.as_ssl_context() if self.login.server.startswith("https") else True
-        self._connector = aiohttp.TCPConnector(ssl=ssl, limit=64)
+        # Without a limit: each watch holds a connection, and there is one for each kind and namespace.
+        self._connector = aiohttp.TCPConnector(ssl=ssl, limit=0)
         self._session = self.new_session()
         return self
 
@@ -40,7 +41,11 @@ class ApiClient:
     def new_session(self) -> aiohttp.ClientSession:
         """A session over the same connections and credentials. Its user closes it."""
         return aiohttp.ClientSession(
-            connector=self._connector, connector_owner=False, middlewares=(self._authorize,), read_bufsize=2**20
+            connector=self._connector,
+            connector_owner=False,
+            middlewares=(self._authorize,),
+            proxy=self.login.connection.proxy_url,
+            read_bufsize=2**20,
         )
 
     async def _authorize(
