@@ -226,6 +226,7 @@ def test_scores_of_token_ids(http: httpx.Client, clean: RunningServer) -> None:
         ({"query": [1]}, "items"),
         ({"query": [1], "items": ""}, "items"),
         ({"query": 1}, "query"),
+        ({"query": "a" * 200_000, "items": ["b"] * 100}, "query"),
     ],
 )
 def test_wrong_scores(http: httpx.Client, fields: dict[str, Any], param: str) -> None:

@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gllm.gateway.protocol.completion_schema import MAX_PROMPTS, TokenIds
+from gllm.gateway.protocol.completion_schema import MAX_PROMPT_TOKENS, MAX_PROMPTS, TokenIds
 from gllm.gateway.protocol.constraints import Grammar, SchemaOrText
 from gllm.gateway.protocol.generation_schema import Stop
 from gllm.gateway.protocol.schema import MAX_INT, Body, Label, TokenId, by_type
 from gllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, ParameterError
+
+MAX_JOINED_CHARS = 16 * 2**20
+"""A query is joined with each item, so that a small body could take much memory."""
 
 
 def _kind(value: Any) -> str | None:
@@ -157,6 +160,10 @@ class ScoreRequest(Body):
         items_are_ids = not isinstance(self.items, str) and isinstance(self.items[0], list)
         if isinstance(self.query, list) != items_are_ids:
             raise ParameterError("items", "query and items must both be text, or both token ids")
+        count = 1 if isinstance(self.items, str) else len(self.items)
+        most = MAX_PROMPT_TOKENS if items_are_ids else MAX_JOINED_CHARS
+        if len(self.query) * count > most:
+            raise ParameterError("query", f"the query, repeated for each of {count} items, is longer than {most}")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Collection
@@ -26,7 +27,7 @@ _json = msgspec.json.Encoder().encode
 async def open_generate(request: GenerateRequest, gateway: Gateway) -> Answer:
     """Raises ApiError or ParameterError for everything known before the first token."""
     arrived = time.monotonic()
-    completion = completion_of(request, gateway.model)
+    completion = await asyncio.to_thread(completion_of, request, gateway.model)
     generation = await Generation.open(completion, gateway, f"gen-{uuid.uuid4().hex}")
     return GenerateAnswer(request, generation, n=completion.choices_per_prompt, arrived=arrived)
 

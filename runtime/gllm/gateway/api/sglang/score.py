@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import uuid
 from typing import Any
@@ -14,7 +15,7 @@ from gllm.gateway.shared.gateway import Gateway
 
 async def score(request: ScoreRequest, gateway: Gateway) -> dict[str, Any]:
     """Return the body. Raises ApiError or ParameterError."""
-    completion = scoring_of(request, gateway.model)
+    completion = await asyncio.to_thread(scoring_of, request, gateway.model)
     generation = await Generation.open(completion, gateway, f"score-{uuid.uuid4().hex}")
     try:
         scores = await _scores(request, generation)
