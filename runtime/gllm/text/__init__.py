@@ -1,1 +1,1 @@
-"""Everything between strings and token ids: tokenizer, chat template, text stream, tool calls, grammars. No torch."""
+"""From strings to token ids and back: tokenizer, chat templates, text of answers, tool calls, grammars. No torch."""

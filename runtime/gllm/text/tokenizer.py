@@ -1,4 +1,9 @@
-"""Strings to token ids and back, for Hugging Face folders and GGUF files alike."""
+"""Strings to token ids and back, for Hugging Face folders and GGUF files.
+
+This is the library `tokenizers` without transformers, which imports torch. Gateway and engine must start without torch,
+and the workers must read the same tokens. Import and load of AutoTokenizer take 3.9 s of CPU time and 350 MB of memory;
+import and load of this module take 0.3 s and 70 MB (transformers 5.24, SmolLM2's vocabulary of 49152 tokens).
+"""
 
 from __future__ import annotations
 
@@ -18,9 +23,9 @@ from gllm.text.vocabulary.gguf_vocabulary import special_token_id, tokenizer_jso
 from gllm.text.vocabulary.token_bytes import token_table
 
 _GGUF_NAMES = {"unk_token": "unknown", "pad_token": "padding", "sep_token": "seperator", "mask_token": "mask"}
-"""Spelled as in GGUF."""
+"""Names of transformers to those of GGUF, spelled as GGUF spells them."""
 _CONTROL_LIKE = re.compile("<[|\uff5c].*[|\uff5c]>")
-"""How models spell tokens that structure a prompt. Trainers and DeepSeek forget to call some of these special."""
+"""Spelling of tokens that structure a prompt. Some tokenizers, as DeepSeek's, do not mark all of these as special."""
 
 
 def load_tokenizer(model_path: Path | str) -> Tokenizer:
@@ -37,7 +42,7 @@ def load_tokenizer(model_path: Path | str) -> Tokenizer:
 
 
 class TooManyTokensError(ValueError):
-    """A text has more tokens than the caller takes; `count` of them."""
+    """A text has more tokens than the caller allows: `count`."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"the text has {count} tokens")
@@ -47,11 +52,11 @@ class TooManyTokensError(ValueError):
 class Tokenizer:
     """Immutable and safe to share between threads.
 
-    Whether BOS or EOS are added is what tokenizer.json's post-processor says; like transformers 5, `add_bos_token`
-    in tokenizer_config.json does not override it. For a GGUF file its own `add_bos_token` counts.
+    The post-processor of tokenizer.json decides whether BOS and EOS are added; as in transformers 5, `add_bos_token` in
+    tokenizer_config.json does not. A GGUF file has an `add_bos_token` of its own.
 
-    `encode` turns special tokens spelled in the text into their ids, as Hugging Face does, but for those that a
-    `RenderedPrompt` says are text. A rendered chat template already has its BOS: encode it with
+    `encode` turns special tokens that the text spells into their ids, as Hugging Face does, except those that a
+    `RenderedPrompt` marks as text. A rendered chat template has its BOS already: encode it with
     `add_special_tokens=False`.
     """
 
@@ -83,7 +88,7 @@ class Tokenizer:
 
         vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1
-        """One more than the largest id; the model's logits may be wider."""
+        """One more than the largest id; the model may have more logits."""
         spellings: list[str | None] = [None] * self.vocab_size
         for spelling, token in vocab.items():
             spellings[token] = spelling
@@ -91,16 +96,16 @@ class Tokenizer:
         decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
         table = token_table(spellings, {token: entry.content for token, entry in added.items()}, decoder)
         self.token_pieces: list[bytes] = table.pieces
-        """`token_pieces[id]`: what the token adds to the text."""
+        """`token_pieces[id]`: the bytes that the token adds to the text."""
         self.strip_leading_space = table.strip_leading_space
         self.special_token_ids: frozenset[int] = frozenset(token for token, entry in added.items() if entry.special)
         guarded = [entry.content for entry in added.values() if entry.special or _CONTROL_LIKE.fullmatch(entry.content)]
         self.special_spellings = SpecialSpellings(guarded)
-        """Of tokens that structure a prompt: special ones, and added ones that are spelled like these."""
+        """Spellings of tokens that structure a prompt: special ones, and added ones that are spelled like these."""
         self._literal = cache(lambda: LiteralEncoder(backend, guarded))
 
     def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]:
-        """Token ids; `add_special_tokens` adds BOS (EOS) where the model wants it.
+        """Token ids; `add_special_tokens` adds BOS (EOS) where the model needs it.
 
         Raises TooManyTokensError beyond `max_tokens`, ValueError for lone surrogates.
         """
@@ -114,13 +119,13 @@ class Tokenizer:
         # The library releases the interpreter lock for batches only, and a long text takes seconds.
         encoding = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         if max_tokens is not None and len(encoding) > max_tokens:
-            # Before the list is built, which holds the lock again.
+            # Raised before the list is built, because that holds the lock again.
             raise TooManyTokensError(len(encoding))
         ids: list[int] = encoding.ids
         return ids if literal is None else literal.model_ids(ids)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Text of the ids; bytes that are not UTF-8 become U+FFFD, ids beyond the vocabulary nothing."""
+        """The text of the ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary add nothing."""
         special = self.special_token_ids if skip_special_tokens else frozenset[int]()
         data = b"".join([self.token_bytes(token) for token in token_ids if token not in special])
         if self.strip_leading_space:
@@ -128,11 +133,11 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What one token adds to the text; empty for an id beyond the vocabulary."""
+        """The bytes that one token adds to the text; empty for an id beyond the vocabulary."""
         return self.token_pieces[token_id] if 0 <= token_id < self.vocab_size else b""
 
     def token_text(self, token_id: int) -> str:
-        """`token_bytes` as text, for logprobs; part of a character shows as U+FFFD."""
+        """`token_bytes` as text, for logprobs; a part of a character becomes U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     def spelling(self, token_id: int) -> str:
@@ -179,7 +184,7 @@ def _from_folder(folder: Path) -> Tokenizer:
 
 
 def _add_missing_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """tokenizer_config.json may name added tokens that tokenizer.json lacks or does not mark as special."""
+    """Add the tokens of tokenizer_config.json that tokenizer.json lacks or does not mark as special."""
     present = backend.get_added_tokens_decoder()
     fields = ("single_word", "lstrip", "rstrip", "normalized", "special")
     listed = sorted((settings.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))

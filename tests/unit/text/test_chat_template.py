@@ -172,7 +172,7 @@ def test_continue_final_message_errors(smollm: Tokenizer) -> None:
         template.render(chat, continue_final_message=True, add_generation_prompt=False)
 
 
-def test_text_parts_become_what_the_template_wants(smollm: Tokenizer) -> None:
+def test_text_parts_become_what_the_template_expects(smollm: Tokenizer) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     string = [{"role": "user", "content": "a"}]
     wants_string = ChatTemplate("{{ messages[0].content }}", smollm)

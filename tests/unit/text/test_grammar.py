@@ -526,7 +526,7 @@ def test_verdicts_are_remembered(smollm: Tokenizer, monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
     checker = GrammarChecker(smollm, WIDTH)
     monkeypatch.setattr(checker, "_ask", lambda grammar: asked.append(grammar) or ("bad" if grammar == "b" else ""))
-    monkeypatch.setattr(check_module, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(check_module, "MAX_CACHED", 2)
     for grammar in ("a", "a", "c", "a", "d", "a", "c"):
         checker.check(grammar)
     assert asked == ["a", "c", "d", "c"]

@@ -1,6 +1,6 @@
-"""Grammars that constrain generation, as llguidance's strings: made, checked and turned into matchers here.
+"""Grammars that constrain generation: from schemas and texts to llguidance's strings, their check, and matchers.
 
-A grammar string is what travels in `SamplingParams.grammar`.
+`SamplingParams.grammar` holds such a string.
 """
 
 from __future__ import annotations

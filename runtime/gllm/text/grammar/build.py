@@ -1,6 +1,6 @@
 """Grammar strings from JSON schemas, regular expressions, Lark grammars and lists of choices.
 
-Nothing here compiles: what a client sent must pass `GrammarChecker` before an engine sees it.
+Nothing here is compiled: a grammar of a client must pass `GrammarChecker` before it goes to an engine.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gllm.text.grammar.json_schema import checked_schema
 MAX_CHOICES = 1024
 
 JSON_OPTIONS = {
-    # Without a bound, a small model may print line breaks until it runs out of tokens.
+    # Without a bound, a small model may write line breaks up to max_tokens.
     "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,8}",
-    # Taken as anyOf. Exact where the branches exclude one another, as in tagged unions.
+    # Read as anyOf. This is exact if the branches exclude one another, as in tagged unions.
     "coerce_one_of": True,
     "lenient": False,
 }
-"""llguidance's options for JSON; they go into the schema's "x-guidance", over what a client put there."""
+"""llguidance's options for JSON; they replace "x-guidance" in the schema of a client."""
 COMPACT_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True, "lenient": False}
-"""The same without any white space between values."""
+"""The same without white space between values."""
 
 
 def grammar_from_json_schema(schema: Any, *, compact: bool = False, param: str = "response_format") -> str:
     """JSON that is valid under `schema` (an object, or true for any value), see `checked_schema`.
 
-    compact: no white space between values. Keywords llguidance does not implement are refused by the check. Raises
-    ParameterError(param) for what is no schema, or too large.
+    compact: no white space between values. The check refuses keywords that llguidance does not implement. Raises
+    ParameterError(param) for a value that is not a schema, or is too large.
     """
     options = COMPACT_OPTIONS if compact else JSON_OPTIONS
     checked = {**checked_schema(schema, param=param), "x-guidance": options}
@@ -46,13 +46,13 @@ def any_json_object(*, compact: bool = False) -> str:
 
 
 def grammar_from_regex(regex: str, *, param: str = "regex") -> str:
-    """Text that the regular expression (Rust syntax: Unicode classes, no look-around) matches as a whole."""
+    """Text that matches the regular expression as a whole (Rust syntax: Unicode classes, no look-around)."""
     _check_text(regex, param)
     return str(LLMatcher.grammar_from_regex(regex))
 
 
 def grammar_from_text(text: str, *, param: str = "grammar") -> str:
-    """Text of a grammar in EBNF (`root ::= ...`) or in Lark (`start: ...`, llguidance's dialect)."""
+    """Text of a grammar in EBNF (`root ::= ...`) or in llguidance's dialect of Lark (`start: ...`)."""
     _check_text(text, param)
     if not is_ebnf(text):
         return grammar_from_lark(text, param=param)
@@ -78,7 +78,7 @@ def grammar_from_choices(choices: Sequence[str], *, param: str = "choice") -> st
 
 
 def lark_string(text: str) -> str:
-    """A Lark literal: the same escapes as JSON's."""
+    """A Lark literal; its escapes are those of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""Compiling a client's grammar where it can do no harm: in a child process with bounded time and memory."""
+"""Compiles the grammars of clients in a child process with bounded time and memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
 CHECK_SECONDS = 30.0
-"""Seconds on the clock; the child itself is ended after CPU_SECONDS of CPU time."""
+"""Wall-clock seconds; the child is ended after CPU_SECONDS of CPU time."""
 START_SECONDS = 60.0
-MAX_REMEMBERED = 256
+MAX_CACHED = 256
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
-"""What the child gets of the environment: no secret, nothing that it does not need."""
+"""Environment variables that the child gets: those that it needs, without secrets."""
 
 
 class GrammarChecker:
-    """Says whether a grammar compiles for this tokenizer. Blocking: servers call `check` in a thread.
+    """Checks that grammars compile for a tokenizer. `check` blocks: servers call it in a thread.
 
-    The child starts with the first check and stays. It dies when a check takes too much CPU time or memory, is killed
-    after CHECK_SECONDS, and the next check starts another. Verdicts of the last grammars are remembered.
+    The first check starts the child. The child ends if a check takes too much CPU time or memory, and is killed after
+    CHECK_SECONDS; the next check starts another. The results of the last grammars are cached.
     """
 
     def __init__(self, tokenizer: Tokenizer, logits_width: int) -> None:
@@ -51,13 +51,13 @@ class GrammarChecker:
             if error is None:
                 error = self._ask(grammar)
             self._verdicts[grammar] = error
-            if len(self._verdicts) > MAX_REMEMBERED:
+            if len(self._verdicts) > MAX_CACHED:
                 self._verdicts.popitem(last=False)
         if error:
             raise ParameterError(param, f"{param}: {error}")
 
     def close(self) -> None:
-        """Ends the child, if one runs."""
+        """End the child, if one runs."""
         with self._lock:
             self._kill()
 
@@ -73,20 +73,20 @@ class GrammarChecker:
 
     def _start(self) -> None:
         self._child = subprocess.Popen(
-            # -P: the folder where the user happens to be must not shadow modules.
+            # -P: modules in the current folder must not replace others.
             [sys.executable, "-P", "-c", f"from {check_process.__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
         )
-        # Whatever ends the child, it does not stay a zombie until the next grammar.
+        # Wait for the child, so that it is no zombie until the next grammar.
         threading.Thread(target=self._child.wait, name="grammar-checker-reaper", daemon=True).start()
         if self._exchange(msgspec.msgpack.encode(self._setup), START_SECONDS) is None:
             self._kill()
             raise RuntimeError("the process that checks grammars did not start")
 
     def _exchange(self, frame: bytes, seconds: float) -> bytes | None:
-        """Sends a frame and waits for the answer; None if the child died or was too slow (then it is killed)."""
+        """Send a frame and wait for the answer; None if the child died or was too slow (then it is killed)."""
         child = self._child
         assert child is not None
         assert child.stdin is not None
@@ -111,7 +111,7 @@ class GrammarChecker:
                 try:
                     pipe.close()
                 except BrokenPipeError:
-                    continue  # what was buffered for the dead child is of no use
+                    continue  # bytes for the dead child are left in the buffer
         child.wait()
 
 

@@ -1,4 +1,4 @@
-"""The child of `GrammarChecker`: length-prefixed frames on stdin and stdout, first a Job, then grammars."""
+"""The child process of `GrammarChecker`: reads length-prefixed frames on stdin, first a Job, then grammars."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import IO
 import msgspec
 
 MEMORY_BYTES = 1 << 29
-"""Address space a grammar may take beyond what the process has when ready."""
+"""Bytes of address space that a grammar may take, beyond those of the process before it."""
 CPU_SECONDS = 5
-"""CPU time a grammar may take. Not the time on the clock, which depends on what else the machine does."""
+"""CPU time that a grammar may take. Wall-clock time would depend on the load of the machine."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -28,7 +28,7 @@ class Job(msgspec.Struct, array_like=True):
 
 class Verdict(msgspec.Struct, array_like=True):
     error: str
-    """Empty: the grammar is good."""
+    """Empty if the grammar compiles."""
 
 
 def write_frame(stream: IO[bytes], frame: bytes) -> None:
@@ -38,7 +38,7 @@ def write_frame(stream: IO[bytes], frame: bytes) -> None:
 
 
 def read_frame(stream: IO[bytes]) -> bytes:
-    """The next frame; EOFError when the other side is gone."""
+    """Return the next frame. Raises EOFError if the other side has closed."""
     header = stream.read(_LENGTH.size)
     if len(header) < _LENGTH.size:
         raise EOFError
@@ -50,7 +50,7 @@ def read_frame(stream: IO[bytes]) -> bytes:
 
 
 def main() -> None:
-    """Serves until the parent is gone, at a low priority: streams in progress come first."""
+    """Serve until the parent closes the pipe. The priority is low: running streams come first."""
     os.nice(5)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

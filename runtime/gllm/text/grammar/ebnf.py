@@ -1,7 +1,7 @@
 """EBNF grammars (`root ::= ...`, as llama.cpp and xgrammar write them), translated to llguidance's Lark.
 
-A literal becomes a sequence of single characters. So every lexeme of the Lark grammar is one character, and the lexer,
-which prefers the longest match, cannot cut the text where the grammar does not.
+A literal becomes a sequence of single characters, so that every lexeme of the Lark grammar is one character. Otherwise
+the lexer, which takes the longest match, could divide the text in other places than the grammar does.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class _Token(NamedTuple):
 
 
 def is_ebnf(text: str) -> bool:
-    """Whether a grammar has an EBNF rule; Lark separates a rule's name from its body with a colon."""
+    """Whether a grammar has an EBNF rule; in Lark a colon stands between the name of a rule and its body."""
     return _RULE_HEAD.search(text) is not None
 
 
 def lark_from_ebnf(text: str) -> str:
-    """The same grammar in Lark. The rule `root` is where it starts. Raises EbnfError."""
+    """Translate a grammar to Lark; its start is the rule `root`. Raises EbnfError."""
     return _Translator(_tokens(text)).lark()
 
 
@@ -65,7 +65,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 class _Translator:
-    """A recursive-descent parser that writes Lark as it reads. Rules get names of our own: r0 is the root."""
+    """A recursive-descent parser that writes Lark while it reads. It renames the rules: r0 is the root."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -171,7 +171,7 @@ class _Translator:
         return f"{{{least},{'' if most is None else most}}}"
 
     def _characters(self, token: _Token) -> list[str]:
-        """What stands between the quotes or brackets of a token, escapes resolved."""
+        """The characters between the quotes or brackets of a token, without escapes."""
         return [char for char, _ in _unescaped(token.text[1:-1], token.line)]
 
     def _class(self, token: _Token) -> str:

@@ -1,7 +1,7 @@
-"""A client's JSON schema as llguidance takes it: bounded, its objects closed, annotations dropped.
+"""Prepares the JSON schema of a client for llguidance: bounds it, closes its objects, drops annotations.
 
-What llguidance cannot enforce stays in the schema and is refused by name when it is compiled, except `uniqueItems`
-and string formats without a known syntax, which are annotations here.
+Keywords that llguidance cannot enforce stay in the schema, and the compiler refuses them by name. `uniqueItems` and
+string formats without a known syntax are annotations here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gllm.sampling_params import MAX_GRAMMAR_BYTES, ParameterError
 from gllm.text.grammar.plain_schema import NAMED_SUBSCHEMAS, plain_schema
 
 MAX_SCHEMA_DEPTH = 100
-"""llguidance's own JSON reader stops at 128 levels, of which our envelope needs a few."""
+"""The JSON reader of llguidance stops at 128 levels, of which the envelope takes a few."""
 
 ENFORCED_FORMATS = frozenset(
     {"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
@@ -26,17 +26,17 @@ _SUBSCHEMAS = frozenset(
     | {"if", "then", "else"}
 )
 _BRANCHES = ("allOf", "anyOf", "oneOf")
-_SPEAK_OF_OTHERS = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
-"""Keywords by which a schema says itself which unlisted properties an object may have."""
+_STATES_OTHERS = ("additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames")
+"""Keywords with which a schema itself states which other properties an object may have."""
 _OPEN_DEFINITION = "gllm:open-"
 
 
 def checked_schema(schema: Any, *, param: str) -> dict[str, Any]:
-    """The schema as llguidance takes it. `schema` is an object, or true for any value.
+    """Return the schema for llguidance. `schema` is an object, or true for any value.
 
-    An object that lists properties has no others, unless the schema says so (`additionalProperties` and the like);
-    one composed of parts (allOf, or properties beside anyOf or $ref) has those of all its parts. Raises
-    ParameterError(param) for what is no schema, too large or too deep, or refers to another document.
+    An object that lists properties has no others, unless the schema states it (`additionalProperties` and the like). An
+    object composed of parts (allOf, or properties beside anyOf or $ref) has the properties of all parts. Raises
+    ParameterError(param) for a value that is not a schema, is too large or too deep, or refers to another document.
     """
     if schema is True:
         schema = {}
@@ -53,7 +53,7 @@ def checked_schema(schema: Any, *, param: str) -> dict[str, Any]:
 
 
 def _check_depth_and_references(schema: dict[str, Any], param: str) -> None:
-    """Iterative, so that depth itself cannot hurt."""
+    """Iterative, so that a deep schema does not exhaust the stack."""
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         below: list[Any] = []
@@ -72,19 +72,19 @@ def _check_depth_and_references(schema: dict[str, Any], param: str) -> None:
 
 
 class _Rewriter:
-    """Rewrites one schema. Pointers into it stay valid, since every subschema keeps its place."""
+    """Rewrites one schema. Pointers into it stay valid, because every subschema keeps its path."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._open: dict[str, str] = {}
-        """Pointer -> name of the definition that is its target, left open."""
+        """Pointer to the name of a definition: its target with open objects."""
         self._left: list[str] = []
-        """Pointers in `_open` whose definition is not made yet."""
+        """Pointers in `_open` without a definition so far."""
 
     def rewritten(self) -> dict[str, Any]:
         schema = self._schema(self._root, closed=True)
         if not isinstance(schema, dict):
-            schema = {"enum": []}  # false: no value at all
+            schema = {"enum": []}  # false: no value is valid
         definitions: dict[str, Any] = {}
         while self._left:
             reference = self._left.pop()
@@ -94,7 +94,7 @@ class _Rewriter:
         return schema
 
     def _schema(self, schema: Any, *, closed: bool) -> Any:
-        """closed: an object that only lists its properties has no others. Parts of a composition stay open."""
+        """closed: an object that lists its properties has no others. Parts of a composition stay open."""
         if isinstance(schema, list):  # `items` of older drafts
             return [self._schema(item, closed=closed) for item in schema]
         if not isinstance(schema, dict):
@@ -117,7 +117,7 @@ class _Rewriter:
                 result[key] = value
         self._bound_names(result)
         if schema.get("unevaluatedProperties") is False and {*_BRANCHES, "$ref"} & set(schema):
-            del result["unevaluatedProperties"]  # it refers to all parts, which are closed already
+            del result["unevaluatedProperties"]  # it applies to all parts, which are closed already
             schema = {key: value for key, value in schema.items() if key != "unevaluatedProperties"}
         elif "unevaluatedProperties" in result and not composed and "additionalProperties" not in result:
             result["additionalProperties"] = result.pop("unevaluatedProperties")
@@ -126,7 +126,7 @@ class _Rewriter:
         return result
 
     def _is_composed(self, schema: dict[str, Any]) -> bool:
-        """Whether an object's properties come from several places."""
+        """Whether the properties of an object come from several schemas."""
         members = schema.get("allOf")
         alone = (
             isinstance(members, list)
@@ -153,15 +153,15 @@ class _Rewriter:
             result["additionalProperties"] = False
 
     def _property_names(self, schema: dict[str, Any]) -> dict[str, None] | None:
-        """The properties that a schema and its parts list, in order; None if a part says which others may be there."""
+        """The properties that a schema and its parts list, in order; None if a part states which others are allowed."""
         names: dict[str, None] = {}
         seen: set[str] = set()
         parts: list[Any] = [schema]
-        while parts:  # not by recursion: a chain of references may be long
+        while parts:  # iterative, because a chain of references may be long
             part = parts.pop()
             if not isinstance(part, dict):
                 continue
-            if any(key in part for key in _SPEAK_OF_OTHERS):
+            if any(key in part for key in _STATES_OTHERS):
                 return None
             if isinstance(part.get("properties"), dict):
                 names.update(dict.fromkeys(part["properties"]))
@@ -175,7 +175,7 @@ class _Rewriter:
         return names
 
     def _open_reference(self, reference: Any) -> Any:
-        """A reference to the same target, left open."""
+        """A reference to the same target with open objects."""
         target = self._target(reference) if isinstance(reference, str) else None
         if target is None:
             return reference
@@ -185,7 +185,7 @@ class _Rewriter:
         return f"#/$defs/{self._open[reference]}"
 
     def _target(self, reference: str) -> Any:
-        """What a pointer into the schema (#/...) points at; None if nothing is there."""
+        """The target of a pointer into the schema (#/...); None if there is none."""
         node: Any = self._root
         for step in reference.removeprefix("#").split("/")[1:]:
             step = unquote(step).replace("~1", "/").replace("~0", "~")
@@ -198,23 +198,23 @@ class _Rewriter:
         return node if reference == "#" or reference.startswith("#/") else None
 
     def _bound_names(self, schema: dict[str, Any]) -> None:
-        """`propertyNames` in keywords that llguidance knows; where that cannot be, it stays and is refused."""
+        """Replace `propertyNames` by keywords that llguidance has; if there are none, it stays and is refused."""
         names = schema.get("propertyNames")
         if isinstance(names, dict) and isinstance(names.get("$ref"), str):
             names = self._target(names["$ref"])
-        if names is True or (isinstance(names, dict) and not _says(names)):
+        if names is True or (isinstance(names, dict) and not _restrictions(names)):
             del schema["propertyNames"]
             return
         if not isinstance(names, dict) or "properties" in schema or "patternProperties" in schema:
             return
         value = schema.get("additionalProperties", True)
         listed = names.get("enum", [names["const"]] if "const" in names else None)
-        says = _says(names)
-        if says <= {"enum", "const"} and isinstance(listed, list):
+        restrictions = _restrictions(names)
+        if restrictions <= {"enum", "const"} and isinstance(listed, list):
             schema["properties"] = {name: value for name in listed if isinstance(name, str)}
-        elif says == {"pattern"}:
+        elif restrictions == {"pattern"}:
             schema["patternProperties"] = {names["pattern"]: value}
-        elif says <= {"minLength", "maxLength"}:
+        elif restrictions <= {"minLength", "maxLength"}:
             most = names.get("maxLength", "")
             schema["patternProperties"] = {f"^[\\s\\S]{{{names.get('minLength', 0)},{most}}}$": value}
         else:
@@ -223,16 +223,16 @@ class _Rewriter:
         schema["additionalProperties"] = False
 
 
-def moved(schema: Any, place: str) -> Any:
-    """The schema with its pointers into itself (#/...) as they are when it stands at `place` of another one."""
+def moved(schema: Any, path: str) -> Any:
+    """Return the schema for use at `path` of another one: its pointers into itself (#/...) begin with `path`."""
     if isinstance(schema, list):
-        return [moved(item, place) for item in schema]
+        return [moved(item, path) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {key: value if key in ("const", "enum") else moved(value, place) for key, value in schema.items()}
+    result = {key: value if key in ("const", "enum") else moved(value, path) for key, value in schema.items()}
     reference = result.get("$ref")
     if isinstance(reference, str):
-        result["$ref"] = place + reference.removeprefix("#")
+        result["$ref"] = path + reference.removeprefix("#")
     return result
 
 
@@ -242,6 +242,6 @@ def _is_annotation(key: str, value: Any) -> bool:
     return key == "uniqueItems" and isinstance(value, bool)
 
 
-def _says(names: dict[str, Any]) -> set[str]:
+def _restrictions(names: dict[str, Any]) -> set[str]:
     """The keywords of a schema of names that restrict a string."""
     return set(names) - {"type", "title", "description", "default", "examples", "$comment"}

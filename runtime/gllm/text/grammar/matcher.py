@@ -1,4 +1,4 @@
-"""llguidance's tokenizer and matchers, under limits on what a grammar may cost."""
+"""llguidance's tokenizer and matchers with limits on time and memory, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _EXPLANATIONS = (
     (" lex fuel;", "it is too complex: following it takes too long"),
     ("with total fuel", "it is too complex: following it takes too long"),
 )
-"""What a message of llguidance's contains, and what it means. The first that fits counts."""
+"""A part of a message of llguidance, and its meaning. The first that is found counts."""
 
 
 def build_ll_tokenizer(tokenizer: Tokenizer, logits_width: int) -> LLTokenizer:
-    """The tokenizer as llguidance needs it; takes about half a second, so keep it.
+    """Make llguidance's tokenizer. It takes about half a second: keep it.
 
-    logits_width: the model's vocabulary with padding. Masks have that many bits; ids the tokenizer does not know
+    logits_width: the model's vocabulary with padding. Masks have that many bits; ids that the tokenizer does not have
     are never allowed. Raises ValueError if the logits are narrower than the vocabulary or there is no EOS.
     """
     if logits_width < tokenizer.vocab_size:
@@ -43,7 +43,7 @@ def build_ll_tokenizer(tokenizer: Tokenizer, logits_width: int) -> LLTokenizer:
 
 
 def grammar_limits() -> LLParserLimits:
-    """About 10 ms of lexer work to begin with and for a step, and some 100 MB of lexer states at most."""
+    """Limits: about 10 ms of lexer work at the start and for each step, and some 100 MB of lexer states."""
     return LLParserLimits(
         initial_lexer_fuel=500_000,
         step_lexer_fuel=150_000,
@@ -54,12 +54,12 @@ def grammar_limits() -> LLParserLimits:
 
 
 def new_matcher(ll_tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """The state of one request. It never raises: see `LLMatcher.is_error` and `get_error`."""
+    """Make the matcher of one sequence. It never raises: see `LLMatcher.is_error` and `get_error`."""
     return LLMatcher(ll_tokenizer, grammar, log_level=0, limits=grammar_limits())
 
 
 def check_grammar(grammar: str, ll_tokenizer: LLTokenizer, *, param: str = "grammar") -> None:
-    """Compiles the grammar and its first mask in this process, under `grammar_limits`.
+    """Compile the grammar and its first mask in this process, under `grammar_limits`.
 
     For grammars from a client use `GrammarChecker`, which also bounds time and memory. Raises ParameterError(param).
     """
@@ -74,7 +74,7 @@ def check_grammar(grammar: str, ll_tokenizer: LLTokenizer, *, param: str = "gram
 
 
 def explain(error: str) -> str:
-    """Why a grammar failed, without the dumps of llguidance's state that may follow its message."""
+    """The reason why a grammar failed, without the dump of llguidance's state that may follow the message."""
     text = error.partition("<state>")[0].partition("<backtrace>")[0].replace("<non-verbose/>", "").strip()
     for sign, meaning in _EXPLANATIONS:
         if sign in text:

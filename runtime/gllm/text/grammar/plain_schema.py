@@ -1,4 +1,4 @@
-"""A client's JSON schema in keywords that llguidance takes, where there are some that mean the same."""
+"""Rewrites keywords of a JSON schema that llguidance does not take, where others mean the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POINTER_CHARACTERS = "#/%~!$&'()*+,;=:@?-._"
 
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_NUMBER = 10**18
-"""llguidance reads no bounds beyond these; nearer ones are stricter, so what it generates still fits."""
+"""llguidance takes no bounds beyond these. A bound nearer to zero is stricter, so the generated values still fit."""
 
 _LOOK_AROUND = re.compile(r"(?<!\\)\(\?(?:[=!]|<[=!])")
 _EQUAL_PATTERNS = {
@@ -25,13 +25,13 @@ _EQUAL_PATTERNS = {
         r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
     ),
 }
-"""Patterns with look-around that libraries write into their schemas, and the same without."""
+"""Patterns with look-around that libraries write into schemas, and equal ones without it."""
 
 
 def plain_schema(schema: Any, *, named: bool = False) -> Any:
-    """The schema without keywords that are null, and with bounds, references and patterns as llguidance reads them.
+    """Return the schema without keywords that are null, with bounds, references and patterns that llguidance takes.
 
-    named: `schema` maps names to schemas. Every subschema keeps its place.
+    named: `schema` maps names to schemas. Every subschema keeps its path.
     """
     if isinstance(schema, list):
         return [plain_schema(item) for item in schema]
@@ -48,7 +48,7 @@ def plain_schema(schema: Any, *, named: bool = False) -> Any:
             result[key] = plain_schema(value, named=key in NAMED_SUBSCHEMAS)
     if isinstance(result.get("$ref"), str):
         result["$ref"] = quote(result["$ref"], safe=_POINTER_CHARACTERS)
-    _bring_near(result)
+    _limit_bounds(result)
     _split_pattern(result)
     for key in ("anyOf", "oneOf"):
         if isinstance(result.get(key), list):
@@ -56,7 +56,7 @@ def plain_schema(schema: Any, *, named: bool = False) -> Any:
     return result
 
 
-def _bring_near(schema: dict[str, Any]) -> None:
+def _limit_bounds(schema: dict[str, Any]) -> None:
     largest = _LARGEST_INTEGER if schema.get("type") == "integer" else _LARGEST_NUMBER
     for keyword in ("maximum", "exclusiveMaximum"):
         if _is_number(schema.get(keyword)) and schema[keyword] > largest:
@@ -71,7 +71,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _split_pattern(schema: dict[str, Any]) -> None:
-    """Look-ahead at the beginning as patterns that hold as well: ^(?=.*[0-9])(?=.*[a-z]).{8,}$."""
+    """Make each look-ahead at the beginning a pattern of its own, as in ^(?=.*[0-9])(?=.*[a-z]).{8,}$."""
     pattern = schema.get("pattern")
     if not isinstance(pattern, str) or not _LOOK_AROUND.search(pattern):
         return
@@ -88,7 +88,7 @@ def _split_pattern(schema: dict[str, Any]) -> None:
 
 
 def _closing(pattern: str) -> int | None:
-    """Where the group that the pattern begins with ends."""
+    """The index at which the first group of the pattern ends."""
     depth, in_class, index = 0, False, 0
     while index < len(pattern):
         char = pattern[index]
@@ -107,7 +107,7 @@ def _closing(pattern: str) -> int | None:
 
 
 def _without_look_around(members: list[Any]) -> list[Any]:
-    """Alternatives that cannot be generated are none, if others are left: a Decimal is a number or such a string."""
+    """Drop alternatives with look-around if others are left: a Decimal is a number or such a string."""
     kept = [False if isinstance(member, dict) and _looks_around(member) else member for member in members]
     return kept if any(member is not False for member in kept) else members
 

@@ -1,4 +1,4 @@
-"""Grammars for tool calls, in the syntax that the parser in use reads back."""
+"""Grammars for tool calls, in the format that the tool parser reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gllm.text.tool_parsers import ToolFormat
 _ANSWER = "answer"
 
 MAX_CALLS = 16
-"""Calls in one answer that a grammar allows."""
+"""The most calls in one answer that a grammar allows."""
 _ANY_TEXT = r"/(.|\n)*/"
 _TEXT_THAT_IS_NO_CALL = r"/([^\{\s](.|\n)*)?/"
 
@@ -26,13 +26,15 @@ def grammar_for_tools(
     parallel: bool = True,
     answer: str | None = None,
 ) -> str | None:
-    """The grammar for OpenAI's `tools` and `tool_choice`; None where generation stays free.
+    """Return the grammar for OpenAI's `tools` and `tool_choice`; None if generation is free.
 
-    "required" forces one or more calls (one if not `parallel`), a named function exactly one call of it; arguments
-    follow the tools' parameter schemas. "auto" leaves the choice to the model: `answer`, a grammar of one part, or
-    calls; without `answer` any text, calls among it. It constrains only arguments of tools that say `strict`. "none"
-    constrains the answer only. A forced call comes at once: a reasoning model does not think first. `form` is how
-    calls are written. Raises ParameterError.
+    * "required" forces one or more calls (one if not `parallel`), a named function exactly one call of it. Arguments
+      follow the parameter schemas of the tools. The call comes at once: a reasoning model does not think first.
+    * "auto" leaves the choice to the model: the grammar `answer` (of one part) or calls; without `answer`, any text
+      with calls in it. Only arguments of tools with `strict` are constrained.
+    * "none" constrains the answer only.
+
+    form: the format of calls. Raises ParameterError.
     """
     functions = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     if choice == "none" or (choice == "auto" and answer is None and not any(tool.strict for tool in functions)):
@@ -56,7 +58,7 @@ def grammar_for_tools(
 
 
 def _answer_or_call(answer: dict[str, Any], functions: list[_Function], form: ToolFormat) -> str:
-    """JSON that is the answer or one call. Both begin with a brace: only as one schema are they read alike."""
+    """JSON that is the answer or one call. Both begin with a brace, so they must be one schema."""
     options = answer.pop("x-guidance")
     parts = {_ANSWER: answer} | {
         f"arguments_{index}": _arguments_schema(function, True) for index, function in enumerate(functions)
@@ -86,7 +88,7 @@ class _Function(NamedTuple):
     strict: bool
     parameters: Any
     param: str
-    """Where in the request the parameters stand."""
+    """The path of the parameters in the request."""
 
 
 def _function(tool: Any, where: str) -> _Function:
@@ -100,7 +102,7 @@ def _function(tool: Any, where: str) -> _Function:
 def _lark(
     functions: list[_Function], choice: str | dict[str, Any], form: ToolFormat, parallel: bool, answer: bool
 ) -> str:
-    """answer: the alternative to calls is the grammar @answer, not free text."""
+    """answer: the alternative to calls is the grammar @answer instead of free text."""
     free = choice == "auto" and not answer
     most = 1 if isinstance(choice, dict) or not parallel else MAX_CALLS
     between = f"{form.separator} " if form.separator else "\n"
@@ -111,7 +113,7 @@ def _lark(
     elif free and form.bare:
         rules += [f"start: TEXT | call{again}", f"TEXT: {_TEXT_THAT_IS_NO_CALL}"]
     elif free:
-        # The lazy rule ends at the first opening tag, from where on the call is constrained.
+        # The lazy rule ends at the first opening tag. From there on the call is constrained.
         rules += [
             f"start: (opened body){{0,{most}}} TEXT",
             f"opened[lazy]: TEXT {lark_string(form.open_tag)}",
@@ -133,7 +135,7 @@ def _lark(
 
 
 def _arguments_schema(function: _Function, only_strict: bool) -> dict[str, Any]:
-    """What the arguments must be. Without `parameters` a function takes none, says OpenAI."""
+    """The schema of the arguments. As with OpenAI, a function without `parameters` takes none."""
     parameters = function.parameters
     if only_strict and not function.strict:
         parameters = {"type": "object"}

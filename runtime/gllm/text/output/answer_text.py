@@ -1,4 +1,4 @@
-"""What an engine output adds to an answer's text: shared by the gateway and the offline `LLM`."""
+"""From engine outputs to the text of an answer, for the gateway and for the offline `LLM`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AnswerText:
         shown = ids if stop_token is None or self._keep_stop_token else ids[:-1]
         text = self._stream.feed(shown) if shown else ""
         if reason is not None and self._stream.stop_reason is None:
-            # The last held-back text may hold a stop string that ends with the last token.
+            # The held text may have a stop string that ends with the last token.
             text += self._stream.finish()
         matched: str | int | None = self._stream.stop_reason
         named = matched

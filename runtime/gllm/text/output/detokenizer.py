@@ -1,4 +1,4 @@
-"""Token ids to text while they arrive: whole UTF-8 only, and nothing that may become a stop string."""
+"""From token ids to text while they arrive: whole characters, and no text that may become a stop string."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class TextStream:
-    """One generation's text. The pieces returned by `feed` and `finish` add up to `tokenizer.decode` of all ids,
-    cut at the first stop string, and ended by the first token with which a stop pattern matches.
+    """The text of one generation.
 
-    The first stop string is the one whose last character comes first (of several, the longest); the result does
-    not depend on how the ids were divided into `feed` calls. Work per token does not grow with the text.
+    The pieces that `feed` and `finish` return add up to `tokenizer.decode` of all ids, cut at the first stop string, or
+    after the first token with which a stop pattern matches. The first stop string is the one whose last character comes
+    first (of several, the longest). The result does not depend on how the ids are divided into `feed` calls. The work
+    for a token does not grow with the text.
 
-    min_tokens: a stop string or a match of a pattern that ends within the first `min_tokens` tokens does not count.
-    keep_leading_space: the text continues a prompt, so the space by which SentencePiece marks a first word stays.
+    Args:
+        min_tokens: stop strings and matches that end within the first `min_tokens` tokens do not count.
+        keep_leading_space: the text continues a prompt, so the space that SentencePiece puts before a first word stays.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TextStream:
         self._min_tokens = min_tokens
 
     def feed(self, token_ids: Sequence[int]) -> str:
-        """Text that these ids make safe to show."""
+        """Return the text that these ids complete and that cannot become a stop string."""
         if self._stops is None:
             self.num_tokens += len(token_ids)
             if len(token_ids) == 1:
@@ -69,7 +71,7 @@ class TextStream:
         return "".join(shown)
 
     def finish(self) -> str:
-        """What was held back, when no more ids come; half a character shows as U+FFFD."""
+        """Return the held text when no more ids come; an incomplete character becomes U+FFFD."""
         if self.stop_reason is not None:
             return ""
         text = self._decode(b"", True)
@@ -78,7 +80,7 @@ class TextStream:
         return self._scan(self._stops, text) + self._stops.take_held()
 
     def _scan(self, stops: StopScanner, text: str) -> str:
-        """What is safe to show of the text so far; a token's text as a whole goes before the match of a pattern."""
+        """Return the text that cannot become a stop string; a token that completes a match is kept whole."""
         ignore = self.num_tokens <= self._min_tokens
         shown = stops.feed(text, ignore=ignore)
         self.stop_reason = stops.matched

@@ -1,4 +1,4 @@
-"""Splits what a reasoning model thinks from what it answers, while the text streams."""
+"""Separates the reasoning of a model from its answer, while the text streams."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 
 
 def reasoning_parser_for(name: str, template_source: str, prompt: str = "") -> ReasoningParser | None:
-    """A fresh parser for one generation; None if nothing is to be split.
+    """A new parser for one generation; None if there is no reasoning to separate.
 
-    name: "qwen3", "none", or "auto", which asks whether the chat template knows <think>. Templates that open the
-    thinking themselves are recognised by the end of `prompt`, the rendered text; one that closes it again there
-    (enable_thinking=false) leaves only an answer. Raises ValueError for other names.
+    name: "qwen3", "none", or "auto": a parser if the chat template contains <think>. If `prompt`, the rendered text,
+    ends with <think>, the model starts inside the reasoning; if the template closes it again (enable_thinking=false),
+    there is only an answer. Raises ValueError for other names.
     """
     if name not in ("auto", "qwen3", "none"):
         raise ValueError(f"reasoning_parser must be auto, qwen3 or none, not {name!r}")
@@ -21,7 +21,7 @@ def reasoning_parser_for(name: str, template_source: str, prompt: str = "") -> R
     return ReasoningParser(starts_inside=prompt.rstrip().endswith(OPEN_TAG))
 
 
-class _At(enum.Enum):
+class _State(enum.Enum):
     START = enum.auto()
     THINKING_BEGINS = enum.auto()
     THINKING = enum.auto()
@@ -32,61 +32,63 @@ class _At(enum.Enum):
 class ReasoningParser:
     """Qwen3's form: an optional <think>...</think> at the start, then the answer.
 
-    White space around the tags belongs to them and is dropped. Without a closing tag everything is reasoning; tags
-    later in the answer are plain text. The result does not depend on how the text was cut.
+    White space around the tags is dropped. Without a closing tag everything is reasoning; later tags are plain text.
+    The result does not depend on how the text is divided into pieces.
 
-    starts_inside: the prompt ended with the opening tag (the model may still repeat it).
+    starts_inside: the prompt ends with the opening tag, which the model may repeat.
     """
 
     def __init__(self, starts_inside: bool = False) -> None:
         self._starts_inside = starts_inside
-        self._at = _At.START
+        self._state = _State.START
         self._held = ""
         """Text that may be part of a tag, or white space before one."""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """(reasoning, content) that `text` makes certain."""
+        """Return the (reasoning, content) that is certain after `text`."""
         self._held += text
         reasoning = ""
-        if self._at is _At.START:
+        if self._state is _State.START:
             self._leave_start()
-        if self._at is _At.THINKING_BEGINS:
-            self._skip_space(_At.THINKING)
-        if self._at is _At.THINKING:
+        if self._state is _State.THINKING_BEGINS:
+            self._skip_space(_State.THINKING)
+        if self._state is _State.THINKING:
             reasoning = self._think()
-        if self._at is _At.ANSWER_BEGINS:
-            self._skip_space(_At.ANSWER)
-        if self._at is not _At.ANSWER:
+        if self._state is _State.ANSWER_BEGINS:
+            self._skip_space(_State.ANSWER)
+        if self._state is not _State.ANSWER:
             return reasoning, ""
         content, self._held = self._held, ""
         return reasoning, content
 
     def finish(self) -> tuple[str, str]:
-        """What was held back, when no more text comes."""
+        """Return the held text as (reasoning, content), when no more text comes."""
         held, self._held = self._held, ""
-        if self._at in (_At.THINKING_BEGINS, _At.THINKING) or (self._at is _At.START and self._starts_inside):
+        if self._state in (_State.THINKING_BEGINS, _State.THINKING) or (
+            self._state is _State.START and self._starts_inside
+        ):
             return held.rstrip(), ""
-        return "", "" if self._at is _At.ANSWER_BEGINS else held
+        return "", "" if self._state is _State.ANSWER_BEGINS else held
 
     def _leave_start(self) -> None:
         text = self._held.lstrip()
         if text.startswith(OPEN_TAG):
             self._held = text[len(OPEN_TAG) :]
-            self._at = _At.THINKING_BEGINS
+            self._state = _State.THINKING_BEGINS
         elif not OPEN_TAG.startswith(text):
-            self._at = _At.THINKING_BEGINS if self._starts_inside else _At.ANSWER
+            self._state = _State.THINKING_BEGINS if self._starts_inside else _State.ANSWER
 
-    def _skip_space(self, then: _At) -> None:
+    def _skip_space(self, then: _State) -> None:
         self._held = self._held.lstrip()
         if self._held:
-            self._at = then
+            self._state = then
 
     def _think(self) -> str:
-        """The reasoning that is certain; white space at its end waits for what follows."""
+        """Return the reasoning that is certain; white space at its end is held."""
         end = self._held.find(CLOSE_TAG)
         if end >= 0:
             reasoning, self._held = self._held[:end].rstrip(), self._held[end + len(CLOSE_TAG) :]
-            self._at = _At.ANSWER_BEGINS
+            self._state = _State.ANSWER_BEGINS
             return reasoning
         start = self._held.rfind("<")
         cut = start if start >= 0 and CLOSE_TAG.startswith(self._held[start:]) else len(self._held)

@@ -1,4 +1,4 @@
-"""Stop patterns: regular expressions that end a text once one of them matches in it."""
+"""Stop patterns: regular expressions that end a text when one of them matches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gllm.sampling_params import ParameterError
 
-if TYPE_CHECKING:  # imported where it is used: few texts need it
+if TYPE_CHECKING:  # imported where it is used, because few requests need it
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 MAX_PATTERNS = 16
@@ -21,7 +21,7 @@ class PatternTooComplexError(ValueError):
 
 
 class StopPatterns:
-    """Compiled patterns, which all answers of a request share.
+    """Compiled patterns, shared by all answers of a request.
 
     They are matched by llguidance's lexer: the time per byte does not grow with the text, whatever the pattern. The
     syntax is Rust's: no look-around, no back references, and of the anchors only `$`, the end of the text so far.
@@ -43,7 +43,7 @@ class StopPatterns:
 
 
 class PatternScanner:
-    """Looks for the patterns in one text that comes in pieces."""
+    """Searches for the patterns in one text that comes in pieces."""
 
     def __init__(self, matchers: list[tuple[str, LLMatcher]]) -> None:
         self._matchers = matchers
@@ -69,7 +69,7 @@ def _compile(pattern: str, index: int) -> LLMatcher:
 
     if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
         raise ParameterError("stop_regex", f"stop_regex[{index}] must have 1 to {MAX_PATTERN_CHARS} characters")
-    # Alone first: in the group that follows, `a)(b` would be valid.
+    # Compile it alone first: inside the group, `a)(b` would be valid.
     for regex in (pattern, f"(?s:.*)(?:{pattern})"):
         matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_regex(regex), log_level=0, limits=_limits())
         if matcher.is_error():
@@ -78,7 +78,7 @@ def _compile(pattern: str, index: int) -> LLMatcher:
 
 
 def _reason(error: str) -> str:
-    """llguidance's or the regex parser's reason, without the pattern that they repeat."""
+    """The reason that llguidance or its regex parser gives, without the pattern."""
     for line in error.splitlines():
         head, found, reason = line.strip().partition("error: ")
         if found and not head.strip():
@@ -89,7 +89,7 @@ def _reason(error: str) -> str:
 
 
 def _limits() -> LLParserLimits:
-    """Milliseconds of work for a byte, and some megabytes, at most."""
+    """Limits: milliseconds of work for a byte, and some megabytes."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(

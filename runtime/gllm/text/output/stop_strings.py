@@ -1,4 +1,4 @@
-"""Stop strings: the first of many, found in a text that comes in pieces."""
+"""Stop strings: finds the first of many in a text that comes in pieces."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _CACHED_STATES = 1024
 
 
 class StopStrings:
-    """A set of stop strings as an automaton; immutable, so that all answers of a request share one.
+    """A set of stop strings as an automaton. It is immutable: all answers of a request share one.
 
-    A state is the longest end of the text that begins some stop string. The strings are kept sorted, and prefixes
-    are looked up by bisection. Building takes one sort. A character takes two lookups on average: each lookup that
-    fails shortens the state, which grows by one a character.
+    A state is the longest end of the text that is the beginning of a stop string. The strings are sorted, and prefixes
+    are found by bisection. To build it takes one sort. A character takes two lookups on average: a character makes the
+    state one longer, and each lookup that fails makes it one shorter.
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
@@ -22,9 +22,9 @@ class StopStrings:
         self._lengths = sorted({len(text) for text in self._set}, reverse=True)
         self._last = frozenset(text[-1] for text in self._set)
         self.first = frozenset(text[0] for text in self._set)
-        """First characters of all."""
+        """The first characters of all stop strings."""
         self._ends: dict[str, str | None] = {}
-        """What `completed` found for states that came up lately."""
+        """A cache of `completed`: state to stop string."""
 
     def __bool__(self) -> bool:
         return bool(self._sorted)
@@ -39,7 +39,7 @@ class StopStrings:
         return state
 
     def completed(self, state: str) -> str | None:
-        """The longest stop string that ends here; every one that does is an end of the state."""
+        """Return the longest stop string that ends here: all that do are ends of the state."""
         if not state or state[-1] not in self._last:
             return None
         if state not in self._ends:
@@ -49,8 +49,8 @@ class StopStrings:
         return self._ends[state]
 
     def _is_prefix(self, text: str) -> bool:
-        place = bisect_left(self._sorted, text)
-        return place < len(self._sorted) and self._sorted[place].startswith(text)
+        index = bisect_left(self._sorted, text)
+        return index < len(self._sorted) and self._sorted[index].startswith(text)
 
     def _find_longest_end(self, state: str) -> str | None:
         for length in self._lengths:
@@ -60,7 +60,7 @@ class StopStrings:
 
 
 class StopScanner:
-    """Finds the first stop string in one text, and holds back what may become one."""
+    """Finds the first stop string in one text, and holds text that may become one."""
 
     def __init__(self, stops: StopStrings, include: bool) -> None:
         """include: the stop string is part of the text."""
@@ -71,8 +71,10 @@ class StopScanner:
         """The automaton's state: text that may become a stop string."""
 
     def feed(self, text: str, *, ignore: bool = False) -> str:
-        """The text that cannot be part of a stop string any more. ignore: a stop string that ends in `text` does not
-        count; one that begins in it and ends later does."""
+        """Return the text that cannot be part of a stop string.
+
+        ignore: a stop string that ends in `text` does not count; one that begins in it and ends later does.
+        """
         stops = self._stops
         if not self._held and stops.first.isdisjoint(text):
             return text

@@ -1,4 +1,4 @@
-"""OpenAI chat messages in the form that chat templates expect; every error names the message."""
+"""OpenAI's chat messages in the form that a chat template expects. Every error names the message."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from gllm.text.templates.template_values import NoText, tool_arguments
 
 ContentFormat = Literal["string", "parts", "both"]
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-"""Where clients and templates have the reasoning of a message, the usual one first."""
+"""The keys under which clients and templates have the reasoning of a message, the usual one first."""
 
 _SHORT_ID = 9
 
 
-class TemplateWants(NamedTuple):
-    """What a template expects of messages, read off its syntax tree."""
+class TemplateTraits(NamedTuple):
+    """The form of messages that a template expects, from its syntax tree."""
 
     content: ContentFormat
     reasoning_key: str
     short_call_ids: bool
-    """Mistral's templates refuse ids of tool calls that have not nine letters and digits."""
+    """The ids of tool calls must have nine letters and digits, as in Mistral's templates."""
     developer: bool
-    """It knows the role `developer`; others get such messages as `system`."""
+    """The template has the role `developer`; for others such messages become `system`."""
 
 
-def template_wants(tree: nodes.Template) -> TemplateWants:
+def template_traits(tree: nodes.Template) -> TemplateTraits:
     read = {node.attr for node in tree.find_all(nodes.Getattr)}
     read |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     reasoning_key = next((key for key in REASONING_KEYS if key in read), REASONING_KEYS[0])
     short_ids = any(_compares_length_with_9(node) for node in tree.find_all(nodes.Compare))
-    return TemplateWants(content_format(tree), reasoning_key, short_ids, developer="developer" in read)
+    return TemplateTraits(content_format(tree), reasoning_key, short_ids, developer="developer" in read)
 
 
 def _compares_length_with_9(node: nodes.Compare) -> bool:
@@ -44,9 +44,9 @@ def _compares_length_with_9(node: nodes.Compare) -> bool:
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
-    """Whether a template wants `content` as a string or as a list of parts.
+    """Whether a template expects `content` as a string or as a list of parts.
 
-    A template that loops over some message's content knows parts; if it also tests for strings it takes both.
+    A template that loops over the content of a message expects parts; if it also tests for strings, it takes both.
     """
     aliases = {"content"}
     for assignment in tree.find_all(nodes.Assign):
@@ -68,27 +68,27 @@ def _names_content(node: nodes.Node, aliases: set[str]) -> bool:
     return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and node.arg.value == "content"
 
 
-def normalise_messages(messages: list[dict[str, Any]], wanted: TemplateWants) -> list[dict[str, Any]]:
-    """Copies of the messages with checked roles, content as `wanted`, and values that suit every template.
+def normalise_messages(messages: list[dict[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
+    """Return copies of the messages with checked roles, and with content and ids as the template expects them.
 
-    Fields that are None are dropped, since templates test `'tool_calls' in message`; a missing content becomes
-    `NoText`, a call's arguments `ToolArguments`. Raises ParameterError("messages").
+    Fields that are None are dropped, because templates test `'tool_calls' in message`. A missing content becomes
+    `NoText`, the arguments of a call `ToolArguments`. Raises ParameterError("messages").
     """
     if not messages:
         raise _error("messages must not be empty")
-    return [_normalise(message, f"messages[{index}]", wanted) for index, message in enumerate(messages)]
+    return [_normalise(message, f"messages[{index}]", traits) for index, message in enumerate(messages)]
 
 
-def _normalise(message: dict[str, Any], where: str, wanted: TemplateWants) -> dict[str, Any]:
+def _normalise(message: dict[str, Any], where: str, traits: TemplateTraits) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _error(f"{where} must be an object with a role")
     result = {key: value for key, value in message.items() if value is not None}
-    if result["role"] == "developer" and not wanted.developer:
+    if result["role"] == "developer" and not traits.developer:
         result["role"] = "system"
-    result["content"] = _content(message.get("content"), f"{where}.content", wanted.content)
+    result["content"] = _content(message.get("content"), f"{where}.content", traits.content)
     reasonings = [result.pop(key) for key in REASONING_KEYS if key in result]
     if reasonings:
-        result[wanted.reasoning_key] = reasonings[0]
+        result[traits.reasoning_key] = reasonings[0]
     if "tool_calls" in result:
         calls = result["tool_calls"]
         if not isinstance(calls, list):
@@ -99,7 +99,7 @@ def _normalise(message: dict[str, Any], where: str, wanted: TemplateWants) -> di
             ]
         else:
             del result["tool_calls"]
-    if wanted.short_call_ids:
+    if traits.short_call_ids:
         _shorten_ids(result)
     return result
 
@@ -113,14 +113,14 @@ def _shorten_ids(message: dict[str, Any]) -> None:
 
 
 def _short_id(call_id: str) -> str:
-    """Nine letters and digits, the same for the same id."""
+    """Nine letters and digits; equal ids give equal results."""
     if len(call_id) == _SHORT_ID and call_id.isalnum():
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:_SHORT_ID]
 
 
 def calls_apart(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For a template that shows tool calls only in a message without content: calls beside a text come after it."""
+    """Put calls that stand beside a text into a message after it, for templates that show calls without a text only."""
     apart: list[dict[str, Any]] = []
     for message in messages:
         if has_text_and_calls(message):
@@ -132,15 +132,15 @@ def calls_apart(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def has_text_and_calls(message: dict[str, Any]) -> bool:
-    """Whether a message for a template has tool calls and a text, be it empty."""
+    """Whether a message for a template has tool calls and a text, which may be empty."""
     return "tool_calls" in message and not isinstance(message["content"], NoText)
 
 
-def _content(content: Any, where: str, wanted: ContentFormat) -> Any:
+def _content(content: Any, where: str, form: ContentFormat) -> Any:
     if content is None:
         content = NoText()
     if isinstance(content, str):
-        return [{"type": "text", "text": content}] if wanted == "parts" else content
+        return [{"type": "text", "text": content}] if form == "parts" else content
     if not isinstance(content, list):
         raise _error(f"{where} must be a string or a list of text parts")
     texts = []
@@ -150,7 +150,7 @@ def _content(content: Any, where: str, wanted: ContentFormat) -> Any:
         if not isinstance(part, dict) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
             raise _error(f'{where}[{index}] must be {{"type": "text", "text": ...}}: only text is supported')
         texts.append(part["text"])
-    if wanted == "string":
+    if form == "string":
         return "\n".join(texts)
     return [{"type": "text", "text": text} for text in texts]
 
@@ -171,7 +171,7 @@ def _error(message: str) -> ParameterError:
 
 
 def parse_template(environment: jinja2.Environment, source: str) -> nodes.Template:
-    """The template's syntax tree; ValueError with the line for a template that is not valid Jinja."""
+    """Return the syntax tree of a template. Raises ValueError with the line if it is not valid Jinja."""
     try:
         return environment.parse(source)
     except jinja2.TemplateSyntaxError as error:

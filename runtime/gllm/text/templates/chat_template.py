@@ -1,4 +1,8 @@
-"""Chat messages to the prompt text a model was trained on, by the model's own Jinja template."""
+"""From chat messages to the text of a prompt, by the Jinja template of the model.
+
+transformers renders templates too, but it imports torch (see `gllm.text.tokenizer`) and does not limit the time that a
+template takes on the messages of a client.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ import jinja2
 
 from gllm.sampling_params import ParameterError
 from gllm.text.templates.chat_messages import (
-    TemplateWants,
+    TemplateTraits,
     calls_apart,
     has_text_and_calls,
     normalise_messages,
     parse_template,
-    template_wants,
+    template_traits,
 )
 from gllm.text.templates.literal_text import RenderedPrompt, unmark
 from gllm.text.templates.template_environment import RaisedByTemplate, TemplateEnvironment
@@ -36,11 +40,11 @@ RESERVED_KWARGS = frozenset(
         "eos_token",
     }
 )
-"""What a request's `chat_template_kwargs` may not set: our own arguments, and what belongs to the model."""
+"""Names that `chat_template_kwargs` of a request may not set: arguments of `render`, and values of the model."""
 
 
 def check_template_kwargs(names: Iterable[str]) -> None:
-    """Raises ParameterError for a reserved name. Names that no template reads are harmless."""
+    """Raise ParameterError for a reserved name. Names that the template does not read have no effect."""
     reserved = sorted(RESERVED_KWARGS.intersection(names))
     if reserved:
         raise ParameterError("chat_template_kwargs", f"chat_template_kwargs may not set {', '.join(reserved)}")
@@ -53,22 +57,25 @@ _CALLING: dict[str, Any] = {
 }
 _RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": "tool", "content": "result"}
 
-# Unlikely in a message; its trailing space tells whether the template trims messages.
+# Unlikely in a message. If the trailing space is missing later, the template trims messages.
 _CONTINUE_MARK = "\ue000continue-from-here\ue000 "
 
 
 class _Compiled(NamedTuple):
     code: jinja2.Template
-    wants: TemplateWants
+    traits: TemplateTraits
 
 
 class ChatTemplate:
-    """A compiled template. Rendering may take long on hostile messages (see `TemplateEnvironment` for the limits):
-    servers call `render` off their event loop. Threads may share one object.
+    """A compiled template. Threads may share one.
 
-    source: the Jinja text; empty if the model has none, then `render` raises.
-    tool_source: used instead when a request has tools.
-    allow_special_tokens: special tokens that are spelled in messages count; otherwise they are text.
+    Hostile messages may take long to render (see `TemplateEnvironment` for the limits): servers call `render` in a
+    thread.
+
+    Args:
+        source: the Jinja text; if it is empty, `render` raises.
+        tool_source: replaces `source` if a request has tools.
+        allow_special_tokens: a special token that a message spells is that token; otherwise it is text.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class ChatTemplate:
     def of_model(
         cls, tokenizer: Tokenizer, override: Path | str = "", *, allow_special_tokens: bool = False
     ) -> ChatTemplate:
-        """The model's template, or the one in the file `override` (`--chat-template`); ValueError if unreadable."""
+        """The model's template, or that in the file `override` (`--chat-template`). Raises ValueError."""
         if override:
             try:
                 source = Path(override).read_text(encoding="utf-8")
@@ -111,10 +118,10 @@ class ChatTemplate:
         continue_final_message: bool = False,
         **template_kwargs: Any,
     ) -> RenderedPrompt:
-        """The prompt, BOS included where the template writes it: encode with `add_special_tokens=False`.
+        """Return the prompt. The template writes BOS if the model needs it: encode with `add_special_tokens=False`.
 
-        continue_final_message: end inside the last message, so that the model goes on with it.
-        template_kwargs: variables of the template; those that it does not read are ignored. Raises ParameterError.
+        continue_final_message: the prompt ends inside the last message, which the model continues.
+        template_kwargs: variables of the template; others have no effect. Raises ParameterError.
         """
         check_template_kwargs(template_kwargs)
         compiled = self._with_tools if tools else self._main
@@ -123,7 +130,7 @@ class ChatTemplate:
                 "messages",
                 "this model has no chat template: use /v1/completions, or start the server with --chat-template FILE",
             )
-        chat = normalise_messages(messages, compiled.wants)
+        chat = normalise_messages(messages, compiled.traits)
         if any(map(has_text_and_calls, chat)) and self._hides_calls_beside_text(compiled, tools):
             chat = calls_apart(chat)
         given = {name: value for name, value in template_kwargs.items() if name not in self._environment.globals}
@@ -140,7 +147,7 @@ class ChatTemplate:
             text = self._fill(compiled, given)
         except RaisedByTemplate as error:
             raise ParameterError("messages", unmark(str(error))) from error
-        except Exception as error:  # a template is a program fed with a client's data: it may raise anything
+        except Exception as error:  # a template is a program that runs on data of clients: it may raise anything
             reason = unmark(str(error))
             raise ParameterError("messages", f"the chat template cannot render these messages: {reason}") from error
         return unmark(_cut_at_mark(text) if continue_final_message else text)
@@ -150,7 +157,7 @@ class ChatTemplate:
 
     @cached_property
     def shows_calls(self) -> bool:
-        """Whether the template has a form of its own for the tool calls of a history."""
+        """Whether the template shows the tool calls of a history."""
         return self._main is not None and self._shows_call(self._main, None, tools=None)
 
     def _hides_calls_beside_text(self, compiled: _Compiled, tools: list[dict[str, Any]] | None) -> bool:
@@ -159,7 +166,7 @@ class ChatTemplate:
 
     def _shows_call(self, compiled: _Compiled, content: str | None, tools: list[dict[str, Any]] | None) -> bool:
         chat = [{"role": "user", "content": "question"}, {**_CALLING, "content": content}, _RESULT]
-        messages = normalise_messages(chat, compiled.wants)
+        messages = normalise_messages(chat, compiled.traits)
         try:
             return _PROBE in self._fill(compiled, {"messages": messages, "tools": tools})
         except Exception:  # see `render`
@@ -169,7 +176,7 @@ class ChatTemplate:
         if not source:
             return None
         tree = parse_template(self._environment, source)
-        return _Compiled(self._environment.from_string(tree), template_wants(tree))
+        return _Compiled(self._environment.from_string(tree), template_traits(tree))
 
 
 def _mark_end(message: dict[str, Any]) -> None:

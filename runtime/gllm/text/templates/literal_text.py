@@ -1,8 +1,8 @@
 """Special tokens that a client spells in a message stay text: they cannot end a turn or begin another.
 
-Before a chat template runs, each such spelling is marked inside the messages (`SpecialSpellings.mark`). In what the
-template makes of them, the marks say which spellings are the client's (`unmark`); those of the template stay special
-tokens. `LiteralEncoder` encodes a text that has both kinds.
+Before a chat template runs, `SpecialSpellings.mark` marks each such spelling inside the messages. In the rendered text
+the marks show which spellings come from the client (`unmark`); those of the template are special tokens.
+`LiteralEncoder` encodes a text that has both kinds.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import tokenizers
 
 from gllm.text.templates.template_values import ToolArguments, map_arguments
 
-# Unguessable, so that no client can write it. Private-use characters: templates and JSON leave them alone.
+# Random, so that no client can write it. Private-use characters, which templates and JSON leave as they are.
 _MARK = "".join(chr(secrets.choice(range(0xE100, 0xF800))) for _ in range(8))
 _ESCAPED_MARK = _MARK.encode("ascii", "backslashreplace").decode()
-"""As a template's `tojson(ensure_ascii=true)` writes it."""
+"""The mark as `tojson(ensure_ascii=true)` in a template writes it."""
 _SLICE = 1 << 20
-"""Characters that are searched in one call, during which no other Python thread runs."""
+"""Characters that one call searches; no other Python thread runs during a call."""
 
 
 class RenderedPrompt(str):
-    """The text of a prompt; a special token that is spelled across one of `literal_at` is text."""
+    """The text of a prompt. A special token whose spelling spans a position of `literal_at` is text."""
 
     literal_at: tuple[int, ...] = ()
     """Positions in the text, ascending."""
@@ -38,7 +38,7 @@ class SpecialSpellings:
     """Finds the spellings of special tokens."""
 
     def __init__(self, spellings: Iterable[str]) -> None:
-        # A single character cannot be told from text.
+        # A single character cannot be distinguished from text.
         words = {spelling for spelling in spellings if len(spelling) > 1}
         self._longest = max(map(len, words), default=0)
         self._beginnings = frozenset(word[:length] for word in words for length in range(1, len(word)))
@@ -48,9 +48,9 @@ class SpecialSpellings:
         self._whole = re.compile("|".join(char + rest for char, rest in firsts) or "(?!)", re.DOTALL)
 
     def mark(self, value: Any) -> Any:
-        """`value` (strings, lists and dicts) with a mark in each spelling, behind its first character.
+        """Return `value` (strings, lists and dicts) with a mark in each spelling, after its first character.
 
-        What only begins like one at a string's end is marked too: a template may put the rest behind it.
+        The beginning of a spelling at the end of a string is marked too: a template may write the rest after it.
         """
         if isinstance(value, str):
             return self._mark_text(value)
@@ -63,7 +63,7 @@ class SpecialSpellings:
         return value
 
     def whole(self, text: str, start: int) -> re.Match[str] | None:
-        """The next spelling, the longest one at its place."""
+        """The next spelling; the longest of those at one position."""
         return self._whole.search(text, start)
 
     def _mark_text(self, text: str) -> str:
@@ -85,7 +85,7 @@ class SpecialSpellings:
 
 
 def unmark(text: str) -> RenderedPrompt:
-    """The text without marks, and where they were."""
+    """Return the text without marks, and their positions."""
     pieces = text.replace(_ESCAPED_MARK, _MARK).split(_MARK)
     prompt = RenderedPrompt("".join(pieces))
     prompt.literal_at = tuple(itertools.accumulate(map(len, pieces[:-1])))
@@ -93,9 +93,9 @@ def unmark(text: str) -> RenderedPrompt:
 
 
 class LiteralEncoder:
-    """A second tokenizer, in which special tokens are spelled so that no client's text has them.
+    """A second tokenizer, in which special tokens have spellings that no client can write.
 
-    Building it takes as long as loading a tokenizer.
+    To build it takes as long as to load a tokenizer.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, spellings: Iterable[str]) -> None:
@@ -116,22 +116,22 @@ class LiteralEncoder:
         added = {entry.content: token for token, entry in backend.get_added_tokens_decoder().items()}
         own = {token: self.backend.token_to_id(names.get(text, text)) for text, token in added.items()}
         self._ids = {mine: token for token, mine in own.items() if mine != token}
-        """Ids that differ from the first tokenizer's, to these."""
+        """Ids here to ids of the first tokenizer, where they differ."""
 
     def model_ids(self, ids: list[int]) -> list[int]:
-        """The first tokenizer's ids for those of `backend`."""
+        """Translate ids of `backend` to ids of the first tokenizer."""
         return [self._ids.get(token, token) for token in ids] if self._ids else ids
 
 
 def spell_specials(prompt: RenderedPrompt, spellings: SpecialSpellings) -> str | None:
-    """The prompt with its own special tokens in `LiteralEncoder`'s spelling; None if it has no other kind."""
-    text, places = str(prompt), prompt.literal_at
+    """Return the prompt with its special tokens as `LiteralEncoder` spells them; None if no spelling in it is text."""
+    text, literals = str(prompt), prompt.literal_at
     pieces, end, start, found_literal = [], 0, 0, False
     while match := spellings.whole(text, start):
-        inside = bisect.bisect_right(places, match.start())
-        if inside < len(places) and places[inside] < match.end():
+        inside = bisect.bisect_right(literals, match.start())
+        if inside < len(literals) and literals[inside] < match.end():
             found_literal = True
-            start = places[inside]
+            start = literals[inside]
             continue
         pieces += [text[end : match.start()], _MARK, match[0], _MARK]
         start = end = match.end()
@@ -153,12 +153,12 @@ def _trie(words: Iterable[str]) -> Trie:
 
 
 def _pattern(node: Trie) -> str:
-    """A regular expression for the longest way from this node to an end."""
+    """A regular expression for the longest path from this node to the end of a word."""
     prefix = ""
     while len(node) == 1 and "" not in node:
         [(char, node)] = node.items()
         prefix += re.escape(char)
-    ways = [re.escape(char) + _pattern(rest) for char, rest in node.items() if char]
-    if not ways:
+    branches = [re.escape(char) + _pattern(rest) for char, rest in node.items() if char]
+    if not branches:
         return prefix
-    return f"{prefix}(?:{'|'.join(ways)}){'?' if '' in node else ''}"
+    return f"{prefix}(?:{'|'.join(branches)}){'?' if '' in node else ''}"

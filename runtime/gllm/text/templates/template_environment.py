@@ -1,4 +1,4 @@
-"""The Jinja sandbox that chat templates run in: what Hugging Face templates expect, and a time limit."""
+"""The Jinja sandbox of chat templates: the functions that Hugging Face templates expect, and a time limit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class RaisedByTemplate(jinja2.TemplateError):
 
 
 class RenderLimitError(jinja2.TemplateError):
-    """Rendering took too long or gave too much text."""
+    """Rendering took too long or produced too much text."""
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Sandbox with `raise_exception`, `strftime_now`, HF's `tojson`, `break`/`continue` and an inert `generation` tag.
 
-    Time is checked at each lookup in a value and at each piece of output; a template that loops without either
-    is bounded by the sandbox's limit on `range`. One thread may render while others do.
+    The time is checked at each lookup in a value and at each piece of output. The limit of `range` in the sandbox
+    bounds a template that loops without either. Several threads may render at once.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def render_bounded(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
-        """The rendered text; RenderLimitError beyond MAX_RENDER_SECONDS or MAX_RENDERED_CHARS."""
+        """Return the rendered text. Raises RenderLimitError beyond MAX_RENDER_SECONDS or MAX_RENDERED_CHARS."""
         self._clock.deadline = time.monotonic() + MAX_RENDER_SECONDS
         pieces, size = [], 0
         try:
@@ -74,7 +74,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks assistant text for training; serving just shows it."""
+    """`{% generation %}...{% endgeneration %}` marks assistant text for training; here it has no effect."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it as an instance attribute
 
@@ -99,5 +99,5 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: Jinja's own filter escapes HTML, which models were not trained on."""
+    """Plain JSON. Jinja's own filter escapes HTML, and models were not trained on that."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

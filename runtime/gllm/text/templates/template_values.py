@@ -1,4 +1,4 @@
-"""Values of a chat history that templates read in two ways: each template gets the way that it was written for."""
+"""Values of a chat history that templates read in two ways."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class NoText(str):
-    """The content of a message that has none: `none` for a template that asks, an empty string for one that does not.
+    """The content of a message without content: `none` for a template that tests for it, else an empty string.
 
-    The template environment's test `none` knows it.
+    The test `none` of the template environment accepts it.
     """
 
     def __new__(cls) -> NoText:
@@ -26,12 +26,12 @@ class NoText(str):
 
 
 class ToolArguments(dict[str, Any]):
-    """The arguments of a tool call: an object for a template that iterates over them or calls `tojson`, JSON text
-    for one that prints or concatenates them. Names of attributes begin with _, since templates look keys up as such.
+    """The arguments of a tool call: an object for templates that iterate over them or call `tojson`, JSON text for
+    those that print or concatenate them. Attributes begin with _, because templates look up keys as attributes.
     """
 
     def __init__(self, values: dict[str, Any], text: str, *, is_text: bool = False) -> None:
-        """is_text: the template environment's test `string` says yes: the text stands for no object."""
+        """is_text: the text is not a JSON object, and the test `string` of the template environment accepts it."""
         super().__init__(values)
         self._text = text
         self._is_text = is_text
@@ -47,9 +47,10 @@ class ToolArguments(dict[str, Any]):
 
 
 def tool_arguments(given: Any) -> ToolArguments:
-    """From JSON text as a model wrote it, or what it stands for.
+    """Make the arguments from JSON text or from the object itself.
 
-    Text that is no JSON object, for example because it was cut off, is shown as it is, or as {"raw": text}.
+    Text that is not a JSON object, for example because it was cut off, is printed as it is; as an object it is
+    {"raw": text}.
     """
     if isinstance(given, dict):
         return ToolArguments(given, json.dumps(given, ensure_ascii=False))
@@ -66,7 +67,7 @@ def tool_arguments(given: Any) -> ToolArguments:
 
 
 def map_arguments(arguments: ToolArguments, change: Callable[[Any], Any]) -> ToolArguments:
-    """A copy whose text and values went through `change`."""
+    """A copy with `change` applied to text and values."""
     return ToolArguments(change(dict(arguments)), change(arguments._text), is_text=arguments._is_text)
 
 

@@ -1,9 +1,9 @@
-"""Tools for a model whose chat template never reads them: a system text shows them, history is written as text."""
+"""Tools for a model whose chat template does not read them: as a system text, and calls in the history as text."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import meta
 
@@ -12,27 +12,19 @@ from gllm.text.templates.chat_messages import parse_template
 from gllm.text.templates.template_environment import TemplateEnvironment
 from gllm.text.tool_parsers import ToolFormat
 
-
-class Template(Protocol):
-    """What is used of `gllm.text.templates.chat_template.ChatTemplate`."""
-
-    source: str
-
-    @property
-    def shows_calls(self) -> bool: ...
-
-    def render(self, messages: list[dict[str, Any]], /, **arguments: Any) -> str: ...
+if TYPE_CHECKING:
+    from gllm.text.templates.chat_template import ChatTemplate
 
 
 def reads_tools(source: str) -> bool:
-    """Whether a chat template does anything with `tools`."""
+    """Whether a chat template reads `tools`."""
     return "tools" in meta.find_undeclared_variables(parse_template(TemplateEnvironment(), source))
 
 
 class ToolsInSystemText:
-    """A chat template to which tools, calls and results are given as plain text, in the format of the parser."""
+    """A chat template that gets tools, calls and results as plain text, in the format of the parser."""
 
-    def __init__(self, template: Template, tool_format: ToolFormat) -> None:
+    def __init__(self, template: ChatTemplate, tool_format: ToolFormat) -> None:
         self._template = template
         self.source = template.source
         self._format = tool_format
@@ -40,7 +32,7 @@ class ToolsInSystemText:
     def render(
         self, messages: list[dict[str, Any]], /, *, tools: list[dict[str, Any]] | None = None, **arguments: Any
     ) -> str:
-        """See `ChatTemplate.render`. A template that shows calls, though not tools, gets the history as it is."""
+        """See `ChatTemplate.render`. A template that shows calls but not tools gets the history unchanged."""
         shown = self._template.shows_calls
         plain = messages if shown else _merged_results([self._plain(message) for message in messages])
         if not tools:
@@ -51,7 +43,7 @@ class ToolsInSystemText:
         except ParameterError:
             if messages[0].get("role") != "user":
                 raise
-            # Some templates know no system role.
+            # Some templates have no system role.
             first = {**plain[0], "content": f"{text}\n\n{_text(plain[0].get('content'))}"}
             return self._template.render([first, *plain[1:]], **arguments)
 
@@ -68,12 +60,12 @@ class ToolsInSystemText:
 
     def _call(self, name: str, arguments: Any) -> str:
         head, key = json.dumps(name, ensure_ascii=False), json.dumps(self._format.arguments_key)
-        # Arguments that a client sends back are text already, valid JSON or not.
+        # Arguments that a client sends back are text, which may not be valid JSON.
         text = f'{{"name": {head}, {key}: {arguments if isinstance(arguments, str) else _json(arguments)}}}'
         return text if self._format.bare else f"{self._format.open_tag}\n{text}\n{self._format.close_tag}"
 
     def _plain(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Calls of the assistant become part of its text, a tool's result a turn of the user."""
+        """Make the calls of the assistant part of its text, and the result of a tool a turn of the user."""
         if message.get("role") == "tool":
             text = f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"
             return {"role": "user", "content": text}
@@ -95,7 +87,7 @@ def _with_system_text(messages: list[dict[str, Any]], text: str) -> list[dict[st
 
 
 def _merged_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turns of the user that follow one another as one: results of several calls, and what the user adds to them."""
+    """Merge successive turns of the user: the results of several calls, and a message of the user after them."""
     merged: list[dict[str, Any]] = []
     for message in messages:
         before = merged[-1] if merged else {}
@@ -107,7 +99,7 @@ def _merged_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _text(content: Any) -> str:
-    """A message's content, which may be a list of text parts."""
+    """The content of a message as text; it may be a list of text parts."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
     return content if isinstance(content, str) else ""

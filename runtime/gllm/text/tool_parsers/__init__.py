@@ -1,4 +1,4 @@
-"""Tool calls out of generated text, while it streams."""
+"""Parses tool calls in generated text, while it streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One tool call, {"name": ..., "arguments": ...}, read character by character in constant work each."""
+"""Reads one tool call, {"name": ..., "arguments": ...}, with constant work for each character."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import json
 
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 _SPACE = frozenset(" \t\r\n")
-# Models put raw line breaks into strings.
+# Models write raw line breaks inside strings.
 _DECODER = json.JSONDecoder(strict=False)
 
 
 class Progress(enum.Enum):
     MORE = enum.auto()
-    """Taken; the value or object goes on."""
+    """The character is taken; the value goes on."""
     DONE = enum.auto()
-    """Taken; it was the last character."""
+    """The character is taken; it is the last one."""
     ENDED = enum.auto()
-    """Not taken; the value ended before it."""
+    """The character is not taken; the value ended before it."""
     REJECTED = enum.auto()
-    """Not taken; it cannot stand there."""
+    """The character is not taken; it is not valid."""
 
 
 class _String:
-    """A JSON string: where it ends."""
+    """Finds the end of a JSON string."""
 
     def __init__(self) -> None:
         self._escaped = False
@@ -42,7 +42,7 @@ class _String:
 
 
 class _Container:
-    """A JSON object or array: brackets balance outside strings; what is between them is not judged."""
+    """Finds the end of a JSON object or array: brackets outside strings must match, the rest is not checked."""
 
     def __init__(self) -> None:
         self._closers: list[str] = []
@@ -67,7 +67,7 @@ class _Container:
 
 
 class _Word:
-    """A number, true, false or null: it ends where something else begins."""
+    """Finds the end of a number, true, false or null: the character after it."""
 
     def feed(self, char: str) -> Progress:
         if char in _SPACE or char in ",}":
@@ -89,23 +89,23 @@ class _At(enum.Enum):
 class CallScanner:
     """Finds the name and the arguments of a call in the order in which the model writes them.
 
-    Arguments that are an object are handed out as they come, in the model's own spelling. Arguments given as a
-    JSON string (models do that) are decoded when complete; null counts as none. The first of several wins.
+    Arguments that are an object are returned while they arrive, as the model spells them. Arguments that are a JSON
+    string (some models write that) are decoded when they are complete; null is none. The first of several counts.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.has_arguments = False
-        """The value of the arguments has begun."""
+        """Whether the value of the arguments has begun."""
         self._at = _At.OBJECT
         self._key = ""
         self._value: _String | _Container | _Word = _String()
         self._text: list[str] | None = []
-        """Where the key or value being read is collected; None: nobody needs it."""
+        """The text of the current key or value; None if it is not needed."""
         self._arguments: list[str] = []
 
     def take_arguments(self) -> str:
-        """The arguments' text since the last call."""
+        """Return the text of the arguments since the last call of this method."""
         text = "".join(self._arguments)
         self._arguments.clear()
         return text
@@ -179,7 +179,7 @@ class CallScanner:
 
 
 def _decode_string(text: str) -> str | None:
-    """A JSON string's value, None if its escapes are not valid."""
+    """The value of a JSON string; None if its escapes are not valid."""
     try:
         value = _DECODER.decode(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How models write tool calls. A format is data: the parser and the grammar that forces calls are made from it."""
+"""The formats in which models write tool calls, as data for the parser and for the grammar that forces calls."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     open_tag: str
     close_tag: str
-    """Empty: nothing follows a call."""
+    """Empty if nothing follows a call."""
     bare: bool
-    """Whether a call needs no `open_tag` at the very start and after another call."""
+    """Whether a call at the start of the text or after another call needs no `open_tag`."""
     separator: str
-    """Between calls; besides it white space may stand there."""
+    """Stands between calls, with or without white space."""
     arguments_key: str
-    """What the model was trained to call the arguments; the parser takes both usual names."""
+    """The key of the arguments that the model was trained with; the parser takes both usual keys."""
     name_is_enough: bool
-    """Whether a name makes it a call, before the arguments' key is seen. Not for bare JSON, which may be an answer."""
+    """Whether an object with a name is a call before it has arguments. False for bare JSON, which may be an answer."""
 
 
 HERMES = ToolFormat(
@@ -53,16 +53,16 @@ PLAIN_JSON = ToolFormat(
     arguments_key="arguments",
     name_is_enough=True,
 )
-"""Of our own, for calls that a grammar forces from a model whose format is not known: {"name": ..., "arguments": {...}}
-and nothing else."""
+"""For calls that a grammar forces from a model without a known format: {"name": ..., "arguments": {...}} alone."""
 
 _FORMATS = {chosen.name: chosen for chosen in (HERMES, LLAMA)}
 
 
 def tool_format_for(name: str, template_source: str, *, reads_tools: bool = True) -> ToolFormat | None:
-    """The format called `name`; "auto": by the chat template's own words, None if it shows neither; "none": None.
+    """The format called `name`; "none": None; "auto": the format in the chat template, None if it has no known one.
 
-    A template that does not read tools says nothing of their format. Then a system text of ours does, and it is HERMES.
+    A template that does not read tools has no format. Then a system text describes the tools, and the format is HERMES.
+    Raises ValueError for other names.
     """
     if name == "none":
         return None

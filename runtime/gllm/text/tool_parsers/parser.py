@@ -1,4 +1,4 @@
-"""Splits streaming text into content and tool calls, in one pass without backtracking."""
+"""Separates tool calls from the content of a text while it streams, in one pass without backtracking."""
 
 from __future__ import annotations
 
@@ -25,41 +25,40 @@ class ParsedDelta(msgspec.Struct):
 
 
 class ToolParser:
-    """One generation's tool calls. What `feed` and `finish` return, added up, does not depend on how the text was cut.
+    """The tool calls of one generation. The sum of all deltas does not depend on how the text is divided into pieces.
 
-    Content is all text outside calls, but without white space (and separators) that only stands around calls. What
-    begins like a call and is none is content, from its tag to where it went wrong; but not one that the end cuts off
-    right after another call. Once a call's name is out it
-    stays a call: if the model breaks off inside the arguments they stay incomplete, and what follows is content.
+    Content is all text outside calls, without white space and separators between calls. Text that begins like a call
+    but is none is content, unless the end of the text cuts it off right after another call. When the name of a call is
+    out, it stays a call: if the model breaks off inside the arguments, they are incomplete, and content follows.
     """
 
     def __init__(self, tool_format: ToolFormat) -> None:
         self.format = tool_format
         self.ended = False
-        """Part of the parsers' interface: this one lets every answer go on."""
+        """Never True here; `WithoutRepeats` sets it."""
         self.num_calls = 0
         self._tags = tuple(tag for tag in (tool_format.open_tag, tool_format.close_tag) if tag)
         self._call: CallScanner | None = None
         self._announced = False
-        """The call being read has been given out."""
+        """Whether the name of the current call is out."""
         self._raw: list[str] = []
-        """Text of the call being read, while it may still turn out to be content."""
+        """Text of the current call, while it may still be content."""
         self._gap: list[str] | None = []
         """White space since the start or the last call; None after other content."""
         self._tag = ""
-        """Text that may be the beginning of a tag."""
+        """Held text that may be the beginning of a tag."""
         self._close_expected = False
         self._delta = ParsedDelta()
         self._content: list[str] = []
 
     def feed(self, text: str) -> ParsedDelta:
-        """What `text` makes certain."""
+        """Return what is certain after `text`."""
         for char in text:
             self._feed(char)
         return self._take()
 
     def finish(self) -> ParsedDelta:
-        """What was held back, when no more text comes. After a call, what begins another one is no content."""
+        """Return the held text when no more comes. After a call, the beginning of another one is not content."""
         cut_off = self.num_calls and self._gap is not None
         if not cut_off:
             self._content += self._gap or ()
@@ -169,16 +168,16 @@ class WithoutRepeats:
     def __init__(self, parser: ToolParser) -> None:
         self._parser = parser
         self._calls: list[tuple[str, str]] = []
-        """Name and arguments of each call, as far as they are written."""
+        """Name and arguments so far of each call."""
         self._held: list[ToolCallDelta] = []
         self.ended = False
-        """A call was repeated: the answer should end."""
+        """Whether a call was repeated: the answer should end."""
 
     def feed(self, text: str) -> ParsedDelta:
         return self._without(self._parser.feed(text))
 
     def finish(self) -> ParsedDelta:
-        """A call that the end cut off is no repeat yet: it comes out as it is."""
+        """Return the rest. A call that the end cut off is not a repeat."""
         last = self._without(self._parser.finish())
         if not self.ended:
             last.tool_calls += self._release()
@@ -197,7 +196,7 @@ class WithoutRepeats:
             self._calls[-1] = (name, arguments)
             self._held.append(delta)
             earlier = [call for call in self._calls[:-1] if call[0] == name and call[1].startswith(arguments)]
-            # The earlier call's arguments are a whole JSON object, which nothing can follow.
+            # The arguments of the earlier call are a whole JSON object, so no more text can belong to them.
             if (name, arguments) in earlier:
                 self.ended = True
                 break

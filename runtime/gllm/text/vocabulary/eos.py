@@ -1,4 +1,4 @@
-"""Which tokens end a generation: the one answer for the engine and for grammars."""
+"""The tokens that end a generation, for the engine and for grammars."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ END_OF_TURN = frozenset(
         "<end_of_utterance>",
     }
 )
-"""How models spell the token that ends a turn."""
+"""Spellings of the token that ends a turn."""
 _END_OF_TEXT = frozenset({"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>"})  # noqa: RUF001
 
 
@@ -42,7 +42,7 @@ class _Model(msgspec.Struct):
 
 
 class _TokenizerFile(msgspec.Struct):
-    """What is read of a tokenizer.json. The vocabulary is decoded only when it is needed."""
+    """The fields that are read from a tokenizer.json. The vocabulary is decoded when it is needed."""
 
     added_tokens: list[_AddedToken] = []
     model: msgspec.Raw = msgspec.Raw(b"{}")
@@ -51,8 +51,8 @@ class _TokenizerFile(msgspec.Struct):
 def folder_eos_ids(folder: Path) -> tuple[int, ...]:
     """The union of `eos_token_id` in generation_config.json and config.json with the tokenizer's `eos_token`.
 
-    Where none of these ends a turn, special tokens that are spelled as such an end and that the chat template writes
-    count too. Raises ValueError naming the file.
+    If none of these ends a turn, the special tokens of END_OF_TURN that the chat template writes are added. Raises
+    ValueError that names the file.
     """
     ids: list[int] = []
     vocab_size: int | None = None
@@ -85,20 +85,20 @@ def folder_eos_ids(folder: Path) -> tuple[int, ...]:
 def gguf_eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     """The `eos`, `eot` and `eom` ids of a GGUF header.
 
-    Headers of early 2024 name the end of text only: where none of these ids ends a turn, control tokens that are
-    spelled as such an end count too. So does `<|eom_id|>`, which converters seldom name. Headers without any id
-    have the control tokens that are spelled as the end of a turn or of the text.
+    Headers of early 2024 have the end of the text only: if none of these ids ends a turn, the control tokens of
+    END_OF_TURN are added. `<|eom_id|>`, which converters seldom name, is always added. For headers without any id, the
+    control tokens that are spelled as the end of a turn or of the text are taken.
     """
     tokens = metadata.get("tokenizer.ggml.tokens") or []
     types = metadata.get("tokenizer.ggml.token_type") or []
     values = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     named = [token for token in values if isinstance(token, int) and (token < len(tokens) or not tokens)]
     names_turn = any(tokens[token] in END_OF_TURN for token in named if tokens)
-    wanted = {_END_OF_MESSAGE} if names_turn else END_OF_TURN if named else END_OF_TURN | _END_OF_TEXT
+    spellings = {_END_OF_MESSAGE} if names_turn else END_OF_TURN if named else END_OF_TURN | _END_OF_TEXT
     spelled = [
         token
         for token, (text, kind) in enumerate(zip(tokens, types, strict=False))
-        if kind == CONTROL and text in wanted
+        if kind == CONTROL and text in spellings
     ]
     return tuple(dict.fromkeys(named + spelled))
 

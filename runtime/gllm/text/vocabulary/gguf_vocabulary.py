@@ -1,4 +1,4 @@
-"""A tokenizer.json made from GGUF metadata, so that both kinds of checkpoint run on the same `tokenizers` code."""
+"""Makes a tokenizer.json from GGUF metadata, so that both kinds of checkpoint use the library `tokenizers`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONTROL, _USER_DEFINED = 3, 4
 
 
 def tokenizer_json_from_gguf(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer.json that encodes as the model's original tokenizer does.
+    """Return the content of a tokenizer.json that encodes as the original tokenizer of the model does.
 
-    Raises ValueError where the metadata has no vocabulary or one of an unsupported kind.
+    Raises ValueError if the metadata has no vocabulary or one of an unsupported kind.
     """
     kind = metadata.get("tokenizer.ggml.model")
     tokens = metadata.get("tokenizer.ggml.tokens")
@@ -101,10 +101,10 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], vocab: dict[str,
 def _merges_from_scores(
     metadata: dict[str, Any], tokens: list[str], vocab: dict[str, int], scores: list[float]
 ) -> list[list[str]]:
-    """SentencePiece merges the adjacent pair whose union scores best: the same as ranking all pairs by score.
+    """The merges of a SentencePiece vocabulary, which merges the adjacent pair whose union has the best score.
 
-    Pairs of one union are ordered by their parts' ids, as in Hugging Face's conversion. Special tokens are
-    matched before BPE and so never merge.
+    Pairs with the same union are ordered by the ids of their parts, as in the conversion of Hugging Face. Special
+    tokens are matched before BPE, so they have no merges.
     """
     types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     pairs: list[tuple[float, int, int, int]] = []
@@ -137,9 +137,9 @@ def _post_processor(metadata: dict[str, Any], tokens: list[str]) -> dict[str, An
         "eos": metadata.get("tokenizer.ggml.add_eos_token", False),
     }
     specials: dict[str, int] = {}
-    for name, wanted in adds.items():
+    for name, is_added in adds.items():
         token = special_token_id(metadata, name)
-        if wanted and token is not None:
+        if is_added and token is not None:
             specials[name] = token
     if not specials:
         return None
@@ -159,7 +159,7 @@ def _post_processor(metadata: dict[str, Any], tokens: list[str]) -> dict[str, An
 
 
 def special_token_id(metadata: dict[str, Any], name: str) -> int | None:
-    """The id under `tokenizer.ggml.NAME_token_id` (bos, unknown, ...), None where absent or out of range."""
+    """The id under `tokenizer.ggml.NAME_token_id` (bos, unknown, ...); None if it is absent or out of range."""
     token = metadata.get(f"tokenizer.ggml.{name}_token_id")
     size = len(metadata.get("tokenizer.ggml.tokens") or ())
     return token if isinstance(token, int) and 0 <= token < size else None

@@ -1,7 +1,7 @@
-"""How GGUF's `tokenizer.ggml.pre` names translate to `tokenizers` pre-tokenizers.
+"""From the names in GGUF's `tokenizer.ggml.pre` to pre-tokenizers of the library `tokenizers`.
 
-GGUF stores a vocabulary and merges but only a *name* for the rule that splits text before BPE runs. The patterns
-below are those of the original Hugging Face tokenizers behind each name.
+GGUF stores a vocabulary and merges, but only the name of the rule that splits text before BPE. The patterns are those
+of the original Hugging Face tokenizer behind each name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEEPSEEK3_WORDS = (
     r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Letters with case, but none of scripts and styles that Unicode got later or that are not used for words.
+# Letters with case, without the scripts and styles that Unicode added later or that are not used for words.
 _CASED = (
     "[[\\p{Lu}\\p{Ll}\\p{Lt}]&&[^\u0560-\u0588\u10c7-\u10ff\u1c80-\u1c8f\u2d00-\u2d2f\ua790-\ua7ff\uab30-\uab6f"
     "\U00010570-\U000105ff\U00016e40-\U00016e7f\U0001d400-\U0001d7ff\U0001df00-\U0001dfff]]"
@@ -104,13 +104,13 @@ _STEPS: dict[str, list[dict[str, Any]]] = {
     "falcon": _FALCON_SPLIT,
     "seed-coder": [_split(_SEED_CODER), _byte_level(use_regex=False)],
 }
-# tiktoken-style vocabularies look a whole piece up before merging.
+# Vocabularies in the style of tiktoken look up a whole piece before they merge.
 IGNORES_MERGES = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
 ADDS_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"})
 NORMALIZES_NFC = frozenset({"qwen2", "deepseek-r1-qwen", "megrez"})
 
-# Files made before May 2024 do not name the rule. A token at its place tells these vocabularies from all others.
-_TELLING_TOKENS = {
+# Files made before May 2024 do not name the rule. A token with its id identifies these vocabularies.
+_IDENTIFYING_TOKENS = {
     "llama-bpe": (128000, "<|begin_of_text|>"),
     "qwen2": (151644, "<|im_start|>"),
     "deepseek-llm": (100000, "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
@@ -119,14 +119,14 @@ _TELLING_TOKENS = {
 
 
 def pretokenizer_name(name: str | None, tokens: list[str]) -> str:
-    """`name` (of `tokenizer.ggml.pre`); where it is None or "default", what goes with the vocabulary.
+    """Return `name` (of `tokenizer.ggml.pre`); if it is None or "default", the rule of the vocabulary.
 
-    A vocabulary that tells nothing is split by the rule "default", with a warning.
+    A vocabulary that is not known gets the rule "default", with a warning.
     """
     if name not in (None, "default"):
         return name
-    for known, (place, token) in _TELLING_TOKENS.items():
-        if place < len(tokens) and tokens[place] == token:
+    for known, (index, token) in _IDENTIFYING_TOKENS.items():
+        if index < len(tokens) and tokens[index] == token:
             return known
     _log.warning(
         "the GGUF file does not say how its tokenizer splits text (tokenizer.ggml.pre is %s): GPT-2's rule is used. "
@@ -138,7 +138,7 @@ def pretokenizer_name(name: str | None, tokens: list[str]) -> str:
 
 
 def byte_level_pretokenizer(name: str) -> dict[str, Any]:
-    """The `pre_tokenizer` section of a tokenizer.json for a `tokenizer.ggml.pre` name; ValueError if unknown."""
+    """The `pre_tokenizer` section of a tokenizer.json, by its name in `tokenizer.ggml.pre`. Raises ValueError."""
     if name not in _STEPS:
         raise ValueError(
             f"unknown pre-tokenizer {name!r} (tokenizer.ggml.pre); known: {', '.join(sorted(_STEPS))}. "

@@ -1,4 +1,4 @@
-"""What each token id adds to the text, as bytes: the ground on which decoding, streaming and logprobs stand."""
+"""The bytes that each token adds to the text; decoding, streaming and logprobs use this table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SPIECE_SPACE = "\u2581"
 
 
 class TokenTable(msgspec.Struct, frozen=True):
-    """`pieces[id]` is what the token decodes to; concatenated pieces are the text's UTF-8."""
+    """`pieces[id]` are the bytes of a token; the concatenated pieces are the UTF-8 of the text."""
 
     pieces: list[bytes]
     strip_leading_space: bool
-    """Whether decoding drops one leading space (SentencePiece marks a word's start by a space)."""
+    """Whether decoding drops one leading space: SentencePiece marks the start of a word with a space."""
 
 
 def byte_level_alphabet() -> dict[str, int]:
@@ -30,9 +30,9 @@ def byte_level_alphabet() -> dict[str, int]:
 def token_table(tokens: list[str | None], added: dict[int, str], decoder: dict[str, Any] | None) -> TokenTable:
     """Bytes of all tokens for the `decoder` section of a tokenizer.json.
 
-    `tokens[id]` is the vocabulary's spelling (None for a hole); `added` are the added tokens. These mean themselves in
-    byte-level BPE; SentencePiece's space and bytes mean the same in them as in other tokens, as in transformers.
-    Raises ValueError for decoders other than byte-level BPE and SentencePiece.
+    `tokens[id]` is the spelling in the vocabulary, None for an id without a token; `added` are the added tokens. In
+    byte-level BPE an added token is its own text. In SentencePiece its space and bytes are decoded as in other tokens,
+    as in transformers. Raises ValueError for other decoders.
     """
     steps = _flatten(decoder)
     kinds = {step["type"] for step in steps}
@@ -63,7 +63,7 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def _byte_level_pieces(tokens: list[str | None]) -> list[bytes]:
     alphabet = byte_level_alphabet()
-    # Latin-1 characters outside the alphabet are sent where Latin-1 cannot encode them, to be told apart below.
+    # Latin-1 characters outside the alphabet become one that Latin-1 cannot encode, which raises the error below.
     table = {code: chr(alphabet.get(chr(code), 0xFFFD)) for code in range(256)}
     table |= {ord(char): chr(byte) for char, byte in alphabet.items()}
     pieces = []
@@ -76,7 +76,7 @@ def _byte_level_pieces(tokens: list[str | None]) -> list[bytes]:
 
 
 def _sentencepiece_pieces(tokens: list[str | None], steps: list[dict[str, Any]]) -> list[bytes]:
-    """What the steps that work on single tokens make of each."""
+    """Apply the steps that work on single tokens to each token."""
     replacements = [_replacement(step) for step in steps if step["type"] in ("Replace", "Metaspace")]
     has_bytes = any(step["type"] == "ByteFallback" for step in steps)
     byte_tokens = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)} if has_bytes else {}
