@@ -1,4 +1,4 @@
-"""The engine's event loop: one poller over the gateways' socket and the workers' socket. It never spins."""
+"""The engine's event loop: it owns the scheduler, and polls the sockets of gateways and workers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ import zmq
 
 from gllm.config import Config
 from gllm.engine.gateways import Gateways
+from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
+from gllm.engine.trace import TraceWriter, open_trace
 from gllm.engine.workers import EngineFailure, Workers, WorkersHang
 from gllm.models.config import ModelConfig
 from gllm.wire.curve import Keys, keys_of_group, secure_server, start_authenticator
+from gllm.wire.messages import GrammarReady, Hello, StageReport, StepResult
 from gllm.wire.transport import configure_socket
 
 logger = logging.getLogger("gllm.engine")
 
 HEARTBEAT_SECONDS = 1.0
 _MESSAGES_A_TURN = 256
-"""Most messages taken from one socket before the next step is planned."""
+"""Maximum number of messages read from one socket before the next step is scheduled."""
 _FLUSH_MILLISECONDS = 1000
 _GC_ALLOCATIONS = 100_000
-"""Net allocations between collections: far more than a step's outputs, which reference counts free anyway."""
+"""Net allocations between collections: far more than those of a step, which reference counting frees."""
 
 
 class EngineLoop:
-    """Gateways and workers on two ROUTER sockets, the scheduler between them.
+    """Two states: while workers join there is no scheduler and gateways wait; then the engine serves.
 
-    Workers come first: only when every rank is ready are gateways greeted, those that came early too.
+    Gateways and workers have one ROUTER socket each.
     """
+
+    _gateways: Gateways
+    _workers: Workers
 
     def __init__(
         self,
@@ -42,24 +48,21 @@ class EngineLoop:
         *,
         report: Callable[[str, str], None] = lambda state, detail: None,
     ) -> None:
-        """report(state, detail) tells the supervisor where the engine stands."""
+        """report(state, detail) reports the engine's state to the supervisor."""
         self._config = config
         self._model = model
         self._report = report
-        self._side: Workers | None = None
+        self.scheduler: Scheduler | None = None
+        """None until all workers are ready."""
+        self._trace: TraceWriter | None = None
         self._stopping = False
         self._wake_reader, self._wake_writer = unix.socketpair()
         self._wake_writer.setblocking(False)
 
-    @property
-    def scheduler(self) -> Scheduler | None:
-        """What decides; None until the workers are ready."""
-        return None if self._side is None else self._side.scheduler
-
     def stop(self) -> None:
-        """Ask the loop to tell the workers to stop, and to return 0. Safe in a signal handler and in any thread."""
+        """Make the loop stop the workers and return 0. Safe in a signal handler and in any thread."""
         self._stopping = True
-        with suppress(OSError):  # full: the loop will wake up anyway; closed: it has just ended
+        with suppress(OSError):  # The buffer is full: the loop wakes up anyway. Or it is closed: the loop has ended.
             self._wake_writer.send(b"\0")
 
     def run(self) -> int:
@@ -104,14 +107,14 @@ class EngineLoop:
         return socket
 
     def _serve(self, to_gateways: zmq.Socket[bytes], to_workers: zmq.Socket[bytes]) -> None:
-        gateways = Gateways(to_gateways, self._model)
-        workers = self._side = Workers(
+        gateways = self._gateways = Gateways(to_gateways, self._model)
+        workers = self._workers = Workers(
             to_workers,
             self._config,
             self._model,
             report=self._report,
-            on_ready=gateways.open,
-            on_outputs=gateways.merge,
+            on_ready=self._on_ready,
+            on_message=self._on_message,
         )
         poller = zmq.Poller()
         for socket in (to_gateways, to_workers, self._wake_reader):
@@ -125,16 +128,76 @@ class EngineLoop:
                     self._read(to_workers, workers.receive)
                 if to_gateways in events:
                     self._read(to_gateways, gateways.receive)
-                # Plans first: a stage may wait for one, while an answer's client only waits a little longer.
-                workers.send_plans()
+                # Steps first: a stage may be idle without one; an output only reaches its client a little later.
+                self._send_steps()
                 gateways.send_outputs()
                 if time.monotonic() >= next_heartbeat:
                     next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
-                    workers.check_progress()
+                    self._check_progress()
                     gateways.send_heartbeat()
             workers.stop()
         finally:
-            workers.close()
+            if self._trace is not None:
+                self._trace.close()
+
+    def _on_ready(self, hello: Hello) -> None:
+        """All workers are ready: begin to serve."""
+        engine = self._config.engine
+        pool = PagePool(hello.num_pages, hello.page_size, prefix_caching=engine.enable_prefix_caching)
+        try:
+            scheduler = Scheduler(
+                engine, pool, max_model_len=hello.max_model_len, pp=engine.pp, epoch=self._config.epoch
+            )
+            self._trace = open_trace(engine.trace, self._config.epoch, engine.pp)
+        except ValueError as error:
+            raise EngineFailure(str(error)) from None
+        self.scheduler = scheduler
+        logger.info(
+            "engine ready",
+            extra={"pages": hello.num_pages, "max_model_len": hello.max_model_len, "policy": engine.policy},
+        )
+        self._report("ready", "")
+        self._gateways.open(scheduler, hello)
+
+    def _on_message(self, message: StepResult | StageReport | GrammarReady) -> None:
+        """Handle a worker's message about a step or a grammar of this epoch."""
+        scheduler, trace = self.scheduler, self._trace
+        if scheduler is None:
+            return
+        match message:
+            case StepResult():
+                self._gateways.merge(scheduler.process_result(message))
+                if trace is not None:
+                    trace.counters(time.time(), scheduler.stats())
+            case StageReport():
+                scheduler.observe(message)
+                if trace is not None:
+                    trace.stage(message, scheduler.work_of(message.step))
+            case GrammarReady():
+                self._gateways.merge(scheduler.process_grammar(message))
+
+    def _send_steps(self) -> None:
+        """Send all micro-batches that may be scheduled now to all ranks."""
+        scheduler = self.scheduler
+        if scheduler is None:
+            return
+        for message in scheduler.grammars.take_messages():
+            self._workers.send_to_sampler(message)
+        while (output := scheduler.schedule()) is not None:
+            self._workers.send_to_all(output)
+
+    def _check_progress(self) -> None:
+        """Raise WorkersHang after `step_timeout`: a lost peer in a collective, or a hung device, reports nothing."""
+        scheduler = self.scheduler
+        if scheduler is None or not scheduler.num_in_flight:
+            return
+        stats, limit = scheduler.stats(), self._config.engine.step_timeout
+        if stats.seconds_since_progress > limit:
+            oldest = stats.step - stats.num_inflight + 1
+            raise WorkersHang(
+                f"step {oldest} had no result for {stats.seconds_since_progress:.0f} s "
+                f"(--step-timeout {limit:g}): a worker hangs"
+            )
 
     @staticmethod
     def _read(socket: zmq.Socket[bytes], handle: Callable[[bytes, bytes], None]) -> None:
@@ -148,10 +211,10 @@ class EngineLoop:
 
 
 def freeze_gc() -> None:
-    """Leave what exists so far out of all collections and make them rare.
+    """Exclude all existing objects from Python's cyclic garbage collection, and make collections rare.
 
-    The engine makes no cycles while it serves; with the defaults a step of a thousand rows would pay for
-    several collections, some over the whole heap (tens of milliseconds).
+    The engine makes no cycles while it serves. With Python's defaults a step of a thousand rows would run several
+    collections, some of them over the whole heap (tens of milliseconds).
     """
     gc.collect()
     gc.freeze()

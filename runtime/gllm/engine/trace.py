@@ -6,6 +6,7 @@ One track a stage with a slice for each step it computed, and counter tracks. Th
 
 from __future__ import annotations
 
+import errno
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,27 @@ MAX_EVENTS = 2_000_000
 _STAGES, _ENGINE = 1, 2
 """Process ids of the tracks."""
 _encode = msgspec.json.Encoder().encode
+_WRONG_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
+"""Errors of open() that the user can fix on the command line."""
+
+
+def open_trace(path: str, epoch: int, pp: int) -> TraceWriter | None:
+    """Open the trace of one epoch; None without a path. Epochs after the first write `path.EPOCH`.
+
+    Raises ValueError if the path is wrong in the first epoch. Other errors, such as a full disk, must not stop a server
+    that has served: they are logged and there is no trace.
+    """
+    if not path:
+        return None
+    if epoch:
+        path = f"{path}.{epoch}"
+    try:
+        return TraceWriter(path, pp)
+    except OSError as error:
+        if not epoch and error.errno in _WRONG_PATH:
+            raise ValueError(f"--trace {path}: {error.strerror}") from None
+        logger.warning("no trace", extra={"path": path, "reason": error.strerror})
+        return None
 
 
 class TraceWriter:
