@@ -17,7 +17,7 @@ logger = logging.getLogger("gllm.engine")
 
 def main() -> int:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The supervisor decides when to stop.
     config = Config.from_environment()
     show_stacks_on_signal(config, "engine")
     setup_logging(config, "engine")

@@ -1,4 +1,4 @@
-"""Builds one micro-batch: the plan that the workers get and the record that awaits its result."""
+"""Builds one micro-batch: the message for the workers, and the record that waits for its result."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gllm.wire.messages import NewSequence, SchedulerOutput
 
 @dataclass(slots=True)
 class MicroBatch:
-    """A step in flight, as the engine remembers it."""
+    """A step in flight."""
 
     step: int
     rows: list[Sequence]
     sampled: list[Sequence]
     """Sequences of the rows that sample, in row order."""
     scored: list[Sequence]
-    """Sequences that generate nothing and whose last chunk this is."""
+    """Sequences that generate no token and have their last chunk in this step."""
     work: Work
 
 
 class BatchBuilder:
-    """Collects rows, decodes first, and moves each sequence's state along as it goes."""
+    """Collects rows, decodes first, and updates the state of their sequences."""
 
     def __init__(self, running: RunningSet, step: int) -> None:
         self.step = step
@@ -46,7 +46,7 @@ class BatchBuilder:
         self._decode_context = 0
 
     def add_decodes(self, chosen: list[Sequence], needy: list[Sequence]) -> None:
-        """One row for each of the ready decodes `chosen`; those in `needy` get a page, which must be free."""
+        """Add a row for each ready decode in `chosen`. Those in `needy` get a page; enough pages must be free."""
         running = self._running
         for seq in needy:
             self._pages.append((seq.slot, running.add_pages(seq, 1)))
@@ -82,9 +82,9 @@ class BatchBuilder:
         self._decode_context += context
 
     def add_chunk(self, seq: Sequence, chunk: int, *, register: bool) -> None:
-        """A row with the sequence's next `chunk` tokens, for which free pages suffice.
+        """Add a row with the sequence's next `chunk` tokens; enough pages must be free.
 
-        register: it was placed for this batch, and the workers do not know it yet.
+        register: the sequence got its slot for this batch, and the workers do not know it yet.
         """
         running = self._running
         page_size = running.pool.page_size
@@ -126,11 +126,11 @@ class BatchBuilder:
             ),
         )
 
-    def plan(self, epoch: int) -> SchedulerOutput:
-        """The message for the workers; it takes over the slots freed since the last plan.
+    def scheduler_output(self, epoch: int) -> SchedulerOutput:
+        """Return the message for the workers, with the slots freed since the last one.
 
-        Only now do the pages that its chunks fill enter the prefix cache: what a row finds there was
-        computed by an earlier step, so workers may compute a step's rows in any order.
+        The pages that its chunks fill enter the prefix cache only now. So a row finds only pages of earlier steps, and
+        workers may compute the rows of a step in any order.
         """
         for seq in self._chunked:
             self._running.register_full_pages(seq)

@@ -1,4 +1,4 @@
-"""The engine's side towards the gateways: requests in, outputs out. No message of a gateway may end the engine."""
+"""The engine's link to its gateways: requests in, outputs out. No message of a gateway may end the engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("gllm.engine")
 
 
 class Gateways:
-    """All clients on one ROUTER socket; until `open` they are known, and wait."""
+    """All clients on one ROUTER socket. Before `open` they may connect, and wait."""
 
     def __init__(self, socket: zmq.Socket[bytes], model: ModelConfig) -> None:
         self._socket = socket
@@ -43,7 +43,7 @@ class Gateways:
         self._decoder = decoder(GatewayToEngine)
 
     def open(self, scheduler: Scheduler, hello: Hello) -> None:
-        """The group serves: greet the clients that came early."""
+        """Begin to serve: greet the clients that have connected."""
         self._scheduler = scheduler
         self._hello = hello
         for client in list(self._clients):
@@ -55,7 +55,7 @@ class Gateways:
         try:
             message = self._decoder.decode(payload)
         except msgspec.DecodeError as error:
-            logger.warning("gateway sent what does not decode", extra={"reason": str(error)})
+            logger.warning("gateway sent a message that does not decode", extra={"reason": str(error)})
             self._refuse_undecodable(client, payload, str(error))
             return
         match message:
@@ -97,19 +97,19 @@ class Gateways:
         self.merge({client: [RequestOutput(request_id=request_id, token_ids=[], finish_reason="error", error=reason)]})
 
     def _refuse_undecodable(self, client: bytes, payload: bytes, reason: str) -> None:
-        """A Submit with a bad field still names its request, whose client must not wait for ever."""
+        """Answer a Submit with an invalid field: it still names its request, and the client waits for an answer."""
         with suppress(msgspec.DecodeError):
             match msgspec.msgpack.decode(payload):
                 case ["Submit", str(request_id), *_]:
                     self._refuse(client, request_id, reason)
 
     def merge(self, outputs: OutputsByClient) -> None:
-        """Keep outputs for the next `send_outputs`."""
+        """Add outputs to the next `send_outputs`."""
         for client, entries in outputs.items():
             self._outputs.setdefault(client, []).extend(entries)
 
     def send_outputs(self) -> None:
-        """Send what has come together, one message a client."""
+        """Send the collected outputs, one message for each client."""
         if not self._outputs:
             return
         outputs, self._outputs = self._outputs, {}
@@ -118,7 +118,7 @@ class Gateways:
             self._send(client, RequestOutputs(entries, stats))
 
     def send_heartbeat(self) -> None:
-        """Tell every client that the engine lives, and how it is."""
+        """Send the engine's stats to all clients."""
         if self._scheduler is not None:
             heartbeat = RequestOutputs([], self._scheduler.stats())
             for client in list(self._clients):
@@ -131,7 +131,7 @@ class Gateways:
             self._forget(client, str(error))
 
     def _forget(self, client: bytes, reason: str) -> None:
-        """The client is gone: nobody will read what its requests produce."""
+        """Abort the requests of a client that has left."""
         self._clients.pop(client, None)
         if self._scheduler is not None:
             aborted = self._scheduler.requests_of(client)
@@ -141,7 +141,7 @@ class Gateways:
 
 
 def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | None:
-    """Why this request cannot be served, for its client; None if it can."""
+    """Return why this request cannot be served, in words for its client; None if it can."""
     length = len(submit.token_ids) - submit.num_generated
     if length <= 0 or submit.num_generated < 0:
         return "the prompt is empty: give at least one token"
@@ -169,15 +169,16 @@ def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | Non
 
 
 def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, client: bytes, now: float) -> Sequence:
-    """A sequence for a request that `refusal` has nothing against.
+    """Make the sequence of a request that `refusal` accepts.
 
-    Its sampling parameters are in the wire form: the model's EOS tokens are among the stop tokens, so that the
-    worker can mask all of these before min_tokens. Raises ParameterError when these make too long a list.
+    Its stop tokens include the model's EOS tokens, so that the worker can mask them all before min_tokens. Raises
+    ParameterError if there are too many.
     """
     sampling = submit.sampling
     stop_token_ids = sampling.stop_token_ids
     if not sampling.ignore_eos:
-        eos = (token for token in model.eos_token_ids if token < model.vocab_size)  # configs name tokens that are not
+        # Some configs name EOS tokens beyond the vocabulary.
+        eos = (token for token in model.eos_token_ids if token < model.vocab_size)
         stop_token_ids = tuple(dict.fromkeys((*eos, *stop_token_ids)))
     wire = msgspec.structs.replace(sampling, stop_token_ids=stop_token_ids)
     seq = Sequence(
@@ -199,7 +200,10 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
 
 
 def last_output(seq: Sequence) -> RequestOutput | None:
-    """Of a request that an earlier engine had brought to its end, or to that of this engine's context; else None."""
+    """Return the last output of a resubmitted request that is complete already, else None.
+
+    It has its stop token, or all tokens that this engine's context allows.
+    """
     generated = len(seq.tokens) - seq.num_prompt
     if generated and seq.tokens[-1] in seq.stop_ids and len(seq.tokens) >= seq.min_length:
         return RequestOutput(

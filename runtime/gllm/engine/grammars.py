@@ -1,4 +1,4 @@
-"""Which grammars the live requests need. The rank that samples compiles each distinct one once, outside its steps."""
+"""Grammars of the live requests. The rank that samples compiles each distinct one once, outside its steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gllm.engine.sequence import Sequence
 from gllm.wire.messages import DropGrammar, PrepareGrammar
 
 MAX_IDLE = 8
-"""Compiled grammars kept for later requests after their last one ended. An ordinary one compiles in a millisecond;
-those that take long may have a hundred megabytes."""
+"""Compiled grammars kept for later requests after their last request ended. Most compile within a millisecond; those
+that take long may need a hundred megabytes."""
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class _Grammar:
 
 
 class Grammars:
-    """Says when a request's grammar is ready, and collects what the worker must be told."""
+    """Knows whether a request's grammar is compiled, and collects messages for the worker."""
 
     def __init__(self) -> None:
         self._by_text: dict[str, _Grammar] = {}
@@ -33,12 +33,12 @@ class Grammars:
         self._messages: list[PrepareGrammar | DropGrammar] = []
 
     def take_messages(self) -> list[PrepareGrammar | DropGrammar]:
-        """For the rank that samples, before the next plan: what came up since the last call."""
+        """Return the messages since the last call; they go to the rank that samples before its next step."""
         messages, self._messages = self._messages, []
         return messages
 
     def claim(self, seq: Sequence) -> bool:
-        """Count a new request in. False: its grammar is being compiled, and `compiled` will name the request."""
+        """Add a new request. Returns whether its grammar is compiled; if not, `compiled` returns the request later."""
         text = seq.sampling.grammar
         if text is None:
             return True
@@ -55,7 +55,7 @@ class Grammars:
         return grammar.compiled
 
     def release(self, seq: Sequence) -> None:
-        """The request ended."""
+        """Remove a request that ended."""
         grammar = self._by_number.get(seq.grammar)
         if grammar is None:
             return
@@ -69,7 +69,7 @@ class Grammars:
                 self._forget(self._by_text[oldest])
 
     def compiled(self, number: int, *, failed: bool) -> list[Sequence]:
-        """The worker is done with one: the requests that waited for it, in order of arrival."""
+        """A grammar is compiled or has failed. Returns the requests that waited for it, in order of arrival."""
         grammar = self._by_number.get(number)
         if grammar is None:
             return []

@@ -1,6 +1,6 @@
-"""KV pages: reference counts, and the prefix cache that keeps full pages findable by their content.
+"""KV pages: reference counts, and the prefix cache, which finds full pages by their content.
 
-Page ids are only numbers here; the workers own the memory. Everything is O(1) a page.
+Pages are numbers here; the workers own the memory. All operations are O(1) per page.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _LONG_ROPE_ROOT = b"gllm prefix cache root of long rope\0"
 
 
 def root_digest(salt: str, *, long_rope: bool = False) -> bytes:
-    """Start of a chain. Requests with different salts, or with other rope frequencies, never share a page.
+    """Return the start of a chain of digests. Requests with different salts or rope frequencies never share a page.
 
-    The prefix keeps a crafted salt from imitating a page's digest.
+    Because of the prefix no salt can imitate a page's digest.
     """
     return sha256((_LONG_ROPE_ROOT if long_rope else _ROOT) + salt.encode()).digest()
 
@@ -25,8 +25,8 @@ def root_digest(salt: str, *, long_rope: bool = False) -> bytes:
 def extend_digests(digests: list[bytes], root: bytes, token_ids: Seq[int], page_size: int) -> None:
     """Append the digests of the full pages of `token_ids` that `digests` does not have yet.
 
-    digest(page) = SHA-256(digest(parent page) + token ids as 32-bit integers): equal digests mean equal
-    salt and equal tokens from the first one on.
+    digest(page) = SHA-256(digest(parent page) + token ids as 32-bit integers): equal digests mean equal salts and
+    equal tokens from the first one on.
     """
     first = len(digests)
     last = len(token_ids) // page_size
@@ -41,10 +41,10 @@ def extend_digests(digests: list[bytes], root: bytes, token_ids: Seq[int], page_
 
 
 class PagePool:
-    """Hands out pages by number and takes them back.
+    """Allocates and releases pages.
 
-    A page is *held* (references > 0), *cached* (nobody holds it, but its content can be found: evicted in
-    LRU order when pages run out), or *empty*. Cached and empty pages both count as free.
+    A page is *held* (references > 0), *cached* (no reference, but found by its content; evicted in LRU order when pages
+    run out), or *empty*. Cached and empty pages are free.
     """
 
     def __init__(self, num_pages: int, page_size: int, *, prefix_caching: bool = True) -> None:
@@ -68,7 +68,7 @@ class PagePool:
         return self.num_free / self.num_pages
 
     def references(self, page: int) -> int:
-        """How many sequences hold the page."""
+        """The number of sequences that hold the page."""
         return self._references[page]
 
     def allocate(self, count: int) -> list[int]:
@@ -91,7 +91,7 @@ class PagePool:
         return page
 
     def release(self, pages: Seq[int]) -> None:
-        """Give up one reference to each page. The last page of a chain becomes the first to be evicted."""
+        """Drop one reference to each page. The last page of a chain is evicted first."""
         references = self._references
         for page in reversed(pages):
             references[page] -= 1
@@ -103,13 +103,13 @@ class PagePool:
                     self._cached[page] = None
 
     def register(self, page: int, digest: bytes) -> None:
-        """Make a held, full page findable. If an equal page is already known, this one stays private."""
+        """Put a held, full page into the prefix cache, unless it has an equal page already."""
         if self.prefix_caching and digest not in self._page and self._digest[page] is None:
             self._page[digest] = page
             self._digest[page] = digest
 
     def count_hits(self, digests: Seq[bytes], known: int, most: int) -> int:
-        """Leading digests, `most` at most, whose pages are cached; `known` is a previous answer to start from."""
+        """Return the number of leading digests, at most `most`, that have a page; `known` is an earlier result."""
         known = min(known, most)
         if known and digests[known - 1] not in self._page:
             known = 0
@@ -118,7 +118,7 @@ class PagePool:
         return known
 
     def lookup(self, digests: Seq[bytes], most: int) -> list[int]:
-        """Pages of the longest cached chain of leading digests, `most` at most. Takes no references."""
+        """Return the pages of the leading digests, at most `most`, without taking references."""
         pages = []
         for index in range(most):
             page = self._page.get(digests[index])
@@ -128,12 +128,12 @@ class PagePool:
         return pages
 
     def num_unheld(self, pages: Seq[int]) -> int:
-        """How many of the pages count as free until `acquire`."""
+        """The number of these pages that are free until `acquire`."""
         references = self._references
         return sum(1 for page in pages if references[page] == 0)
 
     def acquire(self, pages: Seq[int]) -> None:
-        """Take a reference to each of these pages, found by `lookup`."""
+        """Take a reference to each of these pages, which `lookup` returned."""
         references = self._references
         for page in pages:
             if references[page] == 0:

@@ -58,7 +58,7 @@ class Meter:
             self._iterations.add(tokens)
 
     def observe(self, report: StageReport, now: float) -> None:
-        """Learn what a step cost a stage. A report of an unknown stage or of a step long past is ignored."""
+        """Learn the time of a step on a stage. A report of an unknown stage or of a long past step is ignored."""
         work = self.work_of(report.step)
         if work is not None and 0 <= report.stage < self._pp:
             self._stages.observe(now, report.stage, report.elapsed)
@@ -83,18 +83,18 @@ class Meter:
 
 
 class StageTracker:
-    """Keeps, over a sliding window, what each stage computed and how long there was something to compute.
+    """Busy and bubble shares of the stages, over a sliding window.
 
-    *Present* is the time during which at least one micro-batch was in flight, on the engine's clock. The *busy*
-    time of a stage is the sum of its reported seconds of compute. Then
+    *Present* is the time with at least one micro-batch in flight, on the engine's clock. The *busy* time of a stage is
+    the sum of its reported seconds of compute. Then
 
         busy share   = busy / window
         bubble share = 1 - busy / present
 
-    so an idle server has no bubble; a lone decode over pp stages has one of at least 1 - 1/pp; a full pipeline of
-    equal micro-batches and stages has none. The bubble is all that is not compute while there was work: filling and
-    draining, unequal micro-batches, unequal stages, transfers, and the way over the engine. Only durations of the
-    stages' clocks are used, never their time of day, so clocks of different nodes need not agree.
+    So an idle server has no bubble; a single decode over pp stages has a bubble of at least 1 - 1/pp; a full pipeline
+    of equal micro-batches and stages has none. The bubble is the time with work but without compute: filling and
+    draining, unequal micro-batches, unequal stages, transfers, and the engine's own time. Only durations on the
+    stages' clocks are used, so that clocks of different nodes need not agree.
     """
 
     def __init__(self, pp: int, now: float, *, window: float = WINDOW_SECONDS) -> None:
@@ -106,7 +106,7 @@ class StageTracker:
         self._busy = [0.0] * pp
         self._last = [0.0] * pp
         self._events: deque[tuple[float, int, float]] = deque()
-        """(time, stage or -1 for present, seconds), oldest first; the sums above are over these."""
+        """(time, stage or -1 for present, seconds), oldest first; the sums above cover these."""
         self._prefill = TokenCounter(MICROBATCH_EDGES)
         self._decode = TokenCounter(MICROBATCH_EDGES)
 
@@ -116,7 +116,7 @@ class StageTracker:
         self._in_flight += 1
 
     def answered(self, now: float, work: Work) -> None:
-        """The result of the oldest micro-batch came back."""
+        """The result of the oldest micro-batch arrived."""
         self._advance(now)
         self._in_flight -= 1
         self._prefill.add(work.prefill_tokens)
@@ -131,12 +131,12 @@ class StageTracker:
         self._events.append((now, stage, elapsed))
 
     def stages(self, now: float, errors: list[float]) -> list[StageStats]:
-        """What each stage did in the window; errors: of each stage's time model, relative."""
+        """Return the stats of each stage in the window. errors: the relative error of each stage's time model."""
         self._advance(now)
         length = max(min(self._window, now - self._began), 1e-9)
         return [
             StageStats(
-                busy=min(max(busy / length, 0.0), 1.0),  # sums that lose what they gained may end below zero
+                busy=min(max(busy / length, 0.0), 1.0),  # Rounding may leave a sum below zero.
                 bubble=min(max(1.0 - busy / self._present, 0.0), 1.0) if self._present > 0.0 else 0.0,
                 step_time=last,
                 prediction_error=error,
@@ -146,16 +146,16 @@ class StageTracker:
 
     @property
     def prefill_tokens(self) -> TokenHistogram:
-        """Prefill tokens of the micro-batches so far."""
+        """Prefill tokens of all micro-batches."""
         return self._prefill.read()
 
     @property
     def decode_tokens(self) -> TokenHistogram:
-        """Decode tokens of the micro-batches so far."""
+        """Decode tokens of all micro-batches."""
         return self._decode.read()
 
     def _advance(self, now: float) -> None:
-        """Account for the time since the last call, and forget what has left the window."""
+        """Add the time since the last call, and remove events that have left the window."""
         passed = now - self._advanced
         self._advanced = now
         events = self._events
@@ -170,7 +170,7 @@ class StageTracker:
             else:
                 self._busy[stage] -= seconds
         if not events:
-            # No sum of nothing may keep what rounding left.
+            # Remove what rounding left of empty sums.
             self._present = 0.0
             self._busy = [0.0] * len(self._busy)
 

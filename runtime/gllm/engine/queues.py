@@ -1,4 +1,4 @@
-"""Where live sequences are: the queue of those that wait for a slot, and the set of those that have one."""
+"""Live sequences: the queue of those that wait for a slot, and the set of those that have one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gllm.engine.time_model import chunk_pairs
 
 
 class WaitingQueue:
-    """Sequences in order of service, with the sum of the tokens they wait for."""
+    """Sequences by priority, then arrival, with the sum of their waiting tokens. Operations are O(1) in its length."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, OrderedDict[Sequence, float]] = {}
-        """By priority; of each sequence what it adds to `pairs`."""
+        """Priority -> sequence -> what it adds to `pairs`."""
         self._priorities: list[int] = []
         self._length = 0
         self.tokens = 0
         """Sum of `queued_tokens`."""
         self.pairs = 0.0
-        """Sum over these tokens of the context that each attends to."""
+        """Sum over these tokens of the context of each."""
 
     def __len__(self) -> int:
         return self._length
@@ -36,7 +36,7 @@ class WaitingQueue:
         return next(iter(self._buckets[self._priorities[0]])) if self._length else None
 
     def push(self, seq: Sequence, *, front: bool = False) -> None:
-        """Add at the back of its priority, or at the front (a preempted sequence, which arrived before the rest)."""
+        """Add a sequence at the back of its priority, or at the front: a preempted one arrived before the others."""
         bucket = self._buckets.get(seq.priority)
         if bucket is None:
             bucket = self._buckets[seq.priority] = OrderedDict()
@@ -57,10 +57,10 @@ class WaitingQueue:
         self._length -= 1
         self.tokens -= seq.queued_tokens
         if not self._length:
-            self.pairs = 0.0  # no sum of nothing may keep what rounding left
+            self.pairs = 0.0  # Remove what rounding left of an empty sum.
 
     def revise(self, seq: Sequence, queued_tokens: int) -> None:
-        """The sequence, which is in the queue, now waits for this many tokens."""
+        """Change the number of waiting tokens of a sequence in the queue."""
         self.tokens += queued_tokens - seq.queued_tokens
         seq.queued_tokens = queued_tokens
         bucket = self._buckets[seq.priority]
@@ -69,7 +69,7 @@ class WaitingQueue:
         self.pairs += pairs
 
     def estimate_hits(self, seq: Sequence, pool: PagePool) -> None:
-        """Bring the waiting tokens of a sequence in the queue up to date with the prefix cache."""
+        """Update the waiting tokens of a sequence in the queue from the prefix cache."""
         seq.hit_pages = pool.count_hits(seq.digests, seq.hit_pages, seq.most_hits(pool.page_size))
         queued = len(seq.tokens) - seq.hit_pages * pool.page_size
         if queued != seq.queued_tokens:
@@ -81,10 +81,10 @@ def _pairs(seq: Sequence) -> float:
 
 
 class RunningSet:
-    """Moves sequences between prefill, decode and out, and keeps the counts a policy reads.
+    """The sequences with a slot: their pages, their state, and the counts that policies read.
 
-    With one stage a decode stays ready while its last token is still on the device (the overlap); with
-    more, the token must come back first, so that a sequence is in one decode micro-batch at most.
+    With one stage a decode stays ready while its last token is still on the device (`overlap`). With more stages the
+    token must arrive first, so that a sequence is in at most one decode micro-batch.
     """
 
     def __init__(self, pool: PagePool, *, max_num_seqs: int, overlap: bool) -> None:
@@ -93,13 +93,13 @@ class RunningSet:
         self.members: dict[Sequence, None] = {}
         self.prefilling: dict[Sequence, None] = {}
         self.ready: dict[Sequence, None] = {}
-        """Decodes that may be scheduled now, the longest unscheduled first."""
+        """Decodes that may be scheduled, the one that waits longest first."""
         self.num_decoding = 0
         self.decode_context = 0
-        """Tokens in the cache of all decodes."""
+        """Tokens in the KV cache of all decodes."""
         self.free_slots = list(range(max_num_seqs - 1, -1, -1))
         self.freed: list[int] = []
-        """Slots that the workers must be told to free in the next plan."""
+        """Slots that the next step tells the workers to free."""
 
     def place(self, seq: Sequence, hits: list[int]) -> None:
         """Give a waiting sequence a slot and the cached pages of its leading tokens."""
@@ -115,14 +115,14 @@ class RunningSet:
         self.prefilling[seq] = None
 
     def add_pages(self, seq: Sequence, count: int) -> list[int]:
-        """Append new pages to the block table; the caller has checked that they are free."""
+        """Append new pages to the block table; the caller has checked that enough are free."""
         pages = self.pool.allocate(count)
         seq.pages += pages
         seq.capacity += count * self.pool.page_size
         return pages
 
     def end_prefill(self, seq: Sequence) -> None:
-        """The last chunk is scheduled: the sequence decodes, or has nothing left to schedule."""
+        """The last chunk is scheduled: the sequence decodes, or has no more tokens to schedule."""
         del self.prefilling[seq]
         if seq.max_length <= seq.prefill_end + 1:
             seq.status = SequenceStatus.DRAINING
@@ -141,7 +141,7 @@ class RunningSet:
         self.ready.pop(seq, None)
 
     def vacate(self, seq: Sequence) -> None:
-        """Take slot and pages back, at once: later plans run after those in flight that still use them."""
+        """Take slot and pages back at once: later steps run after those in flight that still use them."""
         if seq.status is SequenceStatus.PREFILLING:
             del self.prefilling[seq]
         elif seq.status is SequenceStatus.DECODING:
@@ -156,16 +156,16 @@ class RunningSet:
         seq.register_at = NEVER
 
     def last_in_order(self) -> Sequence:
-        """The one to preempt: lowest priority, then latest arrival."""
+        """Return the sequence to preempt: the lowest priority, then the latest arrival."""
         return max(self.members, key=lambda seq: seq.rank)
 
     def pages_owed(self) -> int:
-        """Pages that unfinished prefills still need for the tokens they know."""
+        """The number of pages that unfinished prefills still need for their known tokens."""
         page_size = self.pool.page_size
         return sum(ceil_div(seq.prefill_end, page_size) - len(seq.pages) for seq in self.prefilling)
 
     def register_full_pages(self, seq: Sequence) -> None:
-        """Put the pages that became full of known, scheduled tokens into the prefix cache."""
+        """Put pages that are full of known, scheduled tokens into the prefix cache."""
         pool = self.pool
         page_size = pool.page_size
         extend_digests(seq.digests, seq.root, seq.tokens, page_size)

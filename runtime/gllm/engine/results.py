@@ -1,4 +1,4 @@
-"""Reads step results: appends tokens, decides what is finished, and makes the outputs."""
+"""Applies step results: appends tokens, ends finished requests, and makes the outputs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
 
-# An enum's members are slow to look up, and these are compared for every row.
+# Looking up members of an enum is slow, and these are compared for every row.
 _DECODING = SequenceStatus.DECODING
 _FINISHED = SequenceStatus.FINISHED
 
 OutputsByClient = dict[bytes, list[RequestOutput]]
-"""By client, in row order."""
+"""Client -> outputs of its requests, in row order."""
 
 
 class ResultReader:
-    """Applies results to the live requests, which it shares with the scheduler."""
+    """Applies results to the live requests; it shares their tables with the scheduler."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class ResultReader:
         self._grammars = grammars
         self._clock = clock
         self.num_generated = 0
-        """Tokens that the last result added to live requests."""
+        """The number of tokens that the last result added to live requests."""
 
     def finish(self, seq: Sequence) -> None:
-        """Forget a live request; its slot and pages are free for the next plan."""
+        """End a live request; its slot and pages are free for the next step."""
         if seq.status is SequenceStatus.WAITING:
             self._queue.remove(seq)
         elif seq.status is not SequenceStatus.PREPARING:
@@ -48,7 +48,7 @@ class ResultReader:
         del self._requests[seq.request_id]
 
     def read(self, batch: MicroBatch, result: StepResult) -> OutputsByClient:
-        """Apply the result of a micro-batch. Rows of requests that have ended meanwhile are ignored."""
+        """Apply the result of a micro-batch. Rows of ended requests are ignored. Returns outputs by client."""
         outputs: OutputsByClient = {}
         sampled = batch.sampled
         token_ids = result.token_ids
@@ -108,14 +108,14 @@ class ResultReader:
         return outputs
 
     def _end(self, seq: Sequence, output: RequestOutput, reason: str) -> None:
-        """Make this the request's last output."""
+        """Make `output` the request's last one."""
         output.finish_reason = reason
         output.num_cached_tokens = max(seq.num_cached, 0)
         output.num_preemptions = seq.num_preemptions
         self.finish(seq)
 
     def _describe_first(self, seq: Sequence, output: RequestOutput) -> None:
-        """What goes with a request's first token."""
+        """Fill in the fields that are sent with a request's first token."""
         now = self._clock()
         output.num_cached_tokens = max(seq.num_cached, 0)
         output.queue_time = seq.first_scheduled - seq.arrival_time
@@ -131,7 +131,7 @@ class ResultReader:
             seq.prompt_logprobs += entries
 
     def fail(self, seq: Sequence, message: str, outputs: OutputsByClient, *, invalid_request: bool = False) -> None:
-        """Make an error the request's last output, unless it has ended."""
+        """End a live request with an error."""
         if seq.status is not _FINISHED:
             output = RequestOutput(
                 request_id=seq.request_id,

@@ -1,7 +1,7 @@
 """The scheduler: turns requests into micro-batches, one SchedulerOutput at a time, and step results into outputs.
 
-It knows no sockets and no clock but the one it is given. Plans run on the workers in the order they are
-made, so pages and slots freed here may be reused by the very next plan while older ones are in flight.
+It has no sockets, and no clock except its argument. Workers run steps in order, so a step may reuse pages and slots
+that were freed here while earlier steps are still in flight.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _rank = attrgetter("rank")
 class Scheduler:
     """Continuous batching with chunked prefill, a prefix cache, priorities and preemption by recompute.
 
-    Up to pp + 1 micro-batches are in flight: `schedule` until it returns None, `process_result` as answers
-    come. Counts are known ahead, so max_tokens is never overshot; a token sampled after an EOS that was
-    still on the device is discarded.
+    Up to pp + 1 micro-batches are in flight: call `schedule` until it returns None, and `process_result` for each
+    result. The number of tokens is known before results arrive, so max_tokens is never exceeded. A token that was
+    sampled after an EOS that was still on the device is discarded.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Live requests or steps in flight."""
+        """Whether there are live requests or steps in flight."""
         return bool(self._requests or self._in_flight)
 
     @property
     def _busy(self) -> bool:
-        """Whether a step is in flight or could be planned: progress is due."""
+        """Whether a step is in flight or could be scheduled."""
         return bool(self._in_flight or self._queue or self._running.members)
 
     @property
@@ -96,7 +96,7 @@ class Scheduler:
         return len(self._in_flight)
 
     def add(self, seq: Sequence) -> None:
-        """Queue a new request, whose id must not be live; its prompt must fit max_model_len."""
+        """Queue a new request. Its id must not be live, and its prompt must fit max_model_len."""
         assert seq.request_id not in self._requests
         assert 0 < seq.num_prompt <= self.max_model_len
         if self.pool.prefix_caching:
@@ -118,7 +118,7 @@ class Scheduler:
         self._queue.estimate_hits(seq, self.pool)
 
     def process_grammar(self, ready: GrammarReady) -> OutputsByClient:
-        """Queue the requests that waited for a grammar, or fail them; outputs by client."""
+        """Queue the requests that waited for a grammar, or fail them. Returns outputs by client."""
         outputs: OutputsByClient = {}
         for seq in self.grammars.compiled(ready.number, failed=bool(ready.error)):
             if ready.error:
@@ -128,9 +128,9 @@ class Scheduler:
         return outputs
 
     def abort(self, request_id: str, client: bytes | None = None) -> RequestOutput | None:
-        """End a request now: its pages and slot are free for the next plan.
+        """End a request: its pages and slot are free for the next step.
 
-        Returns its last output; None if it is not live, or not this client's.
+        Returns its last output; None if it is not live or belongs to another client.
         """
         seq = self._requests.get(request_id)
         if seq is None or (client is not None and seq.client != client):
@@ -141,13 +141,13 @@ class Scheduler:
         )
 
     def requests_of(self, client: bytes) -> list[str]:
-        """Ids of a client's live requests."""
+        """Return the ids of a client's live requests."""
         return [seq.request_id for seq in self._requests.values() if seq.client == client]
 
     # --- steps ---------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput | None:
-        """The next micro-batch; None if pp + 1 are in flight or nothing can be scheduled now."""
+        """Return the next micro-batch; None if pp + 1 are in flight or nothing can be scheduled."""
         running = self._running
         if len(self._in_flight) >= self._depth:
             return None
@@ -159,14 +159,14 @@ class Scheduler:
                 micro_batch = batch.micro_batch()
                 self._in_flight.append(micro_batch)
                 self._meter.scheduled(self._step, micro_batch.work, self._clock())
-                return batch.plan(self.epoch)
+                return batch.scheduler_output(self.epoch)
             if self._meter.num_preemptions == preemptions:
                 return None
-            # The decodes that the policy had counted on were preempted: let it look again.
+            # The decodes in the policy's budget were preempted: ask the policy again.
         return None
 
     def _build(self) -> BatchBuilder:
-        """A micro-batch within the policy's budget; it may have no rows."""
+        """Build a micro-batch within the policy's budget; it may have no rows."""
         running = self._running
         preemptions = self._meter.num_preemptions
         budget = self._policy(self.snapshot())
@@ -179,7 +179,7 @@ class Scheduler:
         return batch
 
     def process_result(self, result: StepResult) -> OutputsByClient:
-        """Account for the oldest step in flight, which is the one this must answer; outputs by client."""
+        """Apply the result of the oldest step in flight. Returns outputs by client. Raises ValueError."""
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
         batch = self._in_flight.popleft()
@@ -189,7 +189,7 @@ class Scheduler:
         return outputs
 
     def observe(self, report: StageReport) -> None:
-        """Learn what a step cost a stage. Reports of an older epoch or of a step long past are ignored."""
+        """Learn the time of a step on a stage. Reports of an earlier epoch or of a long past step are ignored."""
         if report.epoch == self.epoch:
             self._meter.observe(report, self._clock())
 
@@ -198,7 +198,7 @@ class Scheduler:
         return self._meter.work_of(step)
 
     def snapshot(self) -> Snapshot:
-        """Return what the policies see now."""
+        """Return what the policies see."""
         return take_snapshot(
             self._limits,
             self._queue,
@@ -227,7 +227,7 @@ class Scheduler:
     # --- decode --------------------------------------------------------------------------------------
 
     def _add_decodes(self, batch: BatchBuilder, budget: Budget) -> None:
-        """Add the ready decodes that the budget names, preempting until each has a page for its next token."""
+        """Add the ready decodes of the budget; preempt sequences until each decode has a page for its next token."""
         running = self._running
         ready = running.ready
         needy: list[Sequence] = []
@@ -245,11 +245,11 @@ class Scheduler:
                 needy = [seq for seq in needy if seq is not victim]
             if chosen:
                 break
-            chosen = list(islice(ready, budget.decode_rows))  # all were preempted: the next take their place
+            chosen = list(islice(ready, budget.decode_rows))  # All were preempted: take the next ones.
         batch.add_decodes(chosen, needy)
 
     def _preempt(self, seq: Sequence) -> None:
-        """Back to the queue's front, keeping only its tokens; those of steps in flight still count."""
+        """Move a sequence to the front of the queue. It keeps its tokens; those of steps in flight are still added."""
         self._running.vacate(seq)
         seq.status = SequenceStatus.WAITING
         seq.num_preemptions += 1
@@ -261,7 +261,7 @@ class Scheduler:
     # --- prefill -------------------------------------------------------------------------------------
 
     def _add_prefills(self, batch: BatchBuilder, budget: Budget) -> None:
-        """Spend the budget on unfinished prefills and queued requests, in order of priority and arrival."""
+        """Add chunks of unfinished prefills and queued requests, by priority and arrival, until the budget is spent."""
         running = self._running
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
         tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._meter.times.cost
@@ -279,11 +279,11 @@ class Scheduler:
                 seq = unfinished.pop()
             else:
                 return
-            # Decodes may have taken pages that were reserved for this prefill; they give them back when they end.
+            # Decodes may have taken pages that were reserved for this prefill; they release them when they end.
             room = seq.capacity + self.pool.num_free * self.pool.page_size - seq.num_scheduled
             chunk = min(tokens, seq.num_uncomputed, room)
             if seconds < math.inf:
-                # A sequence that just got its slot must be in the batch, with one token if there is time for none.
+                # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled), least, int(register)))
                 seconds -= cost.chunk(seq.num_scheduled, chunk)
             if chunk == 0:
@@ -293,10 +293,10 @@ class Scheduler:
             least -= chunk
 
     def _admit(self, seq: Sequence) -> bool:
-        """Give the queue's head a slot, if all it knows fits beside what unfinished prefills still need.
+        """Give the queue's head a slot if there are pages for all its tokens and for all unfinished prefills.
 
-        So prefills never wait for each other's pages: without decodes, what they still need is free. A
-        preempted sequence also leaves each decode a page to grow, else it would soon be preempted again.
+        So prefills never wait for each other's pages: without decodes, the pages that they still need are free. For a
+        preempted sequence each decode must also have one free page; otherwise it would soon be preempted again.
         """
         running, pool = self._running, self.pool
         if not running.free_slots or (self._in_flight and seq.last_step >= self._in_flight[0].step):

@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, its pages, and how far it has been scheduled."""
+"""One request in the engine: its tokens, its pages, and how many tokens are scheduled."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ NEVER = sys.maxsize
 
 class SequenceStatus(IntEnum):
     WAITING = 0
-    """In the queue: new, or preempted (its last tokens may still be on their way back)."""
+    """In the queue: new, or preempted (its last tokens may still be in flight)."""
     PREFILLING = 1
-    """Has a slot; part of its known tokens is not scheduled yet."""
+    """Has a slot; some of its known tokens are not scheduled yet."""
     DECODING = 2
     """Has a slot; all known tokens are scheduled and more may be sampled."""
     DRAINING = 3
-    """Has a slot; everything it may ever compute is scheduled, the results are awaited."""
+    """Has a slot; all its tokens are scheduled, and some results are in flight."""
     FINISHED = 4
     PREPARING = 5
-    """Not in the queue yet: its grammar is being compiled."""
+    """Not in the queue yet: its grammar is compiled first."""
 
 
 class Sequence:
     """Mutable state of one request. Compared and hashed by identity.
 
-    Counting: `num_scheduled` tokens have been sent for computation, `tokens` are known here. While it decodes,
+    `num_scheduled` tokens have been sent to the workers; `tokens` are known here. While it decodes,
     `num_scheduled + 1 - len(tokens)` sampled tokens are still on the device.
     """
 
@@ -80,10 +80,10 @@ class Sequence:
         client: bytes = b"",
         arrival_time: float = 0.0,
     ) -> None:
-        """`sampling` is in its wire form: seed set, stop_token_ids complete with EOS (see gllm.engine.gateways).
+        """`sampling` has its seed, and EOS among its stop_token_ids (see `gllm.engine.gateways.make_sequence`).
 
-        `num_generated` of the `token_ids`, at the end, are no prompt: an earlier engine has made them.
-        `root` starts the chain of page digests (gllm.engine.kv_pages.root_digest).
+        The last `num_generated` of the `token_ids` are not prompt: an earlier engine has generated them.
+        `root` starts the chain of page digests (`gllm.engine.kv_pages.root_digest`).
         """
         self.request_id = request_id
         self.client = client
@@ -91,7 +91,7 @@ class Sequence:
         self.priority = priority
         self.arrival_time = arrival_time
         self.rank = (priority, 0)
-        """Order of service; the scheduler puts the arrival number in when it admits the request to its queue."""
+        """Order of service; the scheduler sets the arrival number when it queues the request."""
 
         self.tokens = list(token_ids)
         """Prompt and generated tokens known here."""
@@ -100,7 +100,7 @@ class Sequence:
         self.min_length = self.num_prompt + sampling.min_tokens
         room = max_model_len - self.num_prompt
         self.max_length = self.num_prompt + (room if sampling.max_tokens is None else min(sampling.max_tokens, room))
-        """Length at which it is finished."""
+        """Number of tokens at which it ends."""
 
         self.grammar = 0
         """Number of its grammar, see gllm.engine.grammars; 0 for none."""
@@ -108,52 +108,52 @@ class Sequence:
         self.slot = -1
         self.pages: list[int] = []
         self.capacity = 0
-        """Tokens that `pages` hold."""
+        """The number of tokens for which `pages` have room."""
         self.num_scheduled = 0
         self.prefill_end = 0
-        """Known tokens when it got its slot; they are prefilled in chunks."""
+        """The number of known tokens when it got its slot; they are prefilled in chunks."""
         self.last_step = 0
-        """The last step with a row of it."""
+        """The last step in which it has a row."""
 
         self.rope_start = 0
-        """Row of the rope table that is its position 0."""
+        """The row of the rope table for its position 0."""
         self.root = root
         self.digests: list[bytes] = []
-        """Of the leading full pages of `tokens`."""
+        """Digests of the leading full pages of `tokens`."""
         self.hit_pages = 0
-        """Estimate of the prefix-cache hits while it waits."""
+        """Estimated prefix-cache hits, in pages, while it waits."""
         self.queued_tokens = 0
-        """What it adds to the waiting tokens while it is in the queue."""
+        """Tokens that it adds to the waiting tokens while it is in the queue."""
         self.register_at = NEVER
-        """Token count at which its next page is full and goes to the prefix cache."""
+        """The number of tokens at which its next page is full and enters the prefix cache."""
 
         self.num_cached = -1
-        """Prompt tokens found in the prefix cache when first scheduled; -1 before."""
+        """Prompt tokens found in the prefix cache when it is first scheduled; -1 before."""
         self.first_scheduled = 0.0
         self.num_preemptions = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.prompt_scored = sampling.prompt_logprobs is None or num_generated > 0
-        """Prompt logprobs are out (they go with the first token), or were never asked for."""
+        """Whether prompt logprobs are sent (with the first token) or were not requested."""
 
     @property
     def scoring_only(self) -> bool:
-        """Nothing is to be generated: only the prompt is computed."""
+        """Whether only the prompt is computed and no token is generated."""
         return self.max_length == self.num_prompt
 
     @property
     def num_uncomputed(self) -> int:
-        """Known tokens of an unfinished prefill that are not scheduled yet."""
+        """The number of known tokens of an unfinished prefill that are not scheduled yet."""
         return self.prefill_end - self.num_scheduled
 
     def most_hits(self, page_size: int) -> int:
-        """Most pages it may take from the prefix cache.
+        """The maximum number of pages that it may take from the prefix cache.
 
-        The last token is always computed, to sample from it; prompt logprobs need every token computed.
+        The last token is always computed, to sample from it; prompt logprobs need all tokens computed.
         """
         return min((len(self.tokens) - 1) // page_size, len(self.digests)) if self.prompt_scored else 0
 
     def registration(self, num_computed: int, pages: list[int]) -> NewSequence:
-        """How a worker learns of this sequence."""
+        """Return the message that registers this sequence with the workers."""
         sampling = self.sampling
         if self.prompt_scored and sampling.prompt_logprobs is not None:
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)

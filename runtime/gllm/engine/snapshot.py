@@ -1,4 +1,4 @@
-"""What a policy sees of the system: the scheduler's queues as a `Snapshot`."""
+"""Builds the `Snapshot` that a policy sees, from the scheduler's queues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def take_snapshot(
     kv_reserve: float,
     now: float | None,
 ) -> Snapshot:
-    """Return what a policy sees. `now`, on the scheduler's clock, is None for a policy that does not look at time."""
+    """Return what a policy sees. `now`, on the scheduler's clock, is None for a policy that does not use time."""
     for seq in islice(queue, _LISTED):
         queue.estimate_hits(seq, running.pool)
     return Snapshot(
@@ -46,14 +46,14 @@ def take_snapshot(
 
 
 def waiting_tokens(queue: WaitingQueue, running: RunningSet) -> int:
-    """Prompt tokens of queued requests and of unfinished prefills that are not computed yet."""
+    """The number of prompt tokens of queued requests and unfinished prefills that are not computed yet."""
     return queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling)
 
 
 def _predicted_times(
     queue: WaitingQueue, running: RunningSet, in_flight: Seq[Work], meter: Meter, now: float
 ) -> dict[str, Any]:
-    """The fields of a `Snapshot` that tell of time. Costs tens of microseconds at 256 ready decodes."""
+    """Return the fields of a `Snapshot` about time. Takes tens of microseconds with 256 ready decodes."""
     cost = meter.times.cost
     prefilling = sorted(running.prefilling, key=lambda seq: seq.rank)
     waiting = [_waiting(seq, seq.num_scheduled, seq.num_uncomputed, now) for seq in prefilling]
@@ -71,7 +71,7 @@ def _predicted_times(
 
 
 def _waiting(seq: Sequence, start: int, tokens: int, now: float) -> Waiting:
-    """A prompt of which `start` tokens are computed or cached and `tokens` wait.
+    """Describe a prompt of which `start` tokens are computed or cached and `tokens` wait.
 
     Its age counts only until its first token.
     """

@@ -1,12 +1,12 @@
-"""How long a micro-batch takes a stage, learnt while serving. Pure: no clock, no IO, no torch.
+"""The time of a micro-batch on a stage, learnt while serving. Pure: no clock, no I/O, no torch.
 
     t = a + b * tokens + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
 
-The terms are those of a transformer's cost: weights are read and kernels launched whatever the batch (a); matrix
-products grow with tokens (b); attention of a prompt's chunk grows with chunk times context (c), attention of a decode
-with its context, whose KV is read once (d); the LM head and sampling run for rows that sample (e; last stage).
-SGLang's dynamic chunking for pipelines fits such a form (tokens and tokens squared) beforehand, for chunks alone; here
-all five terms are fitted while serving.
+The terms are those of a transformer's cost: weights are read and kernels launched for any batch (a); matrix products
+grow with tokens (b); attention of a prompt's chunk grows with chunk times context (c), attention of a decode with its
+context, whose KV is read once (d); the LM head and sampling run for rows that sample (e; last stage). SGLang's dynamic
+chunking for pipelines fits such a form (tokens and tokens squared) before it serves, for chunks only; here all five
+terms are fitted while serving.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a micro-batch asks of every stage."""
+    """The work of a micro-batch on each stage."""
 
     prefill_tokens: int = 0
     decode_rows: int = 0
-    """Also the tokens of decodes."""
+    """Also the number of decode tokens."""
     attention: float = 0.0
-    """Sum over chunks of chunk * context, where context is the mean one of the chunk's tokens: pairs of tokens."""
+    """Sum over chunks of chunk * mean context of the chunk's tokens: the number of pairs of tokens."""
     decode_context: int = 0
-    """Sum over decode rows of the tokens that they attend to."""
+    """Sum of the contexts of decode rows, in tokens."""
     sampled_rows: int = 0
 
     @property
@@ -35,7 +35,7 @@ class Work:
 
 
 def chunk_pairs(start: int, tokens: int) -> float:
-    """chunk * context of a causal chunk that begins at position `start`: sum of start + 1 ... start + tokens."""
+    """Return chunk * context of a causal chunk from position `start`: the sum of start + 1 ... start + tokens."""
     return tokens * (start + 0.5 * (tokens + 1))
 
 
@@ -44,18 +44,18 @@ class Cost:
     """The coefficients of one stage, in seconds."""
 
     a: float
-    """A step."""
+    """Per step."""
     b: float
-    """A token."""
+    """Per token."""
     c: float
-    """A pair (token of a chunk, token of its context)."""
+    """Per pair (token of a chunk, token of its context)."""
     d: float
-    """A token in a decode's context."""
+    """Per token in a decode's context."""
     e: float
-    """A row that samples."""
+    """Per row that samples."""
 
     def predict(self, work: Work) -> float:
-        """Seconds of the whole micro-batch."""
+        """Return the seconds of a micro-batch."""
         return (
             self.a
             + self.b * (work.prefill_tokens + work.decode_rows)
@@ -65,56 +65,56 @@ class Cost:
         )
 
     def chunk(self, start: int, tokens: int) -> float:
-        """Seconds that a prompt's chunk adds."""
+        """Return the seconds that a prompt's chunk adds."""
         return self.b * tokens + self.c * chunk_pairs(start, tokens)
 
     def tokens_within(self, seconds: float, start: int) -> int:
-        """Longest chunk from position `start` on that adds at most so many seconds.
+        """Return the longest chunk, in tokens from position `start`, that adds at most `seconds`.
 
         The positive root of c/2 n^2 + (b + c (start + 1/2)) n = seconds.
         """
         if seconds <= 0.0:
             return 0
         linear = self.b + self.c * (start + 0.5)
-        # 2 s / (p + sqrt(p^2 + 2 c s)) is the root without the cancellation, and right for c = 0 too.
+        # 2 s / (p + sqrt(p^2 + 2 c s)) is the root without cancellation, and correct for c = 0.
         root = linear + math.sqrt(linear * linear + 2.0 * self.c * seconds)
         return int(min(2.0 * seconds / root, 1e9)) if root > 0.0 else 10**9
 
 
 PRIOR = Cost(a=128.0, b=1.0, c=1e-4, d=1e-3, e=0.1)
-"""Ratios before anything was measured, in tokens: dense models of 0.1 to 32 billion parameters on CPUs and GPUs read
-their weights in the time of 10 to 250 tokens' products, and double a token's cost at a context of 4 to 30 thousand."""
+"""Ratios before the first measurement, in tokens: dense models of 0.1 to 32 billion parameters on CPUs and GPUs read
+their weights in the time of 10 to 250 tokens' products, and a token's cost doubles at a context of 4 to 30 thousand."""
 _PRIOR_TOKEN_SECONDS = 1e-4
 _PRIOR_VECTOR = (PRIOR.a, PRIOR.b, PRIOR.c, PRIOR.d, PRIOR.e)
 
 _FORGETTING = 0.998
-"""Weight of a step for the next one: the last five hundred steps count."""
+"""Factor of a step's weight per later step: about the last five hundred steps count."""
 _DAMPING = 0.02
-"""How much a coefficient resists moving away from where it is, in steps' worth of evidence."""
+"""Resistance of a coefficient to change, in units of one step's evidence."""
 _HUBER = 2.0
-"""Residuals beyond so many typical ones count less, in inverse proportion."""
+"""Residuals above this multiple of the mean residual get less weight, in inverse proportion."""
 _SOLVE_EVERY = 8
-_SETTLED = 128
-"""Steps after which it is enough to solve a quarter as often."""
+_CONVERGED = 128
+"""Number of steps after which it solves only a quarter as often."""
 _SWEEPS = 12
 _STILL = 1e-5
-"""Sweeps end when no coefficient moved by more than this share of its first guess."""
+"""Sweeps end when no coefficient changes by more than this share of its prior."""
 _SHORTEST_STEP, _LONGEST_STEP = 1e-7, 3600.0
 _MOST_FREE_TOKENS = 1024
-"""The cost of a token is at least that of an empty step, or the first guess, over this."""
+"""A token costs at least an empty step, or its prior, divided by this."""
 
 
 class StageModel:
     """Recursive least squares of one stage's times on the five terms.
 
-    * Errors are relative (each step is divided by its own time), so that short steps are fitted as well as long ones.
-    * Old steps fade exponentially (Ljung, System Identification, 11.2), so that a change of clock or load is followed.
-    * Outliers are weighted down by Huber's rule against a running mean of residuals; if all residuals grow, that mean
-      grows and the model follows.
+    * Errors are relative (each step is divided by its own time), so that short steps count as much as long ones.
+    * Old steps lose weight exponentially (Ljung, System Identification, 11.2): the model follows clocks and load.
+    * Outliers get less weight by Huber's rule, relative to a running mean of residuals; if all residuals grow, the mean
+      grows too and the model follows.
     * Coefficients are non-negative: coordinate descent on the normal equations, from the last solution (Franc, Hlavac,
       Navara, CAIP 2005).
-    * Each solution stays close to the last one where the data say nothing (a proximal step): after an hour without a
-      long prompt `c` is still what it was. What precedes the first solution is the prior, scaled by the first step.
+    * Where there is no data, a solution stays close to the last one (a proximal step): after an hour without a long
+      prompt `c` has not changed. Before the first solution it is the prior, scaled by the first step.
     """
 
     def __init__(self, forgetting: float = _FORGETTING) -> None:
@@ -127,11 +127,11 @@ class StageModel:
         self._residual = 1.0
         self.steps = 0
         self.error = 0.0
-        """Running mean of |predicted - measured| / measured, each predicted before it was measured."""
+        """Running mean of |predicted - measured| / measured; each prediction precedes its measurement."""
         self.cost = Cost(*self._coefficients)
 
     def observe(self, work: Work, elapsed: float) -> bool:
-        """Learn from a step; False if it cannot be one (not finite, not above zero, over an hour, no tokens)."""
+        """Learn from a step. Returns False if it is invalid: not finite, not above zero, over an hour, or no tokens."""
         if not _SHORTEST_STEP < elapsed < _LONGEST_STEP or work.tokens < 1:
             return False
         if self.steps == 0:
@@ -139,19 +139,22 @@ class StageModel:
         self.steps += 1
         miss = self.cost.predict(work) / elapsed - 1.0
         distance = abs(miss)
-        # A residual enters the mean clipped, so that one stall of a second does not make the next ten look usual.
+        # Residuals are clipped in the mean: otherwise after one long stall the next ten would count as normal.
         rate = max(0.02, 1.0 / (self.steps + 1))
         weight = 1.0 if distance <= _HUBER * self._residual else _HUBER * self._residual / distance
         self._residual += rate * (min(distance, 3.0 * self._residual) - self._residual)
         self._residual = max(self._residual, 1e-3)
         self.error += rate * (min(distance, 10.0) - self.error)
         self._add(work, 1.0 / elapsed, weight)
-        if self.steps < _SOLVE_EVERY or self.steps % (_SOLVE_EVERY if self.steps < _SETTLED else 4 * _SOLVE_EVERY) == 0:
+        if (
+            self.steps < _SOLVE_EVERY
+            or self.steps % (_SOLVE_EVERY if self.steps < _CONVERGED else 4 * _SOLVE_EVERY) == 0
+        ):
             self._solve()
         return True
 
     def _add(self, work: Work, inverse: float, weight: float) -> None:
-        """Add a step, divided by its time, to the normal equations. Written out: this runs for every stage and step."""
+        """Add a step, divided by its time, to the normal equations. Unrolled: it runs for each stage and step."""
         f = self._forgetting
         r0, r1, r2 = inverse, inverse * work.tokens, inverse * work.attention
         r3, r4 = inverse * work.decode_context, inverse * work.sampled_rows
@@ -194,21 +197,21 @@ class StageModel:
                 break
         self._coefficients = x
         a, b, c, d, e = x
-        # Under a GPU's memory-bound floor tokens seem free. They are not: a prompt as long as this costs a step.
+        # While a GPU is bound by memory, tokens seem to cost nothing; but a long prompt does.
         self.cost = Cost(a, max(b, a / _MOST_FREE_TOKENS, self._scale[1] / _MOST_FREE_TOKENS), c, d, e)
 
 
 class TimeModel:
-    """One model a stage, and the cost of the slowest stage, which is the one that sets the pipeline's pace."""
+    """One model per stage, and the cost of the slowest stage, which determines the pipeline's throughput."""
 
     def __init__(self, pp: int) -> None:
         self.stages = [StageModel() for _ in range(pp)]
         self.cost = self.stages[0].cost
-        """Of the stage that was slowest for a recent micro-batch."""
+        """Cost of the stage that was slowest for a recent micro-batch."""
         self._since = 0
 
     def observe(self, stage: int, work: Work, elapsed: float) -> None:
-        """Learn what a micro-batch cost a stage, seconds."""
+        """Learn the time of a micro-batch on a stage, in seconds."""
         if not self.stages[stage].observe(work, elapsed):
             return
         self._since += 1
@@ -217,10 +220,10 @@ class TimeModel:
             self.cost = self.slowest(work)
 
     def slowest(self, work: Work) -> Cost:
-        """Coefficients of the stage that needs longest for this micro-batch, of those that have been measured."""
+        """Return the cost of the measured stage that takes longest for this micro-batch."""
         measured: Sequence[StageModel] = [stage for stage in self.stages if stage.steps] or self.stages
         return max(measured, key=lambda stage: stage.cost.predict(work)).cost
 
     def predict(self, work: Work) -> float:
-        """Seconds of the slowest stage."""
+        """Return the seconds of the slowest stage."""
         return self.slowest(work).predict(work)

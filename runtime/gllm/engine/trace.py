@@ -1,7 +1,7 @@
-"""Writes what the pipeline does as a trace that chrome://tracing and ui.perfetto.dev open.
+"""Trace files of the pipeline for chrome://tracing and ui.perfetto.dev.
 
-One track a stage with a slice for each step it computed, and counter tracks. The format is the JSON array of Google's
-"Trace Event Format" (2016): one event a line, written as it happens; readers accept a file that was cut off.
+Each stage has a track with a slice for each step; counters have tracks too. The format is the JSON array of Google's
+"Trace Event Format" (2016), one event per line; readers accept a truncated file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gllm.wire.messages import EngineStats, StageReport
 logger = logging.getLogger("gllm.engine")
 
 MAX_EVENTS = 2_000_000
-"""About 400 MB; what comes later is not written."""
+"""About 400 MB; later events are dropped."""
 _STAGES, _ENGINE = 1, 2
 """Process ids of the tracks."""
 _encode = msgspec.json.Encoder().encode
@@ -49,16 +49,16 @@ def open_trace(path: str, epoch: int, pp: int) -> TraceWriter | None:
 
 
 class TraceWriter:
-    """`stage` for each report, `counters` as often as wanted, `close` at the end.
+    """Call `stage` for each report, `counters` at any time, and `close` at the end.
 
-    Raises OSError if the file cannot be opened. A write that fails later (a full disk) ends the trace with a warning:
-    the trace is there to watch the server and must not stop it.
+    Raises OSError if the file cannot be opened. If a later write fails (a full disk), the trace ends with a warning: it
+    must not stop the server.
     """
 
     def __init__(self, path: str | Path, pp: int, *, max_events: int = MAX_EVENTS) -> None:
         self._left = max_events
         self._ends = [0.0] * pp
-        """When each stage's last slice ended, microseconds."""
+        """End of each stage's last slice, in microseconds."""
         self._file: TextIOWrapper | None = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 (until close)
         self._path = path
         self._write("[\n")
@@ -69,7 +69,7 @@ class TraceWriter:
             self._metadata("thread_name", _STAGES, stage, f"stage {stage}")
 
     def stage(self, report: StageReport, work: Work | None) -> None:
-        """A slice of a stage's track. Slices of one stage never overlap: a clock that steps back is clipped."""
+        """Write a slice. Slices of one stage never overlap: if its clock steps back, the slice is clipped."""
         if not 0 <= report.stage < len(self._ends):
             return
         begin = max(1e6 * report.started, self._ends[report.stage])
@@ -97,7 +97,7 @@ class TraceWriter:
         )
 
     def counters(self, now: float, stats: EngineStats) -> None:
-        """Points of the counter tracks; `now` is time.time()."""
+        """Write points of the counter tracks; `now` is time.time()."""
         for name, value in (
             ("waiting tokens", stats.num_waiting_tokens),
             ("running requests", stats.num_running),
@@ -109,7 +109,7 @@ class TraceWriter:
             )
 
     def close(self) -> None:
-        """Make the file complete JSON; further events are dropped."""
+        """Complete the JSON and close the file; later events are dropped."""
         self._write("\n]\n")
         if self._file is not None:
             try:
@@ -138,19 +138,19 @@ class TraceWriter:
     def _give_up(self, error: OSError) -> None:
         logger.warning("the trace ends", extra={"path": str(self._path), "reason": error.strerror})
         if self._file is not None:
-            with suppress(OSError):  # closing flushes, which fails again
+            with suppress(OSError):  # Closing flushes, which fails again.
                 self._file.close()
             self._file = None
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A step on a stage, as a trace file tells it."""
+    """A step on a stage, read from a trace file."""
 
     stage: int
     step: int
     begin: float
-    """Seconds since the epoch, of the stage's clock."""
+    """Seconds since 1970 on the stage's clock."""
     seconds: float
     work: Work
 
@@ -160,7 +160,7 @@ class Slice:
 
 
 class _Event(msgspec.Struct):
-    """A line of a trace file; fields that other events lack have defaults."""
+    """A line of a trace file; fields that some events do not have get defaults."""
 
     ph: str
     tid: int = 0
@@ -169,7 +169,7 @@ class _Event(msgspec.Struct):
 
 
 def read_slices(path: str | Path) -> list[Slice]:
-    """Every slice that tells its work, in the file's order; ValueError for another file."""
+    """Read all slices with their work, in the file's order. Raises ValueError if the file is not a trace of gLLM."""
     slices = []
     decode = msgspec.json.Decoder(_Event).decode
     with Path(path).open(encoding="utf-8") as lines:

@@ -203,8 +203,8 @@ def test_an_idle_engine_sends_heartbeats(run_dir: str) -> None:
     WorkerThread(config)
 
     async def talk(client: EngineClient) -> None:
-        greeted = client.last_heard
-        await until(lambda: client.last_heard > greeted)
+        greeted = client.last_message_time
+        await until(lambda: client.last_message_time > greeted)
         assert client.stats.seconds_since_progress == 0.0
 
     converse(config, talk)

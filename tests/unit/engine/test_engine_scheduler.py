@@ -360,7 +360,7 @@ def test_prefill_goes_on_when_the_only_decode_was_preempted() -> None:
     assert len(batch.rows) == 1
     bench.scheduler._step += 1
     bench.scheduler._in_flight.append(batch.micro_batch())
-    bench.results.append(bench.worker.execute(batch.plan(0)))
+    bench.results.append(bench.worker.execute(batch.scheduler_output(0)))
     assert bench.pool.num_free == 0
     bench.answer()
     assert bench.plan().slots == [1], "`low` needs a page and is the first to go; then nothing holds prefill back"

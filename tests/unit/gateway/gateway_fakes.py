@@ -174,7 +174,7 @@ class FakeEngine:
         return self.hello or self.lasting
 
     @property
-    def last_heard(self) -> float:
+    def last_message_time(self) -> float:
         return time.monotonic() if self.heard is None else self.heard
 
     async def turn(self, stream: FakeStream) -> None:

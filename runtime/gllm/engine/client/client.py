@@ -1,7 +1,7 @@
-"""The asyncio end of the engine's socket: submits requests, hands out what comes back, and survives engines.
+"""The client's end of the engine's socket, for asyncio: it submits requests, and resubmits them to the next engine.
 
-An engine that dies takes no request along: the client knows each one's prompt and what was generated, and gives them
-all to the next engine, which goes on with the very tokens that the last one would have made.
+No request is lost with an engine: the client keeps the prompt and the generated tokens of each, and submits them to the
+next engine, which continues with the same tokens that the last one would have generated.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _CONNECT_SECONDS = 0.1
 class EngineClient:
     """One connection to one engine at a time. All methods belong to one running asyncio loop.
 
-    Between `pause` and the next `connect` there is no engine, yet requests stay live and new ones may come.
-    `engine_down` is the end of all of them.
+    Between `pause` and the next `connect` there is no engine, but requests stay live and new ones may be added.
+    `engine_down` ends all of them.
     """
 
     def __init__(self, config: Config) -> None:
         self.hello: Hello | None = None
         """None while no engine serves."""
         self.limits: Hello | None = None
-        """What requests may count on: `hello`, or while another engine is on its way what the last one said."""
+        """`hello`, or during a restart that of the last engine."""
         self.stats = EngineStats()
-        self.last_heard = 0.0
+        self.last_message_time = 0.0
         """time.monotonic() of the engine's last message."""
         self._config = config
         self._context: zmq.asyncio.Context | None = None
@@ -50,20 +50,20 @@ class EngineClient:
         self._greeted: asyncio.Future[Hello] | None = None
         self._live: dict[str, OutputStream] = {}
         self._suspects: deque[OutputStream] = deque()
-        """Live requests, not sent yet, that may be what ends the engines."""
+        """Live requests, not sent yet, that may have caused the failures."""
         self._trial: OutputStream | None = None
-        """The one of them that the engine has; the next one is sent when it has a token, or ended."""
+        """The suspect that the engine has; the next one is sent when this one has a token or has ended."""
         self._decoder = decoder(EngineToGateway)
 
     @property
     def num_live(self) -> int:
-        """Requests submitted and not yet ended."""
+        """The number of requests that were submitted and have not ended."""
         return len(self._live)
 
     async def connect(self, epoch: int, timeout: float = 600.0) -> Hello:
-        """Wait for the engine of this epoch to be ready, then use it; it gets the live requests of an older one.
+        """Wait until the engine of this epoch is ready, then use it; it gets the live requests of an earlier one.
 
-        Raises EngineError after `timeout` seconds, or when a later `connect`, `pause` or `close` takes over.
+        Raises EngineError after `timeout` seconds, or when `connect`, `pause` or `close` is called meanwhile.
         """
         self.pause("the engine is being restarted")
         if self._context is None:
@@ -80,7 +80,7 @@ class EngineClient:
                 socket.send(encode(Connect()))
                 await asyncio.wait((greeted,), timeout=min(_CONNECT_SECONDS, timeout))
                 if greeted.cancelled():
-                    raise EngineError("the connection to the engine was given up")
+                    raise EngineError("the connection to the engine was closed")
                 if greeted.done():
                     return greeted.result()
         except asyncio.CancelledError:
@@ -100,10 +100,10 @@ class EngineClient:
         priority: int = 0,
         cache_salt: str = "",
     ) -> OutputStream:
-        """Submit a request, now or once the engine that is on its way serves, and return its outputs.
+        """Submit a request, during a restart as soon as the next engine serves, and return its outputs.
 
-        `request_id` must not be live (ValueError). Raises EngineError here if no engine serves and none is to come,
-        or while iterating if the engine refuses the request or is gone for good.
+        Raises ValueError if `request_id` is live. Raises EngineError if there is no engine and none will start, or
+        while iterating, if the engine refuses the request or ends for good.
         """
         if self.limits is None:
             raise EngineError("the engine is not ready")
@@ -124,7 +124,7 @@ class EngineClient:
         return stream
 
     def pause(self, reason: str) -> None:
-        """The engine is gone and another is to come: live requests wait for it, unless it died with them too often."""
+        """The engine ended and another one starts. Live requests wait for it, or fail if they lost too many."""
         self.hello = None
         self._disconnect()
         self._trial = None
@@ -134,12 +134,12 @@ class EngineClient:
             if stream.record.exhausted:
                 del self._live[stream.request_id]
                 stream.fail(
-                    f"the engine went down {stream.record.losses} times in a row while it had this request, "
-                    f"which is not tried again: {reason}"
+                    f"the engine failed {stream.record.losses} times in a row while it had this request, "
+                    f"which is not submitted again: {reason}"
                 )
 
     def engine_down(self, reason: str) -> None:
-        """There is no engine and none will come: live requests raise EngineError(reason) after their outputs so far."""
+        """The engine ended and none will start: live requests raise EngineError(reason) after their outputs so far."""
         self.hello = self.limits = None
         self._trial = None
         self._suspects.clear()
@@ -148,7 +148,7 @@ class EngineClient:
             stream.fail(reason)
 
     async def close(self) -> None:
-        """Leave the engine; live requests fail."""
+        """Close the connection; live requests fail."""
         self.engine_down("the engine client was closed")
         reader = self._reader
         self._disconnect()
@@ -175,7 +175,7 @@ class EngineClient:
             self._socket.send(encode(stream.record.to_submit()))
 
     def _resubmit(self) -> None:
-        """Give a new engine every live request, in the order of their arrival; suspects one after another."""
+        """Submit all live requests to a new engine, in order of arrival; suspects one after another."""
         for stream in self._live.values():
             if stream.record.suspect:
                 self._suspects.append(stream)
@@ -206,9 +206,9 @@ class EngineClient:
             try:
                 message = self._decoder.decode(payload)
             except msgspec.DecodeError as error:
-                logger.error("engine sent what does not decode", extra={"reason": str(error)})
+                logger.error("engine sent a message that does not decode", extra={"reason": str(error)})
                 continue
-            self.last_heard = time.monotonic()
+            self.last_message_time = time.monotonic()
             if isinstance(message, Hello):
                 if message.epoch == epoch and not greeted.done():
                     self.hello = self.limits = message

@@ -1,4 +1,4 @@
-"""A live request as its client knows it: enough to give it to another engine when the one that had it is gone."""
+"""The client's record of a live request: enough to resubmit it to another engine."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
 
 MAX_LOSSES = 3
-"""Engines in a row that may go down with a request without a token of it; with the next one it fails."""
+"""Engines in a row that may fail while they have a request, without a token of it; with the next one it fails."""
 SUSPECT_LOSSES = 2
-"""From here on a request may be what ends the engines: it is tried apart from others like it."""
+"""From this number on the request may be the cause: such requests are resubmitted one after another."""
 
 
 def for_engine(sampling: SamplingParams) -> SamplingParams:
-    """Without what acts on text, which may be large, and with a seed where none was asked for.
+    """Return the parameters without those that act on text, which may be large, and with a seed.
 
-    The client draws it, so that a later engine goes on with the same draws.
+    The client draws the seed, so that a later engine continues with the same draws.
     """
     seed = sampling.seed if sampling.seed is not None else random.getrandbits(64) - 2**63
     return msgspec.structs.replace(sampling, seed=seed, stop=(), stop_regex=(), bad_words=())
 
 
 class RequestRecord:
-    """What was asked and what came back. An engine that gets `to_submit()` goes on as the last one would have."""
+    """A request and its tokens so far. An engine that gets `to_submit()` continues as the last one would have."""
 
     __slots__ = ("_arrived", "_cached", "_described", "_sent_at", "_submit", "generated", "losses", "sent")
 
     def __init__(self, submit: Submit) -> None:
-        """`submit` is of a new request, with its seed set."""
+        """`submit` is that of a new request, with a seed."""
         self._submit = submit
         self._arrived = self._sent_at = time.monotonic()
         self._described = False
         self._cached = 0
         self.generated: list[int] = []
         self.losses = 0
-        """Engines that went down with it since its last token."""
+        """Engines that failed with it since its last token."""
         self.sent = False
-        """The present engine has it."""
+        """Whether the current engine has it."""
 
     @property
     def exhausted(self) -> bool:
@@ -51,7 +51,7 @@ class RequestRecord:
         return self.losses >= SUSPECT_LOSSES
 
     def to_submit(self) -> Submit:
-        """For an engine that does not know it."""
+        """Return the message that submits it to an engine."""
         self.sent = True
         self._sent_at = time.monotonic()
         if not self.generated:
@@ -63,13 +63,13 @@ class RequestRecord:
         )
 
     def on_engine_lost(self) -> None:
-        """The engine that may have had it is gone."""
+        """The engine ended."""
         if self.sent:
             self.sent = False
             self.losses += 1
 
     def receive(self, output: RequestOutput) -> None:
-        """Take note of an output, and make it what an undisturbed engine would have said."""
+        """Record an output, and change its times and counts to those of a run without failures."""
         if output.token_ids:
             self.generated += output.token_ids
             self.losses = 0
@@ -78,5 +78,5 @@ class RequestRecord:
             self._cached = output.num_cached_tokens
             output.queue_time += self._sent_at - self._arrived
         else:
-            # Another engine finds other pages in its cache; what counts is how the client's prompt was first computed.
+            # Another engine has other hits in its cache; the client gets those of the first one.
             output.num_cached_tokens = self._cached

@@ -11,18 +11,18 @@ from gllm.wire.messages import RequestOutput
 
 
 class EngineError(Exception):
-    """The engine died for good, or refused; str(e) is fit for a client."""
+    """The engine ended for good, or refused the request; str(error) may be sent to a client."""
 
 
 class OutputStream(AsyncIterator[RequestOutput]):
     """The outputs of one request; the last one has `finish_reason`.
 
-    Outputs that arrive before the consumer asks are merged into one. Leaving early, by `aclose` or by a
-    cancelled `__anext__`, aborts the request. For one consumer at a time.
+    Outputs that arrive before the consumer asks are merged into one. `aclose`, or a cancelled `__anext__`, aborts the
+    request. For one consumer at a time.
     """
 
     def __init__(self, request_id: str, record: RequestRecord, leave: Callable[[OutputStream], None]) -> None:
-        """leave(self) is called when the consumer wants no more."""
+        """leave(self) is called when the consumer stops early."""
         self.request_id = request_id
         self.record = record
         self._leave = leave
@@ -55,7 +55,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
                 self._waiter = None
 
     async def aclose(self) -> None:
-        """Stop listening; the engine drops the request if it still runs. Idempotent."""
+        """Stop; the engine aborts the request if it still runs. Idempotent."""
         self._ended = True
         self._pending = None
         self._error = None
@@ -63,14 +63,14 @@ class OutputStream(AsyncIterator[RequestOutput]):
         self._wake()
 
     def put(self, output: RequestOutput) -> None:
-        """An output from the engine."""
+        """Add an output of the engine."""
         self.record.receive(output)
         if not self._ended:
             self._pending = output if self._pending is None else merge(self._pending, output)
             self._wake()
 
     def fail(self, reason: str) -> None:
-        """Nothing more will come: the consumer gets EngineError(reason) once it has read what did come."""
+        """End with an error: the consumer gets EngineError(reason) after the outputs so far."""
         self._error = reason
         self._wake()
 
@@ -80,7 +80,7 @@ class OutputStream(AsyncIterator[RequestOutput]):
 
 
 def merge(first: RequestOutput, then: RequestOutput) -> RequestOutput:
-    """Two successive outputs of a request as one."""
+    """Merge two successive outputs of a request."""
     logprobs = None
     if first.logprobs is not None or then.logprobs is not None:
         logprobs = [*(first.logprobs or ()), *(then.logprobs or ())]

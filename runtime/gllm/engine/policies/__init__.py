@@ -34,4 +34,4 @@ POLICIES: dict[PolicyName, Policy] = {
     "no_ut": no_ut,
 }
 TIME_AWARE: frozenset[PolicyName] = frozenset({"balanced"})
-"""Those that read a snapshot's predicted times, which cost something to make."""
+"""Policies that read the predicted times of a snapshot, which take time to compute."""

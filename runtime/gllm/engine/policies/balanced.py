@@ -1,13 +1,13 @@
-"""Balanced: token throttling in seconds. Micro-batches are made alike in predicted time and not in tokens.
+"""Balanced: token throttling in seconds. Micro-batches have equal predicted times, not equal tokens.
 
 A pipeline of pp stages with micro-batches of times t_1 ... t_n in rotation needs max(sum of t, pp * longest t) for a
-round: a micro-batch that is longer than the mean costs every stage the difference. Equal token counts do not give equal
-times: a decode at a context of 7000 tokens costs several times one at 200, a late chunk of a long prompt more than its
-first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.time_model` from the snapshot's
-coefficients a (step), b (token), c (token of a chunk times token of its context), d (token of a decode's context) and
-e (sampled row).
+round: a micro-batch that is longer than the mean costs each stage the difference. Equal numbers of tokens do not mean
+equal times: a decode with a context of 7000 tokens costs several times one with 200, and a late chunk of a long prompt
+costs more than its first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.time_model` with
+the snapshot's coefficients a (step), b (token), c (token of a chunk times token of its context), d (token of a decode's
+context) and e (sampled row).
 
-The structure is the paper's (gLLM, arXiv 2504.14775, equations 1 to 4), from which each formula says how it departs.
+The structure is the paper's (gLLM, arXiv 2504.14775, equations 1 to 4); each formula states its difference.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from gllm.engine.policies.policy import Budget, Snapshot
 _SHORTEST_SLACK = 1e-3
 _TRICKLE = 1 / 16
 _MOST_PREFILL = 0.95
-"""Share of a micro-batch's time that a TTFT target may give to prefill."""
+"""Maximum share of a micro-batch's time for prefill with a TTFT target."""
 
 
 def balanced(s: Snapshot) -> Budget:
-    """Decodes by `pack_decodes`; prefill for as long as makes this micro-batch last the target time.
+    """Decodes by `pack_decodes`, and as much prefill as makes the micro-batch last the target time.
 
     Target = a + share of the decodes + prefill, where prefill is equation 3 in seconds:
 
-        max(min(wanted, b * #MaxP * (KV_free - reserve) / (1 - reserve)), b * #MinP)
+        max(min(demand, b * #MaxP * (KV_free - reserve) / (1 - reserve)), b * #MinP)
 
-    and none while KV_free < reserve. `wanted` is `by_waiting` (equation 1) or, with a TTFT target, `by_deadline`. The
-    target then changes by at most one part in pp a step (`smoothed`), and what the decodes leave of it goes to prefill:
-    a micro-batch with few decodes, or none, gets a longer chunk. How many tokens that is depends on their context; the
-    scheduler solves it chunk by chunk (`Cost.tokens_within`).
+    and none while KV_free < reserve. `demand` is `by_waiting` (equation 1) or, with a TTFT target, `by_deadline`. The
+    target then changes by at most one part in pp per step (`smoothed`), and prefill gets the rest after the decodes: a
+    micro-batch with few decodes, or none, gets a longer chunk. The number of tokens depends on their context; the
+    scheduler computes it for each chunk (`Cost.tokens_within`).
     """
     limits, cost = s.limits, s.cost
     share = ((cost.b + cost.e) * s.total_decodes + cost.d * s.decode_context) / limits.pp
@@ -41,8 +41,8 @@ def balanced(s: Snapshot) -> Budget:
     usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0)
     most = max(cost.b * limits.max_prefill_tokens * usage, least)
     base = cost.a + share
-    wanted = by_deadline(s, base) if limits.ttft_target else by_waiting(s, base)
-    target = smoothed(s, base + min(max(wanted, least), most), base + least, base + most)
+    demand = by_deadline(s, base) if limits.ttft_target else by_waiting(s, base)
+    target = smoothed(s, base + min(max(demand, least), most), base + least, base + most)
     seconds = min(max(target - cost.a - decode_seconds, least), most)
     return Budget(limits.max_prefill_tokens, len(decodes), seconds, limits.min_prefill_tokens, decodes)
 
@@ -50,9 +50,9 @@ def balanced(s: Snapshot) -> Budget:
 def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
     """Equation 4 in seconds: decodes worth sum / pp. Returns their indices in `ready_contexts` and their seconds.
 
-    As in `even_decodes`, decodes stay in pp micro-batches, and the ready ones are divided among those that are still to
-    be filled. First fit in order of readiness: the one that has waited longest is always taken, one that would
-    overshoot is left to the next micro-batch, whose first it then is; the shortest of these ends the packing.
+    As in `even_decodes`, decodes stay in pp micro-batches, and the ready ones are divided among those without decodes.
+    First fit in order of readiness: the one that has waited longest is always taken; one that would exceed the time is
+    left to the next micro-batch, where it comes first; the shortest of these ends the packing.
     """
     cost, ready = s.cost, s.ready_contexts
     row = cost.b + cost.e
@@ -84,12 +84,11 @@ def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
 
 
 def by_waiting(s: Snapshot, base: float) -> float:
-    """Equation 1 in seconds: what all waiting prefill will take over #T micro-batches, or base / 16 if that is more.
+    """Equation 1 in seconds: the time of all waiting prefill over #T micro-batches, at least base / 16.
 
-    #T is at least 2 pp: what arrives in one burst must be spread over more than one round of the pipeline, or it is a
-    pulse that makes every stage wait for it (with the paper's #T = 8 it is one at pp = 8 and 16). But a sixteenth of
-    `base`, the micro-batch without prefill, is no pulse: short prompts need not wait 2 pp steps for that. With one
-    stage there is nothing to be even with: no bound.
+    #T is at least 2 pp: a burst must be spread over more than one round of the pipeline; otherwise it is a pulse that
+    makes each stage wait (with the paper's #T = 8 it is one at pp = 8 and 16). But a sixteenth of `base`, the
+    micro-batch without prefill, is no pulse: short prompts need not wait 2 pp steps. With one stage there is no bound.
     """
     limits, cost = s.limits, s.cost
     if limits.pp == 1:
@@ -99,11 +98,11 @@ def by_waiting(s: Snapshot, base: float) -> float:
 
 
 def by_deadline(s: Snapshot, base: float) -> float:
-    """#T from the TTFT target: as much prefill in a micro-batch as the most pressing request needs, and no more.
+    """#T from the TTFT target: the prefill in a micro-batch that the most urgent request needs.
 
     A request whose prefill ends after `ahead` seconds of prefill work, and whose first token is due in `slack` seconds,
-    needs the share r = ahead / slack of the pipeline's time. A micro-batch with `base` seconds of other work then holds
-    base * r / (1 - r) of prefill. The slack is the target less the age and less the way through the stages, pp * base.
+    needs the share r = ahead / slack of the pipeline's time. A micro-batch with `base` seconds of other work then has
+    base * r / (1 - r) of prefill. The slack is the target minus the age minus the time through the stages, pp * base.
     (Earliest deadline first: the processor demand criterion of Baruah, Rosier, Howell 1990, for arrivals in order.)
     """
     limits, cost = s.limits, s.cost
@@ -112,7 +111,7 @@ def by_deadline(s: Snapshot, base: float) -> float:
     for waiting in s.waiting:
         ahead += cost.b * waiting.tokens + cost.c * waiting.pairs
         needed = max(needed, ahead / max(due - waiting.age, _SHORTEST_SLACK))
-    # Those beyond the ones listed came later: they are due at the target at the latest.
+    # Requests that are not listed arrived later: they are due after the target.
     everything = cost.b * s.waiting_tokens + cost.c * s.waiting_pairs
     needed = max(needed, everything / max(due, _SHORTEST_SLACK))
     share = min(needed, _MOST_PREFILL)
@@ -120,10 +119,10 @@ def by_deadline(s: Snapshot, base: float) -> float:
 
 
 def smoothed(s: Snapshot, target: float, least: float, most: float) -> float:
-    """The target, at most one part in pp away from the mean of the micro-batches in flight.
+    """Return the target, limited to one part in pp around the mean of the micro-batches in flight.
 
-    One part in pp is what the one micro-batch more in flight absorbs: pp * t (1 + 1 / pp) = (pp + 1) t, the length of a
-    round. Towards less it keeps prefill going that would only leave a gap behind the longer micro-batches ahead.
+    The additional micro-batch in flight absorbs one part in pp: pp * t (1 + 1 / pp) = (pp + 1) t, the time of a round.
+    The lower limit keeps prefill running: less would only leave a gap behind the longer micro-batches in flight.
     """
     pp, ahead = s.limits.pp, s.in_flight_seconds
     if pp == 1 or len(ahead) < pp:

@@ -1,4 +1,4 @@
-"""What every scheduling policy sees and answers: limits, snapshot, budget. Plain frozen data."""
+"""What a scheduling policy gets and returns: limits, snapshot, budget; and the adaptive KV reserve."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gllm.engine.time_model import PRIOR, Cost
 _RAISE = 0.02
 _DECAY = 0.999
 _LEAST_SHARE = 0.2
-"""Of KV_thresh: what the reserve falls to when nothing is ever preempted."""
+"""Share of KV_thresh to which the reserve falls without preemptions."""
 _MOST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings a policy may use; they never change while the engine runs."""
+    """The settings of a policy; they do not change while the engine runs."""
 
     pp: int
     """Pipeline stages."""
@@ -36,7 +36,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: EngineConfig, pp: int) -> Limits:
-        """Raises ValueError, naming the setting, for values under which nothing could ever be scheduled."""
+        """Take the settings from a config. Raises ValueError, which names the setting, if no request could ever run."""
         for name, value, least in (
             ("pp", pp, 1),
             ("max_num_seqs", config.max_num_seqs, 1),
@@ -67,14 +67,14 @@ class Waiting:
 
     tokens: int
     pairs: float
-    """Sum over these tokens of the context that each attends to."""
+    """Sum over these tokens of the context of each."""
     age: float
-    """Seconds since the request arrived; 0 if it has had its first token (a preempted one)."""
+    """Seconds since the request arrived; 0 if it already had its first token (a preempted request)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a policy sees of the system when a micro-batch may be built."""
+    """What a policy sees of the system before a micro-batch is built."""
 
     limits: Limits
     waiting_tokens: int
@@ -82,44 +82,44 @@ class Snapshot:
     waiting_requests: int
     """Queued requests and unfinished prefills."""
     ready_decodes: int
-    """Running decodes that may be scheduled now."""
+    """Running decodes that may be scheduled."""
     total_decodes: int
-    """#RD: running decodes, those in flight included."""
+    """#RD: running decodes, including those in flight."""
     decode_context: int
-    """Tokens in the KV cache of all running decodes together."""
+    """Tokens in the KV cache of all running decodes."""
     kv_free: float
-    """Free share of the KV pool, 0 to 1; cached pages that nobody holds are free."""
+    """Free share of the KV pool, 0 to 1; cached pages without a reference are free."""
     in_flight: int
-    """Micro-batches sent and not yet answered."""
+    """Micro-batches in flight."""
     decodes_in_flight: int
-    """Those of them that have decode rows."""
+    """Micro-batches in flight that have decode rows."""
     step_times: tuple[float, ...]
     """Measured seconds of the last steps, oldest first."""
 
     cost: Cost = PRIOR
-    """Predicted times of the slowest stage. This and all below: for policies that look at time."""
+    """Predicted times of the slowest stage. This field and those below are for policies that use time."""
     in_flight_seconds: tuple[float, ...] = ()
     """Predicted time of each micro-batch in flight on that stage."""
     ready_contexts: tuple[int, ...] = ()
-    """Context of each ready decode, the longest unscheduled first."""
+    """Context of each ready decode, in tokens, the one that waits longest first."""
     waiting_pairs: float = 0.0
-    """As `Waiting.pairs`, of everything that waits."""
+    """Sum of `Waiting.pairs` over all waiting prompts."""
     waiting: tuple[Waiting, ...] = ()
-    """The first of what waits, in order of service."""
+    """The first waiting prompts, in order of service."""
     kv_reserve: float = 0.0
     """Share of the pool kept free of new prefill, adapted to preemptions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the next micro-batch may hold. Decode rows and prefill tokens are counted apart."""
+    """What the next micro-batch may have. Decode rows and prefill tokens are counted separately."""
 
     prefill_tokens: int
     decode_rows: int
     prefill_seconds: float = math.inf
-    """Predicted time that prefill may add, by the snapshot's `cost`."""
+    """Predicted time that prefill may add, with the snapshot's `cost`."""
     least_tokens: int = 1
-    """Prefill tokens that are taken whatever time they need."""
+    """Prefill tokens that are taken regardless of their time."""
     decodes: tuple[int, ...] | None = None
     """Which ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
 
@@ -132,12 +132,12 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def adapted_reserve(reserve: float, preemptions: int, limits: Limits) -> float:
-    """The reserve after a step in which so many sequences were preempted; it starts at KV_thresh.
+    """Return the share of the KV pool that new prefill leaves free, after a step with `preemptions`.
 
-    Additive increase, exponential decay: each preemption adds 2 % of the pool, each step takes 0.1 % of what is above a
-    fifth of KV_thresh. A preemption in every 700 steps then holds it at some 3 %, one in every 70 at 30 %. The idea of
-    a reserve that follows preemptions is that of SGLang's new-token ratio, which gLLM took over (gLLM 0.0.7: + 0.05 a
-    preemption, - 0.002 a step, of the output still allowed); a share of the pool needs no guess of output lengths.
+    It starts at KV_thresh. Each preemption adds 2 % of the pool; each step subtracts 0.1 % of the part above a fifth of
+    KV_thresh. So one preemption in 700 steps keeps it at about 3 %, one in 70 steps at 30 %. The idea is that of
+    SGLang's new-token ratio, which gLLM 0.0.7 uses too (+ 0.05 per preemption, - 0.002 per step, of the output that is
+    still allowed); a share of the pool needs no estimate of output lengths.
     """
     least = _LEAST_SHARE * limits.kv_threshold
     decayed = least + (reserve - least) * _DECAY

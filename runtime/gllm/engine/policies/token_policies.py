@@ -1,4 +1,4 @@
-"""Token throttling and its ablations.
+"""Policies that count tokens: token throttling and its ablations, chunked prefill, a cap on decodes.
 
 Notation of the paper (gLLM, arXiv 2504.14775, equations 1 to 4): #WP waiting prefill tokens, #RD running
 decodes, KV_free the free share of the KV pool, and the settings #T, #MaxP, #MinP and KV_thresh.
@@ -12,11 +12,11 @@ from gllm.engine.policies.policy import Budget, Snapshot, ceil_div
 def even_decodes(s: Snapshot) -> int:
     """Equation 4, D = #RD / pp: every micro-batch of the pipeline gets the same share of the decodes.
 
-    Rounded up alone, a remainder would leave a micro-batch empty: 5 decodes over 4 stages as 2, 2, 1, 0. So what is
-    ready is also divided among the micro-batches that are still to be filled: 2, 1, 1, 1.
+    With rounding up alone a micro-batch could stay empty: 5 decodes over 4 stages as 2, 2, 1, 0. So the ready decodes
+    are also divided among the micro-batches without decodes: 2, 1, 1, 1.
 
-    Decodes stay in pp micro-batches although pp + 1 are in flight: one more would cost all of them another reading of
-    the weights a round (simulated: 1 to 6 % of throughput, docs/simulator.md). The one more is for prefill.
+    Decodes stay in pp micro-batches although pp + 1 are in flight: one more would read the weights once more per round
+    (simulated: 1 to 6 % of throughput, docs/simulator.md). The additional micro-batch is for prefill.
     """
     pp = s.limits.pp
     if pp == 1:
@@ -28,10 +28,10 @@ def even_decodes(s: Snapshot) -> int:
 
 
 def _by_waiting(s: Snapshot) -> float:
-    """Equation 1 (WT), #WP / #T: spread what waits over #T iterations, so that micro-batches are alike.
+    """Equation 1 (WT), #WP / #T: spread the waiting tokens over #T iterations, so that micro-batches are equal.
 
-    With one stage there is no other micro-batch to be even with, and spreading would only delay first
-    tokens: the bound is then #MaxP alone. (The paper's own code also throttles only when world size > 1.)
+    With one stage spreading would only delay first tokens: the bound is #MaxP alone. (The paper's own code also
+    throttles only when world size > 1.)
     """
     if s.limits.pp == 1:
         return float(s.limits.max_prefill_tokens)
@@ -47,9 +47,9 @@ def _by_usage(s: Snapshot) -> float | None:
 
 
 def _suspended(s: Snapshot) -> int:
-    """Prefill tokens while the pool is below KV_thresh: none, as decodes will end and give pages back.
+    """Prefill tokens while the pool is below KV_thresh: none, because decodes end and release pages.
 
-    Without a decode nothing would ever end: the prefills that hold the pages go on with #MinP.
+    Without decodes no page would be released: the prefills that hold the pages continue with #MinP.
     """
     return 0 if s.total_decodes else s.limits.min_prefill_tokens
 
@@ -69,22 +69,22 @@ def no_wt(s: Snapshot) -> Budget:
 
 
 def no_ut(s: Snapshot) -> Budget:
-    """The paper's ablation without UT: P = max(min(#WP / #T, #MaxP), #MinP), whatever the KV pool's state.
+    """The paper's ablation without UT: P = max(min(#WP / #T, #MaxP), #MinP), for any KV pool.
 
-    KV_thresh belongs to UT and goes with it.
+    KV_thresh belongs to UT: it is not used either.
     """
     prefill = max(int(_by_waiting(s)), s.limits.min_prefill_tokens)
     return Budget(prefill_tokens=prefill, decode_rows=even_decodes(s))
 
 
 def chunked_prefill(s: Snapshot) -> Budget:
-    """Sarathi-Serve (arXiv 2403.02310): one budget of #MaxP tokens; all ready decodes first, prefill fills the rest."""
+    """Sarathi-Serve (arXiv 2403.02310): one budget of #MaxP tokens; all ready decodes first, then prefill."""
     decodes = min(s.ready_decodes, s.limits.max_prefill_tokens)
     return Budget(prefill_tokens=s.limits.max_prefill_tokens - decodes, decode_rows=decodes)
 
 
 def decode_cap(s: Snapshot) -> Budget:
-    """chunked_prefill with at most ceil(max_num_seqs / pp) decodes, so that one micro-batch cannot take them all."""
+    """chunked_prefill with at most ceil(max_num_seqs / pp) decodes, so that one micro-batch does not take them all."""
     most = min(ceil_div(s.limits.max_num_seqs, s.limits.pp), s.limits.max_prefill_tokens)
     decodes = min(s.ready_decodes, most)
     return Budget(prefill_tokens=s.limits.max_prefill_tokens - decodes, decode_rows=decodes)

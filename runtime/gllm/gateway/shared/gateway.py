@@ -52,7 +52,7 @@ class Gateway:
         """
         if self.engine.hello is None:
             return None if self._clock() < self._recovery_deadline else self._disconnected()
-        silence = self._clock() - self.engine.last_heard
+        silence = self._clock() - self.engine.last_message_time
         if silence > MAX_SILENCE:
             return f"the engine has been silent for {silence:.1f} s"
         stalled = self.engine.stats.seconds_since_progress + silence

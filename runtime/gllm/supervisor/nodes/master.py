@@ -46,7 +46,7 @@ class JoinedSlave:
         self.rank = rank
         self.identity = identity
         self.name = f"node {rank} ({host[:64]})"
-        self.last_message = time.monotonic()
+        self.last_message_time = time.monotonic()
 
 
 class Master:
@@ -187,7 +187,7 @@ class Master:
 
     def _is_alive(self, slave: JoinedSlave) -> bool:
         """Whether it sends messages and its link is open: a slave that restarted must be able to join."""
-        silence = time.monotonic() - slave.last_message
+        silence = time.monotonic() - slave.last_message_time
         return silence < 3 * self._config.nodes.heartbeat_interval and self._send(slave.identity, Heartbeat())
 
     def _handle(self, identity: bytes, message: NodeStatus | NodeExit | Leaving | Heartbeat) -> None:
@@ -196,7 +196,7 @@ class Master:
             # The master has removed it: its supervisor was stopped, or its network was down, for too long.
             self._send(identity, Refuse("it was silent for too long and must join again", retry=True))
             return
-        slave.last_message = time.monotonic()
+        slave.last_message_time = time.monotonic()
         match message:
             case NodeStatus(status=status):
                 ranks = ranks_of(slave.rank, self._config.engine, self._config.nodes)
@@ -220,11 +220,13 @@ class Master:
             stopped = max(0.0, now - previous - 2 * nodes.heartbeat_interval)
             previous = now
             for slave in list(self._slaves.values()):
-                slave.last_message += min(stopped, now - slave.last_message)
+                slave.last_message_time += min(stopped, now - slave.last_message_time)
                 if not self._send(slave.identity, Heartbeat()):
                     self._remove(slave, "its link closed")
-                elif now - slave.last_message > nodes.heartbeat_timeout:
-                    self._remove(slave, f"it was silent for {now - slave.last_message:.1f} s (--heartbeat-timeout)")
+                elif now - slave.last_message_time > nodes.heartbeat_timeout:
+                    self._remove(
+                        slave, f"it was silent for {now - slave.last_message_time:.1f} s (--heartbeat-timeout)"
+                    )
 
     def _remove(self, slave: JoinedSlave, reason: str) -> None:
         with contextlib.suppress(KeyError):

@@ -61,7 +61,7 @@ class SlaveLink:
         self._connected = asyncio.Event()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Its exception is the reason why the link ended."""
-        self._last_message = time.monotonic()
+        self._last_message_time = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> SlaveLink:
@@ -99,7 +99,7 @@ class SlaveLink:
                     raise
                 continue
             if isinstance(answer, Welcome):
-                self._last_message = time.monotonic()
+                self._last_message_time = time.monotonic()
                 self._tasks.append(asyncio.create_task(self._send_heartbeats()))
                 return answer
             if isinstance(answer, Refuse):
@@ -121,7 +121,7 @@ class SlaveLink:
     async def _receive(self) -> MasterToSlave:
         while True:
             payload = await self._socket.recv()
-            self._last_message = time.monotonic()
+            self._last_message_time = time.monotonic()
             try:
                 message: MasterToSlave = _decoder.decode(payload)
             except msgspec.DecodeError as error:
@@ -171,8 +171,10 @@ class SlaveLink:
             now = time.monotonic()
             if now - previous > nodes.heartbeat_timeout:
                 self._end(LinkLost(f"this supervisor was stopped for {now - previous:.1f} s"))
-            elif now - self._last_message > nodes.heartbeat_timeout:
-                self._end(LinkLost(f"the master was silent for {now - self._last_message:.1f} s (--heartbeat-timeout)"))
+            elif now - self._last_message_time > nodes.heartbeat_timeout:
+                self._end(
+                    LinkLost(f"the master was silent for {now - self._last_message_time:.1f} s (--heartbeat-timeout)")
+                )
             previous = now
 
     def _end(self, error: LinkLost | LinkRefused) -> None:
