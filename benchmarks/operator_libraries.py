@@ -1,7 +1,7 @@
 """Compares the operator's own client and watches with libraries: `python benchmarks/operator_libraries.py`.
 
-The control plane is an own etcd and kube-apiserver, from KUBEBUILDER_ASSETS or ../shared/k8s, behind a TCP proxy that
-can cut all connections. Each candidate is a process that lists and watches `--count` pods as the operator renders them.
+The control plane is an own etcd and kube-apiserver, from KUBEBUILDER_ASSETS or the PATH, behind a TCP proxy that can
+cut all connections. Each candidate is a process that lists and watches `--count` pods as the operator renders them.
 
     start    seconds, CPU seconds and peak memory from the start of the process until it has all pods
     change   seconds from a change of a pod until the process has seen it
