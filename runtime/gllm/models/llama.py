@@ -7,7 +7,7 @@ heads, experts.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
@@ -26,8 +26,9 @@ _DEFAULT_WINDOW, _DEFAULT_WINDOW_LAYERS = 4096, 28
 
 
 def _read_llama(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     bias = config.boolean("attention_bias", False)
-    return _read(
+    return read_common(
         config,
         architecture,
         max_position=2048,
@@ -38,14 +39,18 @@ def _read_llama(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _read_mistral(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     bias = config.boolean("attention_bias", False)
     window = _window_of_key(config, default=4096)
-    return _read(config, architecture, max_position=131072, window=window, attention_bias=bias, attention_out_bias=bias)
+    return read_common(
+        config, architecture, max_position=131072, window=window, attention_bias=bias, attention_out_bias=bias
+    )
 
 
 def _read_mixtral(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     moe = read_moe(config, num_experts=8, experts_per_token=2, size_key="intermediate_size", renormalize=True)
-    return _read(
+    return read_common(
         config,
         architecture,
         max_position=131072,
@@ -57,12 +62,14 @@ def _read_mixtral(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _read_qwen2(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     window = _window_of_layers(config, after_max_window_layers=True)
-    return _read(config, architecture, max_position=32768, window=window, attention_bias=True)
+    return read_common(config, architecture, max_position=32768, window=window, attention_bias=True)
 
 
 def _read_qwen2_moe(config: Fields, architecture: str) -> ModelConfig:
-    return _read(
+    config.only("hidden_act", "silu")
+    return read_common(
         config,
         architecture,
         max_position=32768,
@@ -73,8 +80,9 @@ def _read_qwen2_moe(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _read_qwen3(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     bias = config.boolean("attention_bias", False)
-    return _read(
+    return read_common(
         config,
         architecture,
         max_position=32768,
@@ -87,8 +95,9 @@ def _read_qwen3(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _read_qwen3_moe(config: Fields, architecture: str) -> ModelConfig:
+    config.only("hidden_act", "silu")
     bias = config.boolean("attention_bias", False)
-    return _read(
+    return read_common(
         config,
         architecture,
         max_position=32768,
@@ -98,11 +107,6 @@ def _read_qwen3_moe(config: Fields, architecture: str) -> ModelConfig:
         qk_norm=True,
         moe=read_moe(config, num_experts=128, experts_per_token=8),
     )
-
-
-def _read(config: Fields, architecture: str, **settings: Any) -> ModelConfig:
-    config.only("hidden_act", "silu")
-    return read_common(config, architecture, **settings)
 
 
 def _window_of_key(config: Fields, default: int | None) -> int | None:
