@@ -146,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.gguf is None:
-        from gllm.checkpoint.default_model import default_model_path
+        from gllm.hub.default_model import default_model_path
 
         args.gguf = default_model_path()
     folder = export_gguf(args.gguf, args.cache / f"{args.gguf.stem}-bf16")

@@ -3,7 +3,7 @@
 import sys
 
 from gllm import LLM, SamplingParams
-from gllm.checkpoint.default_model import default_model_path
+from gllm.hub.default_model import default_model_path
 
 
 def main() -> None:

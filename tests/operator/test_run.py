@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from fixtures.ports import free_port
-from gllm.checkpoint.default_model import default_model_path
+from gllm.hub.default_model import default_model_path
 
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "smol.yaml"
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from fixtures.inprocess import InProcessEngine, greedy
-from gllm.checkpoint.default_model import default_model_path
+from gllm.hub.default_model import default_model_path
 from gllm.text.tokenizer import load_tokenizer
 
 QUESTIONS = [

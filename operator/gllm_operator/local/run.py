@@ -66,7 +66,7 @@ def _default_model(model_path: str) -> str | None:
     """The model that `make serve` installs. The examples name it by its path in the image."""
     if not Path(model_path).name.lower().startswith("smollm2"):
         return None
-    from gllm.checkpoint.default_model import default_model_path
+    from gllm.hub.default_model import default_model_path
 
     try:
         return str(default_model_path())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, final
 
 import torch
@@ -16,18 +15,7 @@ from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
 from gllm.layers.step import Step
 from gllm.models.config import ModelConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Checkpoint names of the weights outside the layers."""
-
-    embedding: str = "model.embed_tokens"
-    norm: str = "model.norm"
-    head: str = "lm_head"
-
-
-DEFAULT_NAMES = Names()
+from gllm.models.family import NAMES, Names
 
 
 class BuildLayer(Protocol):
@@ -50,7 +38,7 @@ class CausalLM(Layer):
         layers: range | None,
         *,
         build_layer: BuildLayer,
-        names: Names = DEFAULT_NAMES,
+        names: Names = NAMES,
     ) -> None:
         """layers: those of this stage, neighbours; None: all."""
         layers = range(config.num_layers) if layers is None else layers

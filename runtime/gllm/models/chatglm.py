@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gllm.checkpoint.fields import MAX_LAYERS, Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig, RopeConfig
-from gllm.models.family import Family
+from gllm.models.family import Family, Names
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from gllm.layers.rotary import Rotary
     from gllm.models.causal_lm import CausalLM
 
+_NAMES = Names(
+    embedding="transformer.embedding.word_embeddings",
+    norm="transformer.encoder.final_layernorm",
+    head="transformer.output_layer",
+)
 _ONLY = {
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -65,14 +70,9 @@ def _rope_ratio(config: Fields) -> float:
 
 
 def _build_model(config: ModelConfig, context: LayerContext, layers: range | None = None) -> CausalLM:
-    from gllm.models.causal_lm import CausalLM, Names
+    from gllm.models.causal_lm import CausalLM
 
-    names = Names(
-        embedding="transformer.embedding.word_embeddings",
-        norm="transformer.encoder.final_layernorm",
-        head="transformer.output_layer",
-    )
-    return CausalLM(config, context, layers, build_layer=_build_layer, names=names)
+    return CausalLM(config, context, layers, build_layer=_build_layer, names=_NAMES)
 
 
 def _build_layer(config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary) -> DecoderLayer:
@@ -111,11 +111,7 @@ def _build_layer(config: ModelConfig, context: LayerContext, index: int, kv_laye
 _GGUF = GGUFLayout(
     architecture="chatglm",
     only_with="blk.0.attn_qkv.weight",
-    top={
-        "token_embd": "transformer.embedding.word_embeddings",
-        "output_norm": "transformer.encoder.final_layernorm",
-        "output": "transformer.output_layer",
-    },
+    top=_NAMES.by_gguf_name,
     layer="transformer.encoder.layers",
     parts={
         "attn_norm": "input_layernorm",

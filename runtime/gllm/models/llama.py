@@ -13,7 +13,7 @@ from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import read_common, read_moe, read_num_layers
-from gllm.models.family import Family
+from gllm.models.family import NAMES, Family
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
@@ -185,7 +185,6 @@ def _build_layer(
     )
 
 
-GGUF_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 GGUF_PARTS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -215,7 +214,7 @@ _MIXTRAL_EXPERTS = {
     "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
     "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
 }
-_gguf = partial(GGUFLayout, top=GGUF_TOP, layer="model.layers")
+_gguf = partial(GGUFLayout, top=NAMES.by_gguf_name, layer="model.layers")
 
 FAMILIES = (
     Family(

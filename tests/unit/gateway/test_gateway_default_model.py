@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gllm.checkpoint.default_model import default_model_path
 from gllm.config import Config, EngineConfig
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.request.prompt_encoding import prompts_of
 from gllm.gateway.request.request_grammar import grammar_param, request_grammar
 from gllm.gateway.shared.served_model import ServedModel, load_served_model
+from gllm.hub.default_model import default_model_path
 from gllm.sampling_params import ParameterError
 
 TOOL: dict[str, Any] = {

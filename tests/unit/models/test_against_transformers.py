@@ -13,7 +13,7 @@ import transformers
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.mini_runner import MiniRunner, cpu_pool
 from fixtures.tiny_models import VARIANTS, greedy_reference, load_reference, random_prompts, write_gguf, write_hf
-from gllm.checkpoint.default_model import default_model_path
+from gllm.hub.default_model import default_model_path
 from gllm.layers.attention_backends.reference import ReferenceAttention
 from gllm.layers.context import LayerContext
 from gllm.layers.ops.torch_ops import TorchOps

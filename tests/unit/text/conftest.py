@@ -9,7 +9,7 @@ import gguf
 import pytest
 from transformers import AutoTokenizer
 
-from gllm.checkpoint.default_model import default_model_path
+from gllm.hub.default_model import default_model_path
 from gllm.text.tokenizer import Tokenizer, load_tokenizer
 
 SPACE = "\u2581"

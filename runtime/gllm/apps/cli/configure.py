@@ -32,7 +32,7 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
 
 def find_model(model: str, source: ModelSource, *, weights: bool) -> tuple[Path, str]:
     """Return (path, served name) of a MODEL argument. Raises typer.BadParameter."""
-    from gllm.checkpoint.default_model import DEFAULT_MODEL_NAME, default_model_path
+    from gllm.hub.default_model import DEFAULT_MODEL_NAME, default_model_path
     from gllm.hub.locate import locate
 
     try:

