@@ -1,4 +1,4 @@
-"""Settings of a serving group as plain data; each child process gets them as JSON in its environment."""
+"""Settings of a process group as plain data; each process gets them as JSON in its environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a model that is named as on a Hugging Face hub comes from."""
+    """The source of a model with a name on the Hugging Face hub."""
 
     revision: str = ""
     """Branch, tag or commit; empty: main."""
@@ -27,23 +27,23 @@ class ModelSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything the engine and the workers must agree on."""
+    """Settings of the engine and the workers."""
 
     model: str
     """A Hugging Face folder or a GGUF file."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights from `config.json` alone, for benchmarks."""
     dtype: DtypeChoice = "auto"
-    """auto: the checkpoint's own (bfloat16 for a quantized GGUF); float32 on a CPU without AVX-512 BF16."""
+    """auto: the checkpoint's dtype (bfloat16 for a quantized GGUF); float32 on a CPU without AVX-512 BF16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
     enforce_eager: bool = False
     """Launch kernels one by one. Else steps are captured as graphs: decode steps with flashinfer, all with native."""
     threads: int = 0
-    """CPU threads of a worker; 0: one for each core the process may use."""
+    """CPU threads of a worker; 0: one for each core that the process may use."""
 
     max_model_len: int = 0
-    """Longest prompt + output in tokens; 0: what the model and the KV pool allow."""
+    """Maximum of prompt + output, in tokens; 0: that of the model and the KV pool."""
     page_size: int = 16
     """Tokens in a KV page."""
     num_pages: int = 0
@@ -56,15 +56,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     policy: PolicyName = "token_throttling"
     max_prefill_tokens: int = 2048
-    """#MaxP: most prefill tokens of a micro-batch (for chunked_prefill and decode_cap: the whole token budget)."""
+    """#MaxP: maximum of prefill tokens in a micro-batch (for chunked_prefill and decode_cap: of all tokens)."""
     min_prefill_tokens: int = 32
-    """#MinP"""
+    """#MinP: minimum of prefill tokens in a micro-batch."""
     prefill_iterations: int = 8
     """#T: iterations over which waiting prefill tokens are spread."""
     kv_threshold: float = 0.05
     """KV_thresh: share of the pool kept free of new prefill."""
     ttft_target: float = 0.0
-    """Seconds to first token that `balanced` steers for; 0: waiting prompts are spread over #T iterations."""
+    """Time to first token that `balanced` aims for, in seconds; 0: waiting prompts are spread over #T iterations."""
     trace: str = ""
     """File for a Chrome/Perfetto trace of the stages; empty: none."""
     seed: int = 0
@@ -80,46 +80,46 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Layers of each stage; empty: divided by estimated stage time."""
 
     step_timeout: float = 300.0
-    """Seconds without a result after which a step in flight counts as hung: the group starts anew."""
+    """Seconds without a result after which a step in flight counts as hung and the group restarts."""
 
     @property
     def world_size(self) -> int:
-        """Ranks of the group."""
+        """The number of ranks."""
         return self.pp * self.tp
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything only the HTTP side needs."""
+    """Settings of the gateway."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     served_model_name: str = ""
-    """In answers. Empty: the model path's last part."""
+    """The model's name in answers. Empty: the last part of the model's path."""
     served_model_aliases: tuple[str, ...] = ()
-    """More names that requests may give."""
+    """More names for requests."""
     api_key: str = ""
     """Empty: no authentication."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages that may use the server, beside those on localhost; `*`: every one."""
+    """Origins of web pages that may use the server, in addition to localhost; `*`: all."""
     chat_template: str = ""
     """Path of a Jinja file that replaces the model's own template."""
     allow_special_tokens: bool = False
-    """Whether a special token that is spelled in a chat message is that token; otherwise it is text."""
+    """Whether the text of a special token in a chat message becomes that token; otherwise it stays text."""
     tool_parser: Literal["auto", "hermes", "llama", "none"] = "auto"
     reasoning_parser: Literal["auto", "qwen3", "none"] = "auto"
     generation_config: Literal["auto", "none"] = "auto"
     """auto: sampling defaults come from the model's generation_config.json."""
     max_queued_requests: int = 1024
-    """Requests beyond max_num_seqs that may wait; more are refused with 429."""
+    """Maximum of waiting requests beyond max_num_seqs; more are refused with 429."""
     max_queued_tokens: int = 0
-    """Prompt tokens that may wait for prefill; 0: no bound."""
+    """Maximum of prompt tokens that wait for prefill; 0: no limit."""
     max_body_bytes: int = 16 * 1024 * 1024
     drain_timeout: float = 60.0
     log_requests: bool = False
 
 
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the group's nodes (machines, pods) find each other. TP stays within a node, PP crosses nodes."""
+    """The group's nodes (machines or pods). TP stays within a node, PP crosses nodes."""
 
     launch_mode: Literal["normal", "master", "slave"] = "normal"
     """normal: one node. master: gateway, engine and the first stages; slave: workers of later stages only."""
@@ -131,24 +131,24 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """First of three ports on the master: the supervisors' link, the engine's socket for workers (+1), and the
     rendezvous of torch.distributed (+2)."""
     node_addr: str = ""
-    """This node's own address, which it binds and others reach; empty: the one on the way to the master."""
+    """This node's own address, which it binds; empty: the one on the route to the master."""
     join_timeout: float = 600.0
-    """Seconds that a node may take to find the master, and the master to have all nodes, before anything is served."""
+    """Seconds that a node may take to find the master, and the master to have all nodes, before it first serves."""
     heartbeat_interval: float = 0.5
     heartbeat_timeout: float = 5.0
-    """Seconds of silence after which the other end of the supervisors' link counts as lost."""
+    """Seconds without a message after which the other end of the supervisors' link counts as lost."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One serving group: what the supervisor hands to every process it starts."""
+    """All settings of a process group; the supervisor passes them to each process."""
 
     engine: EngineConfig
     gateway: GatewayConfig = GatewayConfig()
     nodes: NodesConfig = NodesConfig()
     run_dir: str = ""
-    """Folder of the group's Unix sockets, mode 0700."""
+    """The folder of the group's Unix sockets, mode 0700."""
     epoch: int = 0
-    """Grows with every restart of the engine; messages of an older epoch are refused."""
+    """Increases with each restart of the engine; messages of an earlier epoch are refused."""
     log_level: LogLevel = "info"
 
     @classmethod
@@ -160,12 +160,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def control_address(self) -> str:
-        """Supervisor's ROUTER: ProcessStatus in, Drain/EngineUp/EngineDown out."""
+        """The supervisor's ROUTER: it receives ProcessStatus and sends Drain, EngineUp, EngineDown and Loading."""
         return f"ipc://{Path(self.run_dir)}/control.sock"
 
     @property
     def engine_address(self) -> str:
-        """Engine's ROUTER for gateways. The epoch is part of the name: a new engine never sees old traffic."""
+        """The engine's ROUTER for gateways. Its name has the epoch, so that no engine gets old messages."""
         return self.engine_address_of(self.epoch)
 
     def engine_address_of(self, epoch: int) -> str:
@@ -173,12 +173,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def worker_address(self) -> str:
-        """Where workers reach the engine's ROUTER; their identity is `gllm.wire.transport.worker_identity`."""
+        """The address to which workers connect, with the identity `gllm.wire.transport.worker_identity`."""
         return self._worker_address(self.nodes.master_addr)
 
     @property
     def worker_bind_address(self) -> str:
-        """Where the engine, on the master's node, binds it."""
+        """The address that the engine, on the master's node, binds for workers."""
         return self._worker_address(self.nodes.node_addr or self.nodes.master_addr)
 
     def _worker_address(self, host: str) -> str:
@@ -188,5 +188,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def tcp_address(host: str, port: int) -> str:
-    """A ZeroMQ address; IPv6 hosts get their brackets."""
+    """Return a ZeroMQ address; an IPv6 host gets brackets."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

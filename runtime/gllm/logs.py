@@ -1,4 +1,4 @@
-"""Logs of all processes: one quiet line an event on stderr, `HH:MM:SS.mmm level role message key=value`."""
+"""Logs of all processes: one line per event on stderr, `HH:MM:SS.mmm level role message key=value`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", 
 class KeyValueFormatter(logging.Formatter):
     """Renders `logger.info("loaded", extra={"seconds": 1.2})` as `... info engine loaded seconds=1.2`.
 
-    Control characters are escaped, so that text from a request can never forge a second line.
+    Control characters are escaped, so that text from a request cannot forge a second line.
     """
 
     def __init__(self, role: str) -> None:
@@ -34,7 +34,7 @@ class KeyValueFormatter(logging.Formatter):
 
 
 def setup_logging(config: Config, role: str) -> None:
-    """Send this process's logs to stderr at `config.log_level`; libraries speak only from warnings up."""
+    """Log to stderr from `config.log_level` on; libraries log only warnings and errors."""
     level = getattr(logging, config.log_level.upper())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyValueFormatter(role))

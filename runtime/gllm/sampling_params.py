@@ -1,4 +1,4 @@
-"""What a caller may ask of the sampler, as plain data shared by every process."""
+"""Sampling parameters of a request, as plain data that all processes share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 MAX_LOGPROBS = 20
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_STOP_CHARS = 16 * 2**20
-"""Of all stop strings together; there may be any number of them."""
+"""Maximum for all stop strings together; their number has no limit."""
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 2**20
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_CHARS = 32768
-"""Of all bad words together."""
+"""Maximum for all bad words together."""
 MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
 
@@ -30,14 +30,13 @@ _TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_i
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to choose the next token of one request, and when to stop.
 
-    The fields before `n` act in the worker's sampler and in the engine; `n` and those after it act in the gateway or in
-    `LLM`.
+    The sampler and the engine use the fields before `n`; the gateway or `LLM` uses `n` and those after it.
     """
 
     max_tokens: int | None = 16
-    """Most tokens to generate; None: up to the model's context length."""
+    """Maximum of generated tokens; None: up to the model's context length."""
     min_tokens: int = 0
-    """EOS and stop tokens are masked until this many tokens are out, and stop strings that end before do not count."""
+    """Minimum of generated tokens: before, EOS and stop tokens are masked, and stop strings are ignored."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -53,13 +52,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] = ()
-    """Only these may be sampled; empty: all. An EOS token that is not among them is not sampled either."""
+    """Only these may be sampled; empty: all. EOS is sampled only if it is one of them."""
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
-    """Runs of tokens that must not be generated: the last one is masked where the others come before it."""
+    """Sequences of tokens that must not be generated: the last token is masked after the others."""
     logprobs: int | None = None
-    """Number of top alternatives returned with each sampled token (0: only the token itself)."""
+    """Number of alternatives with each sampled token (0: only the token itself)."""
     logprob_token_ids: tuple[int, ...] = ()
-    """Return the log-probabilities of these tokens with each sampled token, not those of the most likely ones.
+    """With each sampled token, return the log-probabilities of these tokens instead of the most likely ones.
     Needs `logprobs`."""
     prompt_logprobs: int | None = None
     grammar: str | None = None
@@ -69,13 +68,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     stop_regex: tuple[str, ...] = ()
-    """Patterns that end the text, after the token with which one matches."""
+    """Patterns that end the text after the token with which one matches."""
     bad_words: tuple[str, ...] = ()
-    """Become `bad_word_ids`, each with and without a space before it."""
+    """Converted to `bad_word_ids`, each with and without a space before it."""
     truncate_prompt_tokens: int | None = None
-    """Keep only so many tokens of the prompt; -1: as many as leave room for the answer."""
+    """Keep only this number of prompt tokens; -1: as many as leave room for the answer."""
     truncation_side: Literal["left", "right"] = "left"
-    """Where a prompt that is too long is cut: at its beginning or at its end."""
+    """The side at which a prompt that is too long is cut."""
 
     def __post_init__(self) -> None:
         self._make_tuples()
@@ -128,7 +127,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         self._check_texts()
 
     def _make_tuples(self) -> None:
-        """Callers in Python may give lists, one string for several, and None for nothing."""
+        """Convert lists, single strings and None, which Python callers may pass, to tuples."""
         for field in _TUPLES:
             value: Any = getattr(self, field)
             if not isinstance(value, tuple):
@@ -153,14 +152,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise ParameterError("truncate_prompt_tokens", "truncate_prompt_tokens must be -1, or at least 1")
 
     def for_choice(self, index: int) -> SamplingParams:
-        """Parameters of one of n answers: its own seed (seed + index, wrapped into 64 bits), else all were equal."""
+        """Return the parameters of one of n choices: its seed is seed + index, wrapped to 64 bits."""
         if self.seed is None or index == 0:
             return self
         return msgspec.structs.replace(self, seed=(self.seed + index + 2**63) % 2**64 - 2**63)
 
 
 class ParameterError(ValueError):
-    """A request's field has a value that cannot be served; `param` names the field."""
+    """A field of a request has an invalid value; `param` is its name."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)

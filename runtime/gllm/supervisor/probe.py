@@ -1,7 +1,7 @@
-"""`python -m gllm.supervisor.probe`: whether the slave in this container makes progress, for Kubernetes' exec probes.
+"""`python -m gllm.supervisor.probe`: exec probe for Kubernetes: whether the slave in this container works.
 
-A slave has no HTTP. What it does shows in the kernel's tables all the same: its links to the master, and whether its
-supervisor still wakes up. Only the standard library, for it starts every few seconds.
+A slave has no HTTP server, so the probe reads the kernel's tables: the connections to the master, and whether the
+supervisor wakes up. It imports only the standard library, because it starts every few seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WAKES_WITHIN = 3.0
 
 
 def remote_ports(tables: str) -> list[int]:
-    """Ports of the other ends of established TCP connections, from the text of /proc/net/tcp and tcp6."""
+    """Return the remote ports of established TCP connections, from the text of /proc/net/tcp and tcp6."""
     ports = []
     for line in tables.splitlines():
         fields = line.split()
@@ -28,7 +28,7 @@ def remote_ports(tables: str) -> list[int]:
 
 
 def not_joined(ports: list[int], link_port: int, plans_port: int, workers: int) -> str:
-    """Why the slave is not of use yet; empty if it is."""
+    """Return why the slave has not joined; empty if it has."""
     if link_port not in ports:
         return f"no link to the master (port {link_port})"
     connected = ports.count(plans_port)
@@ -38,7 +38,7 @@ def not_joined(ports: list[int], link_port: int, plans_port: int, workers: int) 
 
 
 def not_running(pid: int, within: float = _WAKES_WITHIN) -> str:
-    """Why the process counts as hung; empty if it runs: its main thread goes to sleep and wakes again."""
+    """Return why the process counts as hung; empty if its main thread sleeps and wakes up."""
     deadline = time.monotonic() + within
     try:
         before = _sleeps(pid)

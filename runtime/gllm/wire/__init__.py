@@ -1,1 +1,1 @@
-"""What travels between processes and between nodes: message types, codec, sockets, keys."""
+"""Communication between processes and nodes: message types, codec, sockets, keys."""

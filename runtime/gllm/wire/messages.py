@@ -1,8 +1,7 @@
-"""Every message that crosses a process boundary: a closed set of msgspec structs in MessagePack.
+"""All messages between processes: a closed set of msgspec structs, encoded as MessagePack.
 
-Those between the supervisors of two nodes are in `gllm.wire.node_messages`.
-
-Never pickle: decoding is typed, unknown tags and fields are refused, sizes are bounded by the transport.
+`gllm.wire.node_messages` has those between the supervisors of two nodes. There is no pickle: decoding is typed, unknown
+tags and fields are refused, and the transport bounds the size. Messages with many fields take keywords only.
 
     gateway  -> engine      Connect | Submit | Abort
     engine   -> gateway     Hello | RequestOutputs
@@ -20,27 +19,27 @@ from gllm.sampling_params import SamplingParams
 
 
 class Message(msgspec.Struct, tag=True, array_like=True, forbid_unknown_fields=True):
-    """Base of all messages; fields travel as an array, tagged with the class name."""
+    """Base of all messages, encoded as an array of the class name and the fields in their order."""
 
 
 # --- gateway -> engine ---------------------------------------------------------------------------
 
 
 class Connect(Message):
-    """A gateway (or an offline `LLM`) asks for `Hello` and becomes a receiver of its requests' outputs."""
+    """A gateway, or an offline `LLM`, asks for `Hello`."""
 
 
 class Submit(Message, kw_only=True):
     request_id: str
-    """Made by the server, unique for the engine's life."""
+    """Chosen by the gateway, unique while the engine runs."""
     token_ids: list[int]
-    """The prompt and, in a recovery, what an earlier engine generated after it."""
+    """The prompt and, after a restart, the tokens that an earlier engine generated."""
     sampling: SamplingParams
     priority: int = 0
     """Smaller first (vLLM's convention)."""
     cache_salt: str = ""
     num_generated: int = 0
-    """How many of `token_ids`, at the end, are no prompt: outputs begin after them, and limits count them."""
+    """The number of `token_ids`, at the end, that are not prompt: outputs begin after them, and limits include them."""
 
 
 class Abort(Message):
@@ -51,7 +50,7 @@ class Abort(Message):
 
 
 class TokenLogprob(msgspec.Struct, array_like=True, kw_only=True):
-    """Log-probability of one token and of its `top` alternatives, from the unmodified logits."""
+    """Log-probability of one token and of alternatives, from the unmodified logits."""
 
     token_id: int
     logprob: float
@@ -62,7 +61,7 @@ class TokenLogprob(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class RequestOutput(msgspec.Struct, array_like=True, kw_only=True):
-    """What one step added to one request. The last one of a request has `finish_reason`."""
+    """What one step added to one request. The last output of a request has a `finish_reason`."""
 
     request_id: str
     token_ids: list[int]
@@ -74,40 +73,40 @@ class RequestOutput(msgspec.Struct, array_like=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None
     """One entry for each of `token_ids`."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
-    """One entry for each prompt token, None for the first; sent once, when the prompt is done."""
+    """One entry for each prompt token, None for the first; sent once, with the first token."""
     num_cached_tokens: int = 0
-    """Prompt tokens that came from the prefix cache."""
+    """Prompt tokens found in the prefix cache."""
     queue_time: float = 0.0
-    """Seconds from arrival to first being scheduled; sent with the first token."""
+    """Seconds from the arrival to the first step; sent with the first token."""
     prefill_time: float = 0.0
-    """Seconds from first being scheduled to the first token; sent with it."""
+    """Seconds from the first step to the first token; sent with it."""
     num_preemptions: int = 0
     invalid_request: bool = False
-    """The error is in what the client asked for, as a grammar that cannot be followed: its text is for the client."""
+    """Whether the client caused the error, for example with an impossible grammar; then the text is for the client."""
 
 
 MICROBATCH_EDGES = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Upper bounds, inclusive, of the buckets that micro-batches are counted in."""
+"""Inclusive upper bounds of the buckets of micro-batches, in tokens."""
 ITERATION_EDGES = (1, *MICROBATCH_EDGES[1:])
-"""The same for steps; vLLM's edges of `iteration_tokens_total`."""
+"""Inclusive upper bounds of the buckets of steps, in tokens; vLLM's edges of `iteration_tokens_total`."""
 
 
 class TokenHistogram(msgspec.Struct, array_like=True):
-    """Tokens of micro-batches or steps of one kind, counted from the engine's start."""
+    """Histogram of the tokens of micro-batches or steps since the engine's start."""
 
     counts: list[int] = []
-    """How many there are in each bucket, not cumulated; the last is what lies beyond the edges."""
+    """The number in each bucket, not cumulative; the last bucket is above all edges."""
     total: int = 0
-    """Tokens in all of them."""
+    """The sum of the tokens."""
 
 
 class StageStats(msgspec.Struct, array_like=True, kw_only=True):
-    """What one stage did lately; `gllm.engine.meter` defines the shares."""
+    """Recent activity of one stage; `gllm.engine.meter` defines the shares."""
 
     busy: float = 0.0
-    """Share of the time that it computed, 0 to 1."""
+    """Share of the time in which it computed, 0 to 1."""
     bubble: float = 0.0
-    """Share of the time with a micro-batch in flight that it did not compute, 0 to 1."""
+    """Share of the time with a micro-batch in flight in which it did not compute, 0 to 1."""
     step_time: float = 0.0
     """Seconds of its last step."""
     prediction_error: float = 0.0
@@ -115,13 +114,13 @@ class StageStats(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class EngineStats(msgspec.Struct, array_like=True, kw_only=True):
-    """A snapshot for metrics and health. Counters count from the engine's start."""
+    """A snapshot for metrics and health. Counters begin at the engine's start."""
 
     step: int = 0
     num_running: int = 0
     num_waiting: int = 0
     num_deferred: int = 0
-    """Of `num_waiting`, those that wait for their grammar."""
+    """Those of `num_waiting` that wait for their grammar."""
     num_waiting_tokens: int = 0
     """Prompt tokens not yet computed."""
     kv_usage: float = 0.0
@@ -132,21 +131,21 @@ class EngineStats(msgspec.Struct, array_like=True, kw_only=True):
     prefix_cache_hits: int = 0
     """Prompt tokens found."""
     step_time: float = 0.0
-    """Seconds the worker spent on the last step."""
+    """Seconds of the last step on the last stage."""
     num_inflight: int = 0
     """Micro-batches in flight."""
     seconds_since_progress: float = 0.0
-    """0 when idle; else the time since a step last came back."""
+    """Seconds since the last result; 0 when idle."""
     stages: list[StageStats] = []
     """One for each pipeline stage."""
     microbatch_prefill: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
     microbatch_decode: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
     iterations: TokenHistogram = msgspec.field(default_factory=TokenHistogram)
-    """Prompt tokens computed and tokens generated, of each step that came back."""
+    """Prompt tokens computed and tokens generated in each step."""
 
 
 class RequestOutputs(Message):
-    """Results of a step; with no outputs it is the heartbeat (once a second)."""
+    """The outputs of one client's requests; without outputs it is the heartbeat, once a second."""
 
     outputs: list[RequestOutput]
     stats: EngineStats
@@ -157,7 +156,7 @@ class Hello(Message, kw_only=True):
 
     epoch: int
     max_model_len: int
-    """Longest prompt + output, in tokens, that fits the model and the KV pool."""
+    """Maximum of prompt + output, in tokens, for the model and the KV pool."""
     num_pages: int
     page_size: int
     max_num_seqs: int
@@ -167,49 +166,49 @@ class Hello(Message, kw_only=True):
 
 
 class Configure(Message):
-    """Allocate the KV pool and warm up; answered by `Ready`."""
+    """Allocate the KV pool and warm up. The answer is `Ready`."""
 
     num_pages: int
     max_model_len: int
 
 
 class PrepareGrammar(Message):
-    """Compile a grammar, outside the steps; answered by `GrammarReady`. Only for the rank that samples."""
+    """Compile a grammar, outside the steps. Sent to the rank that samples; the answer is `GrammarReady`."""
 
     number: int
     grammar: str
 
 
 class DropGrammar(Message):
-    """No sequence needs it any more, and none will."""
+    """Delete a grammar: no sequence needs it."""
 
     number: int
 
 
 class NewSequence(msgspec.Struct, array_like=True):
-    """Registers a sequence in a slot. Sent once; afterwards plans name only the slot."""
+    """Registers a sequence in a slot. Sent once; later steps name only the slot."""
 
     slot: int
     token_ids: list[int]
-    """Prompt and, after a preemption or recovery, what was generated so far."""
+    """The prompt and, after a preemption or restart, the generated tokens."""
     num_prompt_tokens: int
     num_computed_tokens: int
-    """Leading tokens whose KV is already in `pages` (prefix-cache hits)."""
+    """The number of leading tokens whose KV is in `pages` already (prefix-cache hits)."""
     pages: list[int]
     sampling: SamplingParams
-    """`seed` is always set; `stop_token_ids` includes EOS unless `ignore_eos`. `grammar` is left out."""
+    """`seed` is set; `stop_token_ids` includes EOS unless `ignore_eos`; `grammar` is None."""
     rope_start: int = 0
-    """Row of the rope table that is its position 0: not 0 where long prompts have frequencies of their own."""
+    """The row of the rope table for its position 0; not 0 if long prompts have their own frequencies."""
     grammar: int = 0
-    """Number of the grammar, which is ready; 0 for none."""
+    """The number of its grammar, which is compiled; 0 for none."""
 
 
 class SchedulerOutput(Message, kw_only=True):
-    """One micro-batch, as a delta to what the worker already knows.
+    """One micro-batch, as a delta to what the workers know.
 
-    Order of effects: free `freed` slots, register `new`, append `pages`, run the rows.
-    Rows are parallel lists, decode rows (one token) first, then prefill chunks. A decode row's input
-    token may still be on the device: it is the last one sampled for the slot.
+    A worker frees the slots `freed`, registers `new`, appends `pages`, and then runs the rows.
+    Rows are parallel lists: first decode rows (one token), then prefill chunks. The input token of a decode row may
+    still be on the device: it is the last one sampled for the slot.
     """
 
     epoch: int
@@ -218,25 +217,24 @@ class SchedulerOutput(Message, kw_only=True):
     num_tokens: list[int]
     """New tokens to compute for each row."""
     samples: list[bool]
-    """Whether the row's last token reaches the end of what is known, so that a token is sampled."""
+    """Whether the row ends with the last known token of its sequence, so that a token is sampled."""
     pages: list[tuple[int, list[int]]]
     """(slot, pages appended to its block table)."""
     new: list[NewSequence]
     freed: list[int]
     tokens: list[int] = []
-    """With pp > 1: the input token of each decode row, which are the first rows. With pp = 1 they are still on the
-    device, or known to the worker, and this is empty."""
+    """With pp > 1: the input token of each decode row. Empty with pp = 1: the worker has these tokens."""
 
 
 class Stop(Message):
-    """Leave the loop and exit with status 0."""
+    """Exit with status 0."""
 
 
 # --- worker -> engine ----------------------------------------------------------------------------
 
 
 class Capacity(Message):
-    """The model is loaded; this many KV pages fit the memory budget."""
+    """The model is loaded; `num_pages` KV pages fit the memory budget."""
 
     rank: int
     num_pages: int
@@ -251,7 +249,7 @@ class GrammarReady(Message):
 
     number: int
     error: str = ""
-    """Empty: it may be used."""
+    """Empty if it is compiled."""
 
 
 class StepResult(Message, kw_only=True):
@@ -262,15 +260,15 @@ class StepResult(Message, kw_only=True):
     elapsed: float
     """Seconds of compute on the last stage."""
     logprobs: list[TokenLogprob | None] | None = None
-    """Parallel to `token_ids`; None if no row asked."""
+    """Parallel to `token_ids`; None if no row requests them."""
     prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
     """(row, logprobs of the prompt tokens that this chunk predicts)."""
     errors: list[tuple[int, str]] = []
-    """(row, message): what the row asks for cannot be done, as with a grammar. The request fails, the batch goes on."""
+    """(row, message): requests that fail, for example because of their grammar. The other rows are not affected."""
 
 
 class StageReport(Message, kw_only=True):
-    """What a step cost one stage; from the first rank of each stage, in no order with the step's result."""
+    """The time of a step on one stage, from its first rank. It may arrive before or after the step's result."""
 
     epoch: int
     step: int
@@ -282,7 +280,7 @@ class StageReport(Message, kw_only=True):
 
 
 class WorkerFailed(Message):
-    """The worker cannot go on; it exits after sending this."""
+    """The worker failed; it exits after this message."""
 
     rank: int
     reason: str
@@ -292,39 +290,39 @@ class WorkerFailed(Message):
 
 
 class ProcessStatus(Message, kw_only=True):
-    """A child tells where it stands."""
+    """The state of a process."""
 
     role: str
     """gateway, engine or worker-RANK."""
     epoch: int
     pid: int
     state: str
-    """starting, loading, ready, draining, failed, or hung: failed because the workers do not answer."""
+    """starting, loading, ready, draining, failed, or hung (the workers do not answer)."""
     detail: str = ""
     progress: float = 0.0
     """0 to 1 while loading."""
 
 
 class EngineUp(Message):
-    """An engine of this epoch is (being) started: connect to its socket and wait for `Hello`."""
+    """The engine of this epoch starts or has started: connect to its socket and wait for `Hello`."""
 
     epoch: int
 
 
 class EngineDown(Message):
-    """The engine or a worker died."""
+    """The engine or a worker exited."""
 
     epoch: int
     reason: str
     recovery_seconds: float = 0.0
-    """Within these another engine is to be up, which gets the live requests. 0: there will be none, they fail."""
+    """Time in which the next engine starts and gets the live requests. 0: no engine starts, and they fail."""
 
 
 class Loading(Message):
-    """How far the workers of the current epoch are with their weights."""
+    """Share of the weights that the workers of the current epoch have loaded."""
 
     progress: float
-    """0 to 1, of all ranks together."""
+    """0 to 1, for all ranks together."""
 
 
 class Drain(Message):

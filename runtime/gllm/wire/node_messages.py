@@ -1,4 +1,4 @@
-"""Every message between the supervisors of two nodes, of the same kind and with the same rules as `gllm.wire.messages`.
+"""All messages between the supervisors of two nodes, with the same rules as `gllm.wire.messages`.
 
 slave  -> master   Join | NodeStatus | NodeExit | Leaving | Heartbeat
 master -> slave    Welcome | Refuse | StartEpoch | StopEpoch | Goodbye | Heartbeat
@@ -12,11 +12,11 @@ from gllm.config import EngineConfig
 from gllm.wire.messages import Message, ProcessStatus
 
 PROTOCOL = 3
-"""Grows with every change of what crosses a process boundary between nodes; different ones do not work together."""
+"""Increases with each change of a message between nodes; nodes with different numbers do not work together."""
 
 
 class ParallelConfig(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """How the ranks are laid out; the same on every node."""
+    """Numbers of nodes and ranks, and the layers of each stage; the same on every node."""
 
     nnodes: int
     pp: int
@@ -26,7 +26,7 @@ class ParallelConfig(msgspec.Struct, frozen=True, array_like=True, kw_only=True)
 
 
 class ModelDigest(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """What a model folder or file holds, whatever its path."""
+    """Identifies the content of a model folder or file."""
 
     config: str
     """SHA-256 of the configuration."""
@@ -37,20 +37,20 @@ class ModelDigest(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Join(Message, kw_only=True):
-    """A slave asks to be part of the group. `protocol` and `version` stay the first fields for ever, so that nodes of
-    different versions can tell each other so."""
+    """A slave asks to join. `protocol` and `version` are the first fields in every version, so that the master can
+    refuse a node of another version with a clear reason."""
 
     protocol: int
     version: str
     node_rank: int
     host: str
-    """The slave's own address, for messages."""
+    """The slave's own address, for log lines."""
     parallel: ParallelConfig
     model: ModelDigest
 
 
 class Welcome(Message):
-    """The slave is in. All settings that the ranks share are the master's."""
+    """The slave has joined. All ranks use the master's settings."""
 
     engine: EngineConfig
 
@@ -58,17 +58,17 @@ class Welcome(Message):
 class Refuse(Message):
     reason: str
     retry: bool
-    """Whether the same request may be granted later."""
+    """Whether the node may join later."""
 
 
 class StartEpoch(Message):
-    """End what runs, then start this node's workers."""
+    """End the running workers, then start this node's workers of a new epoch."""
 
     epoch: int
 
 
 class StopEpoch(Message):
-    """End the workers of this epoch at once, or when their stacks are in the log."""
+    """End the workers of this epoch; if they hang, log their stacks first."""
 
     epoch: int
     reason: str
@@ -76,26 +76,26 @@ class StopEpoch(Message):
 
 
 class NodeStatus(Message):
-    """A slave's worker reports."""
+    """The state of a slave's worker."""
 
     status: ProcessStatus
 
 
 class NodeExit(Message):
-    """A slave's worker ended, or could not be started."""
+    """A slave's worker exited, or could not be started."""
 
     epoch: int
     reason: str
 
 
 class Leaving(Message):
-    """The slave was asked to end (SIGTERM); it stays for `seconds`, or until the master ends."""
+    """The slave got SIGTERM; it runs until the master ends, at most `seconds`."""
 
     seconds: float
 
 
 class Goodbye(Message):
-    """The master ends; a `failure` is why, empty if it was asked to."""
+    """The master ends; `failure` is the reason, or empty."""
 
     failure: str
 

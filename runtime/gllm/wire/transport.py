@@ -8,7 +8,7 @@ import msgspec
 import zmq
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""Largest frame a socket accepts; a peer that sends more is disconnected by ZeroMQ."""
+"""Maximum frame size; ZeroMQ disconnects a peer that sends more."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -18,12 +18,12 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def decoder(message_types: Any) -> msgspec.msgpack.Decoder[Any]:
-    """A typed decoder for a union of message classes; raises msgspec.DecodeError on anything else."""
+    """Return a decoder for a union of message classes; it raises msgspec.DecodeError for other input."""
     return msgspec.msgpack.Decoder(message_types)
 
 
 def configure_socket(socket: Any, identity: str | None = None) -> None:
-    """Set the options all our sockets share: bounded frames, no lingering, no silent drops of routed messages."""
+    """Set the options of all our sockets: bounded frames, unbounded queues, no linger."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.SNDHWM, 0)
@@ -35,5 +35,5 @@ def configure_socket(socket: Any, identity: str | None = None) -> None:
 
 
 def worker_identity(rank: int, epoch: int, purpose: str = "") -> str:
-    """What a worker's socket is called on the engine's port, which with several nodes is the same for all epochs."""
+    """Return the identity of a worker's socket. It has the epoch: with several nodes all epochs share a port."""
     return f"worker-{rank}{'-' if purpose else ''}{purpose}@{epoch}"
