@@ -1,4 +1,4 @@
-"""How llama.cpp's converter stores a family's tensors: under other names, and some of them in another order."""
+"""The names of a family's tensors in its checkpoints, and how llama.cpp's converter changes names and order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ _TOP = re.compile(r"(\w+)\.(weight|bias)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Checkpoint names of the weights outside the layers."""
+
+    embedding: str
+    norm: str
+    head: str
+
+
+NAMES = Names(embedding="model.embed_tokens", norm="model.norm", head="lm_head")
+"""Those of transformers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFLayout:
     """What a family states about its GGUF files. Names are without `.weight` and `.bias`."""
 
@@ -20,8 +33,7 @@ class GGUFLayout:
     """`general.architecture` of the header."""
     only_with: str = ""
     """A tensor that only this family has among those of the same architecture; empty: the architecture is enough."""
-    top: Mapping[str, str]
-    """Weights outside the layers: GGUF's name -> the checkpoint's."""
+    names: Names = NAMES
     layer: str
     """The checkpoint's name of a layer, without its number."""
     parts: Mapping[str, str]
@@ -38,7 +50,8 @@ class GGUFLayout:
 def named(tensor: GGUFTensor, layout: GGUFLayout) -> Iterator[tuple[str, GGUFTensor]]:
     """The tensor under its checkpoint name, or its own if it has none; stacked experts as one tensor each."""
     if match := _TOP.fullmatch(tensor.name):
-        top = layout.top.get(match[1])
+        names = {"token_embd": layout.names.embedding, "output_norm": layout.names.norm, "output": layout.names.head}
+        top = names.get(match[1])
         yield tensor.name if top is None else f"{top}.{match[2]}", tensor
         return
     match = _LAYER.fullmatch(tensor.name)

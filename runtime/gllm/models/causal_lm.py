@@ -6,6 +6,7 @@ from typing import Protocol, final
 
 import torch
 
+from gllm.checkpoint.gguf_layout import NAMES, Names
 from gllm.layers.attention_backends.backend import AttentionSpec
 from gllm.layers.context import LayerContext
 from gllm.layers.decoder import DecoderLayer
@@ -15,7 +16,6 @@ from gllm.layers.parameter import Layer
 from gllm.layers.rotary import Rotary
 from gllm.layers.step import Step
 from gllm.models.config import ModelConfig
-from gllm.models.family import NAMES, Names
 
 
 class BuildLayer(Protocol):

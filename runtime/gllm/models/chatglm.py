@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gllm.checkpoint.fields import MAX_LAYERS, Fields
-from gllm.checkpoint.gguf_layout import GGUFLayout
+from gllm.checkpoint.gguf_layout import GGUFLayout, Names
 from gllm.models.config import ModelConfig, RopeConfig
-from gllm.models.family import Family, Names
+from gllm.models.family import Family
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
@@ -111,7 +111,7 @@ def _build_layer(config: ModelConfig, context: LayerContext, index: int, kv_laye
 _GGUF = GGUFLayout(
     architecture="chatglm",
     only_with="blk.0.attn_qkv.weight",
-    top=_NAMES.by_gguf_name,
+    names=_NAMES,
     layer="transformer.encoder.layers",
     parts={
         "attn_norm": "input_layernorm",

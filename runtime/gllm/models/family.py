@@ -26,23 +26,6 @@ BuildModel = Callable[[ModelConfig, "LayerContext", range | None], "CausalLM"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Checkpoint names of the weights outside the layers."""
-
-    embedding: str
-    norm: str
-    head: str
-
-    @property
-    def by_gguf_name(self) -> dict[str, str]:
-        return {"token_embd": self.embedding, "output_norm": self.norm, "output": self.head}
-
-
-NAMES = Names(embedding="model.embed_tokens", norm="model.norm", head="lm_head")
-"""Those of transformers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     architecture: str
     """The class that config.json names under `architectures`."""

@@ -13,7 +13,7 @@ from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import read_common
-from gllm.models.family import NAMES, Family
+from gllm.models.family import Family
 from gllm.models.llama import GGUF_PARTS
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ def _build_layer(
 
 _gguf = partial(
     GGUFLayout,
-    top=NAMES.by_gguf_name,
     layer="model.layers",
     parts=GGUF_PARTS
     | {

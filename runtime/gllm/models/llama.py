@@ -13,7 +13,7 @@ from gllm.checkpoint.fields import Fields
 from gllm.checkpoint.gguf_layout import GGUFLayout
 from gllm.models.config import ModelConfig
 from gllm.models.config_files.common import read_common, read_moe, read_num_layers
-from gllm.models.family import NAMES, Family
+from gllm.models.family import Family
 
 if TYPE_CHECKING:
     from gllm.layers.context import LayerContext
@@ -214,7 +214,7 @@ _MIXTRAL_EXPERTS = {
     "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
     "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
 }
-_gguf = partial(GGUFLayout, top=NAMES.by_gguf_name, layer="model.layers")
+_gguf = partial(GGUFLayout, layer="model.layers")
 
 FAMILIES = (
     Family(
