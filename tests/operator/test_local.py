@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gllm.apps.cli.main import app
+from gllm_operator.local.kubelet import LocalPod
 from gllm_operator.local.manifest import objects_of, read_deployments
 from gllm_operator.local.pod_processes import host_paths, loopback, processes_of, translate
 from gllm_operator.local.run import prepare
+from gllm_operator.local.table import PodTable
 
 _EXAMPLE = str(Path(__file__).parents[2] / "examples" / "smol.yaml")
 
@@ -106,3 +108,24 @@ def test_render_prints_every_object() -> None:
         "StatefulSet",
         "ControllerRevision",
     }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_table_of_pods_shortens_only_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    spec = processes_of(objects_of(example(), keys="KEYS"), {})[0]
+    pod = LocalPod(spec, lambda pod: None)
+    pod.state, pod.last_line = "Ready", "[bold] " + "long " * 60
+    with PodTable(out, "http://127.0.0.1:8000/v1") as table:
+        table.show([pod])
+    text = out.getvalue()
+    assert spec.name in text
+    assert spec.address in text
+    assert "[bold] long long" in text
+    assert "serves at http://127.0.0.1:8000/v1" in text

@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
+from gllm.terminal import rich_table
 from gllm_operator.local.kubelet import LocalPod
 
-_COLUMNS = ("POD", "ROLE", "ADDRESS", "STATE", "RESTARTS", "AGE")
+_COLUMNS = ("POD", "ROLE", "ADDRESS", "STATE", "RESTARTS", "AGE", "LAST LINE")
 
 
 class PodTable:
@@ -58,12 +58,24 @@ class PodTable:
 
 
 def _table(pods: Sequence[LocalPod]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=True)
-    table.add_column("LAST LINE", no_wrap=True, overflow="ellipsis", ratio=1)
-    for pod in pods:
-        spec, age = pod.spec, f"{time.monotonic() - pod.since:.0f}s"
-        cells = (spec.name, spec.role, spec.address, pod.state, str(pod.restarts), age, pod.last_line)
-        table.add_row(*(Text(cell) for cell in cells))  # Text, because log lines may contain markup.
+    rows = [
+        (
+            pod.spec.name,
+            pod.spec.role,
+            pod.spec.address,
+            pod.state,
+            str(pod.restarts),
+            f"{time.monotonic() - pod.since:.0f}s",
+            escape(pod.last_line),
+        )
+        for pod in pods
+    ]
+    table = rich_table(_COLUMNS, rows)
+    table.expand = True
+    for index, column in enumerate(table.columns):
+        column.no_wrap = True
+        column.min_width = max(len(row[index]) for row in rows)
+    # Only the last line of the log is shortened: it gets the rest of the width.
+    log = table.columns[-1]
+    log.min_width, log.ratio, log.overflow = None, 1, "ellipsis"
     return table
