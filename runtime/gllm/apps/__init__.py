@@ -1,1 +1,1 @@
-"""What a user starts: the `gllm` command, offline inference, chat, benchmarks, the simulator."""
+"""The entry points: the `gllm` command, offline inference, chat, benchmarks, the simulator."""

@@ -22,7 +22,7 @@ class HubName:
     revision: str = MAIN
     """Branch, tag or commit."""
     gguf: str = ""
-    """Which GGUF file: its name, or the name of its quantization."""
+    """The name or the quantization of a GGUF file; "" if none is named."""
 
     @property
     def is_commit(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a request asks of its tokens: a prompt cut to a length, and words that must not be generated."""
+"""Options of a request about tokens: prompts cut to a length, and words that must not be generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gllm.sampling_params import ParameterError
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """Which tokens of a prompt are kept."""
+    """The part of a prompt that is kept."""
 
     keep: int
     """The most tokens of the prompt."""

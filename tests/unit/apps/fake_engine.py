@@ -1,4 +1,4 @@
-"""An engine in this process for the tests of what is built on it: bytes are tokens, and answers follow the prompt."""
+"""A fake engine in this process: bytes are tokens, and answers repeat the prompt in upper case."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ MODEL = ModelConfig(
 
 
 class ByteTokenizer:
-    """One token a byte, and EOS."""
+    """A token for each byte, and EOS."""
 
     token_pieces = [bytes([byte]) for byte in range(256)] + [b"</s>"]
     special_token_ids = frozenset({EOS})
@@ -121,15 +121,15 @@ class FakeClient:
                 )
                 return
             answer = [*prompt.upper(), EOS]
-            for place, token in enumerate(answer, start=1):
+            for position, token in enumerate(answer, start=1):
                 await asyncio.sleep(0)
                 if self.down.is_set():
                     raise EngineError(self.reason)
-                if prompt.startswith(b"!hang") and place == 3:
+                if prompt.startswith(b"!hang") and position == 3:
                     await self.down.wait()
                     raise EngineError(self.reason)
                 stop = token if token == EOS else None
-                reason = "stop" if stop else "length" if place == sampling.max_tokens else None
+                reason = "stop" if stop else "length" if position == sampling.max_tokens else None
                 logprobs = (
                     [TokenLogprob(token_id=token, logprob=-0.5, rank=1, top=[(token, -0.5)])]
                     if sampling.logprobs is not None
@@ -163,7 +163,7 @@ class FakeClient:
 
 
 class Fakes:
-    """The parts of one fake engine, to look at and to break."""
+    """The parts of one fake engine, which tests inspect and break."""
 
     group: FakeGroup
     client: FakeClient

@@ -1,4 +1,4 @@
-"""The measuring client: against bytes cut at every place, and against a small server on a real socket."""
+"""The client of the benchmark: with streams in pieces of any size, and with a small server on a real socket."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ ANSWER = (
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
-def test_events_do_not_depend_on_how_the_bytes_came(size: int) -> None:
+def test_events_do_not_depend_on_the_pieces_of_the_stream(size: int) -> None:
     response = SseResponse()
     events = [event for at in range(0, len(ANSWER), size) for event in response.feed(ANSWER[at : at + size])]
     assert [json.loads(event)["choices"][0]["text"] for event in events[:3]] == ["a", "b\r\n", "c"]
@@ -143,7 +143,7 @@ class TinyServer:
         count = body["max_tokens"]
         writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         await asyncio.sleep(0.002)
-        frames = [frame("t", "length" if place == count - 1 else None) for place in range(count)]
+        frames = [frame("t", "length" if index == count - 1 else None) for index in range(count)]
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": count}
         frames.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n" + DONE)
         writer.write(chunked(*frames))

@@ -1,4 +1,4 @@
-"""Figures against cases worked out by hand."""
+"""Figures of small cases that were computed by hand."""
 
 import random
 
@@ -66,7 +66,7 @@ def test_percentile_is_numpys_and_weights_are_repeats() -> None:
     assert percentile([], 0.5) == 0.0
 
 
-def test_concurrency_does_not_count_requests_that_only_touch() -> None:
+def test_a_request_that_starts_when_another_ends_is_not_concurrent() -> None:
     chain = [record(0, 0.0, [1.0]), record(1, 1.0, [1.0])]
     assert summarize(chain, 2.0).max_concurrent_requests == 1
 

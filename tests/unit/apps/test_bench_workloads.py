@@ -1,4 +1,4 @@
-"""Traces: the published statistics, the clipping, the repeatability."""
+"""Workloads: the published statistics, clipping, and equal requests for equal seeds."""
 
 import math
 import random
@@ -47,7 +47,7 @@ def test_clipping_works_at_both_ends() -> None:
     assert max(drawn) == 12
 
 
-def test_same_seed_same_requests_other_seed_others() -> None:
+def test_equal_seeds_give_equal_requests() -> None:
     first, again, other = (make_requests(WORKLOADS["cpu"], 20, seed=seed, rate=5.0) for seed in (7, 7, 8))
     assert first == again
     assert first != other

@@ -1,4 +1,4 @@
-"""The chat session, and its two backends: the engine here and a server elsewhere."""
+"""The chat session and its two backends: an engine of its own, and a server."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def contents(messages: list[Message]) -> list[str]:
     return [message["content"] for message in messages]
 
 
-def test_turns_are_remembered() -> None:
+def test_turns_are_kept() -> None:
     backend = Scripted()
     session, out = talk(backend, "a", "", "b", system="be nice")
     assert contents(backend.asked[1]) == ["be nice", "a", "you said a", "b"]
@@ -76,7 +76,7 @@ def test_commands() -> None:
     assert "no command /wat" in out
 
 
-def test_interrupting_an_answer_keeps_what_was_said_and_goes_on() -> None:
+def test_an_interrupted_answer_is_kept_and_the_session_continues() -> None:
     backend = Scripted()
     session, out = talk(backend, "interrupt", "^C", "b")
     assert contents(session.turns) == ["interrupt", "you ", "b", "you said b"]
@@ -84,13 +84,13 @@ def test_interrupting_an_answer_keeps_what_was_said_and_goes_on() -> None:
     assert backend.closed == 2
 
 
-def test_a_failed_question_is_forgotten() -> None:
+def test_a_question_without_an_answer_is_removed_from_the_history() -> None:
     session, out = talk(Scripted(), "fail", "b")
     assert contents(session.turns) == ["b", "you said b"]
     assert "error: the engine is gone" in out
 
 
-def test_old_turns_go_when_the_context_is_full() -> None:
+def test_old_turns_are_dropped_when_the_context_is_full() -> None:
     backend = Scripted(most_messages=4)
     talk(backend, "a", "b", "c", system="s")
     assert contents(backend.asked[-1]) == ["s", "b", "you said b", "c"]

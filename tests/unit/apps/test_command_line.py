@@ -46,18 +46,18 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_without_flags_the_defaults_of_the_settings_hold(model: str) -> None:
+def test_without_flags_the_config_has_its_defaults(model: str) -> None:
     expected = Config(engine=EngineConfig(model=model), gateway=GatewayConfig(served_model_name="Tiny-1B"))
     assert parse(model) == expected
 
 
-def test_without_a_model_the_default_one_is_served() -> None:
+def test_without_a_model_the_default_model_is_served() -> None:
     config = parse()
     assert config.engine.model.endswith(".gguf")
     assert config.gateway.served_model_name == "SmolLM2-135M-Instruct"
 
 
-def test_flags_reach_the_settings(model: str) -> None:
+def test_flags_set_the_fields_of_the_config(model: str) -> None:
     arguments = ["--page-size", "32", "--kv-cache-memory", "512M", "--no-prefix-caching", "--policy", "no_wt"]
     config = parse(model, *arguments, "--port", "9", "--log-requests", env={"GLLM_API_KEY": "secret"})
     assert config.engine == EngineConfig(
@@ -87,7 +87,7 @@ def test_a_wrong_flag_is_named_with_the_fix(model: str, arguments: list[str], me
     assert message in str(refusal.value)
 
 
-def test_a_model_that_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_model_says_where_it_was_searched(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"looked for a folder with config\.json or a GGUF file"):
         parse("./Qwen3-8B")
     with pytest.raises(AssertionError, match="Qwen/Qwen3-8B is not in the cache"):
@@ -121,7 +121,7 @@ def test_origins(text: str, origins: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["example.com", "https://a.example/page", "https://", "[1]", "[", "https://u@a"])
-def test_what_is_no_origin(text: str) -> None:
+def test_invalid_origins_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         parse_origins(text)
 
@@ -147,7 +147,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_chat_with_a_server_elsewhere_takes_no_setting_of_an_engine() -> None:
+def test_chat_with_a_url_refuses_flags_of_the_engine() -> None:
     def chat(*more: str) -> str:
         result = CliRunner().invoke(app, ["chat", "--url", "http://127.0.0.1:1/v1", *more], env={"COLUMNS": "300"})
         assert result.exit_code != 0
@@ -173,12 +173,12 @@ def test_the_url_of_a_server_needs_no_scheme(url: str, base: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host", "http://", "http://host:port", "host:99999", "http:///v1"])
-def test_a_url_that_is_none_is_told(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"--url must look like http://127\.0\.0\.1:8000"):
         server_base(url)
 
 
-def test_an_empty_key_guards_nothing_and_is_refused(model: str) -> None:
+def test_an_empty_key_is_refused(model: str) -> None:
     assert parse(model, "--api-key", "secret", env={"GLLM_API_KEY": ""}).gateway.api_key == "secret"
     cases: list[tuple[list[str], str | None]] = [
         (["--api-key", ""], None),
@@ -194,6 +194,6 @@ def test_an_empty_key_guards_nothing_and_is_refused(model: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["300.1.1.1", "no.such.invalid", "a" * 70 + ".b", ".", "a..b"])
-def test_a_host_that_is_no_address_is_named(host: str) -> None:
+def test_an_invalid_host_is_named_in_the_error(host: str) -> None:
     with pytest.raises(OSError, match=f"^--host {re.escape(host)} is no address of this machine: "):
         bind(host, 0)

@@ -1,4 +1,4 @@
-"""The comparison script's own arithmetic and its reading of /proc."""
+"""The comparison script: its arithmetic, and what it reads from /proc."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Flags of vLLM and SGLang: renamed, left out, or refused by name; and what an unknown flag is answered with."""
+"""Flags of vLLM and SGLang are renamed, passed over, or refused by name; unknown flags get a suggestion."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def model(tmp_path: Path) -> str:
         ("--no-enable-expert-parallel --no-disable-log-stats --no-enable-sleep-mode", ""),
     ],
 )
-def test_a_flag_of_vllm_or_sglang_does_what_it_does_there(model: str, given: str, ours: str) -> None:
+def test_flags_of_vllm_and_sglang_set_the_same_config(model: str, given: str, ours: str) -> None:
     given = given.replace("--uvicorn-log-level info ", "")  # Only a whole command has --log-level.
     assert parse(model, *given.split()) == parse(model, *ours.split())
 
 
-def test_the_model_may_be_a_flag(model: str) -> None:
+def test_the_model_may_be_given_by_a_flag(model: str) -> None:
     assert parse("--model", model, "--port", "9") == parse(model, "--port", "9")
     assert parse(f"--model-path={model}") == parse(model)
     assert translate(["--uvicorn-log-level", "trace"], {"--log-level": True}, compat_flags=True) == [
@@ -112,7 +112,7 @@ def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
     assert parse("--served-model-name", "one", model) == parse(model, "--served-model-name", "one")
 
 
-def test_one_address_is_a_host_and_a_port() -> None:
+def test_an_address_sets_host_and_port() -> None:
     options = {"--master-addr": True, "--master-port": True}
     for address, host in [("[fd00::1]:5000", "fd00::1"), ("10.0.0.1:5000", "10.0.0.1"), ("tcp://a.b:5000", "a.b")]:
         given = translate(["--dist-init-addr", address], options, compat_flags=True)
@@ -159,7 +159,7 @@ def test_a_flag_without_a_counterpart_is_refused_by_name(model: str, given: str,
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("given", "suggested"),
     [
         ("--polcy", "--policy"),
         ("--max-seqs", "--max-num-seqs"),
@@ -172,15 +172,15 @@ def test_a_flag_without_a_counterpart_is_refused_by_name(model: str, given: str,
         *[(flag, "") for flag in NOTHING_IS_MEANT],
     ],
 )  # fmt: skip
-def test_the_suggestion_for_an_unknown_flag_is_the_right_one_or_none(model: str, given: str, meant: str) -> None:
+def test_the_suggestion_for_an_unknown_flag_is_the_right_one_or_none(model: str, given: str, suggested: str) -> None:
     with pytest.raises(AssertionError) as refusal:
         parse(model, given, "1")
     assert f"No such option: {given} " in str(refusal.value)
-    assert ("did you mean" in str(refusal.value)) == bool(meant)
-    assert f"(did you mean {meant}?)" in str(refusal.value) or not meant
+    assert ("did you mean" in str(refusal.value)) == bool(suggested)
+    assert f"(did you mean {suggested}?)" in str(refusal.value) or not suggested
 
 
-def test_what_follows_a_flag_is_its_value_whatever_it_looks_like(model: str) -> None:
+def test_the_word_after_a_flag_is_its_value_even_if_it_looks_like_a_flag(model: str) -> None:
     assert parse(model, "--served-model-name", "--tp").gateway.served_model_name == "--tp"
     assert translate(["--", "--tensor-parallel-size"], {}, compat_flags=True) == ["--", "--tensor-parallel-size"]
 
@@ -216,6 +216,6 @@ def test_the_default_config_is_not_changed_by_flags_that_mean_nothing_here(model
     assert config == parse(model)
 
 
-def test_the_page_has_the_table() -> None:
+def test_the_docs_page_has_the_current_tables() -> None:
     page = (Path(__file__).parents[3] / "docs" / "coming-from-vllm.md").read_text()
     assert page == with_tables(page), "run: python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md"

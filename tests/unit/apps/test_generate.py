@@ -1,4 +1,4 @@
-"""`gllm generate`: every line gets an answer or a record of what is wrong, and a resumed run repeats none."""
+"""`gllm generate`: every line gets an answer or a record of its error, and a resumed run repeats no line."""
 
 import contextlib
 import io
@@ -174,7 +174,7 @@ def command(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comman
     return Command(llm, tmp_path, monkeypatch)
 
 
-def test_lines_that_failed_are_tried_again(command: Command) -> None:
+def test_failed_lines_are_retried(command: Command) -> None:
     good, bad = {"prompt": "abc", "id": "a"}, {"prompt": "!fail", "id": "b"}
     assert command(good, bad) == 1
     assert records(command.output)["b"]["error"]["message"] == "the sampler choked"
@@ -187,7 +187,7 @@ def test_lines_that_failed_are_tried_again(command: Command) -> None:
     assert command.loads == 3
 
 
-def test_no_model_is_loaded_for_nothing(command: Command) -> None:
+def test_no_model_is_loaded_if_no_line_needs_it(command: Command) -> None:
     assert command({"prompt": "abc", "id": "a"}) == 0
     assert command({"prompt": "abc", "id": "a"}) == 0
     assert "1 lines have an answer already" in command.said
@@ -197,7 +197,7 @@ def test_no_model_is_loaded_for_nothing(command: Command) -> None:
     assert command.loads == 1
 
 
-def test_a_line_may_name_only_the_model_that_is_there(command: Command) -> None:
+def test_a_line_may_name_only_the_served_model(command: Command) -> None:
     lines = [{"prompt": "a", "id": name or "none", "model": name} for name in ("Tiny", "", None, "gpt-4o-mini")]
     lines[2]["id"] = "null"
     assert command(*lines) == 1
@@ -209,7 +209,7 @@ def test_a_line_may_name_only_the_model_that_is_there(command: Command) -> None:
     assert records(command.output)["gpt-4o-mini"]["response"]["body"]["model"] == "gpt-4o-mini"
 
 
-def test_output_lines_are_openais(command: Command) -> None:
+def test_output_lines_have_openais_format(command: Command) -> None:
     command({"prompt": "abc", "id": "a"}, {"prompt": "", "id": "b"})
     found = records(command.output)
     assert found["a"].keys() == found["b"].keys() == {"id", "custom_id", "response", "error"}
@@ -219,7 +219,7 @@ def test_output_lines_are_openais(command: Command) -> None:
     assert found["a"]["response"]["body"]["id"].startswith("cmpl-")
 
 
-def test_files_that_are_not_there_are_named(command: Command) -> None:
+def test_missing_files_are_named_in_the_error(command: Command) -> None:
     assert command(more=("-i", "/no/lines.jsonl")) == 1
     assert "gllm: error: --input /no/lines.jsonl: there is no such file" in command.said
     assert command({"prompt": "a"}, more=("-o", "/no/folder/out")) == 1
@@ -264,7 +264,7 @@ def test_resuming_after_a_torn_line_loses_and_repeats_nothing(llm: LLM, fakes: F
     run(llm, lines, whole)
     expected = {key: record["response"]["body"]["choices"] for key, record in records(whole).items()}
     data = whole.read_bytes()
-    ends = [place + 1 for place, byte in enumerate(data) if byte == ord("\n")]
+    ends = [index + 1 for index, byte in enumerate(data) if byte == ord("\n")]
     for cut in (0, 5, ends[2] - 1, ends[2], ends[4] + 7, len(data)):
         torn = tmp_path / f"cut-{cut}"
         torn.write_bytes(data[:cut])
@@ -284,7 +284,7 @@ def test_a_foreign_output_file_is_refused(tmp_path: Path) -> None:
     assert finished_ids(tmp_path / "absent") == frozenset()
 
 
-def test_what_was_ready_before_the_engine_died_is_kept(llm: LLM, fakes: Fakes, tmp_path: Path) -> None:
+def test_answers_before_the_engine_died_are_kept(llm: LLM, fakes: Fakes, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     async def die() -> None:

@@ -1,4 +1,4 @@
-"""LLM over a fake engine: results, limits, failures, and that nothing stays behind."""
+"""LLM with a fake engine: results, limits, failures, and that close leaves nothing."""
 
 import threading
 import time
@@ -100,7 +100,7 @@ def test_scoring_only(llm: LLM, fakes: Fakes) -> None:
     assert fakes.client.submitted[-1][1].max_tokens == 0
 
 
-def test_stream_and_leaving_it(llm: LLM, fakes: Fakes) -> None:
+def test_a_stream_that_is_left_early_stops_the_request(llm: LLM, fakes: Fakes) -> None:
     assert "".join(llm.stream("hello")) == "HELLO"
     assert "".join(llm.stream([{"role": "user", "content": "x"}])) == "USER:X\n"
     stream = llm.stream("!hang")
@@ -112,7 +112,7 @@ def test_stream_and_leaving_it(llm: LLM, fakes: Fakes) -> None:
         llm.stream("x", SamplingParams(n=2))
 
 
-def test_huge_batches_are_fed_in_slowly(llm: LLM, fakes: Fakes) -> None:
+def test_large_batches_are_submitted_gradually(llm: LLM, fakes: Fakes) -> None:
     drawn = 0
 
     def requests():
@@ -144,13 +144,13 @@ def test_huge_batches_are_fed_in_slowly(llm: LLM, fakes: Fakes) -> None:
         ("x", SamplingParams(truncate_prompt_tokens=60), "from 1 to the 48"),
     ],
 )
-def test_what_cannot_be_served_is_said_before_any_work(llm: LLM, fakes: Fakes, prompt, sampling, message) -> None:
+def test_invalid_prompts_are_refused_before_any_work(llm: LLM, fakes: Fakes, prompt, sampling, message) -> None:
     with pytest.raises(ParameterError, match=message):
         llm.generate(["fine", prompt] if isinstance(prompt, str) else prompt, sampling)
     assert not fakes.client.submitted
 
 
-def test_a_failed_request_spoils_no_other(llm: LLM) -> None:
+def test_a_failed_request_does_not_affect_others(llm: LLM) -> None:
     good, bad = llm.generate(["ok", "!fail"])
     assert (good.text, good.error) == ("OK", None)
     assert bad.error == "the sampler choked"
@@ -159,7 +159,7 @@ def test_a_failed_request_spoils_no_other(llm: LLM) -> None:
         list(llm.stream("!fail"))
 
 
-def test_the_engines_death_is_an_exception_with_its_reason(llm: LLM, fakes: Fakes) -> None:
+def test_the_death_of_the_engine_is_an_exception_with_its_reason(llm: LLM, fakes: Fakes) -> None:
     stream = llm.stream("!hang")
     next(stream)
     llm.engine.call(_die(fakes, "worker-0 was killed"))
@@ -169,7 +169,7 @@ def test_the_engines_death_is_an_exception_with_its_reason(llm: LLM, fakes: Fake
         llm.generate("abc")
 
 
-def test_an_engine_that_comes_back_costs_a_pause(llm: LLM, fakes: Fakes) -> None:
+def test_requests_continue_after_a_restart_of_the_engine(llm: LLM, fakes: Fakes) -> None:
     async def replace() -> None:
         fakes.group.on_event(EngineDown(0, "worker-0 was killed", 60.0))
         fakes.group.on_event(EngineUp(1))
@@ -186,7 +186,7 @@ async def _die(fakes: Fakes, reason: str) -> None:
     fakes.group.die(reason)
 
 
-def test_close_ends_everything_and_what_runs(fakes: Fakes) -> None:
+def test_close_ends_the_engine_and_running_requests(fakes: Fakes) -> None:
     llm = fakes.llm()
     failures: list[Exception] = []
 
@@ -209,7 +209,7 @@ def test_close_ends_everything_and_what_runs(fakes: Fakes) -> None:
         llm.generate("abc")
 
 
-def test_an_engine_that_does_not_start(fakes: Fakes) -> None:
+def test_an_engine_that_does_not_start_raises_its_reason(fakes: Fakes) -> None:
     fakes.refuse = "worker-0: the model needs 3 GB, 1 GB is free"
     with pytest.raises(RuntimeError, match="needs 3 GB"):
         fakes.llm()
@@ -233,7 +233,7 @@ def test_wrong_options_say_what_to_write() -> None:
         LLM("/no/such/model")
 
 
-def test_options_may_have_their_names_in_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_options_may_be_named_as_in_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr("gllm.apps.offline.llm.LLM._start", lambda self, config, *more: setattr(self, "config", config))
     llm = LLM(str(tmp_path), tensor_parallel_size=2, max_num_batched_tokens=64, enforce_eager=True, block_size=32)

@@ -1,4 +1,4 @@
-"""The simulator: requests are conserved, stages are machines that do one thing at a time, a seed decides everything."""
+"""The simulator: every request ends, a stage does one thing at a time, and a seed determines the run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_seed_decides_everything() -> None:
     assert other.stage_seconds != first.stage_seconds
 
 
-def test_a_lone_decode_takes_the_sum_of_its_way() -> None:
+def test_a_single_decode_takes_the_sum_of_all_delays() -> None:
     pipeline = msgspec.structs.replace(hardware(2), jitter=0.0)
     outcome = run([BenchRequest(0, [0] * 10, 2, 0.0)], pipeline)
     [record] = outcome.records
@@ -211,7 +211,7 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [("--policy", "fastest"), ("--preset", "abacus"), ("--fit", "/nowhere"), ("--hardware", "/nowhere")]
 )
-def test_the_command_says_what_is_wrong(arguments: tuple[str, str]) -> None:
+def test_errors_of_the_command(arguments: tuple[str, str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert "Traceback" not in result.output

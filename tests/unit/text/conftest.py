@@ -1,4 +1,4 @@
-"""Tokenizers that the text tests share: the default model's GGUF, and a small SentencePiece one in a made-up GGUF."""
+"""Tokenizers for the tests of text: the default model's, and a small SentencePiece one in a synthetic GGUF file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls, results and absent contents of a chat history, in the ways in which templates read them."""
+"""Calls, results and missing contents of a chat history, as different templates read them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_templates_for_objects_render_as_in_transformers(smollm: Tokenizer, sour
 
 
 @pytest.mark.parametrize("raw", ['{"city": "Par', "[1]", '"x"', "7", "[" * 100000, '{"a": ' + "9" * 5000])
-def test_what_is_no_object_is_shown_as_it_is(smollm: Tokenizer, raw: str) -> None:
+def test_arguments_that_are_not_an_object_are_shown_unchanged(smollm: Tokenizer, raw: str) -> None:
     shown = {source: str(ChatTemplate(source, smollm).render(history(raw))) for source in ALL}
     for source in (R1_LIKE, PRINTS, ADDS):
         assert raw in shown[source]
@@ -127,14 +127,14 @@ def test_an_empty_content_is_not_none(smollm: Tokenizer) -> None:
     assert template.render([{"role": "user", "content": ""}]) == "FalseFalse"
 
 
-def test_only_templates_that_hide_calls_get_messages_apart(smollm: Tokenizer) -> None:
+def test_calls_are_separated_from_text_only_for_templates_that_hide_them(smollm: Tokenizer) -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.role }}{{ m.tool_calls | length }};{% endfor %}", smollm)
     assert template.render(history("{}", "text")) == "user0;assistant1;tool0;"
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize("given", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_comes_under_the_name_that_the_template_reads(smollm: Tokenizer, key: str, given: str) -> None:
+def test_reasoning_has_the_key_that_the_template_reads(smollm: Tokenizer, key: str, given: str) -> None:
     chat = [{"role": "assistant", "content": "a", given: "because"}]
     assert ChatTemplate("{{ messages[0]." + key + " }}", smollm).render(chat) == "because"
     assert ChatTemplate("{{ messages[0]['" + key + "'] }}", smollm).render(chat) == "because"

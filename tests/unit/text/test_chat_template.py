@@ -300,7 +300,7 @@ def test_threads_share_a_template(smollm: Tokenizer) -> None:
          "!<developer><user>"),
     ],
 )  # fmt: skip
-def test_developers_are_the_system_where_a_template_does_not_know_them(
+def test_developer_messages_become_system_messages_if_the_template_has_no_such_role(
     smollm: Tokenizer, source: str, text: str
 ) -> None:
     chat = [{"role": "developer", "content": "a"}, {"role": "user", "content": "b"}]

@@ -1,4 +1,4 @@
-"""EBNF grammars against the texts that they do and do not describe."""
+"""EBNF grammars: texts that match, texts that do not, and errors."""
 
 from __future__ import annotations
 

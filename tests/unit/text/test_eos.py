@@ -1,4 +1,4 @@
-"""Which tokens end a generation, for real layouts of folders and GGUF headers."""
+"""The tokens that end a generation, for real layouts of folders and GGUF headers."""
 
 from __future__ import annotations
 

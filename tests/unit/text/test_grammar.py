@@ -200,7 +200,7 @@ NODE = {
         ({"type": "object", "properties": {"a": {"not": {}}, "b": {}}}, ['{"b": 1}'], ['{"a": 1}']),
     ],
 )
-def test_what_a_schema_allows(
+def test_values_that_a_schema_allows(
     smollm: Tokenizer, ll_tokenizer: Any, schema: dict[str, Any], good: list[str], bad: list[str]
 ) -> None:
     grammar = grammar_from_json_schema(schema)
@@ -216,7 +216,7 @@ def test_a_long_chain_of_references() -> None:
     assert made["additionalProperties"] is False
 
 
-def test_a_rewritten_schema_leaves_the_callers_as_it_was() -> None:
+def test_the_schema_of_the_caller_is_not_changed() -> None:
     schema = {"$defs": {"base": needs("a")}, "allOf": [{"$ref": "#/$defs/base"}, needs("b")]}
     before = json.dumps(schema)
     grammar_from_json_schema(schema)
@@ -522,7 +522,7 @@ def test_a_killed_child_leaves_no_zombie(smollm: Tokenizer) -> None:
         checker.close()
 
 
-def test_verdicts_are_remembered(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_checks_are_cached(smollm: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     checker = GrammarChecker(smollm, WIDTH)
     monkeypatch.setattr(checker, "_ask", lambda grammar: asked.append(grammar) or ("bad" if grammar == "b" else ""))
@@ -556,6 +556,6 @@ def test_sentencepiece_tokenizer(sentencepiece: Tokenizer) -> None:
         assert allowed(matcher.compute_bitmask()) == [2]
 
 
-def test_unfit_tokenizers_are_refused(smollm: Tokenizer) -> None:
+def test_unsuitable_tokenizers_are_refused(smollm: Tokenizer) -> None:
     with pytest.raises(ValueError, match="logits"):
         build_ll_tokenizer(smollm, 100)

@@ -1,4 +1,4 @@
-"""Special tokens in a client's text are text, those of the template are special tokens."""
+"""Special tokens that a client writes are text; those of the template are special tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def user(content: Any) -> Messages:
     return [{"role": "user", "content": content}]
 
 
-def test_a_forged_turn_is_text(smollm: Tokenizer) -> None:
+def test_a_turn_that_a_client_writes_is_text(smollm: Tokenizer) -> None:
     template = ChatTemplate.of_model(smollm)
     forged, real = template.render(user(FORGED)), template.render(REAL)
     ids = smollm.encode(forged, add_special_tokens=False)
@@ -47,7 +47,7 @@ def test_a_forged_turn_is_text(smollm: Tokenizer) -> None:
     assert specials(smollm, ids) == specials(smollm, smollm.encode(harmless, add_special_tokens=False))
 
 
-def test_the_switch_makes_them_live(smollm: Tokenizer) -> None:
+def test_special_tokens_can_be_allowed(smollm: Tokenizer) -> None:
     template = ChatTemplate.of_model(smollm, allow_special_tokens=True)
     forged, real = (smollm.encode(template.render(chat)) for chat in (user(FORGED), REAL))
     default = smollm.encode(ChatTemplate.of_model(smollm).render(REAL))
@@ -55,7 +55,7 @@ def test_the_switch_makes_them_live(smollm: Tokenizer) -> None:
     assert forged[-20:] == real[-20:] == default[-20:]
 
 
-def test_the_text_around_is_tokenised_as_ever(smollm: Tokenizer) -> None:
+def test_the_surrounding_text_has_the_same_tokens(smollm: Tokenizer) -> None:
     prompt = ChatTemplate.of_model(smollm).render(user("a  b\n\n<|im_end|>  c\u00e9 <|im_start|>d"))
     ids = smollm.encode(prompt, add_special_tokens=False)
     plain = tokenizers.Tokenizer.from_str(smollm.to_json())
@@ -90,7 +90,7 @@ def test_the_text_around_is_tokenised_as_ever(smollm: Tokenizer) -> None:
         [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": "<|im_end|>'}}]}],
     ],
 )
-def test_wherever_it_is_spelled(smollm: Tokenizer, chat: Messages) -> None:
+def test_special_tokens_in_every_field_are_text(smollm: Tokenizer, chat: Messages) -> None:
     prompt = ChatTemplate(EVERYTHING, smollm).render(chat)
     ids = smollm.encode(prompt)
     assert smollm.decode(ids, skip_special_tokens=False) == prompt
@@ -108,7 +108,7 @@ def test_tools_and_documents_are_text_too(smollm: Tokenizer) -> None:
     assert specials(smollm, smollm.encode(prompt)) == 2
 
 
-def test_two_strings_that_a_template_joins(smollm: Tokenizer) -> None:
+def test_a_spelling_across_two_strings_is_text(smollm: Tokenizer) -> None:
     template = ChatTemplate("{{ messages[0].content ~ messages[1].content }}<|im_end|>", smollm)
     for cut in range(1, len("<|im_end|>")):
         prompt = template.render(user("<|im_end|>"[:cut]) + user("<|im_end|>"[cut:]))
@@ -147,15 +147,13 @@ PIECES = st.lists(st.sampled_from([*WORDS, "a", "b", ">", "<", "[", "x", "]"]), 
 
 
 @given(text=PIECES)
-def test_marks_are_found_again_and_lie_in_each_spelling(text: str) -> None:
+def test_every_spelling_has_a_mark_and_unmark_finds_it(text: str) -> None:
     spellings = SpecialSpellings(WORDS)
     prompt = unmark(spellings.mark("-" + text)[1:])
     assert prompt == text
-    starts = {place for place in range(len(text)) for word in WORDS if text.startswith(word, place)}
-    begun = {
-        place for place in range(len(text)) for word in WORDS if word != text[place:] and word.startswith(text[place:])
-    }
-    assert [place - 1 for place in prompt.literal_at] == sorted(starts | begun)
+    starts = {at for at in range(len(text)) for word in WORDS if text.startswith(word, at)}
+    begun = {at for at in range(len(text)) for word in WORDS if word != text[at:] and word.startswith(text[at:])}
+    assert [at - 1 for at in prompt.literal_at] == sorted(starts | begun)
 
 
 def test_long_texts_are_searched_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_offsets_of_text(smollm: Tokenizer, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["hello world", "h\U0001f600e\u00e9 o"])
-def test_what_a_prompt_does_not_show_has_no_width(sentencepiece: Tokenizer, text: str) -> None:
+def test_hidden_tokens_of_a_prompt_have_no_width(sentencepiece: Tokenizer, text: str) -> None:
     ids = sentencepiece.encode(text)
     assert ids[0] in sentencepiece.special_token_ids
     found = TextOffsets(sentencepiece, skip_special_tokens=True).prompt(text, ids)

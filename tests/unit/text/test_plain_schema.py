@@ -1,4 +1,4 @@
-"""Schemas as libraries write them, in words that llguidance does not know: what fits, and what does not."""
+"""Schemas of libraries with keywords that llguidance does not take: values that match, and values that do not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def text(pattern: str) -> dict[str, Any]:
          [{"const": None, "enum": {"a": 1}, "$ref": 1, "pattern": "("}], [{"const": 1}]),
     ],
 )  # fmt: skip
-def test_what_fits(smollm: Tokenizer, ll_tokenizer: Any, schema: Any, good: list[Any], bad: list[Any]) -> None:
+def test_values_that_match_a_schema(
+    smollm: Tokenizer, ll_tokenizer: Any, schema: Any, good: list[Any], bad: list[Any]
+) -> None:
     grammar = grammar_from_json_schema(schema)
     check_grammar(grammar, ll_tokenizer)
     for value in [*good, *bad]:

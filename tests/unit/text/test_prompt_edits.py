@@ -30,9 +30,9 @@ def test_truncation_leaves_room_for_the_answer() -> None:
     assert truncation_for(-1, "left", 10, 100) == Truncation(90, "left")
     assert truncation_for(-1, "right", None, 100) == Truncation(99, "right")
     assert truncation_for(90, "left", 10, 100) == Truncation(90, "left")
-    for wanted, output in ((91, 10), (0, 10), (-1, 100), (100, None)):
+    for keep, output in ((91, 10), (0, 10), (-1, 100), (100, None)):
         with pytest.raises(ParameterError, match="truncate_prompt_tokens"):
-            truncation_for(wanted, "left", output, 100)
+            truncation_for(keep, "left", output, 100)
 
 
 def test_bad_words(smollm: Tokenizer) -> None:

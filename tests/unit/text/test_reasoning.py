@@ -37,7 +37,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("inside", "text", "reasoning", "content"), CASES)
-def test_any_cut_gives_the_same(inside: bool, text: str, reasoning: str, content: str) -> None:
+def test_the_result_does_not_depend_on_the_pieces(inside: bool, text: str, reasoning: str, content: str) -> None:
     assert split([text], inside) == (reasoning, content)
     assert split(list(text), inside) == (reasoning, content)
     for cut in range(1, len(text)):
@@ -48,7 +48,7 @@ def test_any_cut_gives_the_same(inside: bool, text: str, reasoning: str, content
     parts=st.lists(st.sampled_from(["<think>", "</think>", "<", "/think>", " ", "\n", "a", "b"]), max_size=10),
     inside=st.booleans(),
 )
-def test_fuzz_any_cut_gives_the_same(parts: list[str], inside: bool) -> None:
+def test_fuzz_the_result_does_not_depend_on_the_pieces(parts: list[str], inside: bool) -> None:
     text = "".join(parts)
     assert split(list(text), inside) == split([text], inside) == split(parts, inside)
 
@@ -61,7 +61,7 @@ def test_text_is_not_held_back() -> None:
     assert parser.feed("five") == ("", "five")
 
 
-def test_choice() -> None:
+def test_choice_of_the_parser() -> None:
     template = "{{ '<think>' }}"
     assert reasoning_parser_for("none", template) is None
     assert reasoning_parser_for("auto", "plain") is None

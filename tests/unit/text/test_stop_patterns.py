@@ -1,4 +1,4 @@
-"""Stop patterns against Python's `re`, and what they may cost."""
+"""Stop patterns compared with Python's `re`, and their limits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_token_that_completes_a_match_is_shown_whole(smollm: Tokenizer) -> N
     assert texts.stop_reason == "ye"
 
 
-def test_a_stop_string_goes_before_a_pattern(smollm: Tokenizer) -> None:
+def test_a_stop_string_takes_precedence_over_a_pattern(smollm: Tokenizer) -> None:
     texts = TextStream(smollm, patterns=StopPatterns(["x", "b"]), stop=StopStrings(["b"]))
     assert texts.feed(smollm.encode("ab")) == "a"
     assert texts.stop_reason == "b"
@@ -86,7 +86,7 @@ def test_a_stop_string_goes_before_a_pattern(smollm: Tokenizer) -> None:
         ("(" * 1000 + ")" * 1000, "complex|nest"),
     ],
 )
-def test_what_is_refused(pattern: str, reason: str) -> None:
+def test_invalid_patterns_are_refused(pattern: str, reason: str) -> None:
     with pytest.raises(ParameterError, match=reason) as caught:
         StopPatterns(["a", pattern])
     assert caught.value.param == "stop_regex"
@@ -94,7 +94,7 @@ def test_what_is_refused(pattern: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", [r"(a+)+b", r"(a|aa)+c", r"(a?){200}a{200}c", r"(.*a){100}c", r"\w{2000}\d"])
-def test_patterns_that_backtrack_for_ever_elsewhere(pattern: str) -> None:
+def test_patterns_that_backtrack_exponentially_in_other_engines(pattern: str) -> None:
     scanner = StopPatterns([pattern]).scanner()
     started = time.monotonic()
     with contextlib.suppress(PatternTooComplexError):

@@ -293,7 +293,7 @@ def test_pre_tokenizers(pre: str, text: str, pieces: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "token", "text", "pieces"),
+    ("index", "token", "text", "pieces"),
     [
         (128000, "<|begin_of_text|>", "123456\n\n\tx", ["123", "456", "\u010a\u010a", "\u0109x"]),
         (151644, "<|im_start|>", "12\n\n\tx", ["1", "2", "\u010a\u010a", "\u0109x"]),
@@ -304,18 +304,18 @@ def test_pre_tokenizers(pre: str, text: str, pieces: list[str]) -> None:
 )
 @pytest.mark.parametrize("pre", [None, "default"])
 def test_a_missing_pre_tokenizer_name_is_inferred_or_warned_about(
-    caplog: pytest.LogCaptureFixture, pre: str | None, place: int, token: str, text: str, pieces: list[str]
+    caplog: pytest.LogCaptureFixture, pre: str | None, index: int, token: str, text: str, pieces: list[str]
 ) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     filler = (f"[{number}]" for number in itertools.count())
-    tokens = [*alphabet, *itertools.islice(filler, max(0, place - len(alphabet)))]
-    tokens[place:place] = [token]
+    tokens = [*alphabet, *itertools.islice(filler, max(0, index - len(alphabet)))]
+    tokens[index:index] = [token]
     metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": []}
     content = tokenizer_json_from_gguf(metadata if pre is None else metadata | {"tokenizer.ggml.pre": pre})
     backend = tokenizers.Tokenizer.from_str(json.dumps(content))
     assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == pieces
     warned = "tokenizer.ggml.pre is" in caplog.text
-    assert warned == (place == 5)
+    assert warned == (index == 5)
 
 
 def test_gguf_bos_rules(smollm: Tokenizer) -> None:
@@ -419,7 +419,7 @@ def test_special_tokens_by_name(folder: Path, sentencepiece: Tokenizer) -> None:
     assert sentencepiece.named_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def test_chat_templates_of_every_place(folder: Path) -> None:
+def test_chat_templates_in_every_file(folder: Path) -> None:
     write(
         folder,
         "tokenizer_config.json",

@@ -87,7 +87,9 @@ CASES: list[tuple[ToolFormat, str, str, Calls]] = [
 
 
 @pytest.mark.parametrize(("tool_format", "text", "content", "calls"), CASES)
-def test_any_cut_gives_the_same(tool_format: ToolFormat, text: str, content: str, calls: Calls) -> None:
+def test_the_result_does_not_depend_on_the_pieces(
+    tool_format: ToolFormat, text: str, content: str, calls: Calls
+) -> None:
     assert parse(tool_format, [text]) == (content, calls)
     assert parse(tool_format, list(text)) == (content, calls)
     for cut in range(1, len(text)):
@@ -106,7 +108,9 @@ FRAGMENTS = [
     parts=st.lists(st.sampled_from(FRAGMENTS), max_size=14),
     cuts=st.lists(st.integers(0, 60), max_size=5),
 )
-def test_fuzz_any_cut_gives_the_same(tool_format: ToolFormat, parts: list[str], cuts: list[int]) -> None:
+def test_fuzz_the_result_does_not_depend_on_the_pieces(
+    tool_format: ToolFormat, parts: list[str], cuts: list[int]
+) -> None:
     text = "".join(parts)
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     whole = parse(tool_format, [text])
@@ -131,7 +135,7 @@ JSON = st.recursive(
     ),
     ascii_only=st.booleans(),
 )
-def test_valid_calls_come_back_whole(calls: list[tuple[str, dict[str, object]]], ascii_only: bool) -> None:
+def test_valid_calls_are_parsed_completely(calls: list[tuple[str, dict[str, object]]], ascii_only: bool) -> None:
     def dump(value: object) -> str:
         return json.dumps(value, ensure_ascii=ascii_only)
 

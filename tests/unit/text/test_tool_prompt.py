@@ -1,4 +1,4 @@
-"""Tools, calls and results as text, for templates that know nothing of tools."""
+"""Tools, calls and results as text, for templates without tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call made twice word for word ends the answer; nothing else is lost, however the text is cut."""
+"""A call that repeats an earlier one ends the answer; nothing else is lost, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_repeat_ends_the_answer() -> None:
         assert read(NONE + NONE, size) == ([("dice", "{}")], True)
 
 
-def test_what_only_begins_alike_is_a_call() -> None:
+def test_a_call_that_only_begins_like_an_earlier_one_is_a_call() -> None:
     for size in (1, 7, 1000):
         assert read(ROME + ROMEO, size) == (
             [("weather", '{"city": "Rome"}'), ("weather", '{"city": "Romeo"}')],
@@ -47,7 +47,7 @@ def test_what_only_begins_alike_is_a_call() -> None:
 
 
 @given(st.lists(st.sampled_from([ROME, PARIS, ROMEO, NONE]), unique=True), st.integers(1, 50))
-def test_different_calls_all_come_out(calls: list[str], size: int) -> None:
+def test_different_calls_are_all_returned(calls: list[str], size: int) -> None:
     plain = ToolParser(HERMES)
     fed = plain.feed("".join(calls)).tool_calls + plain.finish().tool_calls
     found, ended = read("".join(calls), size)

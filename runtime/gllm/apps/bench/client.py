@@ -71,7 +71,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
 
     @property
     def ttft(self) -> float:
-        """From sending to the first piece of output."""
+        """Seconds from sending to the first piece of output."""
         return self.pieces[0][0]
 
     @property

@@ -170,7 +170,7 @@ def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[Reques
 
 
 COLUMNS = ("", "", "mean", "median", "p99")
-"""Of the table on a terminal."""
+"""Columns of the table on a terminal."""
 
 
 def cells(summary: Summary) -> list[list[str]]:

@@ -36,7 +36,7 @@ async def find_model(endpoint: Endpoint, name: str = "") -> ServedModel:
     except httpx.HTTPError as error:
         raise ValueError(f"no server at {url} ({error or type(error).__name__})") from error
     if answer.status_code == 401:
-        raise ValueError("the server wants an API key: add --api-key")
+        raise ValueError("the server needs an API key: add --api-key")
     if answer.status_code != 200:
         raise ValueError(f"{url} answered {answer.status_code}: {answer.text[:200]}")
     models = answer.json().get("data", [])

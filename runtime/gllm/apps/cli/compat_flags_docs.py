@@ -13,7 +13,7 @@ _END = "<!-- end of the tables -->\n"
 
 
 def with_tables(page: str) -> str:
-    """The page with its tables as they must be; raises ValueError if it has no place for them."""
+    """Return the page with current tables. Raises ValueError if it has no marks for them."""
     before, begin, rest = page.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):

@@ -186,12 +186,12 @@ def _ranks_of_a_stage(args: list[str]) -> str:
 
 
 def _suggestion(name: str, options: dict[str, bool], *, compat_flags: bool) -> str:
-    """The end of the error; empty unless one flag is clearly meant."""
-    meant = {option: option for option in options}
+    """The end of the error; empty unless exactly one flag is similar."""
+    similar = {option: option for option in options}
     if compat_flags:
-        meant |= {other: row.ours for row in COMPAT_FLAGS if row.ours in options for other in row.names}
+        similar |= {other: row.ours for row in COMPAT_FLAGS if row.ours in options for other in row.names}
     alike: dict[str, float] = {}
-    for known, option in meant.items():
+    for known, option in similar.items():
         alike[option] = max(alike.get(option, 0.0), _likeness(name.strip("-"), known.strip("-")))
     best = max(alike.values(), default=0.0)
     found = [option for option, likeness in alike.items() if likeness == best]

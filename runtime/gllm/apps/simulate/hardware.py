@@ -47,11 +47,11 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     engine: float = 300e-6
     """The engine's own time for a result and the schedule of the next step."""
     dispatch: float = msgspec.field(default=200e-6, name="plan")
-    """From the engine to a stage; `plan` in JSON files."""
+    """Time from the engine to a stage; the key in JSON files is `plan`."""
     prepare: float = 2e-3
     """Work of a stage before it computes a step: inputs, launches. Hidden if the step was sent early enough."""
     result: float = 300e-6
-    """From the last stage to the engine, with the sampled tokens."""
+    """Time of the sampled tokens from the last stage to the engine."""
     jitter: float = 0.03
     """Standard deviation of log(time of a step / time by the formula)."""
 

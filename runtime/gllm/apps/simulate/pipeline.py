@@ -11,12 +11,12 @@ from gllm.engine.time_model import Work
 
 @dataclass(frozen=True, slots=True)
 class StageIntervals:
-    """When one micro-batch is computed. Times are seconds."""
+    """The times at which one micro-batch is computed, in seconds."""
 
     intervals: list[tuple[float, float]]
     """(start, duration) on each stage."""
     result_time: float
-    """When its sampled tokens reach the engine."""
+    """The time at which its sampled tokens reach the engine."""
 
 
 class Pipeline:

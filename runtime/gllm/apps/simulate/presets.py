@@ -33,7 +33,7 @@ class Preset:
     """Bytes for weights and KV on a device."""
     layer_bytes: float
     kv_bytes: float
-    """Of one token in one layer."""
+    """Bytes of KV of one token in one layer."""
     transfer: float
     transfer_per_token: float
     prepare: float

@@ -36,18 +36,18 @@ class Outcome:
 
     records: list[RequestRecord]
     duration: float
-    """From the first arrival to the last token."""
+    """Seconds from the first arrival to the last token."""
     present: float
     """Seconds with a micro-batch in flight."""
     busy: list[float]
     """Seconds of computation of each stage."""
     preemptions: int
     works: list[Work] = field(default_factory=list)
-    """Of each micro-batch."""
+    """The work of each micro-batch."""
     sent: list[float] = field(default_factory=list)
     """Time at which each micro-batch was sent."""
     stage_seconds: list[float] = field(default_factory=list)
-    """Of each micro-batch, on its slowest stage."""
+    """Seconds of each micro-batch on its slowest stage."""
     prediction_error: float = 0.0
     """Relative, of the scheduler's time model at the end, mean over the stages."""
 
