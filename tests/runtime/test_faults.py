@@ -1,4 +1,4 @@
-"""`gllm serve` with real processes: what clients see when one is killed, how it comes back, and how it ends."""
+"""`gllm serve` with real processes: failures as clients see them, restarts, and the end."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def serve(model: Path, tmp_path: Path) -> Iterator[Serve]:
 
 
 def stream_of(server: Server, max_tokens: int) -> Stream:
-    """One that has begun."""
+    """Start a stream and wait for its first text."""
     stream = Stream(server, prompt="hello", max_tokens=max_tokens)
     stream.wait_pieces(1)
     return stream
 
 
 def said(stream: Stream) -> str:
-    """Message of the error event that ended the stream."""
+    """Return the message of the error event that ended the stream."""
     stream.join(10)
     assert not stream.is_alive(), "the client hangs"
     assert not stream.broken

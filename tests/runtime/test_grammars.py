@@ -1,4 +1,4 @@
-"""Grammars on a real server: a heavy one costs other streams nothing, one that fails late is its client's error."""
+"""Grammars on a real server: a large one does not delay other streams; one that fails is its client's error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def heavy_schema(groups: int) -> dict[str, Any]:
-    """Each further group multiplies what must be compiled by four; 5 take a second or so."""
+    """Each further group multiplies the work by four; 5 groups take about a second."""
 
     def needs(name: str) -> dict[str, Any]:
         return {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
@@ -37,7 +37,7 @@ def heavy_schema(groups: int) -> dict[str, Any]:
 
 
 class Reader(threading.Thread):
-    """Reads an endless stream until it is told to leave, and notes when something came."""
+    """Reads an endless stream until it is stopped, and records the time of each piece."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
@@ -56,7 +56,7 @@ class Reader(threading.Thread):
                     return
 
 
-def test_a_heavy_grammar_for_64_choices_does_not_stop_another_stream(server: Server) -> None:
+def test_a_large_grammar_for_64_choices_does_not_stop_another_stream(server: Server) -> None:
     other = Reader(server)
     until(lambda: len(other.moments) > 20)
     began = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_grammar_that_fails_late_is_the_clients_error(server: Server, field: s
     assert "too complex" in error["message"]
 
 
-def test_a_constrained_answer_goes_on_after_its_worker_is_lost(server: Server) -> None:
+def test_a_constrained_answer_continues_after_its_worker_is_lost(server: Server) -> None:
     regex = "([a-f]{3} ){400}end"
     stream = Stream(server, guided_regex=regex, max_tokens=4000, ignore_eos=False, temperature=1, seed=3)
     calm = Stream(server, guided_regex=regex, max_tokens=4000, ignore_eos=False, temperature=1, seed=3)

@@ -1,4 +1,4 @@
-"""Greedy output is transformers', token for token, whatever the scheduler does around it."""
+"""Greedy output equals transformers', token for token, for all ways of scheduling."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_prefix_hits(expected: dict, variant: str, backend: str) -> None:
     again = engine.generate(prompts, greedy())
     assert [answer.token_ids for answer in again] == answers
     assert all(answer.num_cached_tokens > 0 for answer, prompt in zip(again, prompts, strict=True) if len(prompt) > 8)
-    # A longer prompt that starts with a former prompt and its answer hits the pages of generated tokens too.
+    # A prompt that starts with an earlier prompt and its answer also hits the pages of generated tokens.
     continued = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
     assert [a.token_ids for a in engine.generate(continued, greedy(1))] == [[answer[-1]] for answer in answers]
 

@@ -1,4 +1,4 @@
-"""What loading costs: a rank reads its own layers and slices from disk, and holds its share and one tensor at most."""
+"""Memory of loading: a rank reads its own layers and slices, and never holds more than its share and one tensor."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_peak_memory_is_the_share_and_one_tensor(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("tp", "ep"), [(2, 2), (2, 1), (4, 2)])
 def test_of_experts_too(experts: Path, backend: str, tp: int, ep: int) -> None:
-    """Expert by expert, whether the rank has some of them or a slice of each."""
+    """Experts are loaded one by one, whether the rank has whole experts or a slice of each."""
     answer = load(experts, backend, (0, 8), tp, tp - 1, ep)
     share = (experts / "model.safetensors").stat().st_size / tp
     # Key-value heads are two, so with four ranks two of them hold each.

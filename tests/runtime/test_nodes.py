@@ -1,4 +1,4 @@
-"""Several nodes: a master and slaves as real processes, each on a loopback address of its own."""
+"""Several nodes: a master and slaves as real processes, each on its own loopback address."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Nodes:
-    """A group in the making: master on 127.0.0.1, slave n on 127.0.0.(n+1)."""
+    """Starts the nodes of a group: the master on 127.0.0.1, slave n on 127.0.0.(n+1)."""
 
     def __init__(self, model: Path, folder: Path, pp: int = 2, nnodes: int = 2) -> None:
         self.model = model
@@ -46,9 +46,15 @@ class Nodes:
 
     def master(self, *flags: str) -> Server:
         server = Server(
-            self.model, self.folder / "master", *self.common, "--launch-mode", "master", "--node-addr", "127.0.0.1",
+            self.model,
+            self.folder / "master",
+            *self.common,
+            "--launch-mode",
+            "master",
+            "--node-addr",
+            "127.0.0.1",
             *flags,
-        )  # fmt: skip
+        )
         self.started.append(server)
         return server
 
@@ -56,10 +62,21 @@ class Nodes:
         self, rank: int = 1, *flags: str, model: Path | None = None, env: dict[str, str] | None = None
     ) -> Process:
         process = Process(
-            self.folder / f"slave-{rank}", str(model or self.model), *LIGHT, *self.common, "--launch-mode", "slave",
-            "--node-rank", str(rank), "--master-addr", "127.0.0.1", "--node-addr", f"127.0.0.{rank + 1}", *flags,
+            self.folder / f"slave-{rank}",
+            str(model or self.model),
+            *LIGHT,
+            *self.common,
+            "--launch-mode",
+            "slave",
+            "--node-rank",
+            str(rank),
+            "--master-addr",
+            "127.0.0.1",
+            "--node-addr",
+            f"127.0.0.{rank + 1}",
+            *flags,
             env=env,
-        )  # fmt: skip
+        )
         self.started.append(process)
         return process
 
@@ -82,7 +99,7 @@ def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
 
 
 def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[int, str]) -> None:
-    """kill -9 of each node's worker and of the slave's supervisor, SIGSTOP of the same: streams pause and go on."""
+    """kill -9 of each node's worker and of the slave's supervisor, SIGSTOP of the same: streams pause and continue."""
     slave = nodes.slave()
     slave_again = slave
     master = nodes.master()
@@ -109,7 +126,7 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
                 slave_again = nodes.slave()
                 until(lambda: all(map(gone, pids)), 10)
             case "neighbour dies":
-                # Nobody tells the slave's worker: it learns it from the connection between the two.
+                # The slave's worker notices it by the broken connection.
                 for process in (slave_again, master):
                     process.kill("supervisor", signal.SIGSTOP)
                 master.kill("worker-0")
@@ -121,7 +138,7 @@ def test_any_order_then_loss_and_return_of_a_slave(nodes: Nodes, expected: dict[
                 master.wait_for_err("it was silent for")
                 slave_again.kill("supervisor", signal.SIGCONT)
         master.wait_for_err(f"(epoch {next(epochs)})", 20)
-        assert all(stream.live for stream in streams), "the loss has to hit them"
+        assert all(stream.live for stream in streams), "the loss must affect them"
         for number, stream in enumerate(streams):
             assert stream.result() == expected[number]
             assert stream.usage["completion_tokens"] == LONG
@@ -159,7 +176,7 @@ def test_the_master_returns_and_the_slave_joins_it(nodes: Nodes) -> None:
     assert (master.finish(), slave.finish()) == (0, 0)
 
 
-def test_what_does_not_fit_is_refused_on_both_sides(nodes: Nodes, tmp_path: Path) -> None:
+def test_different_settings_are_refused_on_both_sides(nodes: Nodes, tmp_path: Path) -> None:
     master = nodes.master()
     other = write_hf("llama", tmp_path / "other", max_position_embeddings=8192, num_hidden_layers=4, hidden_size=32)
     alike = write_hf("llama", tmp_path / "alike", max_position_embeddings=8192, num_hidden_layers=4)
@@ -217,7 +234,7 @@ def test_keys_are_needed_and_must_be_the_groups(nodes: Nodes, tmp_path: Path) ->
     assert client_secret not in unknown.err()
 
 
-def test_nodes_that_do_not_come_are_named(nodes: Nodes) -> None:
+def test_nodes_that_do_not_join_are_named(nodes: Nodes) -> None:
     master = nodes.master("--join-timeout", "2")
     slave = nodes.slave(1, "--join-timeout", "2", "--master-port", str(free_port()))
     assert master.finish() == 1
@@ -246,9 +263,16 @@ def test_a_slave_that_does_not_return_fails_the_requests_in_time(nodes: Nodes) -
 
 
 def test_by_environment(nodes: Nodes) -> None:
-    """As an operator would start the pods; both commands are the same."""
-    world = {"NNODES": "2", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-             "MASTER_PORT": str(nodes.master_port), "GLLM_KEYS": nodes.keys.read_text(), "GLLM_PP": "2"}  # fmt: skip
+    """As the operator starts pods: both commands are the same."""
+    world = {
+        "NNODES": "2",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(nodes.master_port),
+        "GLLM_KEYS": nodes.keys.read_text(),
+        "GLLM_PP": "2",
+    }
     master = Server(
         nodes.model,
         nodes.folder / "m",

@@ -1,4 +1,4 @@
-"""Sampling through scheduler and worker: reproducible, isolated, and as the request says."""
+"""Sampling through scheduler and worker: reproducible, isolated, and as requested."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_seeded_sampling_alone_in_a_batch_and_after_preemption(folder: Path) -> 
     assert sum(answer.num_preemptions for answer in tight) > 0
 
 
-def test_a_hostile_neighbour_changes_nothing(folder: Path) -> None:
+def test_other_rows_change_nothing(folder: Path) -> None:
     prompts = random_prompts([30, 30, 11], seed=6)
     [quiet] = _engine(folder).generate(prompts[:1], greedy())
     hostile = SamplingParams(
@@ -86,7 +86,7 @@ def test_eos_stop_tokens_and_lengths(folder: Path) -> None:
 
 
 def test_an_eos_that_only_the_tokenizer_names_ends_the_answer(folder: Path, tmp_path: Path) -> None:
-    """What a ChatML fine-tune leaves behind: the configs name the base model's token, the tokenizer another."""
+    """As in a ChatML fine-tune: the configs name the base model's token, the tokenizer another one."""
     [prompt] = random_prompts([9], seed=8)
     [free] = _engine(folder).generate([prompt], greedy(12, ignore_eos=True))
     eos = free.token_ids[4]

@@ -1,4 +1,4 @@
-"""Greedy output is transformers', token for token, however the model is divided between ranks."""
+"""Greedy output equals transformers', token for token, for all ways to divide the model between ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUM_LAYERS = 5
 MOE = [variant for variant in VARIANTS if "moe" in variant or variant == "mixtral"]
 """Families with experts."""
 ROPE_ONLY = ("llama3", "deepseek-coder", "qwen2-tied", "llama-tied")
-"""Variants of families that differ from others in what no rank divides, or that another variant shows too."""
+"""Variants whose differences no rank divides, or that another variant tests too."""
 
 
 @pytest.fixture(scope="module", params=[variant for variant in VARIANTS if variant not in ROPE_ONLY])
@@ -56,7 +56,7 @@ def moe_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
 @pytest.mark.parametrize(("pp", "tp", "ep"), [(1, 2, 2), (1, 4, 4), (1, 4, 2), (2, 2, 2)])
 @pytest.mark.parametrize("variant", MOE)
 def test_experts_on_ranks_of_their_own(moe_cases: dict, variant: str, pp: int, tp: int, ep: int) -> None:
-    """Tokens travel to the owners of their experts; with tp > ep each expert is divided among tp / ep ranks as well.
+    """Tokens are sent to the ranks of their experts; with tp > ep each expert is divided among tp / ep ranks as well.
 
     A decode of one token leaves all ranks but one without a share of the tokens.
     """
@@ -113,7 +113,7 @@ def test_every_policy_in_a_pipeline(llama: Path, policy: str) -> None:
 
 
 def test_chunks_of_one_prompt_follow_each_other_in_the_pipeline(llama: Path) -> None:
-    """The second chunk is planned before the first one's result is known."""
+    """The second chunk is scheduled before the first one's result is known."""
     (prompt,) = random_prompts([200], seed=2)
     with RankedEngine(llama, pp=3, policy="chunked_prefill", dtype="float32", max_prefill_tokens=50) as engine:
         (answer,) = engine.generate([prompt], greedy(4))

@@ -50,14 +50,14 @@ def _reference(dtype: torch.dtype) -> Any:
 
 
 def _logits(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """[answer, vocab] what the model says at each answered position, given the answer so far."""
+    """Return the logits [answer, vocab] at each position of the answer."""
     with torch.inference_mode():
         logits: torch.Tensor = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
     return logits.float()
 
 
 def _gaps(logits: torch.Tensor, answer: list[int]) -> torch.Tensor:
-    """[answer] how far below the best logit each answered token is: 0 where it is the argmax."""
+    """Return the distance [answer] of each token's logit from the best one: 0 for the argmax."""
     return logits.max(-1).values - logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
 
 

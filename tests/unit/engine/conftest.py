@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def run_dir() -> Iterator[str]:
-    """Short, as the path of a Unix socket has about 100 bytes."""
+    """A short path: that of a Unix socket may have about 100 bytes."""
     path = tempfile.mkdtemp(prefix="gllm-")
     yield path
     shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""A worker without a model: it runs plans against a real page store, so that any mix-up changes what it samples."""
+"""A worker without a model: it runs steps against a real page store, so that a wrong page changes the tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EOS = 7
 
 
 def next_token(token_ids: list[int]) -> int:
-    """The fake model: any change of any earlier token changes the next one."""
+    """The fake model: the next token depends on all earlier tokens."""
     return hash(tuple(token_ids)) % VOCAB
 
 
 def generate(prompt: list[int], sampling: SamplingParams, max_model_len: int) -> list[int]:
-    """What a request must return, computed without any scheduling."""
+    """Return the expected tokens of a request, computed without a scheduler."""
     tokens = list(prompt)
     most = max_model_len if sampling.max_tokens is None else min(max_model_len, len(prompt) + sampling.max_tokens)
     while len(tokens) < most:
@@ -63,7 +63,7 @@ class Slot:
 
 @dataclass
 class FakeWorker:
-    """Executes plans in order and asserts everything that a real worker relies on."""
+    """Executes steps in order and asserts everything that a real worker relies on."""
 
     num_pages: int
     page_size: int
@@ -73,14 +73,14 @@ class FakeWorker:
     """(page, offset) -> token."""
     last_step: int = 0
     decode_slots: set[int] = field(default_factory=set)
-    """Of the last plan: slots that continue from a token sampled here."""
+    """Slots of the last step that continue from a token sampled here."""
 
-    def execute(self, plan: SchedulerOutput) -> StepResult:
-        assert plan.step == self.last_step + 1
-        self.last_step = plan.step
-        for freed in plan.freed:
+    def execute(self, scheduled: SchedulerOutput) -> StepResult:
+        assert scheduled.step == self.last_step + 1
+        self.last_step = scheduled.step
+        for freed in scheduled.freed:
             del self.slots[freed]
-        for new in plan.new:
+        for new in scheduled.new:
             assert new.slot not in self.slots
             assert 0 <= new.slot < self.max_num_seqs
             assert new.sampling.seed is not None
@@ -89,22 +89,24 @@ class FakeWorker:
                 list(new.token_ids), new.num_prompt_tokens, new.num_computed_tokens, list(new.pages), new.sampling
             )
             assert self.context(new.slot, new.num_computed_tokens) == new.token_ids[: new.num_computed_tokens]
-        for slot_id, pages in plan.pages:
+        for slot_id, pages in scheduled.pages:
             self.slots[slot_id].pages += pages
         self.check_pages()
 
-        assert plan.slots
-        assert len(plan.slots) == len(plan.num_tokens) == len(plan.samples)
-        assert len(set(plan.slots)) == len(plan.slots)
-        decode_rows = [self.slots[slot].has_sampled for slot in plan.slots]
-        self.decode_slots = {slot for slot, decode in zip(plan.slots, decode_rows, strict=True) if decode}
+        assert scheduled.slots
+        assert len(scheduled.slots) == len(scheduled.num_tokens) == len(scheduled.samples)
+        assert len(set(scheduled.slots)) == len(scheduled.slots)
+        decode_rows = [self.slots[slot].has_sampled for slot in scheduled.slots]
+        self.decode_slots = {slot for slot, decode in zip(scheduled.slots, decode_rows, strict=True) if decode}
         assert decode_rows == sorted(decode_rows, reverse=True), "decode rows come first"
-        if plan.tokens:  # pp > 1: the first stage does not have what the last one sampled
-            inputs = [self.slots[slot].tokens[self.slots[slot].num_computed] for slot in plan.slots]
-            assert plan.tokens == inputs[: sum(decode_rows)]
-        result = StepResult(epoch=plan.epoch, step=plan.step, token_ids=[], elapsed=0.001)
+        if scheduled.tokens:  # pp > 1: the first stage does not have what the last one sampled
+            inputs = [self.slots[slot].tokens[self.slots[slot].num_computed] for slot in scheduled.slots]
+            assert scheduled.tokens == inputs[: sum(decode_rows)]
+        result = StepResult(epoch=scheduled.epoch, step=scheduled.step, token_ids=[], elapsed=0.001)
         logprobs: list[TokenLogprob | None] = []
-        for row, (slot_id, count, samples) in enumerate(zip(plan.slots, plan.num_tokens, plan.samples, strict=True)):
+        for row, (slot_id, count, samples) in enumerate(
+            zip(scheduled.slots, scheduled.num_tokens, scheduled.samples, strict=True)
+        ):
             slot = self.slots[slot_id]
             start, end = slot.num_computed, slot.num_computed + count
             assert count >= 1
@@ -133,7 +135,7 @@ class FakeWorker:
         return [self.store[pages[i // self.page_size], i % self.page_size] for i in range(length)]
 
     def check_pages(self) -> None:
-        """A page is in two slots only as the same full page of equal tokens."""
+        """Check that slots share only full pages with equal tokens."""
         owners: dict[int, tuple[int, list[int]]] = {}
         for slot in self.slots.values():
             for index, page in enumerate(slot.pages):

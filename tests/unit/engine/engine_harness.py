@@ -48,20 +48,20 @@ MODEL = ModelConfig(
 
 
 class WorkerThread:
-    """Speaks the worker's side. Plans are answered at once, or one for each `release` when `held`."""
+    """The worker's end of the socket. It answers each step at once or, when `held`, one for each `release`."""
 
     def __init__(self, config: Config, *, num_pages: int = 32, held: bool = False, start_after: float = 0.0) -> None:
         self.config = config
         self.num_pages = num_pages
         self.held = held
         self.start_after = start_after
-        self.plans: list[SchedulerOutput] = []
+        self.steps: list[SchedulerOutput] = []
         self.prepared: list[str] = []
-        """Grammars that it was told to compile."""
+        """Grammars that the engine sent for compilation."""
         self.configured: Configure | None = None
         self.stopped = threading.Event()
         self.permits: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        """None: answer the next plan; bytes: send these instead."""
+        """None: answer the next step; bytes: send these instead."""
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -87,9 +87,9 @@ class WorkerThread:
                     case PrepareGrammar(number=number, grammar=grammar):
                         self.prepared.append(grammar)
                         socket.send(encode(GrammarReady(number, "it is bad" if grammar == "bad" else "")))
-                    case SchedulerOutput() as plan:
-                        self.plans.append(plan)
-                        waiting.append(encode(worker.execute(plan)))
+                    case SchedulerOutput() as scheduled:
+                        self.steps.append(scheduled)
+                        waiting.append(encode(worker.execute(scheduled)))
                     case Stop():
                         self.stopped.set()
                         break
@@ -114,7 +114,7 @@ class Engine:
 
     @property
     def scheduler(self) -> Scheduler:
-        """What the engine holds right now; there once a client is connected."""
+        """The engine's scheduler; it exists after a client has connected."""
         assert self.loop.scheduler is not None
         return self.loop.scheduler
 

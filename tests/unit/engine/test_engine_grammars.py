@@ -1,4 +1,4 @@
-"""Requests with grammars: each text compiled once, waited for outside the queue, dropped after its last request."""
+"""Requests with grammars: each text is compiled once; its requests wait outside the queue."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class Bench:
         self.scheduler.add(make_sequence(request_id, [1, 2], max_model_len=64, grammar=grammar, **options))
 
     def step(self) -> list[tuple[str, int]]:
-        """Run what may be planned now; the requests it registers, and the number of their grammar."""
-        plan = self.scheduler.schedule()
-        if plan is None:
+        """Run one step. Returns (grammar text, grammar number) of each registered request."""
+        scheduled = self.scheduler.schedule()
+        if scheduled is None:
             return []
-        found = [(new.sampling.grammar, new.grammar) for new in plan.new]
-        self.scheduler.process_result(self.worker.execute(plan))
-        assert all(text is None for text, _ in found), "the text does not travel with every choice"
+        found = [(new.sampling.grammar, new.grammar) for new in scheduled.new]
+        self.scheduler.process_result(self.worker.execute(scheduled))
+        assert all(text is None for text, _ in found), "the text is not sent with each choice"
         return [number for _, number in found]  # type: ignore[misc]
 
     def messages(self) -> list[Any]:
         return self.scheduler.grammars.take_messages()
 
 
-def test_a_request_waits_for_its_grammar_and_the_others_go_on() -> None:
+def test_a_request_waits_for_its_grammar_and_others_run() -> None:
     bench = Bench()
     bench.add("plain", None)
     for choice in range(3):
@@ -55,11 +55,11 @@ def test_a_request_waits_for_its_grammar_and_the_others_go_on() -> None:
     assert bench.scheduler.process_grammar(GrammarReady(1)) == {}
     assert bench.step() == [1, 1, 1]
     bench.add("later", "g")
-    assert bench.messages() == [], "it is there already"
+    assert bench.messages() == [], "it is compiled already"
     assert bench.scheduler.stats().num_waiting == 1
 
 
-def test_one_that_fails_fails_only_its_requests() -> None:
+def test_a_grammar_that_fails_ends_only_its_requests() -> None:
     bench = Bench()
     bench.add("plain", None)
     bench.add("a", "bad")

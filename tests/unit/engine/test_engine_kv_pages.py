@@ -32,7 +32,7 @@ def test_a_digest_is_the_sha256_of_parent_and_tokens() -> None:
     assert chain([1, 2, 3, 256, 5], "salt") == [first, second]
 
 
-def test_a_chain_grows_as_it_would_have_been_built_at_once() -> None:
+def test_a_chain_that_grows_equals_one_built_at_once() -> None:
     digests = chain([1, 2, 3])
     extend_digests(digests, root_digest(""), [1, 2, 3, 4, 5, 6, 7], 2)
     assert digests == chain([1, 2, 3, 4, 5, 6, 7])
@@ -96,7 +96,7 @@ def test_empty_pages_go_before_cached_ones() -> None:
     assert pool.lookup(chain([1, 2]), 1) == pages
 
 
-def test_the_first_of_two_equal_pages_stays_findable() -> None:
+def test_of_two_equal_pages_the_first_stays_cached() -> None:
     pool = PagePool(4, 2)
     digest = chain([1, 2])[0]
     first, second = pool.allocate(2)
@@ -108,7 +108,7 @@ def test_the_first_of_two_equal_pages_stays_findable() -> None:
     assert pool.num_free == 4
 
 
-def test_hits_are_counted_anew_when_a_page_was_evicted() -> None:
+def test_hits_are_counted_again_after_an_eviction() -> None:
     pool = PagePool(2, 2)
     cached(pool, [1, 2, 3, 4])
     digests = chain([1, 2, 3, 4])

@@ -1,4 +1,4 @@
-"""Ten thousand requests, many of them left early: nothing of them stays behind."""
+"""Ten thousand requests, many of them aborted, leak nothing."""
 
 from __future__ import annotations
 

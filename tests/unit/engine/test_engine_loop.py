@@ -53,10 +53,10 @@ def test_requests_are_served_together(run_dir: str) -> None:
 
     converse(config, talk)
     engine.stop()
-    assert worker.stopped.wait(10), "SIGTERM's way out tells the workers"
+    assert worker.stopped.wait(10), "on SIGTERM the engine stops the workers"
     assert [state for state, _ in engine.states] == ["loading", "ready"]
     assert worker.configured == Configure(32, 128)
-    assert len({new.sampling.seed for plan in worker.plans for new in plan.new}) == 10
+    assert len({new.sampling.seed for scheduled in worker.steps for new in scheduled.new}) == 10
 
 
 def test_a_gateway_may_connect_before_the_engine_exists(run_dir: str) -> None:
@@ -84,15 +84,15 @@ def test_an_abort_frees_the_pages_within_a_step(run_dir: str) -> None:
 
     async def talk(client: EngineClient) -> None:
         stream = client.generate("a", list(range(40)), SamplingParams(max_tokens=50, ignore_eos=True))
-        await until(lambda: len(worker.plans) == 2)
+        await until(lambda: len(worker.steps) == 2)
         await stream.aclose()
         assert client.num_live == 0
         other = client.generate("b", [1], SamplingParams(max_tokens=1))
-        # The engine has both messages before it hears of the first step.
+        # The engine gets both messages before the first step's result.
         await until(lambda: engine.scheduler.stats().num_running == 0 and engine.scheduler.stats().num_waiting == 1)
         worker.release()
-        await until(lambda: len(worker.plans) == 3)
-        assert worker.plans[2].freed == worker.plans[0].slots
+        await until(lambda: len(worker.steps) == 3)
+        assert worker.steps[2].freed == worker.steps[0].slots
         worker.release()
         worker.release()
         [output] = [output async for output in other]
@@ -112,7 +112,7 @@ def test_a_cancelled_consumer_aborts(run_dir: str) -> None:
         stream = client.generate("a", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
         task = asyncio.create_task(anext(stream))
         await asyncio.sleep(0)  # a task that never began would be cancelled without the stream's knowing
-        await until(lambda: len(worker.plans) == 2)
+        await until(lambda: len(worker.steps) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -172,7 +172,7 @@ def test_bad_requests_are_refused_and_the_engine_lives(
     engine.stop()
 
 
-def test_frames_that_do_not_decode_are_survived(run_dir: str) -> None:
+def test_the_engine_survives_frames_that_do_not_decode(run_dir: str) -> None:
     config = settings(run_dir)
     engine = Engine(config)
     WorkerThread(config)
@@ -218,7 +218,7 @@ def test_the_requests_of_a_gateway_that_left_are_aborted(run_dir: str) -> None:
     async def talk(client: EngineClient) -> None:
         async with connected(config) as other:
             other.generate("left", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
-            await until(lambda: len(worker.plans) == 2)
+            await until(lambda: len(worker.steps) == 2)
         await until(lambda: client.stats.num_running == 0 and client.stats.step == 2)
 
     converse(config, talk)
@@ -231,7 +231,7 @@ def test_a_failed_worker_ends_the_engine_and_every_request(run_dir: str) -> None
 
     async def talk(client: EngineClient) -> None:
         stream = client.generate("a", [1, 2], SamplingParams(max_tokens=50))
-        await until(lambda: len(worker.plans) == 2)
+        await until(lambda: len(worker.steps) == 2)
         worker.release(encode(WorkerFailed(0, "out of memory")))
         await until(lambda: engine.status is not None)
         client.engine_down("the worker died")
@@ -247,7 +247,7 @@ def test_a_failed_worker_ends_the_engine_and_every_request(run_dir: str) -> None
 
 
 @pytest.mark.parametrize("payload", [b"\xc1", encode(Stop())])
-def test_a_worker_that_speaks_nonsense_ends_the_engine(run_dir: str, payload: bytes) -> None:
+def test_an_invalid_message_of_a_worker_ends_the_engine(run_dir: str, payload: bytes) -> None:
     config = settings(run_dir)
     engine, worker = Engine(config), WorkerThread(config, held=True)
 
@@ -268,7 +268,7 @@ def test_a_live_id_cannot_be_used_twice(run_dir: str) -> None:
         client.generate("a", [1, 2], SamplingParams())
         with pytest.raises(ValueError, match="already live"):
             client.generate("a", [1, 2], SamplingParams())
-        await until(lambda: len(worker.plans) > 0)  # two sockets: nothing else orders the two requests
+        await until(lambda: len(worker.steps) > 0)  # two sockets: nothing else orders the two requests
         async with connected(config) as other:
             [output] = [output async for output in other.generate("a", [1], SamplingParams())]
             assert "already running" in (output.error or "")

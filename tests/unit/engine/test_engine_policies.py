@@ -1,4 +1,4 @@
-"""Each policy against numbers worked out by hand."""
+"""Each policy against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_decodes_are_shared_by_equation_4(
     assert POLICIES[policy](snapshot).decode_rows == expected
 
 
-def test_one_stage_has_nothing_to_even_out() -> None:
+def test_one_stage_does_not_spread() -> None:
     snapshot = replace(SNAPSHOT, limits=replace(LIMITS, pp=1), waiting_tokens=800, kv_free=0.525)
     assert token_throttling(snapshot).prefill_tokens == 1024
     assert no_ut(snapshot).prefill_tokens == 2048
@@ -122,11 +122,11 @@ def test_without_wt_only_the_pool_counts(kv_free: float, expected: int) -> None:
 
 @pytest.mark.parametrize(("waiting", "expected"), [(8000, 1000), (80_000, 2048), (8, 32)])
 @pytest.mark.parametrize("kv_free", [1.0, 0.01])
-def test_without_ut_only_what_waits_counts(waiting: int, kv_free: float, expected: int) -> None:
+def test_without_ut_only_waiting_tokens_count(waiting: int, kv_free: float, expected: int) -> None:
     assert no_ut(replace(SNAPSHOT, waiting_tokens=waiting, kv_free=kv_free)).prefill_tokens == expected
 
 
-def test_chunked_prefill_fills_what_decodes_leave() -> None:
+def test_chunked_prefill_gets_the_rest_after_decodes() -> None:
     assert chunked_prefill(SNAPSHOT) == Budget(prefill_tokens=1948, decode_rows=100)
     crowded = replace(SNAPSHOT, ready_decodes=3000, total_decodes=3000)
     assert chunked_prefill(crowded) == Budget(prefill_tokens=0, decode_rows=2048)
@@ -199,7 +199,7 @@ def test_bounds_and_progress(
     assert 0 <= budget.prefill_tokens <= most
     assert 0 <= budget.decode_rows <= decodes
     assert budget.decode_rows > 0 or not decodes or (decodes_in_flight == pp > 1)
-    assert budget.prefill_tokens > 0 or snapshot.total_decodes, "nothing runs, so prefill must go on"
+    assert budget.prefill_tokens > 0 or snapshot.total_decodes, "without decodes prefill must continue"
     assert budget.prefill_seconds >= 0
     assert budget.least_tokens <= Limits.of(config, pp).min_prefill_tokens
     if budget.decodes is not None:
@@ -209,8 +209,8 @@ def test_bounds_and_progress(
 
 
 @given(contexts=st.lists(st.integers(1, 10_000), min_size=1, max_size=200), pp=st.integers(2, 16), cost=COSTS)
-def test_balanced_packs_decodes_into_micro_batches_of_like_time(contexts: list[int], pp: int, cost: Cost) -> None:
-    """Filled from empty, pp micro-batches take every decode, none more than a share and one decode."""
+def test_balanced_packs_decodes_into_micro_batches_of_equal_time(contexts: list[int], pp: int, cost: Cost) -> None:
+    """pp micro-batches take all decodes, each at most its share plus one decode."""
     limits = replace(LIMITS, pp=pp)
     share = sum(cost.b + cost.e + cost.d * context for context in contexts) / pp
     ready = list(contexts)
@@ -238,7 +238,7 @@ def test_balanced_gives_a_micro_batch_without_decodes_more_prefill() -> None:
 
 
 def test_balanced_meets_a_ttft_target_and_not_sooner() -> None:
-    """One prompt of 0.1 s of prefill, due in 1 s less the way: a tenth of the time and a little more."""
+    """One prompt with 0.1 s of prefill, due in 1 s minus the time of the stages: a little over a tenth of it."""
     cost = Cost(a=1e-2, b=1e-4, c=0.0, d=0.0, e=0.0)
     limits = replace(LIMITS, ttft_target=1.0, min_prefill_tokens=1)
     snapshot = replace(

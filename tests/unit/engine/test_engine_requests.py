@@ -1,4 +1,4 @@
-"""How a Submit becomes a sequence."""
+"""From Submit to a sequence."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_the_engine_does_not_get_stop_strings() -> None:
     )
 
 
-def test_what_an_earlier_engine_generated_is_no_prompt() -> None:
+def test_tokens_of_an_earlier_engine_are_not_prompt() -> None:
     sampling = SamplingParams(max_tokens=10, min_tokens=4, prompt_logprobs=1, seed=1)
     seq = made(sampling, generated=[5, 6])
     assert (seq.num_prompt, seq.min_length, seq.max_length, len(seq.tokens)) == (3, 7, 13, 5)
-    assert seq.prompt_scored, "the prompt's logprobs went out with the first token"
+    assert seq.prompt_scored, "the prompt's logprobs were sent with the first token"
     registration = seq.registration(0, [])
     assert (registration.num_prompt_tokens, registration.token_ids) == (3, [1, 2, 3, 5, 6])
     assert registration.sampling.prompt_logprobs is None
@@ -106,7 +106,7 @@ def test_too_many_stop_tokens_with_eos_are_refused_by_name() -> None:
         made(SamplingParams(stop_token_ids=tuple(range(100, 228))))
 
 
-def test_what_the_worker_gets_decodes_there() -> None:
+def test_the_worker_can_decode_its_messages() -> None:
     registration = made(SamplingParams(stop_token_ids=tuple(range(100, 226)))).registration(0, [])
     encoded = msgspec.msgpack.encode(registration)
     assert msgspec.msgpack.decode(encoded, type=type(registration)) == registration

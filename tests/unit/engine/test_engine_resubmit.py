@@ -1,4 +1,4 @@
-"""What clients see when engines die: a pause, then the tokens of an undisturbed run."""
+"""Engines fail: clients see a pause, then the tokens of a run without failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDLESS = SamplingParams(max_tokens=40, ignore_eos=True, seed=0)
 
 
 class Engines:
-    """One engine after another, each with the next epoch and a worker that computes one step for each release."""
+    """A series of engines, each with the next epoch and a worker that computes one step for each release."""
 
     def __init__(self, run_dir: str) -> None:
         self.first = settings(run_dir)
@@ -37,7 +37,7 @@ class Engines:
         await self.client.connect(self.config.epoch, timeout=20)
 
     async def replace(self) -> None:
-        """The engine goes down and the next one is connected."""
+        """End the engine and connect to the next one."""
         self.client.pause("the engine was killed")
         await asyncio.to_thread(self.engine.stop)
         self.config = msgspec.structs.replace(self.config, epoch=self.config.epoch + 1)
@@ -45,7 +45,7 @@ class Engines:
         await self.connect()
 
     async def steps(self, count: int) -> None:
-        """Let the worker answer so many plans."""
+        """Let the worker answer `count` steps."""
         for _ in range(count):
             self.worker.release()
         await until(self.worker.permits.empty)
@@ -77,7 +77,7 @@ def tokens(outputs: list[RequestOutput]) -> list[int]:
     return [token for output in outputs for token in output.token_ids]
 
 
-def test_streams_go_on_with_the_same_tokens_over_three_engines(run_dir: str) -> None:
+def test_streams_continue_with_the_same_tokens_over_three_engines(run_dir: str) -> None:
     prompts = [[number, 3, number] for number in range(6)]
 
     async def scenario(engines: Engines) -> None:
@@ -121,7 +121,7 @@ def test_limits_stop_tokens_and_logprobs_are_those_of_one_run(run_dir: str) -> N
     play(run_dir, scenario)
 
 
-def test_requests_that_come_while_there_is_no_engine_wait_for_the_next(run_dir: str) -> None:
+def test_requests_without_an_engine_wait_for_the_next(run_dir: str) -> None:
     async def scenario(engines: Engines) -> None:
         engines.client.pause("killed")
         assert engines.client.hello is None
@@ -137,8 +137,8 @@ def test_requests_that_come_while_there_is_no_engine_wait_for_the_next(run_dir: 
     play(run_dir, scenario)
 
 
-def test_a_request_that_ends_engine_after_engine_fails_and_the_others_go_on(run_dir: str) -> None:
-    """The engine dies whenever the poison is in it; nobody tells the client which request it was."""
+def test_a_request_that_ends_engine_after_engine_fails_and_others_continue(run_dir: str) -> None:
+    """The engine fails whenever it has the poison; the client does not know which request it is."""
     prompts = {str(n): [n, 5] for n in range(4)}
 
     async def scenario(engines: Engines) -> None:
@@ -149,7 +149,7 @@ def test_a_request_that_ends_engine_after_engine_fails_and_the_others_go_on(run_
         recoveries = 0
         while engines.client.num_live > len(prompts):
             assert recoveries < 20
-            # Not a token comes while the poison is with the engine; a suspect that is tried alone gets its token.
+            # There is no token while the engine has the poison; a suspect that is submitted alone gets its token.
             while engines.client._trial not in (None, poison):
                 await engines.steps(1)
             await engines.replace()
@@ -163,7 +163,7 @@ def test_a_request_that_ends_engine_after_engine_fails_and_the_others_go_on(run_
     play(run_dir, scenario)
 
 
-def test_engine_down_for_good_fails_what_waits(run_dir: str) -> None:
+def test_without_a_next_engine_waiting_requests_fail(run_dir: str) -> None:
     async def scenario(engines: Engines) -> None:
         stream = engines.client.generate("a", [1, 2], ENDLESS)
         engines.client.pause("killed")
@@ -187,7 +187,7 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
             client.generate("a", [1, 2], ENDLESS)
             await until(lambda: engine.status is not None)
         assert engine.status == 1
-        assert len(worker.plans) == 2
+        assert len(worker.steps) == 2
         assert engine.states[-1][0] == "hung"
         assert "step 1 had no result for" in engine.states[-1][1]
         assert "--step-timeout 0.5" in engine.states[-1][1]

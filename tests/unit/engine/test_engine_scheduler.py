@@ -1,4 +1,4 @@
-"""Single behaviours of the scheduler, step by step."""
+"""Behaviour of the scheduler, step by step."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Bench:
     def add(self, request_id: str, prompt: list[int], **options: Any) -> None:
         self.scheduler.add(make_sequence(request_id, prompt, max_model_len=self.scheduler.max_model_len, **options))
 
-    def plan(self) -> SchedulerOutput:
-        plan = self.scheduler.schedule()
-        assert plan is not None
-        self.results.append(self.worker.execute(plan))
-        return plan
+    def schedule(self) -> SchedulerOutput:
+        scheduled = self.scheduler.schedule()
+        assert scheduled is not None
+        self.results.append(self.worker.execute(scheduled))
+        return scheduled
 
     def answer(self) -> list[RequestOutput]:
         outputs = self.scheduler.process_result(self.results.pop(0))
         return [output for entries in outputs.values() for output in entries]
 
     def run(self) -> Iterator[RequestOutput]:
-        """All outputs until nothing is left."""
+        """Run until all requests end. Yields their outputs."""
         while True:
-            while (plan := self.scheduler.schedule()) is not None:
-                self.results.append(self.worker.execute(plan))
+            while (scheduled := self.scheduler.schedule()) is not None:
+                self.results.append(self.worker.execute(scheduled))
             if not self.results:
                 return
             yield from self.answer()
@@ -56,11 +56,11 @@ def tokens_of(outputs: Iterator[RequestOutput] | list[RequestOutput], request_id
     return [token for output in outputs if output.request_id == request_id for token in output.token_ids]
 
 
-def test_the_next_decode_is_planned_before_the_last_token_is_known() -> None:
+def test_the_next_decode_is_scheduled_before_the_last_token_is_known() -> None:
     bench = Bench()
     bench.add("a", [1, 2, 3], stop_token_ids=())
-    assert bench.plan().samples == [True]
-    second = bench.plan()
+    assert bench.schedule().samples == [True]
+    second = bench.schedule()
     assert (second.slots, second.num_tokens, second.new) == ([0], [1], [])
     assert bench.scheduler.schedule() is None, "two steps are in flight"
     [output] = bench.answer()
@@ -70,30 +70,30 @@ def test_the_next_decode_is_planned_before_the_last_token_is_known() -> None:
 def test_with_more_stages_a_decode_waits_for_its_token() -> None:
     bench = Bench(pp=2)
     bench.add("a", [1, 2, 3], stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     assert bench.scheduler.schedule() is None
     bench.answer()
-    assert bench.plan().num_tokens == [1]
+    assert bench.schedule().num_tokens == [1]
     assert bench.scheduler.schedule() is None
 
 
-def test_chunks_of_one_prompt_fly_in_successive_micro_batches() -> None:
+def test_chunks_of_one_prompt_are_in_successive_micro_batches() -> None:
     bench = Bench(pp=3, max_prefill_tokens=8, policy="chunked_prefill")
     bench.add("a", list(range(28)), max_tokens=1)
-    plans = [bench.plan() for _ in range(4)]
-    assert [plan.num_tokens for plan in plans] == [[8], [8], [8], [4]]
-    assert [plan.samples for plan in plans] == [[False], [False], [False], [True]]
-    assert [len(plan.new) for plan in plans] == [1, 0, 0, 0]
+    steps = [bench.schedule() for _ in range(4)]
+    assert [scheduled.num_tokens for scheduled in steps] == [[8], [8], [8], [4]]
+    assert [scheduled.samples for scheduled in steps] == [[False], [False], [False], [True]]
+    assert [len(scheduled.new) for scheduled in steps] == [1, 0, 0, 0]
     assert [bench.answer() for _ in range(3)] == [[], [], []]
     [output] = bench.answer()
     assert output.finish_reason == "length"
 
 
-def test_max_tokens_is_never_overshot() -> None:
+def test_max_tokens_is_never_exceeded() -> None:
     bench = Bench()
     bench.add("a", [1, 2, 3], max_tokens=2, stop_token_ids=())
-    bench.plan()
-    bench.plan()
+    bench.schedule()
+    bench.schedule()
     bench.answer()
     assert bench.scheduler.schedule() is None
     assert [output.finish_reason for output in bench.answer()] == ["length"]
@@ -142,9 +142,9 @@ def test_a_prompt_seen_before_comes_from_the_cache_but_for_its_last_token() -> N
     bench.add("a", prompt)
     first = list(bench.run())
     bench.add("b", prompt)
-    plan = bench.plan()
-    assert plan.new[0].num_computed_tokens == 12, "never the whole prompt"
-    assert plan.num_tokens == [4]
+    scheduled = bench.schedule()
+    assert scheduled.new[0].num_computed_tokens == 12, "never the whole prompt"
+    assert scheduled.num_tokens == [4]
     second = [*bench.answer(), *bench.run()]
     assert tokens_of(second, "b") == tokens_of(first, "a")
     assert second[0].num_cached_tokens == 12
@@ -157,22 +157,22 @@ def test_generated_tokens_are_cached_too() -> None:
     bench.add("a", list(range(6)), max_tokens=11, stop_token_ids=())
     answer = tokens_of(bench.run(), "a")
     bench.add("b", [*range(6), *answer, 1, 2])
-    assert bench.plan().new[0].num_computed_tokens == 16
+    assert bench.schedule().new[0].num_computed_tokens == 16
 
 
 @pytest.mark.parametrize("options", [{"salt": "other"}, {"prompt_logprobs": 1}])
-def test_requests_that_must_not_look_in_the_cache(options: dict[str, Any]) -> None:
+def test_requests_that_do_not_use_the_cache(options: dict[str, Any]) -> None:
     bench = Bench()
     bench.add("a", list(range(16)))
     list(bench.run())
     bench.add("b", list(range(16)), **options)
-    assert bench.plan().new[0].num_computed_tokens == 0
+    assert bench.schedule().new[0].num_computed_tokens == 0
 
 
 def test_waiting_tokens_are_net_of_prefix_hits() -> None:
     bench = Bench(max_num_seqs=1)
     bench.add("a", list(range(16)), max_tokens=4, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     bench.add("b", [*range(16), 40, 41])
     assert bench.scheduler.snapshot().waiting_tokens == 2
     assert bench.scheduler.stats().num_waiting == 1
@@ -185,7 +185,7 @@ def test_smaller_priority_is_served_first_then_arrival() -> None:
     assert [output.request_id for output in bench.run()] == ["urgent", "a", "b", "late"]
 
 
-def test_the_latest_of_the_lowest_priority_is_preempted_and_goes_on() -> None:
+def test_the_latest_of_the_lowest_priority_is_preempted_and_continues() -> None:
     bench = Bench(num_pages=6, kv_threshold=0.0)
     for request_id, priority in (("first", 0), ("low", 1), ("last", 0)):
         bench.add(request_id, [len(request_id)] * 7, priority=priority, max_tokens=8, stop_token_ids=())
@@ -201,18 +201,18 @@ def test_the_latest_of_the_lowest_priority_is_preempted_and_goes_on() -> None:
         )
 
 
-def test_an_abort_frees_pages_and_slot_for_the_next_plan() -> None:
+def test_an_abort_frees_pages_and_slot_for_the_next_step() -> None:
     bench = Bench(num_pages=4, max_num_seqs=1)
     bench.add("a", list(range(12)), stop_token_ids=())
     bench.add("b", [9] * 12)
-    first = bench.plan()
+    first = bench.schedule()
     output = bench.scheduler.abort("a")
     assert output is not None
     assert output.finish_reason == "abort"
     assert bench.pool.num_free == 4
-    second = bench.plan()
+    second = bench.schedule()
     assert second.freed == first.slots == second.slots
-    assert bench.answer() == [], "what the aborted request sampled is dropped"
+    assert bench.answer() == [], "tokens of the aborted request are dropped"
     assert bench.scheduler.abort("a") is None
 
 
@@ -228,7 +228,7 @@ def test_a_failed_row_ends_its_request_only() -> None:
     bench = Bench()
     bench.add("a", [1, 2], max_tokens=2, stop_token_ids=())
     bench.add("b", [3, 4], max_tokens=2, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     bench.results[0].errors = [(0, "bad grammar")]
     bench.results[0].token_ids[0] = -1
     failed, good = bench.answer()
@@ -241,18 +241,18 @@ def test_a_failed_row_ends_its_request_only() -> None:
 def test_an_answer_that_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     bench = Bench()
     bench.add("a", [1, 2])
-    bench.plan()
+    bench.schedule()
     for field, value in change.items():
         setattr(bench.results[0], field, value)
     with pytest.raises(ValueError, match="step"):
         bench.answer()
 
 
-def test_the_first_token_tells_the_times() -> None:
+def test_the_first_token_has_the_times() -> None:
     bench = Bench(max_num_seqs=1)
     bench.add("a", [1], max_tokens=1)
     bench.time = 3.0
-    bench.plan()
+    bench.schedule()
     bench.time = 5.0
     [output] = bench.answer()
     assert (output.queue_time, output.prefill_time) == (3.0, 2.0)
@@ -265,7 +265,7 @@ def test_progress_is_measured_only_while_there_is_work() -> None:
     bench.add("a", [1], max_tokens=1)
     bench.time = 107.0
     assert bench.scheduler.stats().seconds_since_progress == 7.0
-    bench.plan()
+    bench.schedule()
     bench.time = 110.0
     assert bench.scheduler.stats().seconds_since_progress == 10.0
     bench.answer()
@@ -275,8 +275,8 @@ def test_progress_is_measured_only_while_there_is_work() -> None:
 def test_stats_describe_the_last_step() -> None:
     bench = Bench()
     bench.add("a", [1, 2, 3], stop_token_ids=())
-    bench.plan()
-    bench.plan()
+    bench.schedule()
+    bench.schedule()
     bench.answer()
     bench.results[0].elapsed = 0.25
     bench.answer()
@@ -297,9 +297,9 @@ def test_iterations_count_prompt_and_generated_tokens_of_every_step() -> None:
 def test_prefills_are_admitted_only_if_they_can_end() -> None:
     bench = Bench(num_pages=8, max_prefill_tokens=4, policy="chunked_prefill", enable_prefix_caching=False)
     bench.add("late", [2] * 16, priority=1, max_tokens=1)
-    bench.plan()
+    bench.schedule()
     bench.add("large", [1] * 20, max_tokens=1)
-    assert bench.plan().new == [], "20 tokens beside the 12 that `late` still needs are one page too many"
+    assert bench.schedule().new == [], "20 tokens beside the 12 that `late` still needs are one page too many"
     assert [output.request_id for output in bench.run()] == ["late", "large"]
 
 
@@ -307,17 +307,17 @@ def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
     bench = Bench(num_pages=4, policy="chunked_prefill")
     for request_id in ("a", "b"):
         bench.add(request_id, [ord(request_id)] * 7, max_tokens=6, stop_token_ids=())
-    bench.plan()
-    bench.plan()
+    bench.schedule()
+    bench.schedule()
     first = bench.answer()
-    third = bench.plan()  # `a` needs a third page: `b`, whose second token is in flight, gives its two
+    third = bench.schedule()  # `a` needs a third page: `b`, whose second token is in flight, gives its two
     assert third.slots == [0]
     assert third.freed == [1]
     bench.scheduler.abort("a")
     assert bench.scheduler.schedule() is None, "two are in flight"
     second = bench.answer()
     assert [output.request_id for output in second] == ["b"]
-    again = bench.plan()
+    again = bench.schedule()
     assert again.new[0].token_ids == [ord("b")] * 7 + tokens_of([*first, *second], "b")
     rest = list(bench.run())
     sampling = make_sequence("", [ord("b")] * 7, max_tokens=6, stop_token_ids=()).sampling
@@ -327,33 +327,33 @@ def test_a_preempted_sequence_waits_for_its_token_in_flight() -> None:
 def test_with_room_again_it_still_waits_for_its_token_in_flight() -> None:
     bench = Bench(pp=3, num_pages=6, policy="chunked_prefill", max_num_seqs=2)
     bench.add("b", [2] * 7, priority=1, max_tokens=6, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     first = bench.answer()
-    bench.plan()  # the second token of `b`
+    bench.schedule()  # the second token of `b`
     victim = bench.scheduler._running.last_in_order()
     bench.scheduler._preempt(victim)
     assert bench.scheduler.schedule() is None
     second = bench.answer()
-    plan = bench.plan()
-    assert plan.new[0].token_ids == [2] * 7 + tokens_of([*first, *second], "b")
+    scheduled = bench.schedule()
+    assert scheduled.new[0].token_ids == [2] * 7 + tokens_of([*first, *second], "b")
 
 
 def test_when_all_chosen_decodes_were_preempted_others_are_chosen() -> None:
     bench = Bench(pp=2, num_pages=4)
     bench.add("low", [1] * 8, priority=1, max_tokens=6, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     bench.add("high", [2] * 8, max_tokens=6, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     bench.answer()
     bench.answer()
-    assert bench.plan().slots == [1], "`low` is the first in turn, and the first to go"
+    assert bench.schedule().slots == [1], "`low` is the first in order and the first to be preempted"
     assert bench.scheduler.stats().num_preemptions == 1
 
 
-def test_prefill_goes_on_when_the_only_decode_was_preempted() -> None:
+def test_prefill_continues_when_the_only_decode_was_preempted() -> None:
     bench = Bench(pp=2, num_pages=4, max_prefill_tokens=4, min_prefill_tokens=4, kv_threshold=0.3)
     bench.add("low", [1] * 4, priority=1, max_tokens=4, stop_token_ids=())
-    bench.plan()
+    bench.schedule()
     bench.add("high", [2] * 12, max_tokens=1, stop_token_ids=())
     bench.answer()
     bench.scheduler._add_prefills(batch := BatchBuilder(bench.scheduler._running, 2), Budget(11, 0))
@@ -363,7 +363,7 @@ def test_prefill_goes_on_when_the_only_decode_was_preempted() -> None:
     bench.results.append(bench.worker.execute(batch.scheduler_output(0)))
     assert bench.pool.num_free == 0
     bench.answer()
-    assert bench.plan().slots == [1], "`low` needs a page and is the first to go; then nothing holds prefill back"
+    assert bench.schedule().slots == [1], "`low` needs a page and is preempted; then prefill continues"
     assert {output.request_id for output in bench.run() if output.finish_reason} == {"low", "high"}
 
 
@@ -372,10 +372,10 @@ def test_decodes_beyond_the_budget_take_turns() -> None:
     bench.scheduler._policy = lambda snapshot: Budget(prefill_tokens=64, decode_rows=2)
     for request_id in ("a", "b", "c"):
         bench.add(request_id, [1], max_tokens=9, stop_token_ids=())
-    assert bench.plan().slots == [0, 1, 2]
+    assert bench.schedule().slots == [0, 1, 2]
     turns: list[int] = []
     for _ in range(6):
-        turns += bench.plan().slots
+        turns += bench.schedule().slots
         bench.answer()
     assert turns == [0, 1, 2] * 4
 

@@ -1,4 +1,4 @@
-"""Random workloads on a fake worker that checks every plan: the invariants of DESIGN section 3."""
+"""Random workloads on a fake worker that checks each step: the invariants of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Setting:
     prefix_caching: bool
     ttft_target: float = 0.0
     token_seconds: tuple[float, ...] = (1e-4,)
-    """What stages report a token to have taken, in turn; sometimes nonsense."""
+    """Reported seconds per token, in turn; some are invalid."""
 
 
 SETTINGS = st.builds(
@@ -69,7 +69,7 @@ class Abort:
 
 @dataclass(frozen=True)
 class Answer:
-    """The oldest step in flight comes back; maybe one of its rows has failed."""
+    """The result of the oldest step in flight arrives; one of its rows may have failed."""
 
     failed_row: int | None
 
@@ -170,16 +170,16 @@ class Trial:
             self.outputs[request_id].append(output)
 
     def schedule(self) -> None:
-        """Fill the pipeline. The worker runs a plan at once; its answer is held back."""
+        """Fill the pipeline. The worker runs a step at once; its result arrives later."""
         pp = self.setting.pp
-        while (plan := self.scheduler.schedule()) is not None:
-            assert plan.epoch == 3
-            result = self.worker.execute(plan)
+        while (scheduled := self.scheduler.schedule()) is not None:
+            assert scheduled.epoch == 3
+            result = self.worker.execute(scheduled)
             rows = self.scheduler._in_flight[-1].rows
-            assert len(rows) == len(plan.slots)
-            decodes = [seq for seq, slot in zip(rows, plan.slots, strict=True) if slot in self.worker.decode_slots]
-            assert len(plan.tokens) == (0 if pp == 1 else len(decodes)), "inputs of decode rows travel when pp > 1"
-            prefill = sum(plan.num_tokens) - len(decodes)
+            assert len(rows) == len(scheduled.slots)
+            decodes = [seq for seq, slot in zip(rows, scheduled.slots, strict=True) if slot in self.worker.decode_slots]
+            assert len(scheduled.tokens) == (0 if pp == 1 else len(decodes)), "decode rows need inputs if pp > 1"
+            prefill = sum(scheduled.num_tokens) - len(decodes)
             assert prefill <= self.setting.max_prefill_tokens
             self.in_flight.append(InFlight(result, rows, decodes))
             assert len(self.in_flight) <= pp + 1
@@ -222,7 +222,7 @@ class Trial:
         assert not self.scheduler.has_work
 
     def check_pool(self) -> None:
-        """With no live request nothing is held, and no count has drifted."""
+        """Without live requests no page is held, and all counts are zero."""
         running = self.scheduler._running
         assert self.pool.num_free == self.setting.num_pages
         assert sorted(running.free_slots) == list(range(self.setting.max_num_seqs))
@@ -279,7 +279,7 @@ def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Ad
 
 @pytest.mark.parametrize("pp", [1, 2, 4])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_a_crowd_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyName, pp: int) -> None:
+def test_many_requests_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyName, pp: int) -> None:
     setting = Setting(
         policy=policy,
         pp=pp,

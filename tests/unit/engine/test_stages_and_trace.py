@@ -1,4 +1,4 @@
-"""Busy and bubble shares against hand-worked timelines; trace files are JSON whose slices do not overlap."""
+"""Busy and bubble shares of timelines computed by hand; trace files are JSON with slices that do not overlap."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_trace_is_bounded_and_complete(tmp_path: Path) -> None:
     assert len(events_of(path)) == 10
 
 
-def test_a_trace_that_was_cut_off_is_read(tmp_path: Path) -> None:
+def test_a_truncated_trace_is_read(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     writer = TraceWriter(path, 1)
     writer.stage(StageReport(epoch=0, step=1, stage=0, started=1.0, elapsed=0.5), WORK)

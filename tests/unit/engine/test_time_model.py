@@ -1,4 +1,4 @@
-"""The time model finds the coefficients it is shown, and lives through anything."""
+"""The time model finds the coefficients of its data, and survives any input."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_machine_that_slows_down_is_followed() -> None:
     assert model.cost.predict(usual) == pytest.approx(1.6 * TRUE.predict(usual), rel=0.1)
 
 
-def test_what_the_data_do_not_tell_stays() -> None:
+def test_without_data_a_coefficient_does_not_change() -> None:
     """After thousands of decode steps the cost of a long prompt is still known."""
     rng = random.Random(4)
     model = StageModel()
@@ -112,7 +112,7 @@ def test_what_the_data_do_not_tell_stays() -> None:
 
 
 def test_tokens_are_never_free() -> None:
-    """Decodes of a GPU under its memory-bound floor take the same time whatever their number."""
+    """Decodes of a GPU under its memory-bound floor take the same time for any number of rows."""
     model = StageModel()
     for step in range(500):
         rows = 1 + step % 64

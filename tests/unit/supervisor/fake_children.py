@@ -1,4 +1,4 @@
-"""Stand-ins for the children of a supervisor: small scripts that report, serve, fail or drain on command."""
+"""Fake children of a supervisor: small scripts that report, serve, fail or drain on command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ asyncio.run(main())
 
 
 def fake_commands(folder: Path, *, engine: str = ENGINE, worker: str = WORKER, gateway: str = GATEWAY) -> Commands:
-    """Commands that run the given scripts, whose preamble gives them `config`, `note` and the link's names."""
+    """Return commands that run the scripts; a preamble defines `config`, `note` and the names of the link."""
     commands = {}
     for role, script in (("engine", engine), ("worker", worker), ("gateway", gateway)):
         path = folder / f"fake_{role}.py"

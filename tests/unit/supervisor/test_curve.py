@@ -1,4 +1,4 @@
-"""Keys of a group: their text, and that only their owners get through."""
+"""Keys of a group: their text, and that only clients with these keys connect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gllm.wire.curve import (
 )
 
 
-def test_the_text_is_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_from_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = make_keys()
     assert parse_keys(f"# a comment\n{keys.text()}\n", "here") == keys
     assert keys != make_keys()
@@ -32,7 +32,7 @@ def test_the_text_is_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_keys("") == keys
 
 
-def test_what_is_wrong_is_said_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
     with pytest.raises(ValueError, match=r"`gllm keys --output FILE` makes them .* --keys-file FILE"):
         read_keys("")
@@ -60,12 +60,12 @@ def keys(contexts: tuple[zmq.Context, zmq.Context]) -> Iterator[Keys]:
     authenticator.stop()
 
 
-def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.Context], keys: Keys) -> None:
+def test_only_the_groups_own_keys_connect(contexts: tuple[zmq.Context, zmq.Context], keys: Keys) -> None:
     server = contexts[0].socket(zmq.ROUTER)
     secure_server(server, keys)
     port = server.bind_to_random_port("tcp://127.0.0.1")
 
-    def gets_through(client_keys: Keys | None) -> bool:
+    def connects(client_keys: Keys | None) -> bool:
         client = contexts[1].socket(zmq.DEALER)
         client.linger = 0
         if client_keys is not None:
@@ -74,8 +74,8 @@ def test_only_the_groups_own_keys_get_through(contexts: tuple[zmq.Context, zmq.C
         client.send(b"hello")
         return server.poll(2000 if client_keys == keys else 300) != 0 and server.recv_multipart()[1] == b"hello"
 
-    assert gets_through(keys)
-    assert not gets_through(Keys(keys.server_secret, make_keys().client_secret)), "an unknown client"
-    assert not gets_through(make_keys()), "another group"
-    assert not gets_through(None), "no keys at all"
-    assert gets_through(keys)
+    assert connects(keys)
+    assert not connects(Keys(keys.server_secret, make_keys().client_secret)), "an unknown client"
+    assert not connects(make_keys()), "another group"
+    assert not connects(None), "no keys at all"
+    assert connects(keys)

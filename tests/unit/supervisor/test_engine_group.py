@@ -1,4 +1,4 @@
-"""EngineGroup with fake children: start, failure, restart, and nothing left behind."""
+"""EngineGroup with fake children: start, failure, restart, and no leaked process or folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def observe(
     scenario: Callable[[Observer], Awaitable[None]],
     config: Config = CONFIG,
 ) -> Observer:
-    """Start a group, play the scenario, stop the group; afterwards no process and no run_dir is left."""
+    """Start a group, run the scenario, stop the group. Checks that no process and no run_dir is left."""
     seen: dict[str, int] = {}
 
     async def main() -> Observer:
@@ -107,7 +107,7 @@ def test_starts_reports_progress_and_stops(tmp_path: Path, notes: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["engine", "worker-0"])
-def test_one_death_brings_all_down_and_a_new_epoch_up(tmp_path: Path, role: str) -> None:
+def test_one_exit_ends_all_and_starts_a_new_epoch(tmp_path: Path, role: str) -> None:
     async def scenario(observer: Observer) -> None:
         await observer.group.wait_ready()
         before = observer.group.pids
@@ -130,7 +130,7 @@ def test_one_death_brings_all_down_and_a_new_epoch_up(tmp_path: Path, role: str)
     ]
 
 
-def test_without_restart_a_death_is_the_end(tmp_path: Path) -> None:
+def test_without_restart_an_exit_ends_the_group(tmp_path: Path) -> None:
     async def scenario(observer: Observer) -> None:
         await observer.group.wait_ready()
         os.kill(observer.group.pids["worker-0"], signal.SIGTERM)
@@ -155,7 +155,7 @@ def test_an_explained_failure_of_the_first_start_is_final(tmp_path: Path, notes:
     assert notes.read_text().count("start") <= 1
 
 
-def test_unexplained_failures_of_starts_are_tried_again_but_not_for_ever(tmp_path: Path) -> None:
+def test_unexplained_failures_of_starts_are_repeated_a_few_times(tmp_path: Path) -> None:
     async def scenario(observer: Observer) -> None:
         with pytest.raises(GroupError, match="gave up after 3 failed starts: engine exited with status 7"):
             await observer.group.wait_ready()
@@ -259,7 +259,7 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_own_children(tmp_path
         await observer.group.stop(timeout=0.2)
 
     observe(fake_commands(tmp_path, engine=stubborn, worker="time.sleep(600)"), NEVER, scenario)
-    # A signal is delivered before the process is gone.
+    # The signal is delivered before the process has exited.
     deadline = time.monotonic() + 5
     while _alive(int(notes.read_text())):
         assert time.monotonic() < deadline
@@ -290,8 +290,8 @@ def _alive(pid: int) -> bool:
     return state != "Z"
 
 
-def test_the_first_cause_is_told_and_not_what_followed_from_it(tmp_path: Path) -> None:
-    """A worker is killed; the engine, whose connection to it broke, is heard first."""
+def test_the_first_cause_is_reported_and_not_its_effects(tmp_path: Path) -> None:
+    """A worker is killed; the engine reports its broken connection first."""
     engine = ENGINE.replace(
         "time.sleep(600)",
         'while not os.path.exists(os.environ["FAKE_NOTES"] + ".kill"): time.sleep(0.01)\n'

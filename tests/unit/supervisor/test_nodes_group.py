@@ -1,4 +1,4 @@
-"""A master's group and a slave in one loop, with fake children: what each does when the other one moves."""
+"""A master's group and a slave in one loop, with fake children: how each reacts to the other."""
 
 from __future__ import annotations
 
@@ -39,22 +39,31 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Pair:
-    """Master and slave of one group; `names` are what the slave's resolver knows."""
+    """Master and slave of one group; `names` are the names that the slave's resolver knows."""
 
     def __init__(self, folder: Path, worker: str, engine: str = ENGINE) -> None:
         nodes = NodesConfig(
-            launch_mode="master", nnodes=2, master_addr="127.0.0.1", node_addr="127.0.0.1", master_port=free_port(),
-            join_timeout=20.0, heartbeat_interval=0.1, heartbeat_timeout=1.0,
-        )  # fmt: skip
+            launch_mode="master",
+            nnodes=2,
+            master_addr="127.0.0.1",
+            node_addr="127.0.0.1",
+            master_port=free_port(),
+            join_timeout=20.0,
+            heartbeat_interval=0.1,
+            heartbeat_timeout=1.0,
+        )
         self.config = Config(engine=EngineConfig(model="/models/a", pp=2, page_size=32, threads=3), nodes=nodes)
         self.events: list[GroupEvent] = []
         self.commands = fake_commands(folder, worker=worker, engine=engine)
         self.names: dict[str, str] = {"master": "127.0.0.1"}
         self.master = Master(KEYS, MODEL)
         self.group = EngineGroup(
-            self.config, restart=RestartConfig(first_delay=0.05, recovery_timeout=20.0), commands=self.commands,
-            nodes=self.master, on_event=self.events.append,
-        )  # fmt: skip
+            self.config,
+            restart=RestartConfig(first_delay=0.05, recovery_timeout=20.0),
+            commands=self.commands,
+            nodes=self.master,
+            on_event=self.events.append,
+        )
         self.err = io.StringIO()
         self.slaves: list[tuple[Slave, asyncio.Task[int]]] = []
 
@@ -101,14 +110,14 @@ def play(folder: Path, scenario: Callable[[Pair], Awaitable[None]], worker: str 
 
 
 @pytest.mark.timing
-def test_a_name_that_is_known_late_then_a_group_then_its_end(tmp_path: Path, notes: Path) -> None:
+def test_a_late_name_then_a_group_then_its_end(tmp_path: Path, notes: Path) -> None:
     async def scenario(pair: Pair) -> None:
         pair.names.clear()
         slave, running = pair.slave()
         await pair.group.start()
         await asyncio.sleep(0.7)
         assert not slave.pids
-        assert not pair.group.pids, "nothing starts before all nodes are there"
+        assert not pair.group.pids, "nothing starts before all nodes have joined"
         pair.names["master"] = "127.0.0.1"
         await pair.until_event(EngineReady(0))
         assert set(pair.group.pids) == {"engine", "worker-0"}
@@ -121,7 +130,7 @@ def test_a_name_that_is_known_late_then_a_group_then_its_end(tmp_path: Path, not
     play(tmp_path, scenario)
 
 
-def test_the_masters_settings_hold_on_all_nodes_but_for_what_is_the_nodes_own(tmp_path: Path, notes: Path) -> None:
+def test_the_masters_settings_hold_on_all_nodes_except_local_ones(tmp_path: Path, notes: Path) -> None:
     worker = "e = config.engine\nnote(f\"{os.environ['RANK']} {e.model} {e.page_size} {e.threads}\")\ntime.sleep(600)"
 
     async def scenario(pair: Pair) -> None:
@@ -154,8 +163,8 @@ def test_a_slaves_worker_dies(tmp_path: Path, number: signal.Signals) -> None:
     play(tmp_path, scenario)
 
 
-def test_a_silent_slave_is_given_up_and_joins_anew(tmp_path: Path) -> None:
-    """Its heartbeats stop while its link stands, as when its supervisor is stopped; then they go on."""
+def test_a_silent_slave_is_removed_and_joins_again(tmp_path: Path) -> None:
+    """Its heartbeats stop while its link is open, as when its supervisor is stopped; later they continue."""
 
     async def scenario(pair: Pair) -> None:
         slave, _ = pair.slave()
@@ -187,7 +196,7 @@ def test_messages_of_a_removed_slave_change_nothing(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_a_second_node_of_the_same_rank_waits_and_gets_in_when_the_first_is_gone(tmp_path: Path) -> None:
+def test_a_second_node_of_the_same_rank_waits_and_joins_when_the_first_is_lost(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         first, running = pair.slave()
         await pair.group.start()
@@ -204,7 +213,7 @@ def test_a_second_node_of_the_same_rank_waits_and_gets_in_when_the_first_is_gone
     play(tmp_path, scenario)
 
 
-def test_a_refused_node_ends_and_the_group_goes_on_waiting(tmp_path: Path) -> None:
+def test_a_refused_node_ends_and_the_group_still_waits(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         _, wrong = pair.slave(ModelDigest(config="other", tensors="t", num_tensors=1, num_bytes=1))
         await pair.group.start()

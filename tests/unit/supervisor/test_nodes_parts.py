@@ -1,4 +1,4 @@
-"""The parts of a group of several nodes, each alone: placement, addresses, digests, admission, settings."""
+"""Parts of a group with several nodes: placement, addresses, digests, checks of a join, settings."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_own_addresses() -> None:
 # --- digests -------------------------------------------------------------------------------------------
 
 
-def test_digests_tell_models_apart_whatever_their_path(tmp_path: Path) -> None:
+def test_digests_depend_on_the_content_and_not_on_the_path(tmp_path: Path) -> None:
     one = write_hf("llama", tmp_path / "one")
     same = write_hf("llama", tmp_path / "same", seed=1)
     other = write_hf("llama", tmp_path / "other", hidden_size=32)
     digest = digest_model(str(one))
     assert digest.num_tensors > 10
     assert digest.num_bytes > 10_000
-    assert digest_model(str(same)) == digest, "values are not compared: that would read everything"
+    assert digest_model(str(same)) == digest, "values are not compared: that would read all files"
     assert digest_model(str(other)).config != digest.config
     sharded = write_hf("llama", tmp_path / "sharded", sharded=True)
     assert digest_model(str(sharded)).tensors == digest.tensors
@@ -109,7 +109,7 @@ def test_digests_tell_models_apart_whatever_their_path(tmp_path: Path) -> None:
     assert digest_model(str(tmp_path / "a.gguf")) == digest_model(str(tmp_path / "a.gguf"))
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json"):
         digest_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         digest_model(str(tmp_path))
 
 
-# --- admission -----------------------------------------------------------------------------------------
+# --- joining -------------------------------------------------------------------------------------------
 
 PARALLEL = ParallelConfig(nnodes=2, pp=4, tp=2, ep=1, assigned_layers=())
 MODEL = ModelDigest(config="c", tensors="t", num_tensors=10, num_bytes=1000)
@@ -161,21 +161,21 @@ def join(**changes: object) -> Join:
         ),
     ],
 )
-def test_refusals_say_what_differs(changes: dict[str, object], reason: str) -> None:
+def test_refusals_name_the_difference(changes: dict[str, object], reason: str) -> None:
     refusal = refusal_of(join(**changes), PARALLEL, MODEL)
     assert refusal is not None
     assert reason in refusal.reason
     assert not refusal.retry
 
 
-def test_what_fits_is_welcome() -> None:
+def test_a_node_with_equal_settings_may_join() -> None:
     assert refusal_of(join(), PARALLEL, MODEL) is None
     assert refusal_of_other_version(encode(join())) is None
     assert refusal_of_other_version(b"\xc1") is None
     assert parallel_config_of(EngineConfig(model="", pp=4, tp=2), NodesConfig(nnodes=2)) == PARALLEL
 
 
-def test_another_version_is_told_so_even_if_its_words_are_new() -> None:
+def test_another_version_is_refused_even_if_its_message_does_not_decode() -> None:
     newer = msgspec.msgpack.encode(["Join", PROTOCOL + 1, "7.0", {"all": "new"}])
     refusal = refusal_of_other_version(newer)
     assert refusal is not None
@@ -184,8 +184,14 @@ def test_another_version_is_told_so_even_if_its_words_are_new() -> None:
 
 # --- settings ------------------------------------------------------------------------------------------
 
-ENVIRONMENT = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "pod-0.group", "MASTER_PORT": "7000",
-               "GLLM_NODE_ADDR": "10.0.0.2", "GLLM_JOIN_TIMEOUT": "30"}  # fmt: skip
+ENVIRONMENT = {
+    "NNODES": "2",
+    "NODE_RANK": "1",
+    "MASTER_ADDR": "pod-0.group",
+    "MASTER_PORT": "7000",
+    "GLLM_NODE_ADDR": "10.0.0.2",
+    "GLLM_JOIN_TIMEOUT": "30",
+}
 PP2 = EngineConfig(model="", pp=2)
 
 
@@ -197,9 +203,14 @@ def test_the_environment_counts_only_if_there_are_nodes() -> None:
     assert nodes(ENVIRONMENT) == NodesConfig()
     made = nodes(ENVIRONMENT | {"GLLM_LAUNCH_MODE": "slave", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"})
     assert made == NodesConfig(
-        launch_mode="slave", nnodes=2, node_rank=1, master_addr="pod-0.group", master_port=7000,
-        node_addr="10.0.0.2", join_timeout=30.0,
-    )  # fmt: skip
+        launch_mode="slave",
+        nnodes=2,
+        node_rank=1,
+        master_addr="pod-0.group",
+        master_port=7000,
+        node_addr="10.0.0.2",
+        join_timeout=30.0,
+    )
 
 
 def test_flags_win_over_the_environment() -> None:
@@ -212,7 +223,7 @@ def test_flags_win_over_the_environment() -> None:
     [
         ({"WORLD_SIZE": "4"}, "WORLD_SIZE=4 in the environment, but --pp 2, --tp 1 and --nnodes 2 make 2"),
         ({"LOCAL_WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE=2 in the environment"),
-        ({"MASTER_PORT": "tcp://10.0.0.9:80"}, "MASTER_PORT=tcp://10.0.0.9:80 in the environment is no number"),
+        ({"MASTER_PORT": "tcp://10.0.0.9:80"}, "MASTER_PORT=tcp://10.0.0.9:80 in the environment is not a number"),
         ({"MASTER_PORT": "65534"}, "three ports"),
         ({"NODE_RANK": "2"}, "give 1 to 1"),
         ({"GLLM_LAUNCH_MODE": "boss"}, "GLLM_LAUNCH_MODE=boss"),

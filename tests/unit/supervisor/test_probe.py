@@ -1,4 +1,4 @@
-"""What pods need of the command line: probes of slaves."""
+"""Probes of slaves."""
 
 from __future__ import annotations
 

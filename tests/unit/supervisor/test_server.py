@@ -1,4 +1,4 @@
-"""The process of `gllm serve` with fake children: what it prints, its exit status, and nothing left behind."""
+"""The process of `gllm serve` with fake children: its output, its exit status, and no leaked process."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Starter:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Starter]:
-    """Starts a server; afterwards checks that no child is left, and no run_dir unless the server itself was killed."""
-    # Not in tmp_path, which is longer than a socket's path may be.
+    """Starts servers; then checks that no child is left, and no run_dir unless the server itself was killed."""
+    # Not in tmp_path: a socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="run-", dir="/tmp") as run_base:
         starter = Starter(tmp_path, Path(run_base))
         yield starter
@@ -143,7 +143,7 @@ def test_one_ready_line_then_a_quiet_ctrl_c(start: Starter) -> None:
 
 
 @pytest.mark.parametrize("victim", ["engine", "worker"])
-def test_a_killed_process_is_told_at_once_and_replaced(start: Starter, victim: str) -> None:
+def test_a_killed_process_is_reported_and_replaced(start: Starter, victim: str) -> None:
     server = start()
     server.ready_line()
     gateway = server.children()["gateway"]
@@ -157,8 +157,8 @@ def test_a_killed_process_is_told_at_once_and_replaced(start: Starter, victim: s
     assert "was killed by SIGKILL (out of memory?); restarting in 0.05 s (epoch 1)" in err
 
 
-def test_the_gateway_hears_how_far_the_weights_are(start: Starter) -> None:
-    """Also what was loaded before it listened."""
+def test_the_gateway_gets_the_progress_of_loading(start: Starter) -> None:
+    """Also the progress before it connected."""
     late = GATEWAY.replace('await link.report("starting")', 'await asyncio.sleep(1); await link.report("starting")')
     served = start(gateway=late)
     served.wait_for_note("gateway got Loading(progress=1.0)")

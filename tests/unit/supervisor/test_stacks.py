@@ -41,12 +41,12 @@ UNKNOWING_WORKER = 'note("stuck")\ntime.sleep(600)'
 
 
 def stacks(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Of workers; the engine is about to end, and may tell or not."""
+    """Stack lines of workers; those of the engine, which is ending, may be missing."""
     lines = [record.getMessage() for record in caplog.records if record.name == "gllm.supervisor.stacks"]
     return [line for line in lines if not line.startswith("engine ")]
 
 
-def test_a_stuck_worker_tells_where_before_it_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stacks_of_a_stuck_worker_are_logged_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(observer: Observer) -> None:
         await observer.until(EngineReady(1))
 
@@ -58,7 +58,7 @@ def test_a_stuck_worker_tells_where_before_it_is_killed(tmp_path: Path, caplog: 
     assert any("in waits_for_a_peer" in line for line in lines)
 
 
-def test_a_worker_that_has_not_started_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_has_not_started_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(observer: Observer) -> None:
         await observer.until(EngineReady(1))
 
@@ -79,9 +79,11 @@ def test_another_failure_needs_no_stacks(tmp_path: Path, caplog: pytest.LogCaptu
     assert stacks(caplog) == []
 
 
-def test_workers_of_other_nodes_tell_too(
-    tmp_path: Path, notes: Path, caplog: pytest.LogCaptureFixture  # noqa: F811
-) -> None:  # fmt: skip
+def test_stacks_of_workers_of_other_nodes_are_logged_there(
+    tmp_path: Path,
+    notes: Path,
+    caplog: pytest.LogCaptureFixture,  # noqa: F811
+) -> None:
     async def scenario(pair: Pair) -> None:
         pair.slave()
         await pair.group.start()
