@@ -81,8 +81,8 @@ def test_another_failure_needs_no_stacks(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_stacks_of_workers_of_other_nodes_are_logged_there(
     tmp_path: Path,
-    notes: Path,
-    caplog: pytest.LogCaptureFixture,  # noqa: F811
+    notes: Path,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario(pair: Pair) -> None:
         pair.slave()
