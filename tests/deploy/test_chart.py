@@ -11,7 +11,7 @@ import yaml
 
 from fixtures.kube_tools import ROOT, tool
 from gllm_operator.crd.definition import crd
-from gllm_operator.kube.api import _PLURALS
+from gllm_operator.kube.api import PLURALS
 from gllm_operator.kube.cache import WATCHED
 from gllm_operator.process.operator_process import _OPTIONAL_KINDS
 
@@ -89,7 +89,7 @@ def test_the_operator_has_the_rights_that_it_uses() -> None:
     watched = {*WATCHED, *_OPTIONAL_KINDS.items()}
     for api_version, kind in watched:
         group = api_version.rpartition("/")[0]
-        verbs = found.pop((group, _PLURALS[api_version, kind]))
+        verbs = found.pop((group, PLURALS[api_version, kind]))
         want = {"get", "list", "watch", "delete"} | ({"create", "patch"} if kind != "Pod" else set())
         assert verbs == want, kind
     assert found == {

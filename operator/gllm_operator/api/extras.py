@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from gllm_operator.api.types import ApiObject, Free, Name, Rule
+from gllm_operator.api.types import ApiObject, Name, RawObject, Rule
 
 
 class Autoscaling(ApiObject, frozen=True, kw_only=True):
@@ -26,11 +26,11 @@ class Autoscaling(ApiObject, frozen=True, kw_only=True):
     """The minimum number of groups."""
     max_replicas: Annotated[int, Meta(ge=1, le=256)]
     """The maximum number of groups."""
-    metrics: Annotated[tuple[Free, ...], Meta(max_length=16)] = ()
+    metrics: Annotated[tuple[RawObject, ...], Meta(max_length=16)] = ()
     """MetricSpecs of autoscaling/v2. Pods metrics are averaged over the masters, that is, over the groups."""
-    behavior: Free | None = None
+    behavior: RawObject | None = None
     """The HorizontalPodAutoscalerBehavior of autoscaling/v2."""
-    triggers: Annotated[tuple[Free, ...], Meta(max_length=16)] = ()
+    triggers: Annotated[tuple[RawObject, ...], Meta(max_length=16)] = ()
     """Triggers of a KEDA ScaledObject."""
 
 

@@ -12,7 +12,7 @@ from gllm_operator.api.extras import Autoscaling, Monitoring, Security
 from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes, Server
-from gllm_operator.api.types import ApiObject, Free, Name, Rule
+from gllm_operator.api.types import ApiObject, Name, RawObject, Rule
 
 GROUP, VERSION, KIND, PLURAL, SHORT_NAME = "gllm.dev", "v1alpha1", "LLMDeployment", "llmdeployments", "llm"
 
@@ -75,12 +75,12 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     """The pull policy of the image. Defaults to that of Kubernetes."""
     image_pull_secrets: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
     """Names of Secrets with credentials for the image's registry."""
-    template: Free = field(default_factory=dict)
+    template: RawObject = field(default_factory=dict)
     """A PodTemplateSpec that is merged into the pods of both roles. Objects merge; containers, volumes and env merge by
     name, volumeMounts by mountPath; null removes a field. The serving container is called gllm."""
-    master: Free = field(default_factory=dict)
+    master: RawObject = field(default_factory=dict)
     """A PodTemplateSpec that is merged into the master pods only, after template."""
-    slave: Free = field(default_factory=dict)
+    slave: RawObject = field(default_factory=dict)
     """A PodTemplateSpec that is merged into the slave pods only, after template."""
     server: Server = Server()
     """How clients reach the deployment."""

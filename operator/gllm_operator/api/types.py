@@ -29,7 +29,7 @@ class ApiObject(
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
 
-Free = dict[str, Any]
+RawObject = dict[str, Any]
 """An object of another Kubernetes API. The API server stores it unchecked; the operator checks it when it is used."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from gllm_operator.api.types import ApiObject, Free, Rule
+from gllm_operator.api.types import ApiObject, RawObject, Rule
 
 Schema = dict[str, Any]
 
@@ -56,7 +56,7 @@ def type_schema(kind: Any) -> Schema:
 
 def _plain_schema(kind: Any, bounds: Schema) -> Schema:
     origin = get_origin(kind)
-    if kind == Free:
+    if kind == RawObject:
         return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     if isinstance(kind, type) and issubclass(kind, ApiObject):
         return object_schema(kind)

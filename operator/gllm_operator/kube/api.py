@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gllm_operator.objects import Object
 
-_PLURALS = {
+PLURALS = {
     ("v1", "Pod"): "pods",
     ("v1", "Service"): "services",
     ("v1", "ServiceAccount"): "serviceaccounts",
@@ -31,7 +31,7 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str = "", 
     parts = [root]
     if namespace:
         parts.append(f"namespaces/{namespace}")
-    parts.append(_PLURALS[api_version, kind])
+    parts.append(PLURALS[api_version, kind])
     parts += [part for part in (name, subresource) if part]
     return "/".join(parts)
 

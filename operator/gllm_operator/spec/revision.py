@@ -12,7 +12,7 @@ from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes
 from gllm_operator.api.spec import LLMDeploymentSpec
-from gllm_operator.api.types import ApiObject, Free
+from gllm_operator.api.types import ApiObject, RawObject
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Without vowels, which could form words, and without characters that look alike."""
@@ -34,11 +34,11 @@ class PodSource(ApiObject, frozen=True, kw_only=True):
     image: str
     image_pull_policy: str | None
     image_pull_secrets: tuple[str, ...]
-    template: Free
-    master: Free
-    slave: Free
+    template: RawObject
+    master: RawObject
+    slave: RawObject
     port: int
-    api_key: Free
+    api_key: RawObject
     network: Network
     probes: Probes
     run_as_user: int
