@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gllm.apps.cli.compat_flags import MODEL
+from gllm.apps.compat_flags import MODEL
 from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.revision import PodSource

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_command_line import parse
 
-from gllm.apps.cli.compat_flags import COMPAT_FLAGS, canonical
 from gllm.apps.cli.compat_flags_docs import with_tables
 from gllm.apps.cli.parsing import translate
+from gllm.apps.compat_flags import COMPAT_FLAGS, canonical
 from gllm.config import Config
 
 NOTHING_IS_MEANT = re.findall(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from gllm.apps.cli.compat_flags import ANY, COMPAT_FLAGS, CompatFlag
+from gllm.apps.compat_flags import ANY, COMPAT_FLAGS, CompatFlag
 
 _BEGIN = "<!-- tables: python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md -->\n"
 _END = "<!-- end of the tables -->\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer.core
 
-from gllm.apps.cli.compat_flags import ANY, COMPAT_FLAGS, MODEL, CompatFlag, canonical, dashed, find
+from gllm.apps.compat_flags import ANY, COMPAT_FLAGS, MODEL, CompatFlag, canonical, dashed, find
 
 _LEAST_ALIKE = 0.8
 """Ratio of difflib from which a known flag is suggested for an unknown one."""

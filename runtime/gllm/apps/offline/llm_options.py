@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from gllm.apps.cli.compat_flags import find
+from gllm.apps.compat_flags import find
 from gllm.config import Config, EngineConfig, GatewayConfig, ModelSource
 from gllm.hub.locate import locate
 
