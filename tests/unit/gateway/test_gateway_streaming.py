@@ -191,6 +191,33 @@ def test_disconnect_aborts(clean: RunningServer, stream: bool, hold_at: int, n: 
     assert not engine.live
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("hold_at", [0, 3])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/messages", "/generate"])
+def test_disconnect_aborts_in_every_api(clean: RunningServer, path: str, hold_at: int, stream: bool) -> None:
+    body: dict[str, object] = {
+        "/v1/completions": {"prompt": "Hi"},
+        "/v1/responses": {"input": "Hi", "store": False},
+        "/v1/messages": {"messages": MESSAGES, "max_tokens": 50},
+        "/generate": {"text": "Hi"},
+    }[path] | {"stream": stream}
+    engine = clean.engine
+    engine.hold_at = hold_at
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(base_url=clean.url) as client:
+            task = asyncio.create_task(client.post(path, json=body))
+            while not engine.live or any(s.position < hold_at for s in engine.submitted):
+                await asyncio.sleep(0.002)
+            task.cancel()
+
+    asyncio.run(leave())
+    wait_until(lambda: len(engine.aborted) == 1)
+    wait_until(lambda: clean.gateway.admission.live == 0)
+    assert clean.gateway.admission.waiting_tokens == 0
+    assert not engine.live
+
+
 def test_async_client_in_parallel(clean: RunningServer) -> None:
     async def ask() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{clean.url}/v1", api_key="x", max_retries=0) as client:
