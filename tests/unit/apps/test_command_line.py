@@ -195,5 +195,5 @@ def test_an_empty_key_is_refused(model: str) -> None:
 
 @pytest.mark.parametrize("host", ["300.1.1.1", "no.such.invalid", "a" * 70 + ".b", ".", "a..b"])
 def test_an_invalid_host_is_named_in_the_error(host: str) -> None:
-    with pytest.raises(OSError, match=f"^--host {re.escape(host)} is no address of this machine: "):
+    with pytest.raises(OSError, match=f"^--host {re.escape(host)} is not an address of this machine: "):
         bind(host, 0)

@@ -31,7 +31,7 @@ def raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            logger.warning("the limit of open files stays", extra={"limit": soft, "reason": str(error)})
+            logger.warning("cannot raise the limit of open files", extra={"limit": soft, "reason": str(error)})
 
 
 def connection_limit() -> int:

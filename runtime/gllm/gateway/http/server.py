@@ -31,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "not a name"
-        raise OSError(f"--host {host} is no address of this machine: {why}") from None
+        raise OSError(f"--host {host} is not an address of this machine: {why}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

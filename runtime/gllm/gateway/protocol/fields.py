@@ -15,7 +15,7 @@ HINTS: dict[str, str] = {
     "custom_labels": "labels for the caller's own records",
     "request_id": "names the request, for the caller's own records; the header X-Request-Id is echoed",
     "rid": "names the request, for the caller's own records; the header X-Request-Id is echoed",
-    "session_id": "names the conversation; every request brings the whole of it",
+    "session_id": "names the conversation; each request contains the whole conversation",
     "store": "nothing is stored",
     "service_tier": "there is one tier",
     "verbosity": "no chat template reads it",

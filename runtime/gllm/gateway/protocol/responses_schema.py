@@ -41,7 +41,7 @@ CHAT_EXTRAS = frozenset(ChatRequest.model_fields) - CHAT_ONLY
 """Fields that mean the same as in a chat; some of them are not in OpenAI's Responses API."""
 
 REFUSED: dict[str, str] = {
-    "access_programs": "there are none here",
+    "access_programs": "there are no access programs here",
     "background": "responses are not made in the background; use 'stream'",
     "background_options": "responses are not made in the background",
     "context_management": "use POST /v1/responses/compact",

@@ -192,7 +192,7 @@ class Generation:
             self._failed = True
             raise
         # The engine client must end with a finish_reason; without one the caller gets an error.
-        raise engine_dead("its answer ended early")
+        raise engine_dead("its output ended without a finish reason")
 
     def _account(self, choice: Choice, output: RequestOutput, delta: TextDelta) -> None:
         now = time.monotonic()

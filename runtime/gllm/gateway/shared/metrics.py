@@ -203,7 +203,7 @@ class EngineCollector(Collector):
             "kv_cache_size_tokens": size,
             "kv_cache_max_concurrency": round(size / hello.max_model_len, 2),
         }
-        info = GaugeMetricFamily("gllm:cache_config_info", "Shape of the KV cache.", labels=(*_LABELS, *sizes))
+        info = GaugeMetricFamily("gllm:cache_config_info", "Sizes of the KV cache.", labels=(*_LABELS, *sizes))
         info.add_metric((*self._labels, *map(str, sizes.values())), 1)
         return info
 

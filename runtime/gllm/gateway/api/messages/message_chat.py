@@ -38,7 +38,9 @@ def chat_of(request: CountTokensRequest) -> MessagesChat:
     """Return the chat request for a Messages request. Raises ApiError for values that a chat request refuses."""
     if request.thread is not None:
         raise bad_request(
-            "thread", "This server keeps no threads: send all messages, without 'thread'.", "thread_unsupported_request"
+            "thread",
+            "This server does not keep threads: send all messages, without 'thread'.",
+            "thread_unsupported_request",
         )
     fields = {
         "model": request.model,
