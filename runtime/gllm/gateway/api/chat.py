@@ -35,16 +35,14 @@ class ChatAnswer(Answer):
         self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        turn = self._turn
+        turn, generation = self._turn, self._generation
         request = turn.request
-        wants_usage = request.wants_usage_chunk
-        chunks = Chunks(
-            "chat.completion.chunk", self._generation.id, self._generation.created, turn.model.name, wants_usage
-        )
+        wants_usage, continuous_usage = request.wants_usage_chunk, request.wants_continuous_usage
+        chunks = Chunks("chat.completion.chunk", generation.id, generation.created, turn.model.name, wants_usage)
         begun = [False] * len(turn.choices)
         first = {"role": "assistant", "content": None} | self._no_text
         top = self._prompt_ids()
-        if request.wants_continuous_usage:
+        if continuous_usage:
             # The first chunk of an answer contains no token.
             chunks.counts = usage(msgspec.structs.replace(turn.counts(), completion=0))
         try:
@@ -56,7 +54,7 @@ class ChatAnswer(Answer):
                     top = {}
                     if request.echoed_text:
                         yield chunks.content(index, request.echoed_text)
-                if request.wants_continuous_usage:
+                if continuous_usage:
                     chunks.counts = usage(turn.counts())
                 plain = turn.choices[index].plain and delta.logprobs is None and not request.return_token_ids
                 if plain and delta.finish_reason is None:

@@ -58,27 +58,27 @@ class CompletionAnswer(Answer):
         return text, joined(parts) if parts else None, first
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
-        generation = self._generation
-        wants_usage = self._request.wants_usage_chunk
+        generation, request = self._generation, self._request
+        wants_usage, continuous_usage = request.wants_usage_chunk, request.wants_continuous_usage
         chunks = Chunks("text_completion", generation.id, generation.created, self._model.name, wants_usage)
         try:
-            async for delta in self._generation.deltas():
+            async for delta in generation.deltas():
                 text, logprobs, first = self._render(delta)
-                choice = self._generation.choices[delta.index]
+                choice = generation.choices[delta.index]
                 more: dict[str, Any] = {}
-                if self._request.return_token_ids:
+                if request.return_token_ids:
                     more = {"prompt_token_ids": choice.prompt if first else None, "token_ids": delta.token_ids}
                 if delta.finish_reason is not None:
                     more |= choice.stopped_by
-                if self._request.wants_continuous_usage:
-                    chunks.counts = usage(self._generation.counts())
+                if continuous_usage:
+                    chunks.counts = usage(generation.counts())
                 if text or logprobs is not None or more:
                     yield chunks.text(delta.index, text, logprobs, delta.finish_reason, more)
         except ApiError as error:
             yield error_frame(error.body())
             return
-        if self._request.wants_usage_chunk:
-            yield chunks.usage(usage(self._generation.counts()))
+        if wants_usage:
+            yield chunks.usage(usage(generation.counts()))
         yield DONE
 
     async def whole(self) -> bytes:
