@@ -266,8 +266,9 @@ class Scheduler:
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
         tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._meter.times.cost
         least = budget.least_tokens
+        beside = len(batch.rows)
         blocked = False
-        while tokens > 0 and (least > 0 or seconds > cost.b):
+        while tokens > 0 and (least > 0 or seconds > cost.prefill_token):
             head = None if blocked else self._queue.peek()
             register = head is not None and (not unfinished or head.rank < unfinished[-1].rank)
             if register and head is not None:
@@ -284,13 +285,14 @@ class Scheduler:
             chunk = min(tokens, seq.num_uncomputed, room)
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
-                chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled), least, int(register)))
-                seconds -= cost.chunk(seq.num_scheduled, chunk)
+                chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
+                seconds -= cost.chunk(seq.num_scheduled, chunk, beside)
             if chunk == 0:
                 return
             batch.add_chunk(seq, chunk, register=register)
             tokens -= chunk
             least -= chunk
+            beside += chunk
 
     def _admit(self, seq: Sequence) -> bool:
         """Give the queue's head a slot if there are pages for all its tokens and for all unfinished prefills.

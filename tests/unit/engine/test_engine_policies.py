@@ -24,7 +24,7 @@ from gllm.engine.policies import (
     token_throttling,
 )
 from gllm.engine.policies.balanced import pack_decodes
-from gllm.engine.time_model import Cost
+from gllm.engine.time_model import KNEE, Cost, chunk_pairs
 
 COSTS = st.builds(
     Cost,
@@ -33,6 +33,7 @@ COSTS = st.builds(
     c=st.floats(0, 1e-6),
     d=st.floats(0, 1e-4),
     e=st.floats(0, 1e-2),
+    g=st.floats(0, 1e-2),
 )
 LIMITS = Limits(
     pp=4,
@@ -212,12 +213,14 @@ def test_bounds_and_progress(
 def test_balanced_packs_decodes_into_micro_batches_of_equal_time(contexts: list[int], pp: int, cost: Cost) -> None:
     """pp micro-batches take all decodes, each at most its share plus one decode."""
     limits = replace(LIMITS, pp=pp)
-    share = sum(cost.b + cost.e + cost.d * context for context in contexts) / pp
+    row = cost.products(len(contexts) / pp) * pp / len(contexts) + cost.e
+    share = sum(row + cost.d * context for context in contexts) / pp
     ready = list(contexts)
     for filled in range(pp):
-        snapshot = replace(SNAPSHOT, limits=limits, decodes_in_flight=filled, cost=cost, ready_contexts=tuple(ready))
+        snapshot = replace(SNAPSHOT, limits=limits, total_decodes=len(contexts), decodes_in_flight=filled, cost=cost)
+        snapshot = replace(snapshot, ready_contexts=tuple(ready))
         chosen, seconds = pack_decodes(snapshot, share)
-        times = [cost.b + cost.e + cost.d * ready[index] for index in chosen]
+        times = [row + cost.d * ready[index] for index in chosen]
         assert seconds == pytest.approx(sum(times))
         assert chosen or not ready
         assert seconds <= share + max(times, default=0.0) * (1 + 1e-6)
@@ -238,11 +241,14 @@ def test_balanced_gives_a_micro_batch_without_decodes_more_prefill() -> None:
 
 
 def test_balanced_meets_a_ttft_target_and_not_sooner() -> None:
-    """One prompt with 0.1 s of prefill, due in 1 s minus the time of the stages: a little over a tenth of it."""
-    cost = Cost(a=1e-2, b=1e-4, c=0.0, d=0.0, e=0.0)
+    """One prompt of 0.1 s of prefill, due in 1 s less the way: a tenth of the time and a little more.
+
+    A decode that costs nothing runs beside it: without one the prompt goes as fast as it can.
+    """
+    cost = Cost(a=1e-2, b=0.0, c=0.0, d=0.0, e=0.0, g=1e-4)
     limits = replace(LIMITS, ttft_target=1.0, min_prefill_tokens=1)
     snapshot = replace(
-        SNAPSHOT, limits=limits, cost=cost, total_decodes=0, ready_decodes=0, decode_context=0, waiting_tokens=1000
+        SNAPSHOT, limits=limits, cost=cost, total_decodes=1, ready_decodes=0, decode_context=0, waiting_tokens=1000
     )
     young = balanced(replace(snapshot, waiting=(Waiting(1000, 0.0, 0.0),)))
     assert young.prefill_seconds == pytest.approx(1e-2 * (0.1 / 0.96) / (1 - 0.1 / 0.96))
@@ -254,10 +260,49 @@ def test_balanced_meets_a_ttft_target_and_not_sooner() -> None:
 
 def test_balanced_grows_by_one_part_in_pp() -> None:
     cost = Cost(a=1e-3, b=1e-5, c=0.0, d=0.0, e=0.0)
-    flood = replace(SNAPSHOT, cost=cost, waiting_tokens=10**6, in_flight=4, decodes_in_flight=4)
-    flood = replace(flood, total_decodes=0, decode_context=0, in_flight_seconds=(4e-3,) * 4)
-    assert balanced(flood).prefill_seconds == pytest.approx(4e-3 * 1.25 - 1e-3)
-    assert balanced(replace(flood, waiting_tokens=10)).prefill_seconds == pytest.approx(4e-3 * 0.75 - 1e-3)
+    busy = replace(SNAPSHOT, cost=cost, waiting_tokens=700, in_flight=4, decodes_in_flight=4, ready_decodes=0)
+    busy = replace(busy, total_decodes=100, decode_context=0, in_flight_seconds=(1.5e-3,) * 4)
+    limits = replace(busy.limits, prefill_iterations=1)
+    assert balanced(replace(busy, limits=limits)).prefill_seconds == pytest.approx(1.5e-3 * 1.25 - 1e-3)
+    busy = replace(busy, in_flight_seconds=(8e-3,) * 4)
+    assert balanced(replace(busy, waiting_tokens=10)).prefill_seconds == pytest.approx(8e-3 * 0.75 - 1e-3)
+
+
+@given(
+    tokens=st.integers(5_000, 200_000),
+    pp=st.integers(2, 16),
+    token=st.floats(1e-6, 1e-3),
+    step=st.floats(160, 1000),
+    pair=st.floats(0, 1e-4),
+)
+def test_a_lone_prompt_takes_equal_time_in_every_micro_batch(
+    tokens: int, pp: int, token: float, step: float, pair: float
+) -> None:
+    """step: seconds of an empty step in those of a token; pair: attention to one token of context, likewise."""
+    cost = Cost(a=step * token, b=token / 16, c=pair * token, d=0.0, e=0.0, g=token * 15 / 16)
+    limits = replace(LIMITS, pp=pp, min_prefill_tokens=KNEE, max_prefill_tokens=10**6)
+    lone = replace(SNAPSHOT, limits=limits, cost=cost, total_decodes=0, ready_decodes=0, decode_context=0, kv_free=0.2)
+    start, seconds = 0, []
+    while start < tokens:
+        snapshot = replace(lone, waiting_tokens=tokens - start, waiting_pairs=chunk_pairs(start, tokens - start))
+        budget = balanced(replace(snapshot, in_flight=len(seconds[-pp:]), in_flight_seconds=tuple(seconds[-pp:])))
+        chunk = min(max(cost.tokens_within(budget.prefill_seconds, start), 1), tokens - start)
+        seconds.append(cost.a + cost.chunk(start, chunk))
+        start += chunk
+    assert max(seconds) <= seconds[0] * 1.15
+    assert min(seconds[:-2], default=seconds[0]) >= seconds[0] * 0.7
+
+
+def test_a_lone_prompt_is_cut_into_the_best_number_of_micro_batches() -> None:
+    """TTFT = (n + pp - 1) (W / n + f): 1 s of prefill, 3 ms a step, four stages."""
+    cost = Cost(a=3e-3, b=1e-4, c=0.0, d=0.0, e=0.0)
+    lone = replace(SNAPSHOT, limits=replace(LIMITS, pp=4), cost=cost, total_decodes=0, ready_decodes=0)
+    budget = balanced(replace(lone, waiting_tokens=10_000, in_flight=0, decodes_in_flight=0, in_flight_seconds=()))
+
+    def ttft(steps: int) -> float:
+        return (steps + 3) * (1.0 / steps + 3e-3)
+
+    assert round(1.0 / budget.prefill_seconds) == pytest.approx(min(range(1, 200), key=ttft), abs=1)
 
 
 @given(reserve=st.floats(0, 0.99), preemptions=st.integers(0, 50), threshold=st.floats(0, 0.99))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from gllm.engine.time_model import PRIOR, Cost, StageModel, TimeModel, Work, chunk_pairs
 
 TRUE = Cost(a=4e-3, b=2e-5, c=1e-9, d=2e-8, e=5e-6)
+KNEED = Cost(a=5e-3, b=1e-6, c=1e-9, d=2e-8, e=5e-6, g=2e-5)
+"""A GPU: below the knee tokens cost next to nothing."""
 WORKS = st.builds(
     Work,
     prefill_tokens=st.integers(0, 10_000),
@@ -47,12 +49,21 @@ def test_chunks_add_up() -> None:
     start=st.integers(0, 100_000),
     b=st.floats(1e-7, 1e-2),
     c=st.floats(0, 1e-6),
+    g=st.floats(0, 1e-2),
+    beside=st.integers(0, 300),
 )
-def test_the_longest_chunk_within_a_time(seconds: float, start: int, b: float, c: float) -> None:
-    cost = Cost(a=1.0, b=b, c=c, d=0.0, e=0.0)
-    tokens = cost.tokens_within(seconds, start)
-    assert cost.chunk(start, tokens) <= seconds * (1 + 1e-6)
-    assert cost.chunk(start, tokens + 1) >= seconds * (1 - 1e-6)
+def test_the_longest_chunk_within_a_time(seconds: float, start: int, b: float, c: float, g: float, beside: int) -> None:
+    cost = Cost(a=1.0, b=b, c=c, d=0.0, e=0.0, g=g)
+    tokens = cost.tokens_within(seconds, start, beside)
+    assert cost.chunk(start, tokens, beside) <= seconds * (1 + 1e-6)
+    assert cost.chunk(start, tokens + 1, beside) >= seconds * (1 - 1e-6)
+
+
+def test_chunks_beside_each_other_add_up() -> None:
+    together = KNEED.chunk(0, 100, 20) + KNEED.chunk(100, 200, 120)
+    assert together == pytest.approx(KNEED.chunk(0, 300, 20))
+    work = Work(prefill_tokens=300, decode_rows=20, attention=chunk_pairs(0, 300))
+    assert KNEED.predict(work) - KNEED.predict(Work(decode_rows=20)) == pytest.approx(together)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -68,12 +79,24 @@ def test_coefficients_are_recovered(noise: float) -> None:
     assert model.error < 0.02 + 1.2 * noise
 
 
+def test_the_knee_is_found() -> None:
+    """What a step costs beyond the tokens of a long chunk is not what it costs to read the weights."""
+    rng = random.Random(6)
+    model = StageModel()
+    for _ in range(1500):
+        work = random_work(rng)
+        model.observe(work, KNEED.predict(work) * rng.lognormvariate(0, 0.02))
+    assert model.cost.prefill_token == pytest.approx(KNEED.prefill_token, rel=0.1)
+    assert model.cost.a == pytest.approx(KNEED.a, rel=0.1)
+    assert model.cost.prefill_step == pytest.approx(KNEED.prefill_step, rel=0.2)
+
+
 def test_from_the_first_step_on_the_scale_is_right() -> None:
     model = StageModel()
     work = Work(prefill_tokens=300, decode_rows=50, attention=1e5, decode_context=20_000, sampled_rows=51)
     model.observe(work, 0.25)
     assert model.cost.predict(work) == pytest.approx(0.25, rel=1e-3)
-    assert model.cost.b == pytest.approx(0.25 / PRIOR.predict(work), rel=0.05)
+    assert model.cost.prefill_token == pytest.approx(0.25 / PRIOR.predict(work), rel=0.1)
 
 
 def test_outliers_hardly_matter() -> None:
@@ -137,7 +160,7 @@ def test_it_survives_anything(steps: list[tuple[Work, float]]) -> None:
     for number, (work, elapsed) in enumerate(steps):
         model.observe(number % 2, work, elapsed)
     for cost in (model.cost, *(stage.cost for stage in model.stages)):
-        for name in "abcde":
+        for name in "abcdeg":
             value = getattr(cost, name)
             assert 0.0 <= value < math.inf
         assert cost.b > 0

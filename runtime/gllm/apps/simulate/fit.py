@@ -64,7 +64,9 @@ def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
     predicted = sum(model.cost.predict(piece.work) for piece in steps) * math.exp(jitter**2 / 2)
     scale = sum(piece.seconds for piece in steps) / predicted if predicted > 0.0 else 1.0
     cost = model.cost
-    return StageTimes(a=cost.a * scale, b=cost.b * scale, c=cost.c * scale, d=cost.d * scale, e=cost.e * scale)
+    return StageTimes(
+        a=cost.a * scale, b=cost.b * scale, c=cost.c * scale, d=cost.d * scale, e=cost.e * scale, g=cost.g * scale
+    )
 
 
 def _between_stages(stages: list[list[Slice]]) -> list[float]:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import msgspec
 
-from gllm.engine.time_model import Work
+from gllm.engine.time_model import KNEE, Work
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds of a micro-batch on one stage:
 
-    a + max(floor, b * tokens) + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
+    a + max(floor, b * tokens) + g * max(tokens - KNEE, 0) + c * sum(chunk * context) + d * sum(decode context)
+      + e * sampled rows
 
     This is the formula of `gllm.engine.time_model` with a `floor`: while weights are read, products of few tokens cost
-    nothing. The scheduler's model has no floor, so the simulator does not favour a policy that uses the model.
+    nothing. The scheduler's model has a knee at a fixed number of tokens instead, so the simulator does not favour a
+    policy that uses the model.
     """
 
     a: float
@@ -24,11 +26,14 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     d: float = 0.0
     e: float = 0.0
     floor: float = 0.0
+    g: float = 0.0
+    """Of a fitted pipeline, which has no floor."""
 
     def seconds(self, work: Work) -> float:
         return (
             self.a
             + max(self.floor, self.b * work.tokens)
+            + self.g * max(work.tokens - KNEE, 0)
             + self.c * work.attention
             + self.d * work.decode_context
             + self.e * work.sampled_rows

@@ -12,10 +12,15 @@ The structure is the paper's (gLLM, arXiv 2504.14775, equations 1 to 4); each fo
 
 from __future__ import annotations
 
+import math
+
 from gllm.engine.policies.policy import Budget, Snapshot
+from gllm.engine.time_model import Cost
 
 _SHORTEST_SLACK = 1e-3
 _TRICKLE = 1 / 16
+_LEFT_OVER = 0.1
+"""A rest shorter than this share of a micro-batch is spread over the others."""
 _MOST_PREFILL = 0.95
 """Maximum share of a micro-batch's time for prefill with a TTFT target."""
 
@@ -23,9 +28,10 @@ _MOST_PREFILL = 0.95
 def balanced(s: Snapshot) -> Budget:
     """Decodes by `pack_decodes`, and as much prefill as makes the micro-batch last the target time.
 
-    Target = a + share of the decodes + prefill, where prefill is equation 3 in seconds:
+    While prefill is most of the work, `prefill_led` gives its seconds. Otherwise target = a + share of the decodes +
+    prefill, where prefill is equation 3 in seconds:
 
-        max(min(demand, b * #MaxP * (KV_free - reserve) / (1 - reserve)), b * #MinP)
+        max(min(demand, token * #MaxP * (KV_free - reserve) / (1 - reserve)), token * #MinP)
 
     and none while KV_free < reserve. `demand` is `by_waiting` (equation 1) or, with a TTFT target, `by_deadline`. The
     target then changes by at most one part in pp per step (`smoothed`), and prefill gets the rest after the decodes: a
@@ -33,18 +39,61 @@ def balanced(s: Snapshot) -> Budget:
     scheduler computes it for each chunk (`Cost.tokens_within`).
     """
     limits, cost = s.limits, s.cost
-    share = ((cost.b + cost.e) * s.total_decodes + cost.d * s.decode_context) / limits.pp
+    share = decode_share(s)
     decodes, decode_seconds = pack_decodes(s, share)
     if s.total_decodes and s.kv_free < s.kv_reserve:
         return Budget(0, len(decodes), 0.0, 0, decodes)
-    least = cost.b * limits.min_prefill_tokens
-    usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0)
-    most = max(cost.b * limits.max_prefill_tokens * usage, least)
     base = cost.a + share
-    demand = by_deadline(s, base) if limits.ttft_target else by_waiting(s, base)
-    target = smoothed(s, base + min(max(demand, least), most), base + least, base + most)
-    seconds = min(max(target - cost.a - decode_seconds, least), most)
+    least = cost.prefill_token * limits.min_prefill_tokens
+    usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0) if s.total_decodes else 1.0
+    most = max(cost.prefill_token * limits.max_prefill_tokens * usage, least)
+    seconds = prefill_led(s, share, len(decodes), decode_seconds, least)
+    if seconds is None:
+        demand = by_deadline(s, base) if limits.ttft_target else by_waiting(s, base)
+        target = smoothed(s, base + min(max(demand, least), most), base + least, base + most)
+        seconds = target - cost.a - decode_seconds
+    seconds = min(max(seconds, least), most)
     return Budget(limits.max_prefill_tokens, len(decodes), seconds, limits.min_prefill_tokens, decodes)
+
+
+def decode_share(s: Snapshot) -> float:
+    """Return the seconds that one part in pp of all decodes adds to a step."""
+    cost, pp = s.cost, s.limits.pp
+    rows = s.total_decodes / pp
+    return cost.products(rows) + cost.e * rows + cost.d * s.decode_context / pp
+
+
+def token_seconds(cost: Cost, tokens: float) -> float:
+    """Return the mean seconds of one token's matrix products in a micro-batch of `tokens`."""
+    return cost.products(tokens) / tokens if tokens else cost.b
+
+
+def waiting_seconds(s: Snapshot) -> float:
+    """Return the seconds that all waiting prefill takes on a stage."""
+    return s.cost.prefill_token * s.waiting_tokens + s.cost.c * s.waiting_pairs
+
+
+def prefill_led(s: Snapshot, share: float, decodes: int, decode_seconds: float, least: float) -> float | None:
+    """Return the seconds of prefill beside `decodes` rows while prefill is most of the work; None if it is not.
+
+    Args:
+        share: seconds of one part in pp of all decodes.
+        decode_seconds: seconds of the decodes of this micro-batch.
+        least: minimum seconds of prefill, at the price of a micro-batch that is bound by compute.
+
+    The waiting prefill takes W seconds on each stage. In n micro-batches of equal time the last one ends after
+    (n + pp - 1) (W / n + f), where f is the cost of a step beyond its prefill; n = sqrt((pp - 1) W / f) gives the
+    minimum. A micro-batch is not shorter than the longest in flight: a flow shop with equal stages takes the sum of its
+    jobs plus pp - 1 times the longest, so shorter ones would only add steps.
+    """
+    pp, cost = s.limits.pp, s.cost
+    waiting = waiting_seconds(s)
+    if pp == 1 or waiting <= 0.0 or (s.total_decodes and (s.limits.ttft_target or waiting < 2 * pp * (cost.a + share))):
+        return None
+    fixed = cost.prefill_step + share
+    longest = cost.bound_by_compute(max(s.in_flight_seconds, default=0.0) - cost.a - decode_seconds, decodes)
+    seconds = max(math.sqrt(waiting * fixed / (pp - 1)), longest, least)
+    return cost.added(waiting / max(math.ceil(waiting / seconds - _LEFT_OVER), 1), decodes)
 
 
 def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
@@ -55,7 +104,7 @@ def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
     left to the next micro-batch, where it comes first; the shortest of these ends the packing.
     """
     cost, ready = s.cost, s.ready_contexts
-    row = cost.b + cost.e
+    row = token_seconds(cost, s.total_decodes / s.limits.pp) + cost.e
     total = row * len(ready) + cost.d * sum(ready)
     unfilled = s.limits.pp - s.decodes_in_flight
     if s.limits.pp == 1 or not ready:
@@ -90,11 +139,10 @@ def by_waiting(s: Snapshot, base: float) -> float:
     makes each stage wait (with the paper's #T = 8 it is one at pp = 8 and 16). But a sixteenth of `base`, the
     micro-batch without prefill, is no pulse: short prompts need not wait 2 pp steps. With one stage there is no bound.
     """
-    limits, cost = s.limits, s.cost
+    limits = s.limits
     if limits.pp == 1:
         return float("inf")
-    seconds = cost.b * s.waiting_tokens + cost.c * s.waiting_pairs
-    return max(seconds / max(limits.prefill_iterations, 2 * limits.pp), _TRICKLE * base)
+    return max(waiting_seconds(s) / max(limits.prefill_iterations, 2 * limits.pp), _TRICKLE * base)
 
 
 def by_deadline(s: Snapshot, base: float) -> float:
@@ -109,11 +157,10 @@ def by_deadline(s: Snapshot, base: float) -> float:
     due = limits.ttft_target - limits.pp * base
     ahead = needed = 0.0
     for waiting in s.waiting:
-        ahead += cost.b * waiting.tokens + cost.c * waiting.pairs
+        ahead += cost.prefill_token * waiting.tokens + cost.c * waiting.pairs
         needed = max(needed, ahead / max(due - waiting.age, _SHORTEST_SLACK))
     # Requests that are not listed arrived later: they are due after the target.
-    everything = cost.b * s.waiting_tokens + cost.c * s.waiting_pairs
-    needed = max(needed, everything / max(due, _SHORTEST_SLACK))
+    needed = max(needed, waiting_seconds(s) / max(due, _SHORTEST_SLACK))
     share = min(needed, _MOST_PREFILL)
     return base * share / (1.0 - share)
 
