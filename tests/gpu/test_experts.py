@@ -10,7 +10,7 @@ from gllm.layers.ops.torch_experts import TorchExperts
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 SHAPES = [(8, 2, 4096, 1792), (60, 4, 2048, 1408), (128, 8, 2048, 768), (128, 8, 2048, 96), (16, 3, 72, 40)]
-"""(experts, of them a token's, hidden, intermediate): Mixtral at tp = 8, Qwen2-MoE-A2.7B, Qwen3-30B-A3B, its slice at
+"""(experts, experts per token, hidden, intermediate): Mixtral at tp = 8, Qwen2-MoE-A2.7B, Qwen3-30B-A3B, its slice at
 tp = 8, and sizes that no tile divides."""
 TOKENS = [1, 2, 33, 300, 2100]
 
@@ -82,8 +82,8 @@ def test_every_tiling_is_right() -> None:
 
 
 @pytest.mark.parametrize("tokens", [7, 64, 1000])
-def test_a_token_does_not_feel_its_neighbours(tokens: int) -> None:
-    """Bit for bit, whoever they are; and as far as measured also however many they are (see test below)."""
+def test_a_token_does_not_depend_on_other_tokens(tokens: int) -> None:
+    """Bit for bit. The test below varies their number."""
     from gllm.layers.ops.triton_experts import TritonExperts
 
     triton = TritonExperts()
@@ -109,7 +109,7 @@ def test_a_token_alone_and_in_a_crowd() -> None:
 
 
 @pytest.mark.parametrize("tokens", [3, 512])
-def test_capture_and_replay_with_other_routing(tokens: int) -> None:
+def test_a_captured_graph_with_other_routing(tokens: int) -> None:
     from gllm.layers.ops.triton_experts import TritonExperts
 
     triton = TritonExperts()

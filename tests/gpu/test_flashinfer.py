@@ -1,4 +1,4 @@
-"""FlashInfer's attention and ops against the plain torch ones, on the device."""
+"""FlashInfer's attention and ops against those in plain torch, on the device."""
 
 from __future__ import annotations
 

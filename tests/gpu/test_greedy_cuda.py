@@ -62,7 +62,7 @@ _FACTORS = {"short_factor": [1.0 + index / 32 for index in range(32)], "long_fac
     "rope", [{"rope_type": "yarn", "factor": 4.0, **_WIDE}, {"rope_type": "longrope", **_FACTORS, **_WIDE}]
 )
 def test_scaled_rope(rope: dict[str, Any], tmp_path: Path) -> None:
-    """Short and long prompts beside each other; no answer passes the original context, where logits are not one."""
+    """Short and long prompts together. All answers end before the length at which longrope changes its factors."""
     folder = write_hf("llama", tmp_path, head_dim=64, max_position_embeddings=256, rope_parameters=rope)
     prompts = random_prompts([5, 30, 80, 200, 39], seed=6)
     exact = InProcessEngine(folder, device="cuda", dtype="float32", max_model_len=256)

@@ -1,4 +1,4 @@
-"""Groups of ranks on CUDA: over NCCL where every rank has a GPU of its own, else staged through the CPU."""
+"""Groups of ranks on CUDA: over NCCL if every rank has its own GPU, else staged through the CPU."""
 
 from __future__ import annotations
 

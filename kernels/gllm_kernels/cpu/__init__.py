@@ -1,7 +1,7 @@
 """CPU kernels in C++: packed matrix products, norms, rope, paged attention.
 
-`native` is the compiled module (see _native.pyi for its functions) or None. The instruction set is chosen at import,
-the best one that the CPU runs: avx512 (with BF16), avx2 (with FMA) or scalar. GLLM_KERNELS_ISA names another.
+`native` is the compiled module (see _native.pyi for its functions) or None. At import the best
+instruction set of the CPU is chosen: avx512 (with BF16), avx2 (with FMA) or scalar. GLLM_KERNELS_ISA overrides it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def available() -> bool:
 
 
 def unavailable_reason() -> str:
-    """Why not, and what to do; empty when they are available."""
+    """Why they are not available, and what to do; empty if they are."""
     return _reason
 
 
@@ -46,8 +46,8 @@ def isa() -> str:
 def set_num_threads(count: int) -> None:
     """Threads that a kernel call uses, the caller's included; the default is 1.
 
-    The threads are the module's own: torch's (OpenMP) should be one when kernels are in use, else they compete for the
-    same cores. They start at the next call, also in a forked child, and sleep when there is nothing to do.
+    The module has its own threads. Set torch's (OpenMP) to one when kernels are in use, else both compete for the same
+    cores. Threads start at the next call, also in a forked child, and sleep when they have no work.
     """
     if native is None:
         raise RuntimeError(_reason)

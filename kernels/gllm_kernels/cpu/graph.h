@@ -15,7 +15,7 @@ namespace gllm {
 // A kernel call with all its arguments but the number of rows and the step's attention work list.
 using Call = std::function<void(int64_t n, const AttentionWorkList* list)>;
 
-// Strides, weights and buffers do not depend on the number of rows, so a graph captured for many rows serves fewer, too.
+// Strides, weights and buffers do not depend on the number of rows, so a graph serves all smaller numbers.
 class CpuGraph {
  public:
   explicit CpuGraph(int64_t rows) : rows(rows) {}

@@ -13,8 +13,8 @@ enum class DType : int { f32 = 0, bf16 = 1 };
 
 inline size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
-// Pages of keys and values that the next layer's attention will read. Products prefetch them, one per tile of rows, while
-// memory has little else to do. They go from the last page to the first, so that the first page read is the newest.
+// Pages of keys and values that the next layer's attention will read. Products prefetch them, one per tile of rows,
+// while memory has little else to do: from the last page to the first, so that the first page read is the newest.
 struct PagesAhead {
   const char* pool;
   int64_t page_bytes;
@@ -103,7 +103,7 @@ struct RowArgs {
   int64_t n, size;
 };
 
-// Attention works through a sequence in tiles of keys, tiles into segments. Each segment has its own softmax, and
+// Attention computes a sequence in tiles of keys; tiles form segments. Each segment has its own softmax, and
 // segments are merged in order. This defines the result, so it does not depend on how a prompt is chunked nor on which
 // thread computes a segment.
 constexpr int kBlockTokens = 16;
@@ -116,7 +116,7 @@ struct AttentionTask {
   int32_t row, kv_head;
   int32_t token_begin, token_end;      // queries, counted in the row's new tokens
   int32_t segment_begin, segment_end;  // keys
-  int32_t partial;                     // where to leave the state of a single segment, or -1 to finish the output
+  int32_t partial;                     // index of the partial for the state of a single segment; -1: write the output
 };
 
 struct AttentionWrite {

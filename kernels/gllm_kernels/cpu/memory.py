@@ -15,10 +15,10 @@ _MADV_POPULATE_WRITE = 23  # Python's mmap has no name for it.
 
 
 class WeightArena:
-    """Hands out slices of large blocks, one after the other; a block goes when its last slice does.
+    """Hands out slices of large blocks, one after the other. A block is freed with its last slice.
 
-    A decode step streams all weights once. Side by side in huge pages they cost few address translations, and the
-    hardware's prefetcher is not stopped at every 4 KiB. Memory is taken from the system only as it is written.
+    A decode step streams all weights once. In contiguous huge pages they take few address translations, and the
+    hardware's prefetcher does not stop at every 4 KiB. The system gives memory only as it is written.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class WeightArena:
 
 
 def huge_block(size: int, present: bool = False) -> torch.Tensor:
-    """`size` zero bytes [size] uint8 at a multiple of 2 MiB, taken from the system as they are written.
+    """Zero bytes [size] uint8 at a multiple of 2 MiB. The system gives memory only as it is written.
 
-    present: taken at once, where the system can (Linux 5.14).
+    present: take all memory at once, if the system can (Linux 5.14).
     """
-    # Private: Python's default, shared memory, is a file to the kernel, which gets no huge pages from most systems.
+    # Private: Python's default is shared memory, a file for the kernel, which gets no huge pages on most systems.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     pages = mmap.mmap(-1, size + _HUGE_PAGE, flags=flags)
     if sys.platform == "linux":

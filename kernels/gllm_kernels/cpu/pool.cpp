@@ -16,15 +16,15 @@
 namespace gllm {
 namespace {
 
-// One word holds a job's claims: | chunks 32 | next 32 |. A thread that claims by fetch_add learns in one step whether
-// its chunk exists, so helpers need no lock and may arrive arbitrarily late: a claim that succeeds keeps its job alive,
-// because the caller returns only when every chunk is done.
+// One word holds a job's claims: | chunks 32 | next 32 |. A claim is one fetch_add, which also shows whether the chunk
+// exists. So helpers need no lock and may arrive arbitrarily late: a successful claim keeps its job alive, because the
+// caller returns only when every chunk is done.
 constexpr int kBits = 32;
 constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
 constexpr int64_t kMaxChunks = int64_t{1} << (kBits - 1);
 
-// A decode step issues an operation every few microseconds: helpers first spin, then offer their core to other
-// processes while still looking, then sleep until they are woken, so an idle server uses no CPU.
+// A decode step issues an operation every few microseconds. Helpers first spin, then yield their core to other
+// processes between looks, then sleep until they are woken, so an idle server uses no CPU.
 constexpr auto kSpin = std::chrono::microseconds(30);
 constexpr auto kYield = std::chrono::microseconds(120);
 constexpr int kCallerSpins = 2000;  // some tens of microseconds: longer than an even share of a chunk
@@ -64,8 +64,8 @@ class Pool {
   }
 
  private:
-  // A helper with the last chunk has lost its core to another process, and may be waiting for this one: only a core that
-  // goes idle makes the kernel bring it over at once. Yielding would not, and a turn of the other process lasts
+  // The helper with the last chunk has lost its core to another process and may wait for this core. The kernel moves it
+  // here at once only if this core goes idle. Yielding is not enough, and a time slice of the other process takes
   // milliseconds.
   void wait_for(int64_t chunks) {
     std::unique_lock<std::mutex> lock(mutex_);

@@ -7,8 +7,8 @@ namespace gllm {
 
 using ChunkFn = void (*)(const void* context, int64_t chunk);
 
-// Runs fn(context, 0..chunks-1), each chunk once, on the caller and the helper threads. Chunks are claimed one by
-// one from an atomic counter, so a helper that the kernel has descheduled delays at most the chunk it holds.
+// Runs fn(context, 0..chunks-1), each chunk once, on the caller and the helper threads. Threads claim chunks one by
+// one from an atomic counter, so a helper that the kernel has descheduled delays at most its own chunk.
 // Calls from several threads are safe: one gets the helpers, the others run their chunks alone.
 void parallel_for(int64_t chunks, ChunkFn fn, const void* context);
 

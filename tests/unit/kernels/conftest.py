@@ -10,7 +10,7 @@ import torch
 from gllm_kernels import cpu
 
 ISAS = cpu.native.supported_isas() if cpu.native is not None else ()
-# Where there is no compiler there is nothing compiled to test; test_kernel_loading.py holds everywhere.
+# Without a compiler there are no kernels to test; test_kernel_loading.py runs everywhere.
 collect_ignore = [] if ISAS else ["test_native_ops.py", "test_native_attention.py", "test_kernel_threads.py"]
 
 

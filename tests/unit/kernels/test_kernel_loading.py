@@ -1,4 +1,4 @@
-"""How the compiled module is found, and what a machine without it sees."""
+"""The loading of the compiled module, and the messages on a machine without it."""
 
 from __future__ import annotations
 

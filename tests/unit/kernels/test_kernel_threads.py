@@ -16,12 +16,12 @@ def test_concurrent_callers_get_their_own_results(isa: str) -> None:
     ops = NativeOps()
     packed = ops.pack_linear(torch.randn(256, 128))
     inputs = [torch.randn(40, 128) for _ in range(4)]
-    wanted = [ops.linear(x, packed, None) for x in inputs]
+    expected = [ops.linear(x, packed, None) for x in inputs]
     wrong: list[int] = []
 
     def call(index: int) -> None:
         for _ in range(200):
-            if not ops.linear(inputs[index], packed, None).equal(wanted[index]):
+            if not ops.linear(inputs[index], packed, None).equal(expected[index]):
                 wrong.append(index)
 
     threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
@@ -32,7 +32,7 @@ def test_concurrent_callers_get_their_own_results(isa: str) -> None:
     assert wrong == []
 
 
-def test_a_forked_child_starts_threads_of_its_own(isa: str) -> None:
+def test_a_forked_child_starts_its_own_threads(isa: str) -> None:
     ops = NativeOps()
     packed, x = ops.pack_linear(torch.randn(256, 128)), torch.randn(40, 128)
     want = ops.linear(x, packed, None)

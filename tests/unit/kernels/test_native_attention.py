@@ -150,14 +150,14 @@ def test_neighbours_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
     assert decode(30, 2).equal(alone)
 
 
-def test_a_neighbour_full_of_nan_stays_alone() -> None:
+def test_nan_in_one_row_does_not_reach_other_rows() -> None:
     lens = [20, 20]
     clean, dirty = Sequences(lens, torch.bfloat16), Sequences(lens, torch.bfloat16)
     dirty.fused[1].fill_(float("nan"))
     assert dirty.step((0, 20), (1, 20))[0].equal(clean.step((0, 20), (1, 20))[0])
 
 
-def test_plans_outlive_the_arrays_they_were_made_from() -> None:
+def test_metadata_outlives_the_arrays_it_was_made_from() -> None:
     sequences = Sequences([20], torch.float32)
     tables, lens = sequences.tables.copy(), np.array([20], np.int32)
     first = sequences.backend.prepare(AttentionBatch(0, lens, lens, tables))

@@ -121,7 +121,7 @@ def test_add_rms_norm_updates_the_residual(ops: NativeOps, dtype: torch.dtype, n
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("head_dim", "rotary_dim"), [(64, 64), (80, 80), (64, 32), (16, 6)])
-def test_rope_turns_q_and_k_in_place(ops: NativeOps, dtype: torch.dtype, head_dim: int, rotary_dim: int) -> None:
+def test_rope_rotates_q_and_k_in_place(ops: NativeOps, dtype: torch.dtype, head_dim: int, rotary_dim: int) -> None:
     n, heads, kv_heads, half = 37, 3, 1, rotary_dim // 2
     fused = torch.randn(n, heads + 2 * kv_heads, head_dim).to(dtype)
     before = fused.clone()
@@ -155,13 +155,13 @@ def test_silu_of_extremes_is_finite(ops: NativeOps) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 1000, 49152])
-def test_argmax_takes_the_first_of_equals(ops: NativeOps, size: int) -> None:
+def test_argmax_takes_the_first_of_equal_values(ops: NativeOps, size: int) -> None:
     logits = torch.randn(4, size + 3)[:, :size].mul(2).round()
     want = [row.index(max(row)) for row in logits.tolist()]
     assert ops.argmax(logits).tolist() == want
 
 
-def test_argmax_passes_over_nan_and_infinities(ops: NativeOps) -> None:
+def test_argmax_skips_nan_and_infinities(ops: NativeOps) -> None:
     inf, nan = float("inf"), float("nan")
     logits = torch.tensor([[nan, 1.0, 2.0], [-inf, -inf, -inf], [1.0, inf, inf], [nan, nan, nan], [-inf, -5.0, nan]])
     assert ops.argmax(logits).tolist() == [2, 0, 1, 0, 1]
@@ -179,7 +179,7 @@ def test_log_sum_exp_of_nothing_is_minus_infinity(ops: NativeOps) -> None:
     assert ops.log_sum_exp(torch.full((1, 9), -float("inf"))).item() == -float("inf")
 
 
-def test_float16_is_refused_with_the_way_out(ops: NativeOps) -> None:
+def test_float16_is_refused_with_a_fix(ops: NativeOps) -> None:
     with pytest.raises(ValueError, match=r"float32 or bfloat16, not float16.*--attention-backend reference"):
         ops.pack_linear(torch.zeros(4, 4, dtype=torch.float16))
 
@@ -196,7 +196,7 @@ def test_gated_product_is_the_product_then_the_activation(dtype: torch.dtype, si
             assert ops.gated_linear(x, packed, bias, "silu").equal(ops.gate(ops.linear(x, packed, bias), "silu"))
 
 
-def test_logits_may_be_written_to_memory_at_hand() -> None:
+def test_logits_may_be_written_to_given_memory() -> None:
     ops = NativeOps()
     packed, x = ops.pack_linear(torch.randn(100, 64)), torch.randn(3, 64)
     memory = torch.full((5, 100), 7.0)

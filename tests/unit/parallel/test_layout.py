@@ -1,4 +1,4 @@
-"""How a model is divided: every head, column and layer has its rank, the slowest stage is as fast as can be."""
+"""The division of a model: every head, column and layer has its rank, the slowest stage is as fast as possible."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_kv_heads_must_be_shared_evenly() -> None:
 
 
 def slowest(config: ModelConfig, counts: tuple[int, ...]) -> float:
-    """The estimate of `split_layers`, written once more: layers, the embedding's pass, the head's rows."""
+    """The estimate of `split_layers`, computed independently: layers, the embedding's pass, the head's rows."""
     attention = config.hidden_size * config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
     layer = 256 * (attention + 3 * config.hidden_size * config.intermediate_size)
     times = [count * layer for count in counts]
@@ -107,7 +107,7 @@ def test_no_other_split_has_a_faster_slowest_stage(num_layers: int, pp: int, voc
     assert slowest(config, counts) == min(slowest(config, other) for other in every)
 
 
-def test_the_head_costs_the_last_stage_layers() -> None:
+def test_the_last_stage_has_fewer_layers_because_of_the_head() -> None:
     """Qwen2.5-32B: 64 layers and a head that weighs about one and a half of them where half of the tokens sample."""
     config = model(
         hidden_size=5120, intermediate_size=27648, num_layers=64, num_heads=40, num_kv_heads=8, head_dim=128,

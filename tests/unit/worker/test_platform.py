@@ -1,4 +1,4 @@
-"""What `auto` means, and the one line that says why something cannot be."""
+"""The meaning of `auto`, and the one-line errors of impossible choices."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit_are_refused_before_loading(tmp_path: Path, monk
         ({}, 5, "weights of 5 ranks need 25.0 GiB but only 20.0 GiB"),
     ],
 )
-def test_a_kv_cache_that_does_not_exist_is_refused_in_one_line(
+def test_a_kv_cache_that_does_not_fit_is_refused_in_one_line(
     settings: dict[str, int], ranks: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 20 << 30)
@@ -95,7 +95,7 @@ def test_a_kv_cache_that_fits_is_taken(settings: dict[str, int], monkeypatch: py
 
 
 def test_ranks_of_a_node_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two stages asks for less than there is, both together for more."""
+    """Each of two stages asks for less than the free memory, both together for more."""
     for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 3 << 30)
@@ -115,7 +115,7 @@ def test_the_rope_table_is_as_long_as_the_served_context(tmp_path: Path) -> None
     assert len(engine.runner.model.rotary.cos_sin) == 320
 
 
-def test_free_memory_is_bounded_by_the_cgroups_around(tmp_path: Path) -> None:
+def test_free_memory_is_bounded_by_the_parent_cgroups(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
     group = tmp_path / "cgroup"
@@ -126,7 +126,7 @@ def test_free_memory_is_bounded_by_the_cgroups_around(tmp_path: Path) -> None:
     (group / "memory.max").write_text("1000000\n")
     assert free_host_bytes(meminfo, group) == 8000000 * 1024
     (group / "memory.current").write_text("700000\n")
-    # Cached files make room when memory is asked for.
+    # Cached files are freed when memory is needed.
     (group / "memory.stat").write_text("anon 400000\ninactive_file 200000\nactive_file 50000\n")
     assert free_host_bytes(meminfo, group) == 550000
 

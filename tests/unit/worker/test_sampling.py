@@ -1,4 +1,4 @@
-"""The sampler against a naive reading of each definition."""
+"""The sampler against a naive implementation of each definition."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VOCAB = 50
 
 
 def _no_grammar() -> Any:
-    raise AssertionError("no grammar was asked for")
+    raise AssertionError("no grammar was requested")
 
 
 def _state(*params: SamplingParams, prompt: list[int] | None = None, output: list[int] | None = None) -> SamplingState:
@@ -213,7 +213,7 @@ def test_masks_that_leave_nothing_fail_the_row() -> None:
         SamplingParams(allowed_token_ids=(4, 5), bad_word_ids=((4,), (5,)))
 
 
-def test_a_grammar_at_its_end_goes_before_min_tokens() -> None:
+def test_the_end_of_a_grammar_overrides_min_tokens() -> None:
     class Ended:
         def allowed(self, eos_token_ids: tuple[int, ...]) -> Any:
             return np.isin(np.arange(VOCAB), eos_token_ids)
@@ -330,7 +330,7 @@ def test_a_grammar_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) ->
     assert all(row[1] == 17 for row in tokens)
 
 
-def test_grammars_are_compiled_once_apart_from_the_steps() -> None:
+def test_grammars_are_compiled_once_in_their_own_thread() -> None:
     may_go = threading.Event()
     made: list[str] = []
 
@@ -391,7 +391,7 @@ def test_zero_top_logprobs_gives_the_token_only() -> None:
     assert entry.logprob == pytest.approx(-np.log(VOCAB))
 
 
-def test_logprobs_of_the_tokens_that_were_asked_for() -> None:
+def test_logprobs_of_requested_tokens() -> None:
     logits = torch.randn(3, VOCAB)
     expected = torch.log_softmax(logits, -1)
     chosen = expected.argmax(-1).tolist()

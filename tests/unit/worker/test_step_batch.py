@@ -1,4 +1,4 @@
-"""Deltas become the arrays of a forward pass."""
+"""Deltas of the scheduler become the arrays of a forward pass."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_generated_tokens_of_a_resumed_sequence_are_known() -> None:
     assert batch.device_tokens.tolist() == []
 
 
-def test_slot_is_reused_without_traces() -> None:
+def test_a_reused_slot_keeps_nothing_of_its_last_sequence() -> None:
     table = SlotTable(max_num_seqs=1, max_model_len=16, page_size=4)
     plan = _plan(
         0,

@@ -34,8 +34,8 @@ void run_linear(LinearArgs& a, int64_t n, void (*kernel)(const LinearArgs*, int6
   const int64_t fit = std::max<int64_t>(48, kBlockBytes / (a.in * static_cast<int64_t>(size_of(a.dtype))));
   const int64_t blocks = divide_up(n, fit);
   a.row_block = divide_up(n, blocks);
-  // If threads took whole panels to the end, they would wait there for each other, and long if panels are few or a thread
-  // has lost its core. So the last panels are cut by rows, into parts of at least two tiles of rows.
+  // If threads took whole panels to the end, they would wait there for each other, and long if panels are few or a
+  // thread has lost its core. So the last panels are cut by rows, into parts of at least two tiles of rows.
   constexpr int64_t kPartRows = 12, kManyRows = 48;
   const int64_t chunks = divide_up(n, a.row_block) * a.panels;
   a.parts = std::clamp<int64_t>(a.row_block / kPartRows, 1, 4 * a.threads);
@@ -48,7 +48,8 @@ PyObject* perform_linear(const LinearArgs& a, void (*kernel)(const LinearArgs*, 
   const double row_work = static_cast<double>(a.in) * static_cast<double>(a.out_features);
   const auto product = std::make_shared<LinearArgs>(a);
   if (t_capturing != nullptr) t_capturing->link(product, g_kernels->panel);
-  return perform(a.n, row_work, [product, kernel](int64_t n, const AttentionWorkList*) { run_linear(*product, n, kernel); });
+  return perform(a.n, row_work,
+                 [product, kernel](int64_t n, const AttentionWorkList*) { run_linear(*product, n, kernel); });
 }
 
 }  // namespace

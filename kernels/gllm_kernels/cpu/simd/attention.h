@@ -82,7 +82,7 @@ struct Attend {
     std::memset(state.out, 0, static_cast<size_t>(rows * hd) * 4);
   }
 
-  // Finds the operand blocks of the keys begin .. begin + valid, collecting them from pages of less than a block.
+  // Finds the operand blocks of the keys begin .. begin + valid. Collects them first if a page is smaller than a block.
   void find_blocks(int64_t begin, int64_t valid) {
     if (args.page_size >= kBlockTokens) {
       for (int64_t b = 0; b * kBlockTokens < valid; ++b) {
@@ -106,8 +106,8 @@ struct Attend {
     }
   }
 
-  // While a tile is worked on, as many blocks of the stream are on their way. Without them `ahead` stays on the present
-  // ones, which costs nothing.
+  // While a tile is computed, the same number of later blocks is prefetched. Without later blocks, `ahead` stays on the
+  // current ones, which costs nothing.
   void look_ahead(int64_t blocks, KvStream<E>& stream) {
     for (int64_t b = 0; b < blocks; ++b) {
       PageHead<E> block;
@@ -196,7 +196,7 @@ struct Attend {
     }
   };
 
-  // Runs Tile<vectors> over all rows and `count` vectors, as many at a time as the register tile holds.
+  // Runs Tile<vectors> over all rows and `count` vectors, in steps of the register tile.
   template <template <int> class Tile, class Make>
   GLLM_INLINE void for_tiles(int64_t count, const Make& make) const {
     constexpr int NV = Vec::tile_vectors;
@@ -240,11 +240,11 @@ struct Attend {
     return Vec::max_of(top);
   }
 
-  // Turns scores into weights and moves the running state to the new maximum. What is one number a row is done for a
-  // vector of rows at a time (their arrays are padded): in short prompts it costs as much as the exponentials.
+  // Turns scores into weights and moves the running state to the new maximum. Work on one number per row is done for a
+  // vector of rows at once (their arrays are padded): in short prompts it takes as long as the exponentials.
   void softmax(int64_t begin, int64_t vectors) const {
     const F factor = Vec::set(kLog2E / args.score_divisor);
-    // A row that sees no key yet has -infinity as its maximum, and -infinity less itself is no number.
+    // A row that sees no key yet has -infinity as its maximum, and -infinity minus itself is NaN.
     const F lowest = Vec::set(-3.4028235e38f);
     for (int64_t row = 0; row < rows; ++row) scale[row] = scaled_top(row, begin, vectors, factor);
     for (int64_t row = 0; row < rows; row += Vec::width) {
@@ -329,7 +329,7 @@ struct Attend {
 template <class T>
 void attend(const AttentionArgs& args, const AttentionTask& task, KvStream<typename T::Elem>& stream) {
   if (task.row < args.num_decode_rows) {
-    // Only this row reads its newest token, and only in its last segment: written here, it is still in the cache.
+    // Only this row reads its newest token, and only in its last segment. Written here, it is still in the CPU cache.
     const int64_t segments = (args.kv_lens[task.row] + kSegmentTokens - 1) / kSegmentTokens;
     if (task.segment_end == segments) write_token<T>(args, task.row, task.kv_head, 0);
   }

@@ -118,7 +118,7 @@ GLLM_INLINE float row_max(const float* x, int64_t size) {
   return Vec::max_of(best);
 }
 
-// Looks for the first place of the maximum only in the first stretch that holds it. NaN is never a maximum.
+// Searches the first index of the maximum only in the first block that contains it. NaN is never a maximum.
 void argmax(const RowArgs* args, int64_t row) {
   constexpr int64_t kStretch = 512;
   const float* x = args->x + row * args->stride;

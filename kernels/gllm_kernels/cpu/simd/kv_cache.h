@@ -1,4 +1,4 @@
-// Where keys and values lie in their pages, and how a token's are written there.
+// The layout of keys and values in their pages, and the writing of a token.
 #pragma once
 #include "kernels.h"
 #include "simd/operand.h"
@@ -9,7 +9,7 @@ using gllm::AttentionArgs;
 using gllm::AttentionWrite;
 using gllm::kBlockTokens;
 
-// Where keys and values of one head of one page lie.
+// The addresses of keys and values of one head in one page.
 template <class E>
 struct PageHead {
   E *keys, *values;
@@ -23,7 +23,7 @@ GLLM_INLINE PageHead<E> page_head(const AttentionArgs& args, int64_t row, int64_
   return {keys, keys + size};
 }
 
-// Where the block of keys and values that begins at `position` lies; pages hold whole blocks.
+// The addresses of the block of keys and values that begins at `position`; pages hold whole blocks.
 template <class E>
 GLLM_INLINE PageHead<E> block_at(const AttentionArgs& args, int64_t row, int64_t kv_head, int64_t position) {
   const PageHead<E> page = page_head<E>(args, row, kv_head, position);
@@ -31,8 +31,8 @@ GLLM_INLINE PageHead<E> block_at(const AttentionArgs& args, int64_t row, int64_t
   return {page.keys + offset, page.values + offset};
 }
 
-// Puts one token's key and value into a block of 16 in operand layout. A value at an even place also clears its
-// partner, so that a pair whose second token is yet to come multiplies a zero and not what an earlier owner left.
+// Writes one token's key and value into a block of 16 in operand layout. A value in an even slot also clears its
+// partner, so that a pair without its second token multiplies a zero and not the value of an earlier owner.
 template <class T>
 GLLM_INLINE void put_in_block(typename T::Elem* keys, typename T::Elem* values, int64_t slot, int64_t head_dim,
                               const typename T::Elem* key, const typename T::Elem* value) {

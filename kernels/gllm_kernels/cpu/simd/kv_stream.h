@@ -8,9 +8,9 @@ namespace {
 using gllm::AttentionTask;
 using gllm::kSegmentTokens;
 
-// The blocks of keys and values that a thread reads while it decodes, some blocks ahead of where it works: through the
-// tasks of its chunk, then of the chunk that it will most likely take next. Decode reads every key once, so memory is its
-// limit and has to be busy all the time.
+// The blocks of keys and values that a thread prefetches while it decodes: through the tasks of its chunk, then of the
+// chunk that it will most likely take next. Decode reads every key once, so memory bandwidth is its limit and must be
+// used all the time.
 template <class E>
 class KvStream {
  public:
@@ -21,7 +21,7 @@ class KvStream {
     for (int i = 0; i < kAhead; ++i) skip();
   }
 
-  // The next block, or false where there is none.
+  // Sets the next block. False if there is none.
   bool next(PageHead<E>& block) {
     if (position_ >= end_) return false;
     const AttentionTask& task = args_.tasks[task_];

@@ -41,10 +41,10 @@ struct LinearTile {
   int64_t out_stride;
   int64_t columns;  // of the panel that exist
   const E* bias;
-  const E* next;      // where in the stream of weights to read ahead, or null
-  int lines;          // how many vectors a step: 1, 2 or all
+  const E* next;      // the weights to prefetch, or null
+  int lines;          // vectors per step: 1, 2 or all
   int64_t next_step;  // elements from step to step
-  const char* page;   // of PagesAhead to be read ahead, or null
+  const char* page;   // of PagesAhead to prefetch, or null
 
   template <int MR>
   GLLM_INLINE void run() const {
@@ -104,7 +104,7 @@ int64_t panel_elements(const LinearArgs& args) {
   return (args.in + T::step - 1) / T::step * T::step * Vec::width * Vec::tile_vectors;
 }
 
-// The panel and the rows of a chunk. Chunks next to each other share their rows of x, which stay in the second-level cache,
+// The panel and the rows of a chunk. Neighbouring chunks share their rows of x, which stay in the second-level cache,
 // and stream the panels.
 struct LinearChunk {
   int64_t panel, first, rows;
@@ -123,19 +123,19 @@ struct LinearChunk {
   }
 };
 
-// What the row tiles of a chunk read ahead of their arithmetic, so that memory works while they compute. A lone tile reads
-// its own panel two KiB ahead, which carries the stream over page ends, where hardware gives up. Several tiles (a power of
-// two, so that they share a panel evenly) share the reading of the panel that this thread will most likely take
-// next, be it of the product that follows: slowly, since what is on its way from memory holds up loads from nearer caches.
+// The memory that the row tiles of a chunk prefetch while they compute. A single tile prefetches its own panel two KiB
+// ahead, across page ends, where the hardware's prefetcher stops. Several tiles (a power of two, so that they share a
+// panel evenly) prefetch together the panel that this thread will most likely take next, which may be of the following
+// product. They do so slowly, since loads in flight from memory delay loads from nearer caches.
 template <class T>
 struct ReadAhead {
   using E = typename T::Elem;
   static constexpr int64_t kMostTiles = 16;
   const E* next;
-  int64_t tiles;  // that share the reading
+  int64_t tiles;  // that share the prefetching
   int64_t steps;  // of a tile
 
-  // then: this is the last weight of the chunk.
+  // then: whether this is the last weight of the chunk.
   ReadAhead(const LinearArgs& args, const E* weight, const LinearChunk& chunk, bool then = true)
       : steps(args.in / T::step) {
     const int64_t row_tiles = (chunk.rows + Vec::tile_rows - 1) / Vec::tile_rows;
@@ -160,7 +160,7 @@ struct ReadAhead {
   }
 };
 
-// Products of few rows wait for memory themselves; those of four row tiles or more read one line of weights ahead a step.
+// Products of few rows are limited by memory. Those of four row tiles or more prefetch one line of weights per step.
 constexpr int64_t kPageRows = 24;
 
 GLLM_INLINE const char* page_ahead(const LinearArgs& args, int64_t rows) {
@@ -192,8 +192,8 @@ void linear_chunk(const LinearArgs& args, int64_t chunk) {
   });
 }
 
-// silu(x G) * (x U), where the packed weight holds the panels of G, then as many of U: a tile of either product goes to
-// the stack and from there, rounded as the product alone would be, through the activation.
+// silu(x G) * (x U), where the packed weight holds the panels of G, then as many of U. A tile of each product goes to
+// the stack, is rounded as the product alone would be, and then goes through the activation.
 template <class T>
 void gated_chunk(const LinearArgs& args, int64_t chunk) {
   using E = typename T::Elem;

@@ -14,7 +14,7 @@ namespace {
 
 using F = Vec::F;
 
-// `step` is how many consecutive k one multiply-accumulate takes.
+// `step`: the number of consecutive k that one multiply-accumulate takes.
 struct Bf16 {
   using Elem = uint16_t;
   using Operand = Vec::Pairs;
@@ -39,11 +39,11 @@ struct F32 {
   static F mac(F acc, Operand a, Operand b) { return Vec::fma(a, b, acc); }
 };
 
-// acc[i][j] += sum over k of a[i][k] * b[k][16 j ..]: k strictly in order for every element, whatever MR and NV are;
-// batch invariance rests on this. b[j] points at the j-th vector of the first step, steps are ldb elements apart.
-// Prefetch vectors a step are brought into the cache from `ahead`, ahead_step elements further at each: where memory is the
-// limit, this keeps it busy without a burst that would hold up the arithmetic. `page` is read ahead in the same way, page_step
-// bytes further at each step.
+// acc[i][j] += sum over k of a[i][k] * b[k][16 j ..], with k strictly in order for every element and for all MR and NV:
+// batch invariance depends on this. b[j] points at the j-th vector of the first step; steps are ldb elements apart.
+// Each step prefetches `Prefetch` vectors from `ahead`, ahead_step elements further each time: this uses the memory
+// bandwidth evenly, without bursts that would delay the arithmetic. `page` is prefetched in the same way, page_step
+// bytes further each time.
 template <class T, int MR, int NV, int Prefetch = 0, bool Page = false>
 GLLM_INLINE void accumulate(F (&acc)[MR][NV], const typename T::Elem* a, int64_t lda,
                             const typename T::Elem* const (&b)[NV], int64_t ldb, int64_t steps,

@@ -1,4 +1,4 @@
-// A softmax over keys that come in parts: its state, and two of them as one.
+// A softmax over keys that arrive in segments: its state, and the merge of two states.
 #pragma once
 #include "simd/operand.h"
 
@@ -9,7 +9,7 @@ struct Softmax {
   float *top, *sum, *out;
 };
 
-// total = the two softmaxes as one; an empty side leaves the other as it is.
+// total = the merge of two softmaxes; an empty one does not change the other.
 GLLM_INLINE void merge_row(float& top, float& sum, float* out, float top2, float sum2, const float* out2, int64_t hd) {
   if (sum2 == 0.0f) return;
   const float high = top > top2 ? top : top2;

@@ -1,4 +1,4 @@
-// Eight floats; bf16 is widened to f32. See vec_scalar.h for what each function means.
+// Eight floats; bf16 is widened to f32. vec_scalar.h describes the functions.
 #pragma once
 #include <immintrin.h>
 

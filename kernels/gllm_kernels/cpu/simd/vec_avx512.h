@@ -1,4 +1,4 @@
-// Sixteen floats, and bf16 dot products in hardware. See vec_scalar.h for what each function means.
+// Sixteen floats, and bf16 dot products in hardware. vec_scalar.h describes the functions.
 #pragma once
 #include <immintrin.h>
 

@@ -14,7 +14,7 @@ struct Vec {
   struct F {
     float v[width];
   };
-  // Two consecutive bf16 a lane, the earlier one in the low half.
+  // Two consecutive bf16 per lane, the earlier one in the low half.
   struct Pairs {
     uint32_t v[width];
   };
