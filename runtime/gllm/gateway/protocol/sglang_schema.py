@@ -13,11 +13,11 @@ from gllm.gateway.protocol.schema import MAX_INT, Body, Label, TokenId, by_type
 from gllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, MAX_LOGPROBS, MAX_STOP_TOKEN_IDS, ParameterError
 
 MAX_JOINED_CHARS = 16 * 2**20
-"""A query is joined with each item, so that a small body could take much memory."""
+"""The query is repeated for each item: without a limit a small body could take much memory."""
 
 
 def _kind(value: Any) -> str | None:
-    """The union's member by the first item: a batch is a list of lists or of texts."""
+    """Return the tag of a union's member, chosen by the first item: a batch is a list of lists or of texts."""
     if not isinstance(value, list):
         return "(text)" if isinstance(value, str) else None
     first = value[0] if value else 0
@@ -35,11 +35,11 @@ _ListsOfIds = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMP
 _AskedIds = Annotated[
     list[Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)]], Field(max_length=MAX_LOGPROB_TOKEN_IDS, fail_fast=True)
 ]
-"""Ids that are compared with the vocabulary later: the error says that they are not in it."""
+"""Ids of any sign. They are compared with the vocabulary later, whose error says that they are not in it."""
 
 
 class NativeSampling(Body):
-    """`sampling_params` of /generate. The ranges of most values are checked as those of a completion."""
+    """`sampling_params` of /generate. The completion that is made of them checks most ranges."""
 
     max_new_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     min_new_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
@@ -65,7 +65,7 @@ class NativeSampling(Body):
 
 
 class GenerateRequest(Body):
-    """Texts or token ids to continue. One text (and n = 1) has one answer, anything else a list of them."""
+    """Texts or token ids to continue. The answer to one text with n = 1 is an object, any other is a list."""
 
     text: (
         Annotated[
@@ -85,7 +85,7 @@ class GenerateRequest(Body):
     sampling_params: NativeSampling | None = None
     return_logprob: bool | None = None
     logprob_start_len: Annotated[int, Field(ge=-1, le=MAX_INT)] | None = None
-    """From which token of the prompt on its logprobs are shown; -1: those of the answer only."""
+    """The first prompt token whose logprob is returned; -1: only the answer has logprobs."""
     top_logprobs_num: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     token_ids_logprob: (
         Annotated[
@@ -137,7 +137,7 @@ class GenerateRequest(Body):
 
 
 class ScoreRequest(Body):
-    """How likely each label is as the next token after the query and an item."""
+    """Asks for the probability of each label as the next token after the query and each item."""
 
     model: Label | None = None
     query: Annotated[
@@ -152,7 +152,7 @@ class ScoreRequest(Body):
     ]
     label_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=MAX_LOGPROB_TOKEN_IDS, fail_fast=True)]
     apply_softmax: bool | None = None
-    """The labels' scores add up to 1; else each is its probability among all tokens."""
+    """true: the scores of an item's labels add up to 1. false: each score is a probability among all tokens."""
     item_first: bool | None = None
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""From SGLang's requests to completions."""
+"""Converts SGLang's requests to completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sam
 
 
 class NativeCompletion(CompletionRequest):
-    """A completion with SGLang's defaults, whose prompt has logprobs only if they are asked for by name."""
+    """A completion with SGLang's defaults. `echo` alone does not ask for the prompt's logprobs."""
 
     prompt_field: ClassVar[str] = "text"
     default_max_tokens: ClassVar[int | None] = 128
@@ -61,7 +61,7 @@ def completion_of(request: GenerateRequest, model: ServedModel) -> NativeComplet
 
 
 def asked_ids(request: GenerateRequest, model: ServedModel) -> list[int]:
-    """All ids of `token_ids_logprob`, each once. Raises ApiError."""
+    """Return all ids of `token_ids_logprob`, each once. Raises ApiError for ids or lists that do not fit."""
     given = request.token_ids_logprob
     lists = ids_of_prompts(given)
     if lists is not None and not request.is_batch:
@@ -80,7 +80,7 @@ def asked_ids(request: GenerateRequest, model: ServedModel) -> list[int]:
 
 
 def ids_of_prompts(given: Sequence[int] | Sequence[list[int]] | None) -> list[list[int]] | None:
-    """`token_ids_logprob` if it has a list for each prompt, else None."""
+    """Return `token_ids_logprob` if it has a list for each prompt, else None."""
     lists = [ids for ids in given or () if isinstance(ids, list)]
     return lists or None
 
@@ -90,7 +90,7 @@ def _wrong_ids(message: str) -> Exception:
 
 
 def scoring_of(request: ScoreRequest, model: ServedModel) -> NativeCompletion:
-    """One token for each item, with the labels' logprobs. Raises ApiError."""
+    """A completion of one token for each item, with the labels' logprobs. Raises ApiError."""
     size = model.config.vocab_size
     for token in request.label_token_ids:
         if token >= size:

@@ -1,4 +1,4 @@
-"""The answer of POST /generate, in one piece or as events."""
+"""POST /generate: SGLang's objects, in one piece or as events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def open_generate(request: GenerateRequest, gateway: Gateway) -> Answer:
 
 
 class _Text:
-    """One choice so far."""
+    """The part of one choice that the deltas have brought so far."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -54,7 +54,7 @@ class _Text:
 
 
 class GenerateAnswer(Answer):
-    """One object for each choice. An event has the whole text so far, as in SGLang."""
+    """One object for each choice. Each event has the whole text so far, as in SGLang."""
 
     def __init__(self, request: GenerateRequest, generation: Generation, *, n: int, arrived: float) -> None:
         """n: choices of each prompt. arrived: time.monotonic() of the request."""
@@ -101,19 +101,19 @@ class GenerateAnswer(Answer):
         }
         if self._request.return_logprob:
             meta |= self._prompt_logprobs(index) | {"output_token_logprobs": made.shown_logprobs}
-            # Only once: an event for each token would repeat them all.
+            # Only in the last event: each event would repeat the alternatives of all tokens before it.
             if made.finish is not None:
                 meta |= self._answer_alternatives(index)
         return {"text": made.text, "output_ids": made.token_ids, "meta_info": meta}
 
     def _prompt_logprobs(self, index: int) -> dict[str, Any]:
-        """From `logprob_start_len` on; without it the lists are empty."""
+        """Return the prompt's logprobs from `logprob_start_len` on. The lists are empty if it is not given."""
         choice = self._generation.choices[index]
         asked: list[tuple[int, TokenLogprob | None]] = []
         if self._request.shows_prompt and choice.prompt_logprobs is not None:
             start = self._request.logprob_start_len or 0
             asked = list(zip(choice.prompt, choice.prompt_logprobs, strict=True))[start:]
-            # The first has no value, wherever the list starts: SGLang's clients leave it out of their sums.
+            # SGLang's clients leave the first entry out of their sums: it has no value, wherever the list starts.
             asked[:1] = [(token, None) for token, _ in asked[:1]]
         return {
             "input_token_logprobs": [self._entry(one.logprob if one else None, token) for token, one in asked],
@@ -129,10 +129,10 @@ class GenerateAnswer(Answer):
         return {"output_token_ids_logprobs": [self._alternatives(one, own) for one in entries]}
 
     def _entry(self, value: float | None, token: int) -> tuple[float | None, int, str | None]:
-        """(logprob, id, text)"""
+        """Return (logprob, token id, text). The text is None unless the request asks for it."""
         text = self._tokenizer.token_text(token) if self._request.return_text_in_logprobs else None
         return None if value is None else finite(value), token, text
 
     def _alternatives(self, entry: TokenLogprob, only: Collection[int] | None = None) -> list[Any]:
-        """All of them, or those that this prompt of several asked for."""
+        """Return the alternatives. only: the ids that this prompt asked for, if each prompt has a list of its own."""
         return [self._entry(value, token) for token, value in entry.top if only is None or token in only]
