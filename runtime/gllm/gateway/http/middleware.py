@@ -1,7 +1,7 @@
 """Middleware of all routes, as plain ASGI: request id, API key, HTTP counters.
 
-The order is Outermost(Cors(ApiKey(Paths(app)))); nothing here wraps `receive`, so a disconnect reaches the routes at
-once.
+The order is RequestTracking(Cors(ApiKey(CanonicalPaths(app)))). Nothing here wraps `receive`, so a disconnect reaches
+the routes at once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ApiKey:
         await self._app(scope, receive, send)
 
 
-class Paths:
+class CanonicalPaths:
     """Gives routes canonical paths, and GET in place of HEAD: uvicorn sends no body for HEAD."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,7 +71,7 @@ class Paths:
         await self._app(scope, receive, send)
 
 
-class Outermost:
+class RequestTracking:
     """Gives every response an X-Request-Id, counts it, and logs unexpected exceptions.
 
     route_of: the path's template for the counter; unknown paths share one label, so that scans cannot grow the series.

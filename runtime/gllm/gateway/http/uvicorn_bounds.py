@@ -13,7 +13,7 @@ import termios
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RefusalLog
-from gllm.gateway.http.uvicorn_endings import EndingProtocol
+from gllm.gateway.http.uvicorn_half_close import HalfCloseProtocol
 from gllm.gateway.protocol.errors import ApiError, unavailable
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ STALL_TIMEOUT = 60.0
 """A client that reads nothing of a waiting response for this many seconds is disconnected."""
 
 
-class BoundedProtocol(EndingProtocol):
+class BoundedProtocol(HalfCloseProtocol):
     """Refuses a head that is too long or too slow, and a connection beyond the limit.
 
     Aborts a response that is not read.

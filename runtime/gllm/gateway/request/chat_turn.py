@@ -37,7 +37,7 @@ class ChatDelta(msgspec.Struct, gc=False):
     """stop, length or tool_calls."""
 
 
-class MadeCall(msgspec.Struct):
+class ParsedCall(msgspec.Struct):
     """A tool call as far as it is generated."""
 
     id: str = ""
@@ -70,7 +70,7 @@ class ChatChoice:
         self.plain = reasoning is None and tools is None
         """All text is content: there are no parsers."""
         self.reasoning_tokens = 0
-        self.calls: list[MadeCall] = []
+        self.calls: list[ParsedCall] = []
         self.finish_reason: str | None = None
 
     @property
@@ -142,7 +142,7 @@ class ChatChoice:
 
     def _keep(self, call: ToolCallDelta) -> None:
         while len(self.calls) <= call.index:
-            self.calls.append(MadeCall())
+            self.calls.append(ParsedCall())
         kept = self.calls[call.index]
         kept.id = call.id if call.id is not None else kept.id
         kept.name = call.name if call.name is not None else kept.name

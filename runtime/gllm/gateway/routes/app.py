@@ -13,7 +13,7 @@ from gllm import __version__
 from gllm.gateway.http.answering import ClientGoneError
 from gllm.gateway.http.cors import Cors
 from gllm.gateway.http.error_responses import error_response, from_http_status, not_offered
-from gllm.gateway.http.middleware import ApiKey, Outermost, Paths
+from gllm.gateway.http.middleware import ApiKey, CanonicalPaths, RequestTracking
 from gllm.gateway.http.paths import canonical, why_not_offered
 from gllm.gateway.protocol.errors import ApiError, from_parameter_error, internal_error
 from gllm.gateway.routes.completion_routes import completion_routes
@@ -35,7 +35,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.add_exception_handler(ParameterError, _parameter_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientGoneError, _client_gone)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(Exception, _unexpected_error)
     document = build_openapi(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's documented way to replace it
     known = frozenset(document["paths"]) | {"/openapi.json"}
@@ -51,8 +51,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
         return next((template for template, pattern in templates if pattern.fullmatch(path)), "unknown")
 
     settings = gateway.config.gateway
-    return Outermost(
-        Cors(ApiKey(Paths(app), settings.api_key), settings.allowed_origins),
+    return RequestTracking(
+        Cors(ApiKey(CanonicalPaths(app), settings.api_key), settings.allowed_origins),
         count=gateway.metrics.http,
         route_of=route_of,
         log_requests=settings.log_requests,
@@ -78,11 +78,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return error_response(api_error, request.scope)
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+async def _unexpected_error(request: Request, error: Exception) -> Response:
     return error_response(internal_error(), request.scope)
 
 
-class _Nothing(Response):
+class _EmptyResponse(Response):
     """The response to a client that has disconnected: it sends nothing."""
 
     async def __call__(self, *_: object) -> None:
@@ -90,4 +90,4 @@ class _Nothing(Response):
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
-    return _Nothing()
+    return _EmptyResponse()

@@ -10,7 +10,7 @@ import time
 import pytest
 from gateway_fakes import RunningServer, wait_until
 
-from gllm.gateway.http import uvicorn_endings as endings
+from gllm.gateway.http import uvicorn_half_close
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -46,7 +46,7 @@ def test_half_closed_client_gets_its_answer(clean: RunningServer, stream: bool, 
 
 def test_half_closed_client_waits(clean: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes are sent before the answer and inside a stream, without a change to the answer."""
-    monkeypatch.setattr(endings, "PROBE_DELAYS", (0.01, 0.02))
+    monkeypatch.setattr(uvicorn_half_close, "PROBE_DELAYS", (0.01, 0.02))
     for stream in (False, True):
         clean.engine.hold_at = 1 if stream else 0
         with connect(clean) as connection:
@@ -66,7 +66,7 @@ def test_half_closed_client_waits(clean: RunningServer, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_disconnect_is_noticed(clean: RunningServer, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    monkeypatch.setattr(endings, "PROBE_DELAYS", (0.05, 0.1))
+    monkeypatch.setattr(uvicorn_half_close, "PROBE_DELAYS", (0.05, 0.1))
     clean.engine.hold_at = 1
     connection = connect(clean)
     connection.sendall(post("/v1/chat/completions", {**CHAT, "stream": stream}))
@@ -84,7 +84,7 @@ def test_half_closed_within_a_request(clean: RunningServer) -> None:
 
 
 def test_endless_body_is_not_read_for_ever(clean: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endings, "MAX_DROPPED_BYTES", 100_000)
+    monkeypatch.setattr(uvicorn_half_close, "MAX_DROPPED_BYTES", 100_000)
     with connect(clean) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 404"
@@ -94,7 +94,7 @@ def test_endless_body_is_not_read_for_ever(clean: RunningServer, monkeypatch: py
 
 
 def test_unread_body_times_out(clean: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endings, "DROP_TIMEOUT", 0.05)
+    monkeypatch.setattr(uvicorn_half_close, "DROP_TIMEOUT", 0.05)
     with connect(clean) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 404")

@@ -23,7 +23,7 @@ Closing at once would make a client that still sends lose the response; without 
 """
 
 
-class EndingProtocol(HttpToolsProtocol):
+class HalfCloseProtocol(HttpToolsProtocol):
     in_head = True
     """Between messages, or in the head of one: no body is being received."""
     _ended_stream = False
