@@ -95,7 +95,7 @@ class GenerateRequest(Body):
         ]
         | None
     ) = None
-    """Tokens whose logprobs are shown at each position of the answer: one list for all texts, or one for each."""
+    """Tokens whose logprobs are returned at each position of the answer: one list for all texts, or one for each."""
     return_text_in_logprobs: bool | None = None
     stream: bool | None = None
     priority: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
@@ -116,7 +116,7 @@ class GenerateRequest(Body):
 
     @property
     def shows_prompt(self) -> bool:
-        """Whether the prompt's logprobs are asked for."""
+        """Whether the request asks for logprobs of the prompt."""
         return bool(self.return_logprob) and self.logprob_start_len is not None and self.logprob_start_len >= 0
 
     @property

@@ -34,7 +34,7 @@ def sglang_routes(gateway: Gateway) -> APIRouter:
     @router.get("/get_model_info")
     @router.get("/model_info")
     async def model_info() -> Response:
-        """The model, for SGLang's clients, which ask before they send anything."""
+        """The model; SGLang's clients request this first."""
         path = gateway.config.engine.model
         return JSONResponse({"model_path": path, "tokenizer_path": path, "is_generation": True})
 

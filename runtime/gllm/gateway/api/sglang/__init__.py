@@ -1,1 +1,1 @@
-"""SGLang's native endpoints, over the same generation as the others."""
+"""SGLang's native endpoints on top of a generation."""

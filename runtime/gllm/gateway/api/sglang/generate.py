@@ -33,7 +33,7 @@ async def open_generate(request: GenerateRequest, gateway: Gateway) -> Answer:
 
 
 class _Text:
-    """The part of one choice that the deltas have brought so far."""
+    """The state of one choice after the deltas so far."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -41,7 +41,7 @@ class _Text:
         self.logprobs: list[TokenLogprob] = []
         self.shown_logprobs: list[tuple[float | None, int, str | None]] = []
         self.finish: dict[str, Any] | None = None
-        """SGLang's `finish_reason`; None while the answer goes on."""
+        """SGLang's `finish_reason`; None before the last delta."""
 
     def add(self, delta: TextDelta) -> None:
         self.text += delta.text

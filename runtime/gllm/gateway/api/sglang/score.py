@@ -22,13 +22,13 @@ async def score(request: ScoreRequest, gateway: Gateway) -> dict[str, Any]:
     finally:
         await generation.close()
     prompt = generation.counts().prompt
-    # The token that was generated after each item only carries the logprobs: it is no part of the answer.
+    # The generated token of each item only carries logprobs, so it is not counted.
     usage = {"prompt_tokens": prompt, "completion_tokens": 0, "total_tokens": prompt}
     return {"object": "scoring", "model": gateway.model.name, "scores": scores, "usage": usage}
 
 
 async def _scores(request: ScoreRequest, generation: Generation) -> list[list[float]]:
-    """For each item the scores of the labels, in the order of the labels."""
+    """Return the scores of the labels for each item, in the order of the labels."""
     scores: list[list[float]] = [[] for _ in generation.choices]
     async for delta in generation.deltas():
         if delta.logprobs:
