@@ -35,7 +35,7 @@ def locate(model: str, source: ModelSource, *, weights: bool, report: Report) ->
     try:
         found = find_on_hub(name, cache=source.download_dir, weights=weights, report=report, check=_check_settings)
     except HubError as error:
-        raise ValueError(f"{error}; nor is there a path {model} here") from None
+        raise ValueError(f"{error}; and there is no path {model} here") from None
     return found, model.removeprefix("hf://")
 
 

@@ -278,7 +278,7 @@ def test_resuming_after_a_torn_line_loses_and_repeats_nothing(llm: LLM, fakes: F
 def test_a_foreign_output_file_is_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "notes.txt"
     foreign.write_text("my notes\nmore\n")
-    with pytest.raises(ValueError, match=r"notes.txt:1 is no record"):
+    with pytest.raises(ValueError, match=r"notes.txt:1 is not a record"):
         finished_ids(foreign)
     assert foreign.read_text() == "my notes\nmore\n"
     assert finished_ids(tmp_path / "absent") == frozenset()

@@ -314,7 +314,7 @@ def test_a_path_that_exists_wins_over_a_name(hub: FakeHub, tmp_path: Path, monke
     assert place("org/name") == (tmp_path / "org" / "name", "name")
     with pytest.raises(ValueError, match="--revision v1 belongs to a model of the hub; org/name is a path here"):
         place("org/name", revision="v1")
-    with pytest.raises(ValueError, match=r"there is no model org/typo at .*; nor is there a path org/typo here"):
+    with pytest.raises(ValueError, match=r"there is no model org/typo at .*; and there is no path org/typo here"):
         place("org/typo")
     hub.requests.clear()
     for path in ("./org/other", "/org/other", "org/name/other/x", "org/other.gguf"):

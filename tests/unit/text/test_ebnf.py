@@ -90,7 +90,7 @@ def test_texts(smollm: Tokenizer, ll_tokenizer: Any, grammar: str, good: list[st
         ('root ::= "a"{1,999999}', "at most"),
         ('root ::= "a"\nroot ::= "b"', "line 2: .* twice"),
         (r'root ::= "\q"', "escape"),
-        (r'root ::= "\ud800"', "no character"),
+        (r'root ::= "\ud800"', "not a character"),
         ("root ::= []", "empty"),
         ("root ::= " + "(" * 5000, "nested"),
     ],

@@ -27,7 +27,7 @@ class SseResponse:
         return self._parser.get_status_code() if self._has_headers else 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Raises ValueError for bytes that are no HTTP/1.1 response."""
+        """Raises ValueError for bytes that are not an HTTP/1.1 response."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -100,7 +100,7 @@ def _split_envelope(line: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return "", {name: value for name, value in line.items() if name not in ("custom_id", "id")}
     unknown = line.keys() - _ENVELOPE - {"id"}
     if unknown:
-        raise ParameterError(min(unknown), f"{min(unknown)} is no field of a batch line")
+        raise ParameterError(min(unknown), f"{min(unknown)} is not a field of a batch line")
     url = line.get("url", "")
     if url not in ("", _CHAT, _TEXT):
         raise ParameterError("url", f"url must be {_CHAT} or {_TEXT}, not {url!r}")

@@ -49,7 +49,7 @@ def _is_answer(raw: bytes, where: str, done: set[str]) -> bool:
         if not failed:
             done.add(custom_id)
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{where} is no record of `gllm generate`: choose another --output, or --overwrite") from None
+        raise ValueError(f"{where} is not a record of `gllm generate`: take another --output, or --overwrite") from None
     return not failed
 
 

@@ -213,7 +213,7 @@ def _unescaped(text: str, line: int) -> list[tuple[str, bool]]:
         if code is not None:
             point = int(code, 16)
             if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
-                raise EbnfError(f"line {line}: {match[0]} is no character")
+                raise EbnfError(f"line {line}: {match[0]} is not a character")
             char = chr(point)
         else:
             char = _PLAIN_ESCAPES.get(match[4], match[4])

@@ -42,7 +42,7 @@ LLAMA = ToolFormat(
     arguments_key="parameters",
     name_is_enough=False,
 )
-"""Llama 3.x: {"name": ..., "parameters": {...}}, perhaps after <|python_tag|>; several are separated by `;`."""
+"""Llama 3.x: {"name": ..., "parameters": {...}}, with or without <|python_tag|> before it; `;` between calls."""
 
 PLAIN_JSON = ToolFormat(
     name="json",

@@ -70,7 +70,7 @@ def _byte_level_pieces(tokens: list[str | None]) -> list[bytes]:
     for token in tokens:
         try:
             pieces.append((token or "").translate(table).encode("latin-1"))
-        except UnicodeEncodeError:  # not in the alphabet: `tokenizers` takes such a token as it stands
+        except UnicodeEncodeError:  # not in the alphabet: `tokenizers` takes the token itself
             pieces.append((token or "").encode())
     return pieces
 
