@@ -7,8 +7,8 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gllm.gateway.api.sglang.generate import open_generate
-from gllm.gateway.api.sglang.score import score
+from gllm.gateway.api.sglang.generate_answer import open_generate
+from gllm.gateway.api.sglang.scores import score
 from gllm.gateway.http.answering import AnswerResponse, while_connected
 from gllm.gateway.http.body import read_body
 from gllm.gateway.protocol.sglang_schema import GenerateRequest, ScoreRequest

@@ -7,7 +7,7 @@ import math
 import uuid
 from typing import Any
 
-from gllm.gateway.api.sglang.convert import scoring_of
+from gllm.gateway.api.sglang.native_completion import scoring_of
 from gllm.gateway.protocol.sglang_schema import ScoreRequest
 from gllm.gateway.request.generation import Generation
 from gllm.gateway.shared.gateway import Gateway

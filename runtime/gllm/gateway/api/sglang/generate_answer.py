@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gllm.gateway.api.sglang.convert import completion_of, ids_of_prompts
+from gllm.gateway.api.sglang.native_completion import completion_of, ids_of_prompts
 from gllm.gateway.protocol.chunks import DONE, error_frame
 from gllm.gateway.protocol.errors import ApiError
 from gllm.gateway.protocol.logprobs import finite
