@@ -39,8 +39,7 @@ class CompletionAnswer(Answer):
         self._begun = [False] * len(generation.choices)
 
     def _render(self, delta: TextDelta) -> tuple[str, dict[str, Any] | None, bool]:
-        """Return the text and logprobs of a delta, and whether it is the first of its choice; an echoed prompt precedes
-        the first."""
+        """Return text and logprobs of a delta, after an echoed prompt, and whether it is the first of its choice."""
         index, text = delta.index, delta.text
         scorer = self._logprobs[index]
         first = not self._begun[index]

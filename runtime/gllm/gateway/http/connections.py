@@ -15,8 +15,7 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 32_768
 """Upper bound of the limit, because each connection also takes memory."""
 RESERVED_DESCRIPTORS = 32
-"""For connections that are being refused, and for later needs: sockets to the next engine, files, the grammar checker's
-pipes."""
+"""For refused connections and for later needs: sockets to the next engine, files, the grammar checker's pipes."""
 MIN_CONNECTIONS = 4
 _LOG_INTERVAL = 1.0
 

@@ -61,8 +61,7 @@ class HalfCloseProtocol(HttpToolsProtocol):
             self._drop_timer = self.loop.call_later(DROP_TIMEOUT, self.transport.close)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio declares it
-        """Return whether to keep the connection: a client may end its stream after its request and still wait for the
-        response.
+        """Return whether to keep the connection: a client may end its stream and still wait for the response.
 
         A client that closed its connection looks the same until bytes are sent to it. The first probe makes its machine
         report the closed connection; the second probe fails, and the request is aborted. A client of HTTP/1.0 is not

@@ -48,8 +48,7 @@ def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
 
 
 def _is_union_branch(part: str) -> bool:
-    """Whether a part of `loc` is the name of a union member, which pydantic puts there: `list[str]`, `constrained-str`,
-    `ToolChoice`."""
+    """Whether a part of `loc` is the name of a union member, such as `list[str]`, `constrained-str`, `ToolChoice`."""
     return "[" in part or "-" in part or "(" in part or part in _BRANCHES or part[:1].isupper()
 
 

@@ -53,10 +53,9 @@ class Generation:
 
     @classmethod
     async def open(cls, request: GenerationRequest, gateway: Gateway, response_id: str) -> Self:
-        """Admit, prepare and submit the request, and wait for the first output, so that earlier errors become an HTTP
-        status.
+        """Admit, prepare and submit the request, and wait for the first output.
 
-        Raises ApiError or ParameterError; then nothing is left to close.
+        Errors before that still become an HTTP status. Raises ApiError or ParameterError; then nothing is left to close.
         """
         arrived = time.monotonic()
         gateway.model.check_name(request.model)

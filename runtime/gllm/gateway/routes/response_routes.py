@@ -82,8 +82,7 @@ def response_routes(gateway: Gateway) -> APIRouter:
 
 
 def _page(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
-    """Return one page of the list: `order` is desc (default) or asc; at most `limit` items that follow the item
-    `after`."""
+    """Return one page: `order` is desc (default) or asc; at most `limit` items that follow the item `after`."""
     order, size, after = query.get("order", "desc"), query.get("limit", str(DEFAULT_PAGE)), query.get("after")
     if order not in ("asc", "desc"):
         raise bad_request("order", "'order' is 'asc' or 'desc'.", "invalid_value")

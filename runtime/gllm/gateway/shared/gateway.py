@@ -46,9 +46,7 @@ class Gateway:
     def unhealthy(self) -> str | None:
         """Return why the process should be restarted, None if it is healthy.
 
-        It does not wait for the engine, which may hang.
-
-        The replacement of an engine is healthy until its deadline.
+        It does not wait for the engine, which may hang. The replacement of an engine is healthy until its deadline.
         """
         if self.engine.hello is None:
             return None if self._clock() < self._recovery_deadline else self._disconnected()
