@@ -191,16 +191,22 @@ def test_disconnect_aborts(clean: RunningServer, stream: bool, hold_at: int, n: 
     assert not engine.live
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("hold_at", [0, 3])
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/messages", "/generate"])
-def test_disconnect_aborts_in_every_api(clean: RunningServer, path: str, hold_at: int, stream: bool) -> None:
-    body: dict[str, object] = {
-        "/v1/completions": {"prompt": "Hi"},
-        "/v1/responses": {"input": "Hi", "store": False},
-        "/v1/messages": {"messages": MESSAGES, "max_tokens": 50},
-        "/generate": {"text": "Hi"},
-    }[path] | {"stream": stream}
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/completions", {"prompt": "Hi", "stream": True}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/responses", {"input": "Hi", "stream": True}),
+        ("/v1/responses/compact", {"model": "tiny", "input": "Hi"}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 50}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 50, "stream": True}),
+        ("/generate", {"text": "Hi"}),
+        ("/generate", {"text": "Hi", "stream": True}),
+    ],
+)
+def test_disconnect_aborts_in_every_api(clean: RunningServer, path: str, body: dict[str, Any], hold_at: int) -> None:
     engine = clean.engine
     engine.hold_at = hold_at
 

@@ -55,7 +55,7 @@ class Generation:
     async def open(cls, request: GenerationRequest, gateway: Gateway, response_id: str) -> Self:
         """Admit, prepare and submit the request, and wait for the first output.
 
-        Errors before that still become an HTTP status. Raises ApiError or ParameterError; then nothing is left to close.
+        Earlier errors still become an HTTP status. Raises ApiError or ParameterError; then nothing is left to close.
         """
         arrived = time.monotonic()
         gateway.model.check_name(request.model)
