@@ -323,12 +323,12 @@ def test_requests_wait_while_the_engine_is_replaced(folder: Path) -> None:
         group.outbox.append(EngineUp(epoch=1))
         running.join(10)
         waiting.join(10)
-        replayed = group.submitted[1]
-        assert replayed.request_id == group.submitted[0].request_id
-        assert replayed.token_ids == [*group.submitted[0].token_ids, *b"Hi"]
-        assert replayed.num_generated == 2
-        assert replayed.sampling.seed is not None
-        assert replayed.sampling.seed == group.submitted[0].sampling.seed
+        resubmitted = group.submitted[1]
+        assert resubmitted.request_id == group.submitted[0].request_id
+        assert resubmitted.token_ids == [*group.submitted[0].token_ids, *b"Hi"]
+        assert resubmitted.num_generated == 2
+        assert resubmitted.sampling.seed is not None
+        assert resubmitted.sampling.seed == group.submitted[0].sampling.seed
         assert answers[0].text.rstrip().endswith("[DONE]")
         assert later[0].json()["choices"][0]["text"] == "Hi"
         assert httpx.get(f"{group.url}/ready").status_code == 200
