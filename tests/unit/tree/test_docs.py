@@ -63,3 +63,11 @@ def test_make_targets_of_the_docs_exist() -> None:
     }
     assert named
     assert named <= targets
+
+
+def test_classes_of_the_glossary_exist() -> None:
+    named = set(re.findall(r"`([A-Z][a-z]+[A-Z]\w+)`", (ROOT / "docs/glossary.md").read_text()))
+    sources = [*ROOT.glob("runtime/**/*.py"), *ROOT.glob("operator/**/*.py")]
+    defined = {name for file in sources for name in re.findall(r"^class (\w+)", file.read_text(), re.MULTILINE)}
+    assert len(named) > 5
+    assert named <= defined
