@@ -1,4 +1,4 @@
-"""A mixture of experts in the place of an MLP: router, experts, and the expert that all tokens share."""
+"""A mixture of experts in place of an MLP: router, experts, and the expert that all tokens share."""
 
 from __future__ import annotations
 

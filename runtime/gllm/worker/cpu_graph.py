@@ -28,7 +28,7 @@ logger = logging.getLogger("gllm.worker")
 class CpuGraph(CapturedGraph):
     """The layers of a stage over static buffers. Captured for `max_tokens`, it serves any smaller number.
 
-    The last layer is a graph of its own. With `Step.logits_indices` it runs eagerly, since only a part of it has all
+    The last layer is a separate graph. With `Step.logits_indices` it runs eagerly, since only a part of it has all
     tokens.
     """
 

@@ -132,10 +132,10 @@ def test_rope_rotates_q_and_k_in_place(ops: NativeOps, dtype: torch.dtype, head_
 
     cos, sin = angles.cos()[positions].double()[:, None], angles.sin()[positions].double()[:, None]
     first, second = before[..., :half].double(), before[..., half:rotary_dim].double()
-    turned = before.double()
-    turned[..., :half] = first * cos - second * sin
-    turned[..., half:rotary_dim] = second * cos + first * sin
-    assert_near(fused[:, : heads + kv_heads], turned[:, : heads + kv_heads], dtype)
+    rotated = before.double()
+    rotated[..., :half] = first * cos - second * sin
+    rotated[..., half:rotary_dim] = second * cos + first * sin
+    assert_near(fused[:, : heads + kv_heads], rotated[:, : heads + kv_heads], dtype)
     assert fused[:, heads + kv_heads :].equal(before[:, heads + kv_heads :])
     assert fused[..., rotary_dim:].equal(before[..., rotary_dim:])
 
