@@ -163,6 +163,7 @@ def test_a_slaves_worker_dies(tmp_path: Path, number: signal.Signals) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.timing
 def test_a_silent_slave_is_removed_and_joins_again(tmp_path: Path) -> None:
     """Its heartbeats stop while its link is open, as when its supervisor is stopped; later they continue."""
 
