@@ -24,14 +24,7 @@ from gllm.engine.results import OutputsByClient, ResultReader
 from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.engine.snapshot import take_snapshot, waiting_tokens
 from gllm.engine.time_model import Work
-from gllm.wire.messages import (
-    EngineStats,
-    GrammarReady,
-    RequestOutput,
-    SchedulerOutput,
-    StageReport,
-    StepResult,
-)
+from gllm.wire.messages import EngineStats, GrammarReady, RequestOutput, SchedulerOutput, StageReport, StepResult
 
 _rank = attrgetter("rank")
 
