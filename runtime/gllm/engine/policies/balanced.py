@@ -19,6 +19,8 @@ from gllm.engine.time_model import Cost
 
 _SHORTEST_SLACK = 1e-3
 _TRICKLE = 1 / 16
+_FEW = 1 / 16
+"""Maximum seconds of decodes, as a share of a step without them, beside which prefill is most of the work."""
 _LEFT_OVER = 0.1
 """A rest shorter than this share of a micro-batch is spread over the others."""
 _MOST_PREFILL = 0.95
@@ -88,7 +90,9 @@ def prefill_led(s: Snapshot, share: float, decodes: int, decode_seconds: float, 
     """
     pp, cost = s.limits.pp, s.cost
     waiting = waiting_seconds(s)
-    if pp == 1 or waiting <= 0.0 or (s.total_decodes and (s.limits.ttft_target or waiting < 2 * pp * (cost.a + share))):
+    if pp == 1 or waiting <= 0.0:
+        return None
+    if s.total_decodes and (s.limits.ttft_target or share > _FEW * cost.a or waiting < 2 * pp * (cost.a + share)):
         return None
     fixed = cost.prefill_step + share
     longest = cost.bound_by_compute(max(s.in_flight_seconds, default=0.0) - cost.a - decode_seconds, decodes)
