@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.kube import Kube, is_ready, until
 from e2e.steps import nothing_lost, serving, under_load
+
+pytestmark = pytest.mark.timing
 
 
 def test_scale_up_and_down(kube: Kube) -> None:
