@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from operator import mul
 
 KNEE = 128
@@ -133,6 +134,8 @@ _SCALE = (PRIOR.a, PRIOR.prefill_token, PRIOR.c, PRIOR.d, PRIOR.e, PRIOR.prefill
 """The size that each coefficient may be expected to have."""
 
 _TERMS = len(_PRIOR_VECTOR)
+_COLUMNS = range(_TERMS)
+_PAIRS = {pair: index for index, pair in enumerate(combinations_with_replacement(_COLUMNS, 2))}
 
 _FORGETTING = 0.998
 """Factor of a step's weight per later step: about the last five hundred steps count."""
@@ -166,8 +169,8 @@ class StageModel:
 
     def __init__(self, forgetting: float = _FORGETTING) -> None:
         self._forgetting = forgetting
-        self._gram = [[0.0] * _TERMS for _ in range(_TERMS)]
-        """The normal equations' matrix."""
+        self._gram = [0.0] * len(_PAIRS)
+        """Upper triangle of the normal equations' matrix, row by row."""
         self._moment = [0.0] * _TERMS
         self._coefficients = [_PRIOR_TOKEN_SECONDS * value for value in _PRIOR_VECTOR]
         self._scale = [_PRIOR_TOKEN_SECONDS * value for value in _SCALE]
@@ -212,11 +215,9 @@ class StageModel:
             inverse * max(tokens - KNEE, 0),
         )
         keep = self._forgetting
-        self._gram = [
-            [keep * old + weight * own * other for old, other in zip(row, terms, strict=True)]
-            for row, own in zip(self._gram, terms, strict=True)
-        ]
-        self._moment = [keep * old + weight * own for old, own in zip(self._moment, terms, strict=True)]
+        pairs = combinations_with_replacement(terms, 2)
+        self._gram = [keep * old + weight * one * other for old, (one, other) in zip(self._gram, pairs)]  # noqa: B905
+        self._moment = [keep * old + weight * own for old, own in zip(self._moment, terms)]  # noqa: B905
 
     def _start(self, work: Work, elapsed: float) -> None:
         """Scale the prior so that it explains the first step."""
@@ -230,9 +231,10 @@ class StageModel:
         last = self._coefficients
         x = list(last)
         damping = [_DAMPING / (scale * scale) for scale in self._scale]
+        gram = [[self._gram[_PAIRS[min(row, column), max(row, column)]] for column in _COLUMNS] for row in _COLUMNS]
         for _ in range(_SWEEPS):
             moved = 0.0
-            for index, line in enumerate(self._gram):
+            for index, line in enumerate(gram):
                 own = line[index] + damping[index]
                 rest = sum(map(mul, line, x))
                 now = x[index]
