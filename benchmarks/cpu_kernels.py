@@ -61,7 +61,7 @@ def bench_linear(ops: NativeOps, dtype: torch.dtype, sizes: list[int], repeat: i
 
 
 def make_attention(num_layers: int, dtype: torch.dtype, num_pages: int) -> NativeAttention:
-    """With a pool that is written: pages that nothing was written to are all one page of zeros, and that is cached."""
+    """Return attention over a pool that was written: unwritten pages are all one page of zeros, which stays cached."""
     shape = KVShape(
         num_layers=num_layers,
         num_heads=HEADS,

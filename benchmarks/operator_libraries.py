@@ -1,7 +1,7 @@
-"""Compares the operator's own client and watches with libraries: `python benchmarks/operator_libraries.py`.
+"""Compare the operator's own client and watches with libraries: `python benchmarks/operator_libraries.py`.
 
-The control plane is an own etcd and kube-apiserver, from KUBEBUILDER_ASSETS or the PATH, behind a TCP proxy that can
-cut all connections. Each candidate is a process that lists and watches `--count` pods as the operator renders them.
+The control plane is a separate etcd and kube-apiserver, from KUBEBUILDER_ASSETS or the PATH, behind a TCP proxy that
+can cut all connections. Each candidate is a process that lists and watches `--count` pods as the operator renders them.
 
     start    seconds, CPU seconds and peak memory from the start of the process until it has all pods
     change   seconds from a change of a pod until the process has seen it
@@ -152,7 +152,7 @@ class Process:
                 self.last = json.loads(line)
 
     async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 120) -> float:
-        """The time at which the candidate said so."""
+        """Return the time at which the candidate printed a line for which `holds` is true."""
         deadline = time.time() + seconds
         while not (self.last and holds(self.last)):
             if time.time() > deadline:
@@ -204,7 +204,7 @@ class Proxy:
 
 
 def pod(number: int) -> dict[str, Any]:
-    """As the operator renders them, so of their usual size."""
+    """Return a pod as the operator renders it, so that it has the usual size."""
     from fixtures.kube_controllers import _pod
     from fixtures.operator_harness import SPEC, deployment
     from gllm_operator.local.manifest import NO_UID, objects_of

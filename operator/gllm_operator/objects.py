@@ -44,7 +44,7 @@ def key_of(found: Object) -> ObjectKey:
 
 
 def resource_version(found: Object) -> int:
-    """Resource versions of one kind are numbers that grow; Kubernetes guarantees it since 1.35. 0 if there is none."""
+    """Return the resource version; 0 if there is none. Those of one kind grow; Kubernetes guarantees it since 1.35."""
     text = str(found["metadata"].get("resourceVersion", "0"))
     return int(text) if text.isdigit() else 0
 

@@ -87,7 +87,7 @@ async def _deployments(api: Api, namespaces: Sequence[str]) -> list[Object]:
         try:
             found += (await api.list(_API, KIND, scope))[0]
         except ApiError as error:
-            if error.status != 404:  # The CRD is gone, and with it all of them.
+            if error.status != 404:  # The CRD is gone, and all LLMDeployments with it.
                 raise
     return found
 

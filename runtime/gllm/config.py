@@ -40,7 +40,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     enforce_eager: bool = False
     """Launch kernels one by one. Else steps are captured as graphs: decode steps with flashinfer, all with native."""
     threads: int = 0
-    """CPU threads of a worker; 0: one for each core that the process may use."""
+    """CPU threads of a worker; 0: the cores that the process may use, divided among the workers of the node."""
 
     max_model_len: int = 0
     """Maximum of prompt + output, in tokens; 0: that of the model and the KV pool."""

@@ -42,7 +42,7 @@ class Process:
 
     def __init__(self, err_path: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.err_path = err_path
-        # A supervisor that is killed cannot remove its run_dir; short, for a socket's path has 107 bytes.
+        # A supervisor that is killed cannot remove its run_dir. A socket's path has at most 107 bytes, so it is short.
         self._run_base = tempfile.mkdtemp(prefix="run-", dir="/tmp")
         with err_path.open("ab") as err:
             self.process = subprocess.Popen(
@@ -93,7 +93,7 @@ class Process:
         return self.process.wait(timeout=seconds)
 
     def end(self) -> None:
-        """SIGKILL to what is left; afterwards nothing of it runs."""
+        """Send SIGKILL to the processes that still run; afterwards none is left."""
         pids = [self.pid, *self.children().values()]
         if self.process.poll() is None:
             self.process.kill()
@@ -107,7 +107,7 @@ class Process:
 
 
 class Server(Process):
-    """One that speaks HTTP."""
+    """A `gllm serve` that speaks HTTP."""
 
     def __init__(self, model: Path, err_path: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.port = free_port()
@@ -153,15 +153,15 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class Stream(threading.Thread):
-    """A client that reads a stream to its end, whatever the end is."""
+    """A client that reads a stream until it ends or fails."""
 
     def __init__(self, server: Server, **fields: Any) -> None:
         super().__init__(daemon=True)
         self.texts: dict[int, str] = {}
-        """By choice."""
+        """The text so far, by index of the choice."""
         self.error = ""
         self.broken = False
-        """The connection failed: `error` is not what the server said."""
+        """Whether the connection failed; then `error` is not a message of the server."""
         self.finish_reasons: dict[int, str] = {}
         self.usage: dict[str, Any] = {}
         self.pieces: list[float] = []
@@ -205,7 +205,7 @@ class Stream(threading.Thread):
         assert not self.error, self.error
 
     def result(self, seconds: float = 120.0) -> str:
-        """The whole text, of a stream that ended as it should."""
+        """Wait for the end of the stream, which must be regular, and return the whole text."""
         self.join(seconds)
         assert not self.is_alive(), f"the client hangs after {len(self.pieces)} pieces"
         assert not self.error, self.error
@@ -218,7 +218,7 @@ class Stream(threading.Thread):
 
     @property
     def live(self) -> bool:
-        """Whether the server still owes it something."""
+        """Whether the end of the stream has not arrived yet."""
         return self.is_alive() and not self.done
 
 

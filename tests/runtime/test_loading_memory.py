@@ -15,10 +15,10 @@ from gllm_kernels import cpu
 
 MIB = 2**20
 SLACK = 12 * MIB
-"""The reader's buffer and huge pages that are not full: does not grow with the model."""
+"""Memory for the reader's buffer and for partly used huge pages. It does not grow with the model."""
 PROMPT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""malloc gives freed memory back at once. Left to itself it raises both thresholds as it goes, and keeps up to 20 MiB
-of freed temporaries, more in one run and less in another: what is measured is what loading holds."""
+"""With these settings malloc gives freed memory back at once, so that the test measures only what loading holds. By
+default malloc raises both thresholds while it runs, and keeps up to 20 MiB of freed memory, which varies by run."""
 
 LOADER = """
 import json, sys

@@ -44,10 +44,10 @@ def isa() -> str:
 
 
 def set_num_threads(count: int) -> None:
-    """Threads that a kernel call uses, the caller's included; the default is 1.
+    """Set the number of threads that a kernel call uses, the caller's included; the default is 1.
 
-    The module has its own threads. Set torch's (OpenMP) to one when kernels are in use, else both compete for the same
-    cores. Threads start at the next call, also in a forked child, and sleep when they have no work.
+    The module has its own threads. When kernels are in use, limit torch (OpenMP) to one thread, because both would
+    compete for the same cores. The threads start at the next call, also in a forked child, and sleep when idle.
     """
     if native is None:
         raise RuntimeError(_reason)

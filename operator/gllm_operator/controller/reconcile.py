@@ -37,7 +37,7 @@ current_deployment: contextvars.ContextVar[ObjectKey | None] = contextvars.Conte
 _ATTEMPTS = 5
 """Attempts of one pass when the deployment changes while the operator writes."""
 _BURST_SECONDS = 0.05
-"""Changes come in bursts, so a pass waits for so long before it starts."""
+"""Changes come in bursts, so a pass waits this long before it starts."""
 
 Asker = Callable[[Addresses, Addresses], Awaitable[Answers]]
 

@@ -16,7 +16,7 @@ class Delete:
     """Only the object with this uid is deleted."""
     why: str
     force: bool = False
-    """Delete without waiting for the node, for pods of lost nodes."""
+    """Whether to delete without waiting for the node, as for pods of lost nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Its fields are carried out in their order: the status, which the next plan relies on, is written first."""
+    """The decisions of a pass. They are carried out in the order of the fields: the next plan relies on the status."""
 
     status: LLMDeploymentStatus
     add_finalizer: bool = False

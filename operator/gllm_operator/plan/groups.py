@@ -34,7 +34,7 @@ class Group:
     in_flight: int | None = None
     loaded: float | None = None
     stuck: bool = False
-    """All its pods are on lost nodes and terminating."""
+    """Whether all its pods are on lost nodes and terminating."""
 
     @property
     def draining(self) -> bool:

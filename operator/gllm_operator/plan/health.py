@@ -24,7 +24,7 @@ class Health:
     restart_at: float | None = None
     """When a broken group is replaced."""
     counted: bool = False
-    """It was found broken in this pass, so the restart counter of its ordinal grows."""
+    """Whether it was found broken in this pass; then the restart counter of its ordinal grows."""
     due_at: float | None = None
     """When the phase has to be computed again."""
 

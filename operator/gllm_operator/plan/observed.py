@@ -41,7 +41,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The API server refused to write an object."""
+    """The API server's refusal to write an object."""
 
     digest: str
     """Digest of the manifest."""
@@ -92,7 +92,7 @@ class ObservedPod:
     gone_by: float | None = None
     """Of a terminating pod: the time by which its grace period ends."""
     node_lost: bool = False
-    """It is terminating because its node is lost, so no kubelet will confirm that its containers ended."""
+    """Whether it terminates because its node is lost; then no kubelet will confirm that its containers ended."""
     restarts: int = 0
     failure: PodFailure | None = None
 

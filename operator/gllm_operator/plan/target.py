@@ -19,7 +19,7 @@ class Target:
     """The spec's revision, if its rollout failed."""
     rollout: RolloutStatus | None
     stalled: bool = False
-    """The deadline has passed, and there is no revision to roll back to, or rollbackOnFailure is false."""
+    """Whether the deadline has passed without a rollback: no earlier revision exists, or rollbackOnFailure is false."""
     deadline: float | None = None
     """When the current rollout counts as failed, in seconds since the epoch."""
 

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _OPTIONAL_KINDS = {"keda.sh/v1alpha1": "ScaledObject", "monitoring.coreos.com/v1": "PodMonitor"}
 _API_CHECK_SECONDS = 60.0
 _SILENCE_SECONDS = 600.0
-"""The API server sends bookmarks every minute, so a watch that is silent for so long hangs."""
+"""The API server sends bookmarks every minute, so a watch that is silent for this long hangs."""
 
 
 async def run(settings: Settings) -> int:

@@ -15,7 +15,7 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.types import ApiObject, RawObject
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""Without vowels, which could form words, and without characters that look alike."""
+"""The characters of a revision: no vowels, which could form words, and none that look alike."""
 _LENGTH = 5
 P = TypeVar("P", bound=ApiObject)
 

@@ -1,1 +1,1 @@
-"""The engine: the one place of a group that decides. Requests, KV pages, prefix cache, micro-batches. No torch here."""
+"""The engine, the process of a group that schedules: requests, KV pages, prefix cache, micro-batches. No torch."""

@@ -1,4 +1,4 @@
-"""What the engine measures while it serves: step times, stages, counters. No clock of its own: times are arguments."""
+"""Measurements of a serving engine: step times, stages, counters. No clock of its own: times are arguments."""
 
 from __future__ import annotations
 

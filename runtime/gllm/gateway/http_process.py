@@ -61,7 +61,7 @@ class HttpProcess:
     async def _listen(self) -> None:
         """Follow the supervisor's messages.
 
-        When they cannot be read the process ends: there is no other news of engines.
+        If they cannot be read, the process ends, because nothing else announces new engines.
         """
         try:
             async for message in self._link.messages():

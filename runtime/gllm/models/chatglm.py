@@ -37,7 +37,7 @@ _ROTARY_PART = 0.5
 
 def _read(config: Fields, architecture: str) -> ModelConfig:
     for key, value in _ONLY.items():
-        # The authors' class gives a missing switch the same value, but for this one.
+        # The authors' class gives a missing switch the same value, except for this one.
         default = value if key != "multi_query_attention" else False
         if config.boolean(key, default) != value:
             raise config.error(key, f"must be {str(value).lower()}: no other kind of ChatGLM is supported")

@@ -1,4 +1,4 @@
-"""The table of families, and the two questions asked of it: what is this model's config, and build it. No torch."""
+"""The table of families. With it, this module reads the config of a model and builds the model. No torch."""
 
 from __future__ import annotations
 

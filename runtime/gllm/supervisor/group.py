@@ -262,7 +262,7 @@ class EngineGroup:
         self._on_event(GroupFailed(reason))
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """Make an error of the supervisor itself the group's failure: otherwise all others would wait for ever."""
+        """Make an error of the supervisor itself the group's failure: otherwise all others would wait forever."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _log.error("the supervisor failed", exc_info=error)

@@ -85,7 +85,7 @@ def model(tmp_path: Path) -> str:
         ("--enforce-eager=True --enable-chunked-prefill True", "--enforce-eager"),
         ("--enable-prefix-caching=false", "--no-prefix-caching"),
         ("--enable-prefix-caching False", "--no-prefix-caching"),
-        # Off is the default there, and what a server does that has no such thing.
+        # These turn off what is off by default in the other server, and off or missing in this one.
         ("--no-enforce-eager --no-enable-auto-tool-choice --no-trust-remote-code --no-enable-lora", ""),
         ("--no-enable-expert-parallel --no-disable-log-stats --no-enable-sleep-mode", ""),
     ],
@@ -108,7 +108,7 @@ def test_several_names_follow_the_model_as_with_vllm(model: str) -> None:
     config = parse(model, "--served-model-name", "one", "two", "org/three", "--port", "9").gateway
     assert (config.served_model_name, config.served_model_aliases, config.port) == ("one", ("two", "org/three"), 9)
     assert parse("--model", model, "--served-model-name", "one", "two").gateway.served_model_aliases == ("two",)
-    # Before the model, what follows the name is the model.
+    # If the flag comes first, the word after its name is the model.
     assert parse("--served-model-name", "one", model) == parse(model, "--served-model-name", "one")
 
 

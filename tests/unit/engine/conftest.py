@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def run_dir() -> Iterator[str]:
-    """A short path: that of a Unix socket may have about 100 bytes."""
+    """Yield a folder with a short path, because the path of a Unix socket has at most about 100 bytes."""
     path = tempfile.mkdtemp(prefix="gllm-")
     yield path
     shutil.rmtree(path)

@@ -135,8 +135,11 @@ def settings(run_dir: str, **engine: object) -> Config:
 
 @asynccontextmanager
 async def connected(config: Config) -> AsyncIterator[EngineClient]:
-    """A client, closed whatever happens: the garbage of one that was left open waits for its sockets to be closed, for
-    ever, in whichever thread collects it. That hung the server of a later test."""
+    """Yield a connected client, and close it also after an error.
+
+    The garbage collection of an open client waits forever for its sockets to be closed, in the thread that collects.
+    This once hung the server of a later test.
+    """
     client = EngineClient(config)
     try:
         await client.connect(config.epoch, timeout=20)

@@ -111,7 +111,7 @@ def test_a_cancelled_consumer_aborts(run_dir: str) -> None:
     async def talk(client: EngineClient) -> None:
         stream = client.generate("a", [1, 2], SamplingParams(max_tokens=50, ignore_eos=True))
         task = asyncio.create_task(anext(stream))
-        await asyncio.sleep(0)  # a task that never began would be cancelled without the stream's knowing
+        await asyncio.sleep(0)  # the stream would not notice the cancellation of a task that never began
         await until(lambda: len(worker.steps) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -241,9 +241,9 @@ def test_balanced_gives_a_micro_batch_without_decodes_more_prefill() -> None:
 
 
 def test_balanced_meets_a_ttft_target_and_not_sooner() -> None:
-    """One prompt of 0.1 s of prefill, due in 1 s less the way: a tenth of the time and a little more.
+    """A prompt of 0.1 s of prefill is due in 1 s, minus its time through the stages: it needs over a tenth of the time.
 
-    A decode that costs nothing runs beside it: without one the prompt goes as fast as it can.
+    A decode that costs nothing runs beside it, because without decodes the target does not delay a prompt.
     """
     cost = Cost(a=1e-2, b=0.0, c=0.0, d=0.0, e=0.0, g=1e-4)
     limits = replace(LIMITS, ttft_target=1.0, min_prefill_tokens=1)
@@ -278,7 +278,7 @@ def test_balanced_grows_by_one_part_in_pp() -> None:
 def test_a_lone_prompt_takes_equal_time_in_every_micro_batch(
     tokens: int, pp: int, token: float, step: float, pair: float
 ) -> None:
-    """step: seconds of an empty step in those of a token; pair: attention to one token of context, likewise."""
+    """step: the time of an empty step, in times of a token; pair: that of attention to one token of context."""
     cost = Cost(a=step * token, b=token / 16, c=pair * token, d=0.0, e=0.0, g=token * 15 / 16)
     limits = replace(LIMITS, pp=pp, min_prefill_tokens=KNEE, max_prefill_tokens=10**6)
     lone = replace(SNAPSHOT, limits=limits, cost=cost, total_decodes=0, ready_decodes=0, decode_context=0, kv_free=0.2)

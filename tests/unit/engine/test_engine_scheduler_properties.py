@@ -195,7 +195,7 @@ class Trial:
         step = self.in_flight.popleft()
         if failed_row is not None and failed_row < len(step.rows):
             step.result.errors = [(failed_row, "injected")]
-        for stage in range(-1, self.setting.pp + 1):  # some from stages that there are not
+        for stage in range(-1, self.setting.pp + 1):  # some from stages that do not exist
             number = step.result.step
             seconds = self.setting.token_seconds[number % len(self.setting.token_seconds)]
             elapsed = seconds * (5 + len(step.rows))

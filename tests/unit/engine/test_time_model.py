@@ -80,7 +80,7 @@ def test_coefficients_are_recovered(noise: float) -> None:
 
 
 def test_the_knee_is_found() -> None:
-    """What a step costs beyond the tokens of a long chunk is not what it costs to read the weights."""
+    """Beyond the tokens of a long chunk, a step costs less than the reading of the weights."""
     rng = random.Random(6)
     model = StageModel()
     for _ in range(1500):

@@ -114,7 +114,7 @@ def test_a_branch_that_moves_during_the_download_does_not_mix_two_commits(hub: F
     folder, _ = find()
     assert content(folder) == sharded(b"A")
     assert folder.name == first != repo.revisions["main"]
-    # The connection broke after half of a shard: the rest of it was asked for, not all.
+    # The connection broke after half of a shard. Only the other half was requested again.
     assert hub.ranges == ["bytes=15000-"]
 
 
@@ -126,13 +126,13 @@ def test_an_abandoned_download_resumes_at_the_newest_commit(hub: FakeHub) -> Non
     hub.cuts, hub.requests = 0, []
     folder, _ = find()
     assert content(folder) == sharded(b"A")
-    assert "config.json" not in hub.downloads()  # It was there.
+    assert "config.json" not in hub.downloads()  # The cache had it already.
     repo.commit(sharded(b"B"))
     hub.cuts = 100
     with pytest.raises(HubError):
         download(NAME, report=lambda line: None)
     hub.cuts = 0
-    assert find()[0] == folder  # What is whole stays in use.
+    assert find()[0] == folder  # The complete download of the old commit is still used.
     assert content(download(NAME, report=lambda line: None)) == sharded(b"B")
 
 

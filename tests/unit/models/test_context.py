@@ -91,6 +91,6 @@ def test_dual_chunk_attention_is_capped_unless_asked(tmp_path: Path) -> None:
 
 
 def test_yarn_below_the_configs_own_positions(tmp_path: Path) -> None:
-    """vLLM offers what the scaling was made for; transformers would go on to max_position_embeddings."""
+    """vLLM offers the context that the scaling was made for; transformers continues up to max_position_embeddings."""
     model = load(tmp_path, QWEN3 | {"max_position_embeddings": 131072, "rope_scaling": YARN | {"factor": 2.0}})
     assert (model.context(), model.context(131072)) == (65536, 131072)

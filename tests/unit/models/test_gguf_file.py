@@ -94,7 +94,7 @@ def test_llama_heads_are_put_back(
 
 @pytest.mark.parametrize("name", ["LLAMA", "QWEN2", "QWEN3", "QWEN3MOE", "GLM4"])
 def test_names_are_those_of_the_gguf_package(name: str) -> None:
-    """Its table is the converter's, from Hugging Face's names to GGUF's."""
+    """The package has the converter's table, which maps Hugging Face's names to GGUF's."""
     architecture = gguf.MODEL_ARCH[name]
     theirs = gguf.get_tensor_name_map(architecture, 1)
     layout = layout_of(gguf.MODEL_ARCH_NAMES[architecture])
@@ -102,7 +102,7 @@ def test_names_are_those_of_the_gguf_package(name: str) -> None:
     for tensor in gguf.MODEL_TENSORS[architecture]:
         written = gguf.TENSOR_NAMES[tensor].format(bid=0) + ".weight"
         ours, _ = next(named(GGUFTensor(written, Path(), (2, 2), kind, 0, 16), layout))
-        if ours != written and "{}" not in ours:  # the experts of a tensor are told apart by us
+        if ours != written and "{}" not in ours:  # names with {} are gLLM's own: one for each expert
             assert theirs.get_name(ours.removesuffix(".weight")) == written.removesuffix(".weight")
 
 

@@ -90,8 +90,8 @@ def test_tokens_are_those_of_transformers(name: str, variant: str, tmp_path: Pat
         scaling |= {"short_factor": [*SHORT, *SHORT], "long_factor": [*LONG, *LONG]}
     folder = write(tmp_path, scaling, variant)
     (long,) = random_prompts([150], seed=1)
-    # The short prompts begin as the long one does, but have other keys there in the cache.
-    # Some answers pass the original context, each prompt of which is short.
+    # The short prompts begin like the long one, but with longrope their cached keys differ from its keys.
+    # Some short prompts have answers that pass the original context.
     prompts = [long[:33], long, long[:20], long[:100], [*long[:32], 7], long[:60], long[:64], long[:65]]
     expected = greedy_reference(folder, prompts, 12, ignore_eos=True)
     engine = InProcessEngine(folder, dtype="float32", max_model_len=256)
@@ -107,7 +107,7 @@ def test_dynamic_answers_to_short_prompts_are_those_of_transformers(tmp_path: Pa
     assert load_model_config(folder).context() == 2 * ORIGINAL
     (long,) = random_prompts([100], seed=2)
     engine = InProcessEngine(folder, dtype="float32", max_model_len=128)
-    # transformers keeps what it stretched for the last sequence unless one below the original length follows.
+    # transformers keeps the frequencies of the last sequence until one below the original length follows.
     prompts = [long[:64], long[:20], long[:49]]
     engine.generate([long], greedy(4, ignore_eos=True))
     answers = engine.generate(prompts, greedy(40, ignore_eos=True))
@@ -116,7 +116,7 @@ def test_dynamic_answers_to_short_prompts_are_those_of_transformers(tmp_path: Pa
 
 
 def test_dynamic_long_prompts_are_stretched_for_the_whole_context(tmp_path: Path) -> None:
-    """transformers stretches for the length at hand: where that is the whole context, both are the same."""
+    """transformers stretches for the length of the prompt. If that is the whole context, both give the same logits."""
     folder = write(tmp_path, {"type": "dynamic", "factor": 2.0}, max_position_embeddings=ORIGINAL)
     (prompt,) = random_prompts([128], seed=3)
     actual = prompt_logits(folder, prompt, 128, 128)

@@ -122,7 +122,7 @@ def header(tokens: dict[str, int], **ids: int) -> dict[str, Any]:
         (header({"</s>": CONTROL, "<|im_start|>": CONTROL, "<|im_end|>": CONTROL}, eos=0), (0, 2)),
         (header({"<|im_end|>": CONTROL, "<|endoftext|>": CONTROL}, eos=0), (0,)),
         (header({"<|eot_id|>": CONTROL, "<|end_of_text|>": CONTROL, "<|eom_id|>": CONTROL}, eos=0), (0, 2)),
-        # Spelled so but ordinary text, and tokens for filling in the middle.
+        # A token with such a name that is ordinary text, and tokens for filling in the middle.
         (header({"x": CONTROL, "<|im_end|>": NORMAL, "<|fim_end|>": CONTROL, "<EOT>": CONTROL}, eos=0), (0,)),
     ],
 )

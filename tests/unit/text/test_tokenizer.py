@@ -102,7 +102,7 @@ def test_too_many_tokens_are_counted(smollm: Tokenizer) -> None:
 
 
 def test_encoding_lets_other_threads_run(smollm: Tokenizer) -> None:
-    """The interpreter lock is free: this thread goes on while another one encodes for a good part of a second."""
+    """Encoding releases the interpreter lock: this thread runs while another one encodes a long text."""
     encoding = threading.Thread(target=smollm.encode, args=("1" * 400_000,))
     turns = 0
     encoding.start()

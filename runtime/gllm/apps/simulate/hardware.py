@@ -27,7 +27,7 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     e: float = 0.0
     floor: float = 0.0
     g: float = 0.0
-    """Of a fitted pipeline, which has no floor."""
+    """Only a fitted pipeline has it; such a pipeline has no floor."""
 
     def seconds(self, work: Work) -> float:
         return (

@@ -1,1 +1,1 @@
-"""The engine's other end, in the gateway and in `LLM`: requests in, streams out, over the deaths of engines."""
+"""The engine's client, in the gateway and in `LLM`: requests in, streams out. It outlives an engine that fails."""

@@ -4,8 +4,8 @@ A pipeline of pp stages with micro-batches of times t_1 ... t_n in rotation need
 round: a micro-batch that is longer than the mean costs each stage the difference. Equal numbers of tokens do not mean
 equal times: a decode with a context of 7000 tokens costs several times one with 200, and a late chunk of a long prompt
 costs more than its first. Here all sizes are seconds of the slowest stage, predicted by `gllm.engine.time_model` with
-the snapshot's coefficients a (step), b (token), c (token of a chunk times token of its context), d (token of a decode's
-context) and e (sampled row).
+the snapshot's coefficients a (step), b (token), g (token beyond the knee), c (token of a chunk times token of its
+context), d (token of a decode's context) and e (sampled row).
 
 The structure is the paper's (gLLM, arXiv 2504.14775, equations 1 to 4); each formula states its difference.
 """

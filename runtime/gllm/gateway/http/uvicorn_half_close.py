@@ -19,7 +19,7 @@ MAX_DROPPED_BYTES = 32 * 1024 * 1024
 DROP_TIMEOUT = 10.0
 """Bytes and seconds of a body that are still read, and dropped, after the response.
 
-Closing at once would make a client that still sends lose the response; without a bound a client could send for ever.
+Closing at once would make a client that still sends lose the response; without a bound a client could send forever.
 """
 
 

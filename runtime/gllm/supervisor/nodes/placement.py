@@ -1,4 +1,4 @@
-"""Which ranks run on which node, and the environment of their processes. Pure, but for `rendezvous_of`."""
+"""Which ranks run on which node, and the environment of their processes. Pure, except for `rendezvous_of`."""
 
 from __future__ import annotations
 
