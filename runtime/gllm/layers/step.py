@@ -1,4 +1,4 @@
-"""What one forward pass needs besides its inputs."""
+"""The arguments of a forward pass besides its inputs."""
 
 from __future__ import annotations
 

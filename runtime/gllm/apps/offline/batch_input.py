@@ -1,4 +1,4 @@
-"""The input of `gllm generate`: JSON lines, as in OpenAI's Batch API, to requests or to what is wrong with them."""
+"""The input of `gllm generate`: JSON lines, as in OpenAI's Batch API, become requests or errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read_requests(
 def parse_line(
     raw: bytes, number: int, default: Callable[..., SamplingParams], model: str = ""
 ) -> BatchRequest | BadLine:
-    """Return a request, or what is wrong with the line."""
+    """Return a request, or the error of the line."""
     custom_id = f"line-{number}"
     try:
         try:
