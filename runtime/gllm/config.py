@@ -18,12 +18,12 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ModelSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The source of a model with a name on the Hugging Face hub."""
+    """Revision and download folder of a model that is given by its name on the Hugging Face hub."""
 
     revision: str = ""
     """Branch, tag or commit; empty: main."""
     download_dir: str = ""
-    """The cache; empty: Hugging Face's own."""
+    """Folder for downloads; empty: Hugging Face's own cache."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,18 +38,19 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention_backend: Literal["auto", "reference", "native", "flashinfer"] = "auto"
     enforce_eager: bool = False
-    """Launch kernels one by one. Else steps are captured as graphs: decode steps with flashinfer, all with native."""
+    """Launch kernels one by one. Otherwise steps run as captured graphs: decode steps with flashinfer, all steps with
+    native."""
     threads: int = 0
     """CPU threads of a worker; 0: the cores that the process may use, divided among the workers of the node."""
 
     max_model_len: int = 0
-    """Maximum of prompt + output, in tokens; 0: that of the model and the KV pool."""
+    """Maximum of prompt + output, in tokens; 0: as many as the model and the KV pool allow."""
     page_size: int = 16
     """Tokens in a KV page."""
     num_pages: int = 0
-    """KV pages; 0: from the memory budget."""
+    """Number of KV pages; 0: as many as the memory budget allows."""
     kv_cache_memory: int = 0
-    """Bytes for KV on CPU; 0: see `gllm.worker.memory`."""
+    """Bytes for the KV pages of a rank; 0: see `gllm.worker.memory.kv_pages`."""
     gpu_memory_utilization: float = 0.9
     max_num_seqs: int = 256
     enable_prefix_caching: bool = True
@@ -108,7 +109,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tool_parser: Literal["auto", "hermes", "llama", "none"] = "auto"
     reasoning_parser: Literal["auto", "qwen3", "none"] = "auto"
     generation_config: Literal["auto", "none"] = "auto"
-    """auto: sampling defaults come from the model's generation_config.json."""
+    """auto: sampling defaults come from the model's generation_config.json or GGUF header."""
     max_queued_requests: int = 1024
     """Maximum of waiting requests beyond max_num_seqs; more are refused with 429."""
     max_queued_tokens: int = 0
@@ -131,9 +132,10 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """First of three ports on the master: the supervisors' link, the engine's socket for workers (+1), and the
     rendezvous of torch.distributed (+2)."""
     node_addr: str = ""
-    """This node's own address, which it binds; empty: the one on the route to the master."""
+    """This node's own address, which it binds; empty: its address on the route to the master."""
     join_timeout: float = 600.0
-    """Seconds that a node may take to find the master, and the master to have all nodes, before it first serves."""
+    """Seconds that a slave may take to find the master, and that the master waits for all nodes before it first
+    serves."""
     heartbeat_interval: float = 0.5
     heartbeat_timeout: float = 5.0
     """Seconds without a message after which the other end of the supervisors' link counts as lost."""

@@ -10,13 +10,13 @@ import msgspec
 MAX_LOGPROBS = 20
 MAX_LOGPROB_TOKEN_IDS = 128
 MAX_STOP_CHARS = 16 * 2**20
-"""Maximum for all stop strings together; their number has no limit."""
+"""Maximum number of characters of all stop strings together; the number of strings has no limit."""
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 2**20
 MAX_BAD_WORDS = 1024
 MAX_BAD_WORD_CHARS = 32768
-"""Maximum for all bad words together."""
+"""Maximum number of characters of all bad words together."""
 MAX_N = 128
 MAX_GRAMMAR_BYTES = 65536
 
@@ -28,15 +28,15 @@ _TUPLES = ("stop", "stop_regex", "bad_words", "stop_token_ids", "allowed_token_i
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How to choose the next token of one request, and when to stop.
+    """The rules by which one request's next token is chosen and its answer ends.
 
-    The sampler and the engine use the fields before `n`; the gateway or `LLM` uses `n` and those after it.
+    The sampler and the engine use the fields before `n`; the gateway or `LLM` uses `n` and the fields after it.
     """
 
     max_tokens: int | None = 16
     """Maximum of generated tokens; None: up to the model's context length."""
     min_tokens: int = 0
-    """Minimum of generated tokens: before, EOS and stop tokens are masked, and stop strings are ignored."""
+    """Minimum of generated tokens: until then, EOS and stop tokens are masked, and stop strings are ignored."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -47,7 +47,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    """Draws depend on (seed, position) only, so they repeat alone, in a batch and after preemption."""
+    """Draws depend on (seed, position) only, so they are the same alone, in a batch and after preemption."""
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logit_bias: dict[int, float] = {}
@@ -68,7 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     stop_regex: tuple[str, ...] = ()
-    """Patterns that end the text after the token with which one matches."""
+    """Regular expressions. The text ends after the token with which one of them matches."""
     bad_words: tuple[str, ...] = ()
     """Converted to `bad_word_ids`, each with and without a space before it."""
     truncate_prompt_tokens: int | None = None

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH_SECONDS = 0.1
-"""Least time between two drawings of a bar."""
+"""Minimum time between two drawings of a bar."""
 
 BarKind = Literal["share", "count", "bytes"]
-"""How a bar counts: in percent, one by one, or in bytes with their rate."""
+"""The unit of a bar: percent, single items, or bytes with their rate."""
 
 
 class Bars:
@@ -119,7 +119,7 @@ def print_table(columns: Row, rows: Sequence[Row], *, title: str = "", plain: st
     """Print a table to stdout.
 
     Args:
-        plain: the text where stdout is not a terminal; "": the table in Markdown.
+        plain: the text to print if stdout is not a terminal; empty: the table in Markdown.
     """
     if not sys.stdout.isatty():
         print(plain or markdown_table(columns, rows))
@@ -130,7 +130,7 @@ def print_table(columns: Row, rows: Sequence[Row], *, title: str = "", plain: st
 
 
 def rich_table(columns: Row, rows: Sequence[Row], *, title: str = "") -> Table:
-    """The table as rich draws it; numbers stand at the right of their columns."""
+    """Return a rich table. Columns of numbers are right-aligned."""
     from rich import box
     from rich.table import Table
 
@@ -144,7 +144,7 @@ def rich_table(columns: Row, rows: Sequence[Row], *, title: str = "") -> Table:
 
 
 def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
-    """Markdown, padded so that it can be read as it is."""
+    """Return the table in Markdown, with padded cells, so that its source is easy to read."""
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
     lines = [columns, ["-" * width for width in widths], *rows]
     return "\n".join(

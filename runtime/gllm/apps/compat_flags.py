@@ -226,17 +226,17 @@ _BY_BEGINNING = {name[:-1]: row for name, row in _BY_NAME.items() if name.endswi
 
 
 def dashed(name: str) -> str:
-    """`--max_model_len` as `--max-model-len`."""
+    """Return `--max-model-len` for `--max_model_len`."""
     return name.replace("_", "-") if name.startswith("--") else name
 
 
 def find(name: str) -> CompatFlag | None:
-    """The row of a flag of vLLM or SGLang, or of one that is called the same here; that of --flag for --flag.key."""
+    """Return the row of a flag of vLLM or SGLang, or of the same name here. --flag.key has the row of --flag."""
     name = dashed(name).partition(".")[0]
     return _BY_NAME.get(name) or next((row for begin, row in _BY_BEGINNING.items() if name.startswith(begin)), None)
 
 
 def canonical(name: str) -> str:
-    """The name of a flag here; its own name if it is not in the table or has no counterpart."""
+    """Return the name of a flag here; its own name if it is not in the table or has no counterpart."""
     row = find(name)
     return row.ours if row is not None and row.ours else dashed(name)

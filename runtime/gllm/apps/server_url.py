@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 def server_base(url: str) -> str:
-    """`http://HOST:PORT/PREFIX`, without /v1 or a slash at its end; a URL without a scheme is taken for http.
+    """Return `http://HOST:PORT/PREFIX`, without /v1 or a slash at its end. A URL without a scheme counts as http.
 
     Raises ValueError, in one line.
     """

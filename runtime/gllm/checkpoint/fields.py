@@ -39,7 +39,7 @@ class Fields:
         return float(value)
 
     def positive_floats(self, key: str, count: int) -> tuple[float, ...]:
-        """A list of `count` positive numbers."""
+        """Return a list of `count` positive numbers. Raises ValueError."""
         values = self.get(key)
         if not isinstance(values, list) or len(values) != count or not all(map(_is_positive, values)):
             raise self.error(key, f"must be a list of {count} positive numbers, not {values!r:.80}")
@@ -52,13 +52,13 @@ class Fields:
         return value
 
     def only(self, key: str, value: str) -> None:
-        """Refuse any other value of a key than the one that is implemented."""
+        """Raise ValueError if a key has another value than `value`, which is the implemented one."""
         found = self.get(key, value)
         if found != value:
             raise self.error(key, f"{found!r} is not supported ({value} is)")
 
     def token_ids(self, key: str) -> tuple[int, ...]:
-        """An id, a list of ids, or nothing."""
+        """Return the ids of a key with one id, a list of ids, or nothing. Raises ValueError."""
         value = self.get(key, [])
         ids = value if isinstance(value, list) else [value]
         if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in ids):

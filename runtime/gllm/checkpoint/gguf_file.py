@@ -51,7 +51,7 @@ class GGUFFile:
         self.metadata: dict[str, Any] = {}
         """Scalars, strings and lists by key."""
         self.tensors: dict[str, GGUFTensor] = {}
-        """By GGUF name."""
+        """Tensors by GGUF name."""
         self._read(self.path)
         count = self.metadata.get("split.count", 0)
         if isinstance(count, int) and count > 1:
@@ -59,12 +59,12 @@ class GGUFFile:
             if len(parts) != count:
                 raise ValueError(f"{self.path}: split.count is {count}, but its name says that there are {len(parts)}")
             self.tensors = {}
-            # The first part is read last: its metadata is the model's, that of the others only counts them.
+            # The first part is read last: its metadata is the model's. The metadata of the others only counts them.
             for part in reversed(parts):
                 self._read(part)
 
     def _read(self, path: Path) -> None:
-        """Replace the metadata by that of a file, and add the file's tensors."""
+        """Replace the metadata by the file's metadata, and add the file's tensors."""
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 self._parse(path, _Cursor(data))
@@ -116,7 +116,7 @@ class GGUFFile:
             raise ValueError(f"tensor {name} has the unknown type {kind}") from None
 
     def raw(self, tensor: GGUFTensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The tensor's bytes, [rows, bytes of a row], mapped from the file and not yet read."""
+        """Return the tensor's bytes, [rows, bytes of a row], mapped from the file and not yet read."""
         rows = math.prod(tensor.shape[:-1])
         shape = (rows, tensor.num_bytes // rows)
         # Plain array over the map: indexing a memmap would carry the subclass along.
@@ -164,7 +164,7 @@ class _Cursor:
         return list(struct.unpack(f"<{count}{form}", self.take(count * struct.calcsize("<" + form))))
 
     def _strings(self, count: int) -> list[str]:
-        """`string` in a tight loop: vocabularies have hundreds of thousands."""
+        """Read `count` strings in a tight loop: vocabularies have hundreds of thousands."""
         data, size, at = self._data, self.size, self.at
         length_at = struct.Struct("<Q").unpack_from
         strings: list[str] = []

@@ -22,17 +22,17 @@ class Names:
 
 
 NAMES = Names(embedding="model.embed_tokens", norm="model.norm", head="lm_head")
-"""Those of transformers."""
+"""The names in transformers' checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFLayout:
-    """What a family states about its GGUF files. Names are without `.weight` and `.bias`."""
+    """The layout of a family's GGUF files. Names are without `.weight` and `.bias`."""
 
     architecture: str
     """`general.architecture` of the header."""
     only_with: str = ""
-    """A tensor that only this family has among those of the same architecture; empty: the architecture is enough."""
+    """A tensor that no other family of the same architecture has; empty: the architecture is enough."""
     names: Names = NAMES
     layer: str
     """The checkpoint's name of a layer, without its number."""
@@ -48,7 +48,7 @@ class GGUFLayout:
 
 
 def named(tensor: GGUFTensor, layout: GGUFLayout) -> Iterator[tuple[str, GGUFTensor]]:
-    """The tensor under its checkpoint name, or its own if it has none; stacked experts as one tensor each."""
+    """Yield the tensor under its checkpoint name, or its own if it has none; stacked experts become one tensor each."""
     if match := _TOP.fullmatch(tensor.name):
         names = {"token_embd": layout.names.embedding, "output_norm": layout.names.norm, "output": layout.names.head}
         top = names.get(match[1])

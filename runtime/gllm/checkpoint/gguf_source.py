@@ -23,7 +23,7 @@ SUPPORTED_TYPES = frozenset(
     )
     if name in GGMLQuantizationType.__members__  # older versions of the package know fewer
 )
-"""What the gguf package dequantizes."""
+"""The types that the gguf package dequantizes."""
 
 
 class GGUFSource:
@@ -54,7 +54,7 @@ class GGUFSource:
             out[target] = torch.from_numpy(values)[:, columns].to(out.device)
 
     def _order(self, name: str, tensor: GGUFTensor) -> Any:
-        """The row of the file for each row of the result."""
+        """Return the row of the file for each row of the result."""
         num_rows = tensor.shape[0]
         heads = self._interleaved_heads(name)
         if heads == 0:
@@ -62,7 +62,7 @@ class GGUFSource:
         return np.arange(num_rows).reshape(heads, num_rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
     def _interleaved_heads(self, name: str) -> int:
-        """Heads of a tensor whose rows are interleaved (`GGUFLayout.interleaves_heads`); 0 if they are not."""
+        """Return the number of heads in a tensor with interleaved rows (`GGUFLayout.interleaves_heads`), else 0."""
         if not self._layout.interleaves_heads:
             return 0
         metadata, prefix = self._file.metadata, f"{self._layout.architecture}.attention"

@@ -14,11 +14,11 @@ from gllm.checkpoint.wrong_files import no_model_folder, wrong_content
 
 DEFAULT_TEMPLATE = "default"
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""As transformers calls them."""
+"""transformers' names of the special tokens."""
 
 
 def read_tokenizer_json(folder: Path) -> str:
-    """The text of tokenizer.json. Raises ValueError that says how to make the file if it is missing."""
+    """Return the text of tokenizer.json. Raises ValueError, which says how to make the file if it is missing."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         if list(folder.glob("tokenization_*.py")):
@@ -46,7 +46,7 @@ def read_tokenizer_json(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The object in config.json. Raises ValueError that says what a folder without config.json is."""
+    """Return the object in config.json. Raises ValueError, which says what a folder without config.json is."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(no_model_folder(folder))
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if the file does not exist. Raises ValueError naming the file."""
+    """Return the object in a JSON file; empty if the file does not exist. Raises ValueError, which names the file."""
     if not path.is_file():
         return {}
     try:
@@ -67,27 +67,27 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json over the older special_tokens_map.json; a null in the newer file counts as absent."""
+    """Return tokenizer_config.json over the older special_tokens_map.json; null in the newer file counts as absent."""
     older, newer = (read_json_object(folder / name) for name in ("special_tokens_map.json", "tokenizer_config.json"))
     return older | {key: value for key, value in newer.items() if value is not None}
 
 
 def token_string(setting: Any) -> str | None:
-    """The text of a special token, which is a string or a serialised AddedToken in the file."""
+    """Return the text of a special token, which is a string or a serialised AddedToken in the file."""
     if isinstance(setting, dict):
         setting = setting.get("content")
     return setting if isinstance(setting, str) and setting else None
 
 
 def named_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """Special tokens by the name under which chat templates know them: `pad_token`, ..., and a model's own names."""
+    """Return the special tokens by their names in chat templates: `pad_token`, ..., and a model's own names."""
     extra = settings.get("extra_special_tokens")
     named = {name: settings.get(name) for name in TOKEN_NAMES} | (extra if isinstance(extra, dict) else {})
     return {name: token for name, setting in named.items() if (token := token_string(setting)) is not None}
 
 
 def listed_tokens(settings: dict[str, Any]) -> list[tuple[int, str, bool]]:
-    """(id, spelling, whether special) of the added tokens that tokenizer_config.json lists."""
+    """Return (id, spelling, whether special) of the added tokens that tokenizer_config.json lists."""
     listed = settings.get("added_tokens_decoder")
     if not isinstance(listed, dict):
         return []
@@ -99,7 +99,7 @@ def listed_tokens(settings: dict[str, Any]) -> list[tuple[int, str, bool]]:
 
 
 def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Templates by name; the usual single one is called "default". Files win over tokenizer_config.json."""
+    """Return the templates by name; a single one is called "default". Files win over tokenizer_config.json."""
     templates: dict[str, str] = {}
     for source in (read_json_object(folder / "chat_template.json"), settings):
         inline = source.get("chat_template")

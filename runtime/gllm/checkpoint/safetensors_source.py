@@ -41,7 +41,7 @@ class SafetensorsSource:
             )
 
     def _add(self, path: Path, names: set[str] | None) -> None:
-        """List the tensors of one file. names: those that the index lists for it; None: there is no index."""
+        """List the tensors of one file. names: the names that the index lists for it; None: there is no index."""
         if not path.is_file():
             raise ValueError(f"{path} is missing; download the checkpoint again")
         with _opened(path) as file:

@@ -16,10 +16,10 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.gguf)")
 
 
 def find_shards(folder: Path) -> dict[Path, set[str] | None]:
-    """The files to open, with the tensors that each must hold (None: all that it has).
+    """Return the files to open, with the tensors that each must hold (None: all that it has).
 
-    As in transformers a single model.safetensors wins, then the index. Without either, shards whose names count them
-    completely do, or the only file there is. Raises ValueError that says what the folder has instead.
+    As in transformers a single model.safetensors wins, then the index. Without either, the shards are used whose names
+    count them completely, or the only file. Raises ValueError, which says what the folder has instead.
     """
     if (folder / _SINGLE).is_file():
         return {folder / _SINGLE: None}
@@ -49,7 +49,7 @@ def find_shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def all_parts(path: Path) -> list[Path]:
-    """All files NAME-0000I-of-0000N, of which `path` is one. Raises ValueError naming a missing one."""
+    """Return all files NAME-0000I-of-0000N, of which `path` is one. Raises ValueError, which names a missing one."""
     match = _PART.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path} is one part of several, whose names must end in -00001-of-00003 and so on")
@@ -77,9 +77,9 @@ def _indexed(index: Path) -> dict[Path, set[str] | None]:
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries (dtype, shape, data_offsets) of a file's tensors by name, and where the data begins, in bytes.
+    """Return the entries (dtype, shape, data_offsets) of a file's tensors by name, and the data's offset in bytes.
 
-    Raises ValueError if it is no safetensors file, OSError if it cannot be read.
+    Raises ValueError if it is not a safetensors file, OSError if it cannot be read.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -17,7 +17,7 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     dtype: str
-    """As the file format calls it, for example BF16 or Q4_K."""
+    """The name in the file format, for example BF16 or Q4_K."""
     readable: bool
     """Whether the source can turn this dtype into floats."""
 
@@ -30,7 +30,7 @@ class TensorSource(Protocol):
     def read(self, name: str, out: torch.Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> None:
         """Fill `out` with tensor[rows, columns] (tensor[rows] for a vector), converted to its dtype and device.
 
-        Beside `out`, only a chunk of the tensor is in memory at any time. Slices have step 1.
+        Besides `out`, only a chunk of the tensor is in memory at any time. Slices have step 1.
         Raises ValueError naming the file and the tensor if it cannot be read.
         """
 
@@ -38,7 +38,7 @@ class TensorSource(Protocol):
 def chunked(rows: slice, num_rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Split `rows` of a tensor into (rows of the tensor, rows of the result) of about CHUNK_BYTES each.
 
-    Loading then needs little memory beside the weights themselves.
+    So loading needs little memory besides the weights themselves.
     """
     start, stop, _ = rows.indices(num_rows)
     step = max(1, CHUNK_BYTES // max(1, row_bytes))

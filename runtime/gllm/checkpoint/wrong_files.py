@@ -11,7 +11,7 @@ _MESSAGE_BYTES = 4096
 
 
 def wrong_content(path: Path) -> str:
-    """A description of content that does not fit the file's name, with the remedy; empty: no known accident."""
+    """Return a description of content that does not fit the file's name, with the remedy; empty: no known accident."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -35,7 +35,7 @@ def wrong_content(path: Path) -> str:
 
 
 def no_model_folder(folder: Path) -> str:
-    """The error message for a folder without config.json: what the folder is instead, and the remedy."""
+    """Return the error message for a folder without config.json: what the folder is instead, and the remedy."""
     snapshots = sorted(path for path in folder.glob("snapshots/*") if (path / "config.json").exists())
     if snapshots:
         return f"{folder} is a folder of the Hugging Face cache: name the snapshot in it, {snapshots[-1]}"

@@ -31,7 +31,7 @@ logger = logging.getLogger("gllm.engine")
 
 
 class Gateways:
-    """All clients on one ROUTER socket. Before `open` they may connect, and wait."""
+    """All clients on one ROUTER socket. Clients that connect before `open` wait for it."""
 
     def __init__(self, socket: zmq.Socket[bytes], model: ModelConfig) -> None:
         self._socket = socket

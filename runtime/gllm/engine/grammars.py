@@ -69,7 +69,7 @@ class Grammars:
                 self._forget(self._by_text[oldest])
 
     def compiled(self, number: int, *, failed: bool) -> list[Sequence]:
-        """A grammar is compiled or has failed. Returns the requests that waited for it, in order of arrival."""
+        """Record that a grammar is compiled or has failed. Returns the requests that waited for it, by arrival."""
         grammar = self._by_number.get(number)
         if grammar is None:
             return []

@@ -68,7 +68,7 @@ class PagePool:
         return self.num_free / self.num_pages
 
     def references(self, page: int) -> int:
-        """The number of sequences that hold the page."""
+        """Return the number of sequences that hold the page."""
         return self._references[page]
 
     def allocate(self, count: int) -> list[int]:
@@ -128,7 +128,7 @@ class PagePool:
         return pages
 
     def num_unheld(self, pages: Seq[int]) -> int:
-        """The number of these pages that are free until `acquire`."""
+        """Return the number of these pages that are free until `acquire`."""
         references = self._references
         return sum(1 for page in pages if references[page] == 0)
 

@@ -29,11 +29,11 @@ _MESSAGES_A_TURN = 256
 """Maximum number of messages read from one socket before the next step is scheduled."""
 _FLUSH_MILLISECONDS = 1000
 _GC_ALLOCATIONS = 100_000
-"""Net allocations between collections: far more than those of a step, which reference counting frees."""
+"""Net allocations between collections: far more than a step makes. Reference counting frees the objects of a step."""
 
 
 class EngineLoop:
-    """Two states: while workers join there is no scheduler and gateways wait; then the engine serves.
+    """The loop has two states: while workers join there is no scheduler and gateways wait; then the engine serves.
 
     Gateways and workers have one ROUTER socket each.
     """
@@ -141,7 +141,7 @@ class EngineLoop:
                 self._trace.close()
 
     def _on_ready(self, hello: Hello) -> None:
-        """All workers are ready: begin to serve."""
+        """Begin to serve: all workers are ready."""
         engine = self._config.engine
         pool = PagePool(hello.num_pages, hello.page_size, prefix_caching=engine.enable_prefix_caching)
         try:

@@ -29,7 +29,7 @@ class Meter:
         """Seconds of the last steps, oldest first."""
         self.times = TimeModel(pp)
         self.last_progress = now
-        """When a step's result last arrived, or when work arrived after an idle time."""
+        """The time at which a step's result last arrived, or at which work arrived after an idle time."""
         self.num_preemptions = 0
         self.cache_queries = 0
         """Prompt tokens looked up in the prefix cache."""
@@ -41,13 +41,13 @@ class Meter:
         self._works: dict[int, Work] = {}
 
     def scheduled(self, step: int, work: Work, now: float) -> None:
-        """A micro-batch was sent to the stages."""
+        """Record that a micro-batch was sent to the stages."""
         self._works[step] = work
         self._works.pop(step - _REMEMBERED_STEPS, None)
         self._stages.scheduled(now)
 
     def answered(self, work: Work, elapsed: float, now: float) -> None:
-        """The result of the oldest micro-batch arrived; it took the last stage `elapsed` seconds."""
+        """Record that the result of the oldest micro-batch arrived; it took the last stage `elapsed` seconds."""
         self.last_progress = now
         self._stages.answered(now, work)
         self.step_times.append(elapsed)
@@ -111,19 +111,19 @@ class StageTracker:
         self._decode = TokenCounter(MICROBATCH_EDGES)
 
     def scheduled(self, now: float) -> None:
-        """A micro-batch was sent to the stages."""
+        """Record that a micro-batch was sent to the stages."""
         self._advance(now)
         self._in_flight += 1
 
     def answered(self, now: float, work: Work) -> None:
-        """The result of the oldest micro-batch arrived."""
+        """Record that the result of the oldest micro-batch arrived."""
         self._advance(now)
         self._in_flight -= 1
         self._prefill.add(work.prefill_tokens)
         self._decode.add(work.decode_rows)
 
     def observe(self, now: float, stage: int, elapsed: float) -> None:
-        """A stage has computed a micro-batch in `elapsed` seconds."""
+        """Record that a stage has computed a micro-batch in `elapsed` seconds."""
         elapsed = min(max(elapsed, 0.0), self._window)
         self._advance(now)
         self._busy[stage] += elapsed

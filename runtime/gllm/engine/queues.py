@@ -1,4 +1,4 @@
-"""Live sequences: the queue of those that wait for a slot, and the set of those that have one."""
+"""Live sequences: the queue of sequences that wait for a slot, and the set of sequences that have a slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WaitingQueue:
         self.tokens = 0
         """Sum of `queued_tokens`."""
         self.pairs = 0.0
-        """Sum over these tokens of the context of each."""
+        """Sum of the contexts of these tokens: the number of pairs of tokens in their attention."""
 
     def __len__(self) -> int:
         return self._length
@@ -93,7 +93,7 @@ class RunningSet:
         self.members: dict[Sequence, None] = {}
         self.prefilling: dict[Sequence, None] = {}
         self.ready: dict[Sequence, None] = {}
-        """Decodes that may be scheduled, the one that waits longest first."""
+        """Decodes that may be scheduled, the longest wait first."""
         self.num_decoding = 0
         self.decode_context = 0
         """Tokens in the KV cache of all decodes."""
@@ -122,7 +122,7 @@ class RunningSet:
         return pages
 
     def end_prefill(self, seq: Sequence) -> None:
-        """The last chunk is scheduled: the sequence decodes, or has no more tokens to schedule."""
+        """Record that the last chunk is scheduled: the sequence decodes, or has no more tokens to schedule."""
         del self.prefilling[seq]
         if seq.max_length <= seq.prefill_end + 1:
             seq.status = SequenceStatus.DRAINING
@@ -134,7 +134,7 @@ class RunningSet:
             self.ready[seq] = None
 
     def end_decode(self, seq: Sequence) -> None:
-        """The decode's last token is scheduled."""
+        """Record that the decode's last token is scheduled."""
         seq.status = SequenceStatus.DRAINING
         self.num_decoding -= 1
         self.decode_context -= seq.num_scheduled
@@ -160,7 +160,7 @@ class RunningSet:
         return max(self.members, key=lambda seq: seq.rank)
 
     def pages_owed(self) -> int:
-        """The number of pages that unfinished prefills still need for their known tokens."""
+        """Return the number of pages that unfinished prefills still need for their known tokens."""
         page_size = self.pool.page_size
         return sum(ceil_div(seq.prefill_end, page_size) - len(seq.pages) for seq in self.prefilling)
 

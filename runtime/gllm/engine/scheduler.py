@@ -191,7 +191,7 @@ class Scheduler:
         return self._meter.work_of(step)
 
     def snapshot(self) -> Snapshot:
-        """Return what the policies see."""
+        """Return the snapshot that the policies read."""
         return take_snapshot(
             self._limits,
             self._queue,
@@ -242,7 +242,7 @@ class Scheduler:
         batch.add_decodes(chosen, needy)
 
     def _preempt(self, seq: Sequence) -> None:
-        """Move a sequence to the front of the queue. It keeps its tokens; those of steps in flight are still added."""
+        """Move a sequence to the front of the queue. It keeps its tokens, and gets the tokens of steps in flight."""
         self._running.vacate(seq)
         seq.status = SequenceStatus.WAITING
         seq.num_preemptions += 1

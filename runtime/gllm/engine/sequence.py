@@ -80,7 +80,7 @@ class Sequence:
         client: bytes = b"",
         arrival_time: float = 0.0,
     ) -> None:
-        """`sampling` has its seed, and EOS among its stop_token_ids (see `gllm.engine.gateways.make_sequence`).
+        """`sampling` has a seed, and EOS among its stop_token_ids (see `gllm.engine.gateways.make_sequence`).
 
         The last `num_generated` of the `token_ids` are not prompt: an earlier engine has generated them.
         `root` starts the chain of page digests (`gllm.engine.kv_pages.root_digest`).
@@ -146,7 +146,7 @@ class Sequence:
         return self.prefill_end - self.num_scheduled
 
     def most_hits(self, page_size: int) -> int:
-        """The maximum number of pages that it may take from the prefix cache.
+        """Return the maximum number of pages that it may take from the prefix cache.
 
         The last token is always computed, to sample from it; prompt logprobs need all tokens computed.
         """

@@ -26,7 +26,7 @@ def take_snapshot(
     kv_reserve: float,
     now: float | None,
 ) -> Snapshot:
-    """Return what a policy sees. `now`, on the scheduler's clock, is None for a policy that does not use time."""
+    """Return the snapshot that a policy reads. now: on the scheduler's clock; None: the policy does not use time."""
     for seq in islice(queue, _LISTED):
         queue.estimate_hits(seq, running.pool)
     return Snapshot(
@@ -46,7 +46,7 @@ def take_snapshot(
 
 
 def waiting_tokens(queue: WaitingQueue, running: RunningSet) -> int:
-    """The number of prompt tokens of queued requests and unfinished prefills that are not computed yet."""
+    """Return the number of prompt tokens of queued requests and unfinished prefills that are not computed yet."""
     return queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling)
 
 

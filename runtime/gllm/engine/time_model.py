@@ -3,7 +3,7 @@
     t = a + b * tokens + g * max(tokens - KNEE, 0) + c * sum(chunk * context) + d * sum(decode context)
       + e * sampled rows
 
-The terms are those of a transformer's cost: weights are read and kernels launched for any batch (a); matrix products
+The terms follow the cost of a transformer: weights are read and kernels launched for any batch (a); matrix products
 grow with tokens (b), and faster when compute limits them and not the reading of weights (g); attention of a prompt's
 chunk grows with chunk times context (c), attention of a decode with its context, whose KV is read once (d); the LM head
 and sampling run for rows that sample (e; last stage). SGLang's dynamic chunking for pipelines fits such a form (tokens
@@ -19,8 +19,9 @@ from itertools import combinations_with_replacement
 from operator import mul
 
 KNEE = 128
-"""Tokens from which compute limits the matrix products of a dense bf16 model. Measured on an H200 (Qwen2.5-32B): the
-products of a layer take 0.27 ms for 16 and for 128 tokens, 0.36 ms for 256, and 1.4 us for each token from there on.
+"""Number of tokens from which compute limits the matrix products of a dense bf16 model. Measured on an H200
+(Qwen2.5-32B): the products of a layer take 0.27 ms for 16 and for 128 tokens, 0.36 ms for 256, and 1.4 us for each
+further token.
 Where the knee is lower, as on CPUs, the fit gives both slopes nearly the same value."""
 
 
@@ -145,7 +146,7 @@ _HUBER = 2.0
 """Residuals above this multiple of the mean residual get less weight, in inverse proportion."""
 _SOLVE_EVERY = 8
 _CONVERGED = 128
-"""Number of steps after which it solves only a quarter as often."""
+"""Number of steps after which the model is solved only a quarter as often."""
 _SWEEPS = 12
 _STILL = 1e-5
 """Sweeps end when no coefficient changes by more than this share of its prior."""

@@ -59,7 +59,7 @@ class HttpProcess:
         self._serving.set()
 
     async def _listen(self) -> None:
-        """Follow the supervisor's messages.
+        """Handle the supervisor's messages.
 
         If they cannot be read, the process ends, because nothing else announces new engines.
         """

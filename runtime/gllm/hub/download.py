@@ -107,7 +107,7 @@ def download_to(name: HubName, folder: Path, *, report: Report) -> None:
 
 
 def _part(folder: Path, commit: str) -> Path:
-    """The folder in which this host collects the files of a commit; its part folders of other commits are deleted."""
+    """Return the folder in which this host collects the files of a commit. Its folders of other commits are deleted."""
     begin = f"{folder.name}.part-{socket.gethostname()}-"
     part = folder.with_name(begin + commit[:12])
     for old in folder.parent.glob(f"{begin}*"):
@@ -191,7 +191,7 @@ class _Repository:
 
 
 def _download_bar() -> type[tqdm]:
-    """The class of the bars that huggingface_hub shows for one file, which may be several at once.
+    """Return the class of the bars that huggingface_hub shows for one file, which may be several at once.
 
     huggingface_hub still decides whether to show them, by the terminal and HF_HUB_DISABLE_PROGRESS_BARS.
     """

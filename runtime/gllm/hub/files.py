@@ -59,7 +59,7 @@ def needed_files(names: Collection[str], gguf: str, read: Callable[[str], bytes]
 
 
 def needed_settings(names: Collection[str]) -> NeededFiles:
-    """The files of a model with random weights."""
+    """Return the files of a model with random weights. Raises ValueError."""
     if CONFIG not in names:
         raise ValueError(f"it has no {CONFIG}")
     return NeededFiles(_settings(names), (), "")
@@ -71,7 +71,7 @@ def _settings(names: Collection[str]) -> tuple[str, ...]:
 
 
 def _safetensors(names: Collection[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
-    """The files that hold each weight once; a repository may have the same weights in other layouts too."""
+    """Return the files that hold each weight once; a repository may have the same weights in other layouts too."""
     if INDEX in names:
         try:
             shards = tuple(sorted(set(json.loads(read(INDEX))["weight_map"].values())))
@@ -87,7 +87,7 @@ def _safetensors(names: Collection[str], read: Callable[[str], bytes]) -> tuple[
 
 
 def _gguf(names: Collection[str], asked: str) -> tuple[str, ...]:
-    """All parts of one GGUF file, in order."""
+    """Return all parts of one GGUF file, in order. Raises ValueError if none or several match."""
     models: dict[str, list[str]] = {}
     for name in sorted(names):
         path = PurePosixPath(name)

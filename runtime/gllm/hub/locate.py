@@ -49,7 +49,7 @@ def _check_settings(folder: Path) -> None:
 
 
 def _model_in(path: Path) -> Path:
-    """The path itself, or the GGUF file of a folder that has no other model."""
+    """Return the path itself, or the GGUF file of a folder that has no other model. Raises ValueError."""
     if not path.is_dir() or (path / CONFIG).is_file():
         return path
     names = [found.name for found in path.iterdir() if found.suffix == ".gguf"]

@@ -38,7 +38,7 @@ class Attention(Layer):
         interleaved: bool = False,
         spec: AttentionSpec | None = None,
     ) -> None:
-        """spec: what the backend computes; None: softmax with the scale head_dim ** -0.5."""
+        """spec: the attention that the backend computes; None: softmax with the scale head_dim ** -0.5."""
         self.ops = context.ops
         self.layer = layer
         self.rotary = rotary

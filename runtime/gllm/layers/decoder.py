@@ -30,7 +30,7 @@ class DecoderLayer(Layer):
         attention_out_norm: RMSNorm | None = None,
         mlp_out_norm: RMSNorm | None = None,
     ) -> None:
-        """attention_out_norm, mlp_out_norm: norm what attention and MLP add to the stream, in families that do so."""
+        """attention_out_norm, mlp_out_norm: norms of the outputs before they join the stream; None: there are none."""
         self.input_norm = input_norm
         self.attention = attention
         self.attention_out_norm = attention_out_norm
@@ -39,7 +39,7 @@ class DecoderLayer(Layer):
         self.mlp_out_norm = mlp_out_norm
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
-        """x: [n, hidden], what is still to be added to `residual` [n, hidden] (None: x is the stream itself).
+        """x: [n, hidden], not yet added to `residual` [n, hidden]; residual None: x is the residual stream itself.
 
         Returns (x, residual) for the next layer; `residual` is updated in place. The last layer returns only the rows
         of `step.logits_indices`, if they are set.

@@ -11,7 +11,7 @@ from gllm.parallel.layout import rank_slice
 
 
 def vocabulary_rows(context: LayerContext, vocab_size: int) -> slice:
-    """The tokens whose rows this rank holds: all of them if they cannot be divided evenly."""
+    """Return the tokens whose rows this rank holds: all of them if they cannot be divided evenly."""
     size = context.group.size
     return ALL if size == 1 or vocab_size % size else rank_slice(vocab_size, size, context.group.rank)
 

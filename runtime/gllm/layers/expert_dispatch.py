@@ -30,8 +30,11 @@ class Dispatch:
         self.k = k
 
     def __call__(self, x: torch.Tensor, route: Route, compute: Compute) -> torch.Tensor:
-        """x: [n, hidden], the same on every rank. route: a token's experts and weights, [m, k] each; compute: a rank's
-        part of the sums, as `Experts`. Returns [n, hidden] on every rank."""
+        """x: [n, hidden], the same on every rank. Returns [n, hidden] on every rank.
+
+        route: returns the experts and weights of m tokens, [m, k] each. compute: returns a rank's part of the sums, as
+        `Experts` does.
+        """
         size, rank = self.group.size, self.group.rank
         share = -(-len(x) // size)
         mine = x[share * rank : share * (rank + 1)]
@@ -57,7 +60,7 @@ class Dispatch:
         return self.group.all_gather(parts.sum(dim=0)).flatten(0, 1)[: len(x)]
 
     def _empty_routing(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The routing of an empty share, where there are fewer tokens than ranks."""
+        """Return the routing of an empty share, for fewer tokens than ranks."""
         return (
             torch.empty(0, self.k, dtype=torch.int32, device=x.device),
             torch.empty(0, self.k, dtype=torch.float32, device=x.device),

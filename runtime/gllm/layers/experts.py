@@ -46,6 +46,8 @@ class Experts(Layer):
         )
 
     def __call__(self, x: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """x: [n, hidden]; chosen: [n, k] int32, counted from the first owned expert, -1 where there is none; weights:
-        [n, k] float32. Returns [n, hidden], this rank's part of the weighted sums."""
+        """x: [n, hidden]. Returns [n, hidden], this rank's part of the weighted sums.
+
+        chosen: [n, k] int32, counted from the first owned expert, -1: not owned; weights: [n, k] float32.
+        """
         return self.ops.product(x, self.gate_up.data, self.down.data, chosen, weights)

@@ -1,6 +1,6 @@
 """Matrix products: what is fused, and along which dimension each is divided between ranks.
 
-The scheme is Megatron's (arXiv 1909.08053): products into heads and into the MLP are divided by output, those back
+The scheme is Megatron's (arXiv 1909.08053): products into heads and into the MLP are divided by output, products back
 to the residual stream by input, so that a block needs one sum over ranks.
 """
 
@@ -17,7 +17,7 @@ from gllm.parallel.layout import kv_head_slice, rank_slice
 
 
 def scaled(piece: slice, factor: int, first: int = 0) -> slice:
-    """The rows of heads `piece`, each of `factor` rows, where head 0 begins at row `first`."""
+    """Return the rows of the heads `piece`. Each head has `factor` rows, and head 0 begins at row `first`."""
     return slice(first + piece.start * factor, first + piece.stop * factor)
 
 

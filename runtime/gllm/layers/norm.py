@@ -20,5 +20,5 @@ class RMSNorm(Layer):
         return self.ops.rms_norm(x, self.weight.data, self.eps)
 
     def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """residual += x in place; returns the norm of the sum. x [n, size] may be overwritten."""
+        """Add x to residual in place, and return the norm of the sum. x [n, size] may be overwritten."""
         return self.ops.add_rms_norm(x, residual, self.weight.data, self.eps)

@@ -22,7 +22,7 @@ class CheckpointSlice:
 
     name: str
     shape: tuple[int, ...]
-    """Of the whole tensor: [rows, columns], or [rows] for a vector."""
+    """Shape of the whole tensor: [rows, columns], or [rows] for a vector."""
     rows: slice = field(default_factory=lambda: ALL)
     columns: slice = field(default_factory=lambda: ALL)
     transform: Transform | None = None
@@ -48,7 +48,7 @@ class Parameter:
         self.linear = linear
         self.tied_to = tied_to
         self.data: Any = None
-        """A tensor of `shape`, or what `Ops.pack_linear` made of it; None until loaded."""
+        """A tensor of `shape`, or the result of `Ops.pack_linear`; None until loaded."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Parameter:
         return (sum(part.held[0] for part in self.slices), *self.slices[0].held[1:])
 
     def num_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes once loaded, before packing; 0 for a tied weight, which shares the other's."""
+        """Return the bytes of the loaded weight before packing; 0 for a tied weight, which has no memory of its own."""
         return 0 if self.tied_to is not None else math.prod(self.shape) * dtype.itemsize
 
 
@@ -70,10 +70,10 @@ class ExpertParameter(Parameter):
 
 
 def pairs_to_halves(head_dim: int, rotary_dim: int) -> Transform:
-    """For heads whose rotary dimensions are paired as (2i, 2i + 1), as GLM stores them.
+    """Return a transform for heads whose rotary dimensions are paired as (2i, 2i + 1), as GLM stores them.
 
-    Reorders the rows [heads * head_dim, ...] to (i, i + rotary_dim / 2), the pairs that the kernels rotate. The other
-    dimensions stay in place. Done to queries and keys alike, it changes no score.
+    It reorders the rows [heads * head_dim, ...] to (i, i + rotary_dim / 2), the pairs that the kernels rotate. The
+    other dimensions stay in place. Applied to queries and keys alike, it changes no score.
     """
     return partial(_reorder, head_dim, rotary_dim)
 
@@ -85,10 +85,10 @@ def _reorder(head_dim: int, rotary_dim: int, rows: torch.Tensor) -> torch.Tensor
 
 
 class Layer:
-    """Has parameters: its own, and those of the layers among its attributes (also in lists)."""
+    """Has parameters: its own, and the parameters of layers among its attributes (also in lists)."""
 
     def parameters(self) -> Iterator[Parameter]:
-        """Every parameter below this layer, in order of declaration."""
+        """Yield every parameter below this layer, in order of declaration."""
         for value in vars(self).values():
             for item in value if isinstance(value, list) else (value,):
                 if isinstance(item, Parameter):

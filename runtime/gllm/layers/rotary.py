@@ -13,13 +13,13 @@ class Rotary:
     """One table of angles that all layers share; `allocate` fills it."""
 
     def __init__(self, config: RopeConfig, dim: int) -> None:
-        """dim: the number of rotated dimensions of a head, which are its first ones."""
+        """dim: the number of rotated dimensions of a head, counted from its first dimension."""
         self.config = config
         self.dim = dim
         self.cos_sin = torch.empty(0)
 
     def rows(self, context: int) -> int:
-        """Rows of the table for sequences of up to `context` positions."""
+        """Return the number of rows of the table for sequences of up to `context` positions."""
         switch = self.config.switches_at
         return context if switch is None or context <= switch else 2 * context
 
@@ -27,11 +27,11 @@ class Rotary:
         return self.rows(context) * self.dim * torch.float32.itemsize
 
     def allocate(self, context: int, device: torch.device) -> None:
-        """cos_sin: [rows(context), dim] float32, dim / 2 cosines, then as many sines.
+        """Fill cos_sin: [rows(context), dim] float32, dim / 2 cosines, then as many sines.
 
-        Where long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short prompts come first,
-        then those of long ones, again from position 0 on. Tokens that follow a short prompt are rotated as in the
-        generation of transformers: each token past the switch as in a sequence that ends with it.
+        If long sequences have other frequencies (`RopeConfig.switches_at`), the rows of short prompts come first,
+        then the rows of long prompts, again from position 0 on. Tokens after a short prompt are rotated as transformers
+        does while it generates: each token past the switch is rotated as in a sequence that ends with it.
         """
         config, dim = self.config, self.dim
         self.cos_sin = torch.empty(self.rows(context), dim, dtype=torch.float32, device=device)
@@ -46,7 +46,7 @@ class Rotary:
             self._fill(self.cos_sin[context:], 0, inverse_frequencies(config, dim, context))
 
     def _fill(self, rows: torch.Tensor, first: int, frequencies: torch.Tensor) -> None:
-        """Rows of positions from `first` on; frequencies: [dim / 2], or [rows, dim / 2]."""
+        """Fill the rows of positions from `first` on. frequencies: [dim / 2], or [rows, dim / 2]."""
         half = self.dim // 2
         positions = torch.arange(first, first + len(rows), device=rows.device).float()
         angles = positions[:, None] * frequencies.to(rows.device)
@@ -57,9 +57,9 @@ class Rotary:
 
 
 def inverse_frequencies(config: RopeConfig, dim: int, context: int = 0) -> torch.Tensor:
-    """[dim / 2] float32, radians per position, for sequences of up to `context` positions.
+    """Return [dim / 2] float32, radians per position, for sequences of up to `context` positions.
 
-    The order of operations is that of `transformers.modeling_rope_utils`, so that float32 results are identical.
+    The order of operations is the same as in `transformers.modeling_rope_utils`, so float32 results are identical.
     """
     exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
     powers: torch.Tensor = config.theta**exponents
@@ -84,14 +84,14 @@ def inverse_frequencies(config: RopeConfig, dim: int, context: int = 0) -> torch
 
 
 def _dynamic(config: RopeConfig, dim: int, lengths: torch.Tensor) -> torch.Tensor:
-    """[len(lengths), dim / 2] for sequences of these lengths, above the original one: the base grows with them."""
+    """Return [len(lengths), dim / 2] for lengths above the original context: the base grows with the length."""
     stretch = config.factor * lengths / config.original_max_position - (config.factor - 1)
     bases: torch.Tensor = config.theta * stretch ** (dim / (dim - 2))
     return 1.0 / bases[:, None] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
 
 
 def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
-    """Long waves are slowed down by `factor`, short ones are kept, those between are interpolated."""
+    """Slow long waves down by `factor`, keep short waves, and interpolate between the two."""
     low, high, context = config.low_freq_factor, config.high_freq_factor, config.original_max_position
     waves = 2 * math.pi / frequencies
     scaled = torch.where(waves > context / low, frequencies / config.factor, frequencies)
@@ -101,9 +101,9 @@ def _llama3(frequencies: torch.Tensor, config: RopeConfig) -> torch.Tensor:
 
 
 def _yarn(config: RopeConfig, dim: int, powers: torch.Tensor) -> torch.Tensor:
-    """https://arxiv.org/abs/2309.00071: dimensions that rotate more than `beta_fast` times within the original
-    context are kept, those that rotate less than `beta_slow` times are slowed down by `factor`, those between are
-    interpolated.
+    """Return YaRN's frequencies (https://arxiv.org/abs/2309.00071). Dimensions that rotate more than `beta_fast` times
+    within the original context are kept. Dimensions that rotate less than `beta_slow` times are slowed down by
+    `factor`. The dimensions between are interpolated.
 
     powers: [dim / 2], the inverse of the plain frequencies.
     """

@@ -22,7 +22,7 @@ class BuildLayer(Protocol):
     def __call__(
         self, config: ModelConfig, context: LayerContext, index: int, kv_layer: int, rotary: Rotary
     ) -> DecoderLayer:
-        """Layer `index` of the model, declared but not yet loaded; its pages are `kv_layer` of this rank's pool."""
+        """Return layer `index` of the model, declared but not loaded. kv_layer: its index in this rank's KV pool."""
 
 
 class CausalLM(Layer):
@@ -40,7 +40,7 @@ class CausalLM(Layer):
         build_layer: BuildLayer,
         names: Names = NAMES,
     ) -> None:
-        """layers: those of this stage, neighbours; None: all."""
+        """layers: the contiguous layers of this stage; None: all."""
         layers = range(config.num_layers) if layers is None else layers
         self.config = config
         self.names = names
@@ -69,7 +69,7 @@ class CausalLM(Layer):
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:
-        """Of each layer of this stage, for the attention backend."""
+        """The attention of each layer of this stage, for the attention backend."""
         return [layer.attention.spec for layer in self.layers]
 
     @final
@@ -85,8 +85,8 @@ class CausalLM(Layer):
         return self.compute_logits(hidden, out)
 
     def forward(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
-        """inputs: token ids [n] int64 on the first stage; else the result [n, hidden] of the stage before, which is
-        overwritten.
+        """Run the stage. inputs: token ids [n] int64 on the first stage; on others the result [n, hidden] of the stage
+        before, which is overwritten.
 
         Returns the normed hidden states on the last stage: [n, hidden], or [r, hidden] with `step.logits_indices` [r].
         On other stages: the residual stream [n, hidden].
@@ -95,18 +95,18 @@ class CausalLM(Layer):
         return self.finish(*self.layers[-1](x, residual, step))
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The residual stream [n, hidden] that the layers begin with; inputs as in `forward`."""
+        """Return the residual stream [n, hidden] that the layers begin with; inputs as in `forward`."""
         return inputs if self.embedding is None else self.embedding(inputs)
 
     def layers_but_last(self, hidden: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden: [n, hidden], overwritten. Returns the arguments x and residual of the last layer."""
+        """Run all layers but the last. hidden: [n, hidden], overwritten. Returns x and residual for the last layer."""
         x, residual = hidden, None
         for layer in self.layers[:-1]:
             x, residual = layer(x, residual, step)
         return x, residual
 
     def finish(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """The result of `forward` from that of the last layer, which may be overwritten."""
+        """Return the result of `forward` from the last layer's x and residual, which may be overwritten."""
         # Between stages one tensor travels, not two.
         return residual.add_(x) if self.norm is None else self.norm.add(x, residual)
 

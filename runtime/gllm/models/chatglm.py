@@ -1,6 +1,6 @@
 """ChatGLM2, ChatGLM3 and GLM-4-9B in their authors' layout, for which transformers has no class.
 
-The layers are those of Glm under other names, with one tensor for queries, keys and values.
+The layers are the same as Glm's under other names, with one tensor for queries, keys and values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ONLY = {
     "multi_query_attention": True,
     "add_bias_linear": False,
 }
-"""Switches of the authors' code that every published model sets in one way."""
+"""Switches of the authors' code that have the same value in every published model."""
 _THETA = 10000.0
 _ROTARY_PART = 0.5
 
@@ -62,7 +62,7 @@ def _read(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _rope_ratio(config: Fields) -> float:
-    """The factor of rope's base in ChatGLM3 and GLM-4; ChatGLM2's 32k model divides positions by it instead."""
+    """Return the factor of rope's base in ChatGLM3 and GLM-4. ChatGLM2's 32k model divides positions by it instead."""
     ratio = config.positive_float("rope_ratio", 1.0)
     if ratio != 1.0 and "chatglm2" in str(config.get("_name_or_path", "")).lower():
         raise config.error("rope_ratio", "of ChatGLM2 is not supported: use ChatGLM3 for long contexts")

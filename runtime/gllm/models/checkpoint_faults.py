@@ -11,7 +11,7 @@ from gllm.checkpoint.source import TensorSource
 
 
 def missing_tensor_hint(name: str, source: TensorSource) -> str:
-    """A hint at the cause of a missing tensor, from the tensors that the checkpoint has instead; empty: no hint."""
+    """Return a hint at the cause of a missing tensor, from the tensors that the checkpoint has; empty: no hint."""
     bare = name.removeprefix("model.")
     if bare != name and bare in source.tensors:
         return f"; it has {bare}: a model saved without its LM head, as embedding models are"
@@ -27,7 +27,7 @@ def refuse_lost_biases(extras: Iterable[str], used: set[str], source: TensorSour
     """Raise ValueError for a bias of a used weight that the config does not announce: without it, answers are wrong.
 
     A bias of zeros changes nothing and passes. extras: names of the tensors that the model does not use. used: names
-    of those that it uses.
+    of the tensors that it uses.
     """
     for name in extras:
         info = source.tensors[name]

@@ -23,10 +23,10 @@ class RopeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds yarn and longrope: multiplies cosines and sines."""
     original_max_position: int = 8192
     frequency_factors: tuple[float, ...] = ()
-    """rotary_dim / 2 divisors of the inverse frequencies. Kind factors: GGUF's rope_freqs tensor. Kind longrope: those
-    of sequences up to `original_max_position`."""
+    """rotary_dim / 2 divisors of the inverse frequencies. Kind factors: GGUF's rope_freqs tensor. Kind longrope: the
+    divisors for sequences up to `original_max_position`."""
     long_factors: tuple[float, ...] = ()
-    """Kind longrope: the divisors of longer sequences."""
+    """Kind longrope: the divisors for longer sequences."""
     partial_factor: float = 1.0
     """The part of a head that is rotated, from its first dimension on."""
 
@@ -42,11 +42,11 @@ class MoEConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_experts: int
     experts_per_token: int
     intermediate_size: int
-    """Of one expert."""
+    """Intermediate size of one expert."""
     renormalize: bool
     """Whether the weights of a token's experts are scaled to a sum of 1."""
     shared_intermediate_size: int = 0
-    """Of the shared expert, which computes every token and is weighted by a sigmoid gate; 0: no shared expert."""
+    """Intermediate size of the expert that all tokens share, with a sigmoid gate as its weight; 0: no shared expert."""
     dense_layers: tuple[int, ...] = ()
     """Layers that have an ordinary MLP, of the model's `intermediate_size`."""
 
@@ -86,10 +86,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     context_note: str = ""
     """Why the context is shorter than the config's own number of positions; empty: it is as long."""
     generation_defaults: dict[str, Any] = {}
-    """Sampling defaults of generation_config.json: temperature, top_p, top_k, min_p, repetition_penalty."""
+    """Sampling defaults of the model's files (generation_config.json, GGUF header), for fields of DEFAULTED_FIELDS."""
 
     def context(self, asked: int = 0) -> int:
-        """The context in tokens for --max-model-len `asked` (0: not set). Raises ValueError if the model has less."""
+        """Return the context in tokens for --max-model-len `asked`; 0: not set. Raises ValueError if it is too long."""
         if asked > self.max_position:
             reason = f" ({self.context_note})" if self.context_note else ""
             raise ValueError(
@@ -100,7 +100,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rotary_dim(self) -> int:
-        """The number of dimensions of a head that rope rotates: the first ones."""
+        """The number of dimensions of a head that rope rotates, counted from the first."""
         return int(self.head_dim * self.rope.partial_factor)
 
     def has_experts(self, layer: int) -> bool:
@@ -108,9 +108,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.moe is not None and layer not in self.moe.dense_layers
 
     def layer_weights(self, layer: int, *, active: bool = False) -> int:
-        """Numbers in the matrices of one layer. active: of the experts, only those that one token passes through.
+        """Return the number of weights in one layer's matrices. active: count only the experts that one token uses.
 
-        A matrix product multiplies each number once per token. Vectors, such as biases, norms and the gate of a shared
+        A matrix product multiplies each weight once per token. Vectors, such as biases, norms and the gate of a shared
         expert, are not counted.
         """
         attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)

@@ -21,7 +21,7 @@ _BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
 
 
 def load_model_config(path: Path | str) -> ModelConfig:
-    """The config of the model at `path`. Raises ValueError with one line that names what is wrong or unsupported."""
+    """Return the config of the model at `path`. Raises ValueError, in one line that names the unsupported part."""
     path = Path(path)
     if path.is_dir():
         return read_hf_config(path, FAMILIES)
@@ -34,10 +34,10 @@ def load_model_config(path: Path | str) -> ModelConfig:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The family of a config that `load_model_config` has returned."""
+    """Return the family of a config that `load_model_config` has returned."""
     return _BY_ARCHITECTURE[config.architecture]
 
 
 def build_model(config: ModelConfig, context: LayerContext, layers: range | None = None) -> CausalLM:
-    """The layers of one stage (None: all of them), declared but not loaded."""
+    """Return the layers of one stage (None: all layers), declared but not loaded."""
     return family_of(config).build_model(config, context, layers)

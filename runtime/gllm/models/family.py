@@ -1,4 +1,4 @@
-"""What a model family states about itself: one record per class of Hugging Face, made in the family's own file.
+"""The record of a model family: one for each class of Hugging Face, made in the family's own file.
 
 Gateway, engine, supervisor and operator read a model's config and must not import torch. A family's file is imported
 for its config keys too, so its layers are imported inside the function that builds them.

@@ -1,7 +1,7 @@
 """GLM-4-9B (Glm) and GLM-4-0414 (Glm4) in transformers' layout.
 
-Rope rotates half of each head, in pairs of neighbouring dimensions. Glm4 also norms what attention and MLP add to the
-residual stream.
+Rope rotates half of each head, in pairs of neighbouring dimensions. Glm4 also norms the outputs of attention and
+MLP before it adds them to the residual stream.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Llama and what shares its layers: Mistral, Qwen2, Qwen3 and their mixtures of experts; SmolLM2, deepseek-coder.
+"""Llama and families with its layers: Mistral, Qwen2, Qwen3 and their mixtures of experts; SmolLM2, deepseek-coder.
 
 The families differ in their config keys and in tensor names. The layers read the config: biases, norms of query and key
 heads, experts.
@@ -110,14 +110,14 @@ def _read_qwen3_moe(config: Fields, architecture: str) -> ModelConfig:
 
 
 def _window_of_key(config: Fields, default: int | None) -> int | None:
-    """The attention window of families whose key `sliding_window` alone decides; an explicit null means no window."""
+    """Return the attention window of families in which only `sliding_window` decides; null means no window."""
     if "sliding_window" not in config.values:
         return default
     return None if config.get("sliding_window") is None else config.positive_int("sliding_window")
 
 
 def _window_of_layers(config: Fields, after_max_window_layers: bool = False) -> int | None:
-    """The attention window of the Qwen families, None if no layer has one.
+    """Return the attention window of the Qwen families, None if no layer has one.
 
     after_max_window_layers: only layers from number `max_window_layers` on have the window.
     """

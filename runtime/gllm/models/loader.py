@@ -51,7 +51,7 @@ def load_model(
     Peak memory is the final weights and one tensor.
 
     Args:
-        layers: those of the rank's stage; None: all.
+        layers: the layers of the rank's stage; None: all.
         load_format: auto (read the checkpoint) or dummy (small random weights from `seed`, for benchmarks).
         progress: gets the fraction done, 1.0 at the end.
         max_model_len: the context in tokens that the rope table covers; None: the model's own.
@@ -66,7 +66,7 @@ def load_model(
         _fill(model, dtype, device, context, report, lambda parameter, out: _fill_dummy(parameter, out, generator))
     else:
         source = open_checkpoint(path, family_of(config).gguf)
-        # The whole model's declarations, whatever part of it this rank loads.
+        # Check the declarations of the whole model, not only of this rank's part.
         _check(build_model(config, LayerContext(TorchOps())), source, path)
         decide_head(model, source)
         _fill(model, dtype, device, context, report, lambda parameter, out: _read(parameter, out, source))
@@ -86,7 +86,7 @@ def open_checkpoint(path: Path | str, gguf: GGUFLayout | None) -> TensorSource:
 def estimate_weight_bytes(
     config: ModelConfig, dtype: torch.dtype, context: LayerContext | None = None, layers: range | None = None
 ) -> int:
-    """Bytes of a rank's weights before `Ops.pack_linear`; by default the whole model's. Allocates nothing."""
+    """Return the bytes of a rank's weights before `Ops.pack_linear`, by default of all weights. Allocates nothing."""
     model = build_model(config, context or LayerContext(TorchOps()), layers)
     return sum(parameter.num_bytes(dtype) for parameter in model.parameters())
 
@@ -161,7 +161,7 @@ def _experts(
 
 
 def _num_bytes(packed: Any, weight: torch.Tensor) -> int:
-    """Bytes of a packed weight: its `nbytes`, if it has that attribute, else those of the tensor."""
+    """Return the bytes of a packed weight: its own `nbytes`, or the tensor's if it has no such attribute."""
     size: int = getattr(packed, "nbytes", weight.nbytes)
     return size
 
@@ -178,7 +178,7 @@ def _read(parameter: Parameter, out: torch.Tensor, source: TensorSource) -> None
 
 
 def _fill_dummy(parameter: Parameter, out: torch.Tensor, generator: torch.Generator) -> None:
-    """Norm weights get ones, everything else small numbers around zero."""
+    """Fill norm weights with ones, all other weights with small numbers around zero."""
     if parameter.slices[0].name.endswith("norm.weight"):
         out.fill_(1.0)
     else:

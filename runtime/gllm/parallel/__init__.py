@@ -1,1 +1,1 @@
-"""How a model is divided between ranks, and how ranks communicate while they compute. Model families do not know it."""
+"""Divides a model between ranks, and connects ranks while they compute. Model families do not depend on it."""

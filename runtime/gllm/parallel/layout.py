@@ -44,14 +44,14 @@ class RankCoords:
 
 
 def rank_slice(size: int, parts: int, index: int) -> slice:
-    """Slice `index` of `size` things divided evenly into `parts`, which divides `size`."""
+    """Return slice `index` of `size` things that are divided evenly into `parts`; `parts` must divide `size`."""
     assert size % parts == 0, f"{size} is not divisible by {parts}"
     width = size // parts
     return slice(index * width, (index + 1) * width)
 
 
 def kv_head_slice(num_kv_heads: int, tp: int, tp_rank: int) -> slice:
-    """The key-value heads of a rank. With more ranks than heads, neighbours share a head (each keeps a copy)."""
+    """Return the key-value heads of a rank. With more ranks than heads, neighbours share a head (each keeps a copy)."""
     if tp <= num_kv_heads:
         return rank_slice(num_kv_heads, tp, tp_rank)
     head = tp_rank * num_kv_heads // tp
@@ -61,7 +61,7 @@ def kv_head_slice(num_kv_heads: int, tp: int, tp_rank: int) -> slice:
 def check_parallelism(
     model: ModelConfig, *, pp: int, tp: int, ep: int = 1, assigned_layers: Sequence[int] = ()
 ) -> None:
-    """Raises ValueError, naming the flag and the fix, if the model cannot be divided this way."""
+    """Raise ValueError, which names the flag and the fix, if the model cannot be divided this way."""
     for flag, value in (("--pp", pp), ("--tp", tp), ("--ep", ep)):
         if value < 1:
             raise ValueError(f"{flag} must be at least 1, not {value}")
@@ -105,11 +105,11 @@ def _check_experts(moe: MoEConfig, tp: int, ep: int) -> None:
 
 
 def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = ()) -> list[range]:
-    """The layers of each stage: as assigned, else so that the slowest stage's estimated time is least.
+    """Return the layers of each stage: as assigned, else so that the slowest stage's estimated time is least.
 
     A micro-batch takes a stage time in proportion to the multiplications of its layers; the last stage also has the
     LM head and sampling for the rows that sample. (The embedding is a lookup: one pass over [tokens, hidden].)
-    Layers count as alike, so giving each in turn to the stage that then ends first is optimal.
+    All layers count as equal, so it is optimal to give each in turn to the stage that then has the least time.
     """
     counts = list(assigned_layers)
     if not counts:
@@ -126,5 +126,5 @@ def split_layers(model: ModelConfig, pp: int, assigned_layers: Sequence[int] = (
 
 
 def layer_weights(model: ModelConfig) -> float:
-    """Multiplications per token of one layer's matrix products; the mean where only some layers have experts."""
+    """Return the multiplications per token of a layer's matrix products: the mean over all layers."""
     return sum(model.layer_weights(layer, active=True) for layer in range(model.num_layers)) / model.num_layers

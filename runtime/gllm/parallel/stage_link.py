@@ -11,24 +11,24 @@ import torch.distributed as dist
 from gllm.parallel.exchange import exchange
 
 _MOST_UNSENT = 8
-"""The most sends in progress: more than the micro-batches in flight between two stages."""
+"""Maximum number of sends in progress: more than the micro-batches in flight between two stages."""
 
 
 class Receiver(Protocol):
     def receive(self, num_tokens: int) -> torch.Tensor:
-        """[num_tokens, hidden] from the stage before, in the order in which it was sent."""
+        """Return [num_tokens, hidden] from the stage before, in the order of its sends."""
 
 
 class Sender(Protocol):
     def send(self, hidden: torch.Tensor) -> None:
-        """hidden: [num_tokens, hidden] contiguous, to the stage after; does not wait for it to arrive.
+        """Send [num_tokens, hidden], contiguous, to the stage after, without waiting until it arrives.
 
         The caller must not change `hidden` afterwards.
         """
 
 
 class DistributedReceiver:
-    """From the rank `source`, over a group that only this pair of stages uses."""
+    """Receives from the rank `source`, over a group that only this pair of ranks uses."""
 
     def __init__(
         self, group: dist.ProcessGroup, source: int, hidden_size: int, dtype: torch.dtype, device: torch.device
@@ -61,7 +61,7 @@ class DistributedReceiver:
 
 
 class DistributedSender:
-    """To the rank `target`. Keeps a tensor alive until it is sent."""
+    """Sends to the rank `target`. Keeps a tensor alive until it is sent."""
 
     def __init__(self, group: dist.ProcessGroup, target: int) -> None:
         self._group = group
@@ -76,7 +76,7 @@ class DistributedSender:
 
 
 class StagedReceiver:
-    """To a CUDA device through the CPU: for stages that share a GPU, which NCCL refuses."""
+    """Receives to a CUDA device through the CPU: for stages that share a GPU, which NCCL refuses."""
 
     def __init__(self, inner: DistributedReceiver, device: torch.device) -> None:
         self._inner = inner
@@ -87,7 +87,7 @@ class StagedReceiver:
 
 
 class StagedSender:
-    """From a CUDA device through the CPU: waits for the device."""
+    """Sends from a CUDA device through the CPU; waits for the device."""
 
     def __init__(self, inner: DistributedSender) -> None:
         self._inner = inner

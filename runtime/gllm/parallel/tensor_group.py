@@ -18,16 +18,16 @@ class TensorGroup(Protocol):
     rank: int
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks; may overwrite x, which is contiguous."""
+        """Return the sum over ranks; may overwrite x, which is contiguous."""
 
     def all_gather(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [...] contiguous, of the same shape on every rank; returns [size, ...], in rank order."""
+        """Return [size, ...], in rank order. x: [...] contiguous, of the same shape on every rank."""
 
     def all_to_all(self, x: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
-        """x: [sum(sent), ...], the rows for each rank in turn; returns [sum(received), ...], from each rank in turn."""
+        """Exchange rows. x: [sum(sent), ...], the rows for each rank in turn. Returns [sum(received), ...] likewise."""
 
     def broadcast(self, x: torch.Tensor) -> torch.Tensor:
-        """x of rank 0, on every rank; overwrites x, which is contiguous."""
+        """Return the x of rank 0 on every rank; overwrites x, which is contiguous."""
 
 
 class SingleRankGroup:
@@ -61,7 +61,7 @@ class UnconnectedGroup(SingleRankGroup):
 
 
 class DistributedGroup:
-    """Over torch.distributed: NCCL between GPUs, gloo between CPUs."""
+    """Collectives over torch.distributed: NCCL between GPUs, gloo between CPUs."""
 
     def __init__(self, group: dist.ProcessGroup, ranks: Sequence[int], rank: int) -> None:
         self.size = len(ranks)
@@ -93,7 +93,7 @@ class DistributedGroup:
 
 
 class StagedGroup:
-    """CUDA tensors over a group of CPU tensors: for ranks that share a GPU, which NCCL refuses. Correct, not fast."""
+    """Collectives of CUDA tensors through the CPU, for ranks that share a GPU: NCCL refuses that. Correct, not fast."""
 
     def __init__(self, inner: DistributedGroup) -> None:
         self.size = inner.size

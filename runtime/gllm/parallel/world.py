@@ -24,9 +24,9 @@ from gllm.parallel.stage_link import (
 from gllm.parallel.tensor_group import SINGLE_RANK, DistributedGroup, StagedGroup, TensorGroup
 
 _PAIR_CTAS = 4
-"""Streaming multiprocessors of a stage-to-stage transfer: ten megabytes still go over NVLink in a fraction of a ms."""
+"""Streaming multiprocessors that a stage-to-stage transfer may use. Ten megabytes still take under 1 ms on NVLink."""
 JOIN_SECONDS = 300
-"""How long ranks wait for each other at the start. Loading comes later."""
+"""Time that ranks wait for each other at the start. Loading comes later."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,25 @@ class World:
     after: Sender | None = None
     """None on the last stage."""
     staged: bool = False
-    """CUDA tensors go through the CPU: ranks share a GPU, and no graph can be captured around a collective."""
+    """Whether CUDA tensors go through the CPU, because ranks share a GPU. No graph can hold such a collective."""
 
 
 def local_device(kind: str) -> torch.device:
-    """This rank's device: the GPU of its LOCAL_RANK; with more ranks than GPUs, ranks share them in turn."""
+    """Return this rank's device: the GPU of its LOCAL_RANK; with more ranks than GPUs, ranks share them in turn."""
     if kind != "cuda":
         return torch.device(kind)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def ranks_per_device(device: torch.device) -> int:
-    """How many ranks of this node share its busiest GPU; 1 on the CPU."""
+    """Return the number of ranks that share this node's busiest GPU; 1 on the CPU."""
     if device.type != "cuda":
         return 1
     return -(-int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // torch.cuda.device_count())
 
 
 def ranks_beside(rank: int, device: torch.device) -> list[int]:
-    """The ranks that share this one's memory, itself among them: those of its GPU, or on a CPU those of its node."""
+    """Return the ranks that share this rank's memory, and itself: all ranks of its GPU, or on a CPU of its node."""
     local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     step = torch.cuda.device_count() if device.type == "cuda" else 1
     return [rank - local_rank + local for local in range(local_rank % step, count, step)]
@@ -108,7 +108,8 @@ def join_world(coords: RankCoords, *, hidden_size: int, dtype: torch.dtype, devi
 
 
 def _pair_options(backend: str) -> Any:
-    """A transfer waits on the device while its peer computes: let it hold few of the cores that compute needs."""
+    """Return the options of a stage link. A transfer waits on the device while its peer computes, so it may hold only
+    few of the multiprocessors that compute needs."""
     if backend != "nccl":
         return None
     options = dist.ProcessGroupNCCL.Options()
@@ -117,7 +118,7 @@ def _pair_options(backend: str) -> Any:
 
 
 def _store(coords: RankCoords, timeout: timedelta) -> TCPStore:
-    """The ranks' store. Rank 0 listens at MASTER_ADDR only; by default, torch listens on every address."""
+    """Return the ranks' store. Rank 0 listens at MASTER_ADDR only; by default, torch listens on every address."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     world = coords.pp * coords.tp
     if coords.rank != 0:

@@ -72,7 +72,7 @@ class ChildProcess:
         return await self._process.wait()
 
     def describe_exit(self) -> str:
-        """Describe how it ended in one phrase, such as `worker-0 was killed by SIGKILL`."""
+        """Describe in one phrase how the process ended, such as `worker-0 was killed by SIGKILL`."""
         status = self.exit_status
         if self._kill_reason:
             return f"{self.role} {self._kill_reason}"
@@ -88,11 +88,11 @@ class ChildProcess:
         return f"{self.role} was killed by {name}{hint}"
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
+        """Ask the process to end (SIGTERM)."""
         self.send(signal.SIGTERM)
 
     def kill(self, reason: str = "") -> None:
-        """Send SIGKILL to it and all that it started.
+        """Send SIGKILL to the process and to the processes that it started.
 
         `describe_exit` puts the reason after the role: `was stopped by a signal, and killed`.
         """
@@ -101,7 +101,7 @@ class ChildProcess:
         self.send(signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process; SIGKILL goes to its whole session."""
+        """Send a signal to the process. SIGKILL goes to its whole Unix process group."""
         if self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -42,7 +42,10 @@ class ControlServer:
         self._socket.bind(config.control_address)
 
     async def receive(self) -> None:
-        """Call the callback with every status; log and drop one that does not decode or claims another's role."""
+        """Call the callback with every status.
+
+        A status that does not decode, or whose role is not the sender's, is logged and dropped.
+        """
         while True:
             identity, *frames = await self._socket.recv_multipart()
             try:
@@ -56,7 +59,7 @@ class ControlServer:
             self._on_status(status)
 
     def send(self, role: str, message: SupervisorToProcess) -> None:
-        """Send to the child of that role; dropped if it has not reported yet or has exited."""
+        """Send a message to the child with this role. It is dropped if the child has not reported yet or has exited."""
         self._socket.send_multipart([role.encode(), encode(message)], zmq.NOBLOCK)
 
     def close(self) -> None:

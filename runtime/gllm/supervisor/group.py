@@ -35,15 +35,15 @@ from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus, SupervisorTo
 _log = logging.getLogger(__name__)
 
 _FIRST_CAUSE_SECONDS = 0.1
-"""When a process is killed, others may report their broken connections first: how long to wait for the exit that
-explains these reports."""
+"""Time from a report of a failure to the end of the epoch. When a process is killed, others may report their broken
+connections before its exit is seen; the exit explains these reports and takes precedence."""
 
 
 class EngineGroup:
     """Runs one engine and its workers as one unit: when a process exits, the others are killed and all start again.
 
     Each start is an epoch; its number is in the config of the processes and in the names of their sockets.
-    All methods run in one asyncio loop, of any thread; `on_event` is called in it and must not block.
+    Call all methods in one asyncio loop, in any thread. `on_event` is called in that loop and must not block.
 
         group = EngineGroup(config, restart=RestartConfig(enabled=False), on_event=print)
         await group.start()
@@ -79,7 +79,7 @@ class EngineGroup:
         self._running = False
         self._explained = False
         self._hung = False
-        """Whether the processes of this epoch run without progress."""
+        """Whether the epoch ends because its processes run but make no progress."""
         self._last_reason = ""
         self._deadline_passed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""What a process group reports, and how it and the other nodes call each other."""
+"""Events of a process group, and the interfaces between the group and the other nodes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class GroupError(Exception):
 
 
 class OtherNodes(Protocol):
-    """What a group calls on the other nodes; `gllm.supervisor.nodes.master.Master` implements it."""
+    """The methods that a group calls on the other nodes; `gllm.supervisor.nodes.master.Master` implements it."""
 
     async def open(self, config: Config, listener: NodeListener) -> Config:
         """Begin to accept nodes; returns the config with this node's addresses. Raises OSError or ValueError."""
@@ -66,7 +66,7 @@ class OtherNodes(Protocol):
 
 
 class NodeListener(Protocol):
-    """What the other nodes call on a group; `gllm.supervisor.group.EngineGroup` implements it."""
+    """The methods that the other nodes call on a group; `gllm.supervisor.group.EngineGroup` implements it."""
 
     def on_status(self, status: ProcessStatus) -> None: ...
     def bring_down(self, reason: str) -> None: ...

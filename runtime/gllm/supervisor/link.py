@@ -1,4 +1,4 @@
-"""A child process's side of its supervisor: its life is tied to it, and it reports `ProcessStatus`."""
+"""A child process's link to its supervisor: the child reports `ProcessStatus`, and ends with the supervisor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUPERVISOR_PID_VARIABLE = "GLLM_SUPERVISOR_PID"
 _PR_SET_PDEATHSIG = 1
 
 _FLUSH_MILLISECONDS = 1000
-"""How long a closing child waits until its last report is sent; the supervisor reads within milliseconds."""
+"""Maximum time that a closing child waits for its last report to be sent; the supervisor reads within milliseconds."""
 
 _decoder = decoder(SupervisorToProcess)
 
@@ -30,8 +30,8 @@ _decoder = decoder(SupervisorToProcess)
 def die_with_parent() -> None:
     """Ask the kernel to send SIGKILL to this process when its parent ends, so that it never outlives its supervisor.
 
-    Linux only; elsewhere a no-op. It is the parent *thread* that counts: the kernel sends the signal when the thread
-    that started this process ends.
+    Linux only; elsewhere a no-op. The kernel watches the parent *thread*: it sends the signal when the thread that
+    started this process ends.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -45,7 +45,7 @@ def die_with_parent() -> None:
 
 
 class SupervisorLink:
-    """The gateway's end, for asyncio. Without a `run_dir` it sends nothing and receives nothing."""
+    """The gateway's end of the control socket, for asyncio. Without a `run_dir` it sends and receives nothing."""
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config
@@ -80,7 +80,7 @@ class SupervisorLink:
 
 
 class StatusReporter:
-    """The end of the engine and of workers: `report` never blocks. Without a `run_dir` it does nothing."""
+    """An engine's or worker's end of the control socket; `report` never blocks. Without a `run_dir` it does nothing."""
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config

@@ -14,7 +14,7 @@ from pathlib import Path
 
 _ESTABLISHED = "01"
 _WAKES_WITHIN = 3.0
-"""The supervisor's shortest interval is half a second."""
+"""Seconds within which a supervisor must wake up; its shortest interval is half a second."""
 
 
 def remote_ports(tables: str) -> list[int]:

@@ -10,7 +10,7 @@ from gllm.config import Config
 from gllm.supervisor.child_process import ChildProcess, end_all
 
 REPORT_GRACE_SECONDS = 0.25
-"""A child that fails reports the reason and exits: how long to wait for the report after the exit."""
+"""Time to wait for the report of a child that has exited: a child that fails reports the reason, then exits."""
 
 
 class ProcessGroup:

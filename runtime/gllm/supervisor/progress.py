@@ -8,7 +8,7 @@ from gllm.terminal import Bars
 from gllm.wire.messages import ProcessStatus
 
 _LINE_EVERY = 0.25
-"""Share of the progress after which a log that is no terminal gets another line."""
+"""A stream that is not a terminal gets another line each time the progress grows by this share."""
 
 
 class LoadProgress:
@@ -29,7 +29,7 @@ class LoadProgress:
         return sum(self._ranks.values()) / self._world_size if self._ranks else None
 
     def update(self, status: ProcessStatus) -> bool:
-        """Take a worker's report. Returns whether the share, in hundredths, changed."""
+        """Record a worker's report. Returns whether the share, in hundredths, changed."""
         if status.state != "loading":
             return False
         self._ranks[status.role] = status.progress
@@ -39,7 +39,7 @@ class LoadProgress:
 
 
 class ProgressPrinter:
-    """Prints the stages of a start to `stream`, each once; on a terminal a bar for each process that loads weights."""
+    """Prints each stage of a start once to `stream`; a terminal also shows a bar for each process that is loading."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -53,7 +53,7 @@ class ProgressPrinter:
         print(text, file=self._stream, flush=True)
 
     def status(self, status: ProcessStatus) -> None:
-        """Show the state of a process, if it is news."""
+        """Show the state of a process, if it has changed."""
         if status.state != "loading":
             self._bars.remove(status.role)
             return
@@ -66,7 +66,7 @@ class ProgressPrinter:
         if self._stage.get(status.role) == shown:
             return
         self._stage[status.role] = shown
-        # On a terminal the bar shows what is between the begin of a stage and its end.
+        # On a terminal the bar shows the progress between the start and the end of a stage.
         share = f" {status.progress:.0%}" if status.progress > 0.0 else ""
         self.line(stage + share)
 

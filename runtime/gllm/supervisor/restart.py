@@ -1,4 +1,4 @@
-"""When a process group restarts, and how long it waits before."""
+"""The restart policy of a process group: whether it restarts, and after which delay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 class RestartConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     first_delay: float = 0.1
-    """Seconds before the first restart; doubles with each one that follows a short epoch."""
+    """Seconds before the first restart. The delay doubles with each restart after a short epoch."""
     longest_delay: float = 10.0
     healthy_after: float = 1.0
     """An epoch that served this many seconds resets the delay."""
     max_failed_starts: int = 3
     """Starts in a row that may fail before the group first serves."""
     recovery_timeout: float = 120.0
-    """Seconds that a group that has served may take to serve again, with as many starts as that takes."""
+    """Seconds within which a group that has served must serve again, however many starts that takes."""
 
 
 class RestartPolicy:
@@ -44,14 +44,14 @@ class RestartPolicy:
         return max(0.0, self._deadline - time.monotonic()) if self._deadline is not None else 0.0
 
     def on_ready(self) -> None:
-        """The group serves."""
+        """Record that the group serves."""
         self.has_served = True
         self._serving_since = time.monotonic()
         self._failed_starts = 0
         self._deadline = None
 
     def on_exit(self, reason: str, *, explained: bool) -> str | None:
-        """The epoch ended. Returns why it was the last one, None if the group restarts.
+        """Record that the epoch ended. Returns why the group ends, None if it restarts.
 
         `explained`: a process itself reported the reason.
         """
@@ -74,7 +74,7 @@ class RestartPolicy:
         return None
 
     def on_deadline(self, reason: str) -> str | None:
-        """Returns why the group ends if the deadline of the recovery has passed, else None."""
+        """Return why the group ends if the deadline of the recovery has passed, else None."""
         if self._deadline is None or time.monotonic() < self._deadline:
             return None
         return f"could not serve again within {self.config.recovery_timeout:g} s (--recovery-timeout): {reason}"

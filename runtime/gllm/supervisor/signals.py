@@ -1,4 +1,4 @@
-"""Signals: those that a supervisor handles itself, and children that a signal has stopped."""
+"""Signals that a supervisor handles, and children that a signal has stopped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def handle_signals(*, terminate: Callable[[], None], interrupt: Callable[[], Non
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process. One that a debugger holds (state t) does not count."""
+    """Whether a signal has stopped the process. A process that a debugger holds (state t) does not count."""
     try:
         # The command in parentheses may contain a parenthesis.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -39,7 +39,7 @@ def is_stopped(pid: int) -> bool:
 
 
 async def kill_stopped(children: Callable[[], Iterable[ChildProcess]]) -> None:
-    """Check `children()` twice a second, until cancelled, and kill each that is stopped twice in a row.
+    """Check `children()` twice a second, until cancelled; kill a child that is stopped in two checks in a row.
 
     A stopped process (SIGSTOP) does not continue by itself: it counts as dead.
     """

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 _FOR_SUPERVISOR = signal.SIGUSR2
 _WAIT_SECONDS = 1.0
-"""A process answers within milliseconds, whatever its threads do, if the kernel lets it run."""
+"""Maximum time to wait for the stacks. A process writes them within milliseconds if the kernel lets it run."""
 _POLL_SECONDS = 0.2
 """A file that has not grown for this long is complete."""
 _NO_STACKS = "wrote no stacks: it has not started yet, or the kernel does not let it run"

@@ -24,9 +24,9 @@ from gllm.wire.curve import KEYS_VARIABLE
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, ProcessStatus
 
 _STOP_SECONDS = 2.0
-"""How long a process may take to end itself before it is killed."""
+"""Time that a process gets after SIGTERM before it is killed."""
 _HURRY_SECONDS = 0.5
-"""After Ctrl-C or a failure: how long the gateway may take to end its clients' requests with an error."""
+"""Time that the gateway gets after Ctrl-C or a failure, to end its clients' requests with an error."""
 _DRAIN_GRACE_SECONDS = 5.0
 """Time that the gateway gets in addition to the drain timeout, to answer the last clients."""
 

@@ -13,7 +13,7 @@ class Truncation(msgspec.Struct, frozen=True):
     """The part of a prompt that is kept."""
 
     keep: int
-    """The most tokens of the prompt."""
+    """Maximum number of prompt tokens."""
     side: str
     """left or right: the side that is cut."""
 
@@ -31,9 +31,9 @@ class Truncation(msgspec.Struct, frozen=True):
 
 
 def truncation_for(keep: int | None, side: str, output: int | None, max_model_len: int) -> Truncation | None:
-    """The truncation that `truncate_prompt_tokens` (keep) and `truncation_side` ask for; None if there is none.
+    """Return the truncation that `truncate_prompt_tokens` (keep) and `truncation_side` ask for; None: no truncation.
 
-    output: the most tokens of the answer; None if it may take the rest of the context. Raises ParameterError.
+    output: maximum number of tokens of the answer; None if it may take the rest of the context. Raises ParameterError.
     """
     if keep is None:
         return None
@@ -48,7 +48,7 @@ def truncation_for(keep: int | None, side: str, output: int | None, max_model_le
 
 
 def bad_word_ids(encode: Callable[..., list[int]], words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-    """The token ids of each word, as it is spelled at the beginning of a text and after a space.
+    """Return the token ids of each word, as it is spelled at the beginning of a text and after a space.
 
     encode: `Tokenizer.encode`. Other tokens may make the same text: only the tokenizer's own spelling is prevented,
     as in vLLM. Raises ValueError for lone surrogates.

@@ -23,15 +23,15 @@ from gllm.text.vocabulary.gguf_vocabulary import special_token_id, tokenizer_jso
 from gllm.text.vocabulary.token_bytes import token_table
 
 _GGUF_NAMES = {"unk_token": "unknown", "pad_token": "padding", "sep_token": "seperator", "mask_token": "mask"}
-"""Names of transformers to those of GGUF, spelled as GGUF spells them."""
+"""transformers' names to GGUF's names, in GGUF's own spelling."""
 _CONTROL_LIKE = re.compile("<[|\uff5c].*[|\uff5c]>")
-"""Spelling of tokens that structure a prompt. Some tokenizers, as DeepSeek's, do not mark all of these as special."""
+"""Spelling of tokens that structure a prompt. Some tokenizers, such as DeepSeek's, do not mark all of them special."""
 
 
 def load_tokenizer(model_path: Path | str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder or of a GGUF file.
+    """Return the tokenizer of a Hugging Face folder or of a GGUF file.
 
-    Raises ValueError if there is none, or one of a kind that is not supported.
+    Raises ValueError if there is none, or if its kind is not supported.
     """
     path = Path(model_path)
     if path.is_dir():
@@ -55,8 +55,8 @@ class Tokenizer:
     The post-processor of tokenizer.json decides whether BOS and EOS are added; as in transformers 5, `add_bos_token` in
     tokenizer_config.json does not. A GGUF file has an `add_bos_token` of its own.
 
-    `encode` turns special tokens that the text spells into their ids, as Hugging Face does, except those that a
-    `RenderedPrompt` marks as text. A rendered chat template has its BOS already: encode it with
+    `encode` turns special tokens that the text spells into their ids, as Hugging Face does, unless a `RenderedPrompt`
+    marks them as text. A rendered chat template has its BOS already: encode it with
     `add_special_tokens=False`.
     """
 
@@ -101,11 +101,11 @@ class Tokenizer:
         self.special_token_ids: frozenset[int] = frozenset(token for token, entry in added.items() if entry.special)
         guarded = [entry.content for entry in added.values() if entry.special or _CONTROL_LIKE.fullmatch(entry.content)]
         self.special_spellings = SpecialSpellings(guarded)
-        """Spellings of tokens that structure a prompt: special ones, and added ones that are spelled like these."""
+        """Spellings of tokens that structure a prompt: special tokens, and added tokens that are spelled like them."""
         self._literal = cache(lambda: LiteralEncoder(backend, guarded))
 
     def encode(self, text: str, add_special_tokens: bool = True, *, max_tokens: int | None = None) -> list[int]:
-        """Token ids; `add_special_tokens` adds BOS (EOS) where the model needs it.
+        """Return the token ids. `add_special_tokens` adds BOS (EOS) where the model needs it.
 
         Raises TooManyTokensError beyond `max_tokens`, ValueError for lone surrogates.
         """
@@ -125,7 +125,7 @@ class Tokenizer:
         return ids if literal is None else literal.model_ids(ids)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of the ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary add nothing."""
+        """Return the text of the ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary add nothing."""
         special = self.special_token_ids if skip_special_tokens else frozenset[int]()
         data = b"".join([self.token_bytes(token) for token in token_ids if token not in special])
         if self.strip_leading_space:
@@ -133,25 +133,25 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that one token adds to the text; empty for an id beyond the vocabulary."""
+        """Return the bytes that one token adds to the text; empty for an id beyond the vocabulary."""
         return self.token_pieces[token_id] if 0 <= token_id < self.vocab_size else b""
 
     def token_text(self, token_id: int) -> str:
-        """`token_bytes` as text, for logprobs; a part of a character becomes U+FFFD."""
+        """Return `token_bytes` as text, for logprobs; a part of a character becomes U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
     def spelling(self, token_id: int) -> str:
-        """A token as the vocabulary spells it, for example "Ġis"; empty for an id beyond the vocabulary."""
+        """Return a token as the vocabulary spells it, for example "Ġis"; empty for an id beyond the vocabulary."""
         found: str | None = self._backend.id_to_token(token_id)
         return found or ""
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token by its spelling in the vocabulary, for example of a special token."""
+        """Return the id of a token by its spelling, for example of a special token; None if the vocabulary lacks it."""
         found: int | None = self._backend.token_to_id(token)
         return found
 
     def to_json(self) -> str:
-        """The content of a tokenizer.json."""
+        """Return the content of a tokenizer.json."""
         text: str = self._backend.to_str()
         return text
 

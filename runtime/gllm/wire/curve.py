@@ -99,7 +99,7 @@ def secure_client(socket: Any, keys: Keys) -> None:
 
 
 class _ClientKey:
-    """A credentials provider: the group's client key and no other."""
+    """A credentials provider that accepts only the group's client key."""
 
     def __init__(self, keys: Keys) -> None:
         self._allowed = keys.client_public

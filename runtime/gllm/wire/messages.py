@@ -1,14 +1,14 @@
 """All messages between processes: a closed set of msgspec structs, encoded as MessagePack.
 
-`gllm.wire.node_messages` has those between the supervisors of two nodes. There is no pickle: decoding is typed, unknown
-tags and fields are refused, and the transport bounds the size. Messages with many fields take keywords only.
+`gllm.wire.node_messages` has the messages between the supervisors of two nodes. There is no pickle: decoding is typed,
+unknown tags and fields are refused, and the transport bounds the size. Messages with many fields take keywords only.
 
     gateway  -> engine      Connect | Submit | Abort
     engine   -> gateway     Hello | RequestOutputs
     engine   -> worker      Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
     worker   -> engine      Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
     process  -> supervisor  ProcessStatus
-    supervisor -> process   EngineUp | EngineDown | Drain
+    supervisor -> process   EngineUp | EngineDown | Loading | Drain
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Submit(Message, kw_only=True):
     """Smaller first (vLLM's convention)."""
     cache_salt: str = ""
     num_generated: int = 0
-    """The number of `token_ids`, at the end, that are not prompt: outputs begin after them, and limits include them."""
+    """The number of tokens at the end of `token_ids` that an earlier engine generated. Outputs begin after them; limits
+    count them as output."""
 
 
 class Abort(Message):
@@ -61,7 +62,7 @@ class TokenLogprob(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class RequestOutput(msgspec.Struct, array_like=True, kw_only=True):
-    """What one step added to one request. The last output of a request has a `finish_reason`."""
+    """The tokens that one step added to one request. The last output of a request has a `finish_reason`."""
 
     request_id: str
     token_ids: list[int]
@@ -120,7 +121,7 @@ class EngineStats(msgspec.Struct, array_like=True, kw_only=True):
     num_running: int = 0
     num_waiting: int = 0
     num_deferred: int = 0
-    """Those of `num_waiting` that wait for their grammar."""
+    """The part of `num_waiting` that waits for grammars."""
     num_waiting_tokens: int = 0
     """Prompt tokens not yet computed."""
     kv_usage: float = 0.0

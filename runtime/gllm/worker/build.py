@@ -79,7 +79,7 @@ class WorkerBuilder:
         self.attention: AttentionBackend = platform.make_attention(self.shape, self.model.attention_specs)
 
     def _shape(self, layers: range) -> KVShape:
-        """The KV pool of a rank with these layers."""
+        """Return the shape of the KV pool of a rank with these layers."""
         kv_heads = kv_head_slice(self.model_config.num_kv_heads, self.config.tp, self.coords.tp_rank)
         return KVShape(
             num_layers=len(layers),
@@ -92,7 +92,7 @@ class WorkerBuilder:
         )
 
     def _needs(self, stages: list[range]) -> list[memory.Needs]:
-        """The memory that each rank needs, for all ranks that share this one's memory."""
+        """Return the memory needs of each rank that shares this rank's memory."""
         config, platform = self.config, self.platform
         group = UnconnectedGroup(config.tp, self.coords.tp_rank)
         context = LayerContext(platform.ops, group, config.ep, platform.experts)
@@ -108,7 +108,7 @@ class WorkerBuilder:
         return [of_stage[rank // config.tp] for rank in beside]
 
     def capacity(self) -> int:
-        """The number of KV pages that fit the memory budget, after a measurement of the largest forward pass."""
+        """Measure the largest forward pass, and return the number of KV pages that fit the memory budget."""
         context = self.model_config.context(self.config.max_model_len)
         device = self.platform.device
         peak = self._measure_peak() if device.type == "cuda" else 0
@@ -118,18 +118,18 @@ class WorkerBuilder:
 
     @property
     def _max_tokens(self) -> int:
-        """The most tokens of a step: chunks of prompts, and one token of each decode."""
+        """Maximum number of tokens of a step: chunks of prompts, and one token of each decode."""
         return self.config.max_prefill_tokens + self.config.max_num_seqs
 
     @torch.inference_mode()
     def _measure_peak(self) -> int:
-        """Peak bytes, besides weights and KV, of a pass of max_prefill_tokens tokens with max_num_seqs sampled rows."""
+        """Return the peak bytes, besides weights and KV, of a pass of `_max_tokens` with max_num_seqs sampled rows."""
         tokens, page_size = self._max_tokens, self.config.page_size
         device = self.platform.device
         self.attention.allocate(1)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        # All rows share page 0: the result is meaningless, but the memory is that of a real step.
+        # All rows share page 0: the result is meaningless, but a real step takes the same memory.
         rows = -(-tokens // page_size)
         batch = AttentionBatch(
             num_decode_rows=0,
@@ -186,7 +186,7 @@ class WorkerBuilder:
         return Sampler(state, self.platform.argmax)
 
     def _capture(self, configure: Configure) -> CapturedGraph | None:
-        """None if no step of this model can be captured here."""
+        """Capture the steps; None if no step of this model can be captured here."""
         config, dtype = self.config, self.platform.dtype
         if self.platform.backend == "native":
             from gllm.layers.attention_backends.native import NativeAttention

@@ -19,11 +19,11 @@ class CapturedGraph(ABC):
 
     @abstractmethod
     def prepare(self, batch: AttentionBatch) -> AttentionMetadata:
-        """As `AttentionBackend.prepare`, for a step that `launch` gets next."""
+        """Return the metadata, as `AttentionBackend.prepare` does, for the step that `launch` gets next."""
 
     @abstractmethod
     def launch(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
-        """inputs: of n tokens, as in `CausalLM.forward`.
+        """Launch the forward pass. inputs: n tokens, as in `CausalLM.forward`.
 
         Returns [n or more, hidden], or [r, hidden] with `step.logits_indices` [r]. The next launch may overwrite it.
         """

@@ -1,7 +1,7 @@
 """CPU graphs: the kernel calls of the layers, captured once and launched by one call into C++.
 
 A step of a small model is hundreds of kernel calls of a few microseconds each. In an eager pass the Python between them
-takes as long as they do (docs/performance.md).
+takes as long as the kernels (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ class CpuGraph(CapturedGraph):
 
 
 def capture_steps(model: CausalLM, attention: NativeAttention, max_tokens: int, dtype: torch.dtype) -> CpuGraph | None:
-    """None for a model whose layers also compute with torch (experts, sums over ranks): its steps run eagerly."""
+    """Capture the steps; None for a model whose layers also compute with torch: its steps run eagerly.
+
+    Such layers have experts, or sums over ranks.
+    """
     try:
         return CpuGraph(model, attention, max_tokens, dtype)
     except RuntimeError as error:

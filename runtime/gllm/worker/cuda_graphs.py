@@ -21,7 +21,7 @@ from gllm.worker.captured_graph import CapturedGraph
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
-    """Batch sizes to capture: dense where padding would cost most; above the last one steps run eagerly."""
+    """Return the batch sizes to capture: dense where padding would cost most; above the last one steps run eagerly."""
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 32)]
     return [size for size in sizes if size < max_num_seqs] + ([max_num_seqs] if max_num_seqs <= 512 else [])
 
@@ -64,7 +64,7 @@ class CudaGraphs(CapturedGraph):
         return graph
 
     def _padded(self, num_rows: int) -> int:
-        """The smallest captured size for so many rows."""
+        """Return the smallest captured size that has room for `num_rows` rows."""
         return self.sizes[bisect.bisect_left(self.sizes, num_rows)]
 
     def fits(self, batch: AttentionBatch) -> bool:
@@ -76,7 +76,7 @@ class CudaGraphs(CapturedGraph):
         return self._attention.prepare_graph(batch, self._padded(len(batch.query_lens)))
 
     def launch(self, inputs: torch.Tensor, step: Step) -> torch.Tensor:
-        """`step.attention` is in the static buffers that the graph reads."""
+        """Copy the inputs and launch the graph. `step.attention` is in the static buffers that the graph reads."""
         n = len(step.positions)
         size = self._padded(n)
         self._inputs[:n] = inputs

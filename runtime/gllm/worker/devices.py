@@ -35,7 +35,7 @@ class Platform:
 
 
 def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
-    """Resolve `auto`; raises ValueError naming the flag where a choice cannot work on this machine."""
+    """Resolve `auto`. Raises ValueError, which names the flag, if a choice cannot work on this machine."""
     device = _device(config)
     dtype = _dtype(config, model, device)
     backend = _backend(config, model, device, dtype)
@@ -53,7 +53,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
 
         cpu.set_num_threads(cpu_threads(config))
         native = NativeOps()
-        # torch's own threads would compete with those of the kernels for the cores.
+        # torch's own threads would compete with the kernels' threads for the cores.
         torch.set_num_threads(1)
         return Platform(device, dtype, backend, native, NativeExperts(native), NativeAttention, native.argmax)
     from gllm.layers.attention_backends.reference import ReferenceAttention
@@ -65,7 +65,7 @@ def choose_platform(config: EngineConfig, model: ModelConfig) -> Platform:
 
 
 def cpu_threads(config: EngineConfig) -> int:
-    """The configured number, else this worker's share of the cores that the process may use."""
+    """Return the configured number of threads, else this worker's share of the cores that the process may use."""
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return config.threads or max(1, len(os.sched_getaffinity(0)) // workers)
 

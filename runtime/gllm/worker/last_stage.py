@@ -77,7 +77,7 @@ class LastStage:
         return bool((self._num_prompt_logprobs[batch.slots] >= 0).any())
 
     def run(self, batch: StepBatch, last: torch.Tensor, every: torch.Tensor | None) -> StageOutput:
-        """last: [sampled rows, hidden]; every: [n, hidden] if `needs_every_state`."""
+        """Score prompts and sample. last: states [sampled rows, hidden]; every: all states [n, hidden], or None."""
         output = StageOutput()
         if every is not None and self.needs_every_state(batch):
             output.prompt_logprobs = self._score_prompts(batch, every)
@@ -94,7 +94,7 @@ class LastStage:
         return output
 
     def _score_prompts(self, batch: StepBatch, hidden: torch.Tensor) -> PromptLogprobs:
-        """For rows with prompt logprobs: the log-probability of each prompt token that this chunk predicts."""
+        """Return, for rows with prompt logprobs, the log-probability of each prompt token that this chunk predicts."""
         found: PromptLogprobs = []
         first = 0
         asks = self._num_prompt_logprobs[batch.slots] >= 0

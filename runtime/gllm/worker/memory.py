@@ -26,14 +26,14 @@ class Needs:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of the device; on CPU also bounded by the cgroup's limit."""
+    """Return the free bytes of the device; on a CPU also bounded by the cgroup's limit."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
 
 def check_fits(config: EngineConfig, ranks: Sequence[Needs], device: torch.device) -> None:
-    """Raises ValueError, before anything is allocated, if the weights or the KV cache that was asked for do not fit.
+    """Raise ValueError, before anything is allocated, if the weights or the KV cache that was asked for do not fit.
 
-    ranks: those that share the device's memory.
+    ranks: the needs of all ranks that share the device's memory.
     """
     free = available_bytes(device)
     weights = sum(rank.weights for rank in ranks)
@@ -57,12 +57,13 @@ def check_fits(config: EngineConfig, ranks: Sequence[Needs], device: torch.devic
 def kv_pages(
     config: EngineConfig, page_bytes: int, max_model_len: int, device: torch.device, peak_bytes: int, sharers: int = 1
 ) -> int:
-    """Pages that fit the budget.
+    """Return the number of KV pages that fit the budget.
 
     page_bytes: one page over all layers of this rank. peak_bytes: the measured peak of a forward pass besides weights
-    and KV. On CUDA the budget is gpu_memory_utilization of the whole device minus the used memory; if `sharers` ranks
-    share the device, this rank's part minus what this rank uses. On a CPU it is --kv-cache-memory, by default enough
-    for max_num_seqs sequences of max_model_len but at most 512 MiB, so that a small model stays small.
+    and KV. The budget is --kv-cache-memory if it is set. Otherwise, on CUDA, it is gpu_memory_utilization of the whole
+    device minus the used memory; if `sharers` ranks share the device, this rank's part minus what this rank uses. On a
+    CPU it is enough for max_num_seqs sequences of max_model_len but at most 512 MiB, so that a small model stays small;
+    it is at least one sequence, and at most half of this rank's share of the free memory.
     Raises ValueError if fewer than two pages fit.
     """
     if config.num_pages:
@@ -88,7 +89,7 @@ def kv_pages(
 
 
 def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGROUPS) -> int:
-    """Bytes that can be allocated before the kernel kills a process; the page cache counts as free."""
+    """Return the bytes that can be allocated before the kernel kills a process; the page cache counts as free."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -97,7 +98,7 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGRO
 
 
 def _free_in_groups(cgroups: Path) -> Iterator[int]:
-    """Bytes left under the limits of this process's cgroup (v2) and of its parents."""
+    """Yield the bytes left under the limits of this process's cgroup (v2) and of its parents."""
     for group in _own_groups(cgroups):
         try:
             limit, used = (group / "memory.max").read_text(), int((group / "memory.current").read_text())
@@ -118,6 +119,6 @@ def _own_groups(cgroups: Path) -> Iterator[Path]:
 
 
 def _cached_files(group: Path) -> int:
-    """Bytes that the kernel frees when memory is needed."""
+    """Return the bytes that the kernel frees when memory is needed."""
     counts = (line.split() for line in (group / "memory.stat").read_text().splitlines())
     return sum(int(value) for key, value in counts if key in ("active_file", "inactive_file"))

@@ -1,8 +1,8 @@
-"""Runs scheduled steps on one rank: its state, its layers, and on the last stage what follows them.
+"""Runs scheduled steps on one rank: its state, its layers, and on the last stage logits and sampling.
 
-A step is launched and later collected. Between the two the host may already launch the next one: what a step needs of
-the one before (the sampled tokens) stays on the device. `launch` never makes the host wait for the device; on a CPU it
-waits for the activations of the stage before.
+A step is launched and later collected. Between the two the host may already launch the next step: the sampled tokens
+that it needs stay on the device. `launch` never makes the host wait for the device; on a CPU it waits for the
+activations of the stage before.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class LaunchedStep:
         return self.result()
 
     def result(self) -> StepResult:
-        """The result of a step that was waited for; only on the rank that samples."""
+        """Return the result of a step that was waited for; only on the rank that samples."""
         assert self.output is not None
         tokens = self.tokens.tolist() if self.tokens is not None else []
         logprobs = None
@@ -113,7 +113,7 @@ class ModelRunner:
 
     @property
     def grammars(self) -> GrammarStore:
-        """Only on the rank that samples."""
+        """The compiled grammars; only on the rank that samples."""
         assert self.last_stage is not None
         assert self.last_stage.sampler is not None
         return self.last_stage.sampler.state.grammars
@@ -167,7 +167,7 @@ class ModelRunner:
         metadata: AttentionMetadata,
         graph: CapturedGraph | None,
     ) -> torch.Tensor:
-        """received: [n, hidden] from the stage before, if there is one.
+        """Run this stage's layers. received: [n, hidden] from the stage before, if there is one.
 
         Returns this stage's states [n, hidden]. On the last stage: only [sampled rows, hidden], unless all are needed;
         without sampled rows one meaningless row, so that no kernel gets an empty batch.

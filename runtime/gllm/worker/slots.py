@@ -25,10 +25,10 @@ class SlotTable:
         self.block_tables: Int32 = np.zeros((max_num_seqs, max_pages), np.int32)
         self.num_pages: Int32 = np.zeros(max_num_seqs, np.int32)
         self.num_known: Int32 = np.zeros(max_num_seqs, np.int32)
-        """Tokens whose ids came with the registration; later ones are sampled here."""
+        """Number of tokens whose ids came with the registration; later tokens are sampled here."""
         self.num_prompt: Int32 = np.zeros(max_num_seqs, np.int32)
         self.num_computed: Int32 = np.zeros(max_num_seqs, np.int32)
-        """Tokens whose KV is written, counting steps that are still running."""
+        """Number of tokens whose KV is written, counting steps that are still running."""
         self.rope_start: Int32 = np.zeros(max_num_seqs, np.int32)
         """See `NewSequence`."""
         self._tokens: list[Int64 | None] = [None] * max_num_seqs
@@ -58,7 +58,7 @@ class SlotTable:
         self.num_pages[slot] = start + len(pages)
 
     def tokens(self, slot: int) -> Int64:
-        """Known token ids of a registered slot: [num_known]."""
+        """Return the known token ids of a registered slot: [num_known]."""
         tokens = self._tokens[slot]
         assert tokens is not None, f"slot {slot} is not registered"
         return tokens

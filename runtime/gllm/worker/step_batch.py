@@ -79,6 +79,6 @@ def build_batch(scheduled: SchedulerOutput, table: SlotTable) -> StepBatch:
 
 
 def _leading_ones(query_lens: Int32) -> int:
-    """The number of one-token rows at the front. A last prefill chunk of one token counts, too."""
+    """Return the number of one-token rows at the front. A last prefill chunk of one token counts, too."""
     longer = np.flatnonzero(query_lens != 1)
     return int(longer[0]) if len(longer) else len(query_lens)

@@ -128,7 +128,7 @@ class _Recorder(asyncio.Protocol):
 
 
 def request_bytes(endpoint: Endpoint, request: BenchRequest, *, ignore_eos: bool) -> bytes:
-    """The whole HTTP request: a greedy streamed completion, of exactly `output_len` tokens if EOS is ignored."""
+    """Return the HTTP request: a greedy streamed completion, of exactly `output_len` tokens if EOS is ignored."""
     body = msgspec.json.encode(
         {
             "model": endpoint.model,

@@ -51,9 +51,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
-    """Percentile of (value, weight) pairs, interpolated linearly; `share` is 0 to 1. Weights of 1 give numpy's default.
+    """Return a percentile of (value, weight) pairs, interpolated linearly; `share` is 0 to 1.
 
-    A weight of w means w equal values.
+    A weight of w means w equal values. Weights of 1 give numpy's default.
     """
     ordered = sorted((value, weight) for value, weight in values if weight > 0)
     if not ordered:
@@ -74,7 +74,7 @@ def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
 
 
 def spread(values: Sequence[tuple[float, float]]) -> Spread:
-    """The spread of (seconds, weight) pairs; zeros if there are none."""
+    """Return the spread of (seconds, weight) pairs; zeros if there are none."""
     weight = sum(weight for _, weight in values)
     mean = sum(value * weight for value, weight in values) / weight if weight else 0.0
     return Spread(1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99))
@@ -132,7 +132,7 @@ def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
 
 
 def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
-    """The most requests in flight at one time; one that ends when another starts does not overlap with it."""
+    """Return the maximum number of requests in flight. A request that ends when another starts does not overlap it."""
     changes = [(record.start, 1) for record in records] + [(record.start + record.latency, -1) for record in records]
     live = peak = 0
     for _, change in sorted(changes):
@@ -151,7 +151,7 @@ def _busiest_second(records: Sequence[RequestRecord]) -> float:
 
 
 def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[RequestRecord] = ()) -> dict[str, Any]:
-    """Figures under the keys of vLLM's result files (`mean_ttft_ms`, ...), the run's settings, and records if given."""
+    """Return the settings, the figures under the keys of vLLM's result files (`mean_ttft_ms`, ...), and the records."""
     figures = msgspec.to_builtins(summary)
     for name in ("ttft", "tpot", "itl", "e2el"):
         for statistic, value in figures.pop(name).items():
@@ -174,7 +174,7 @@ COLUMNS = ("", "", "mean", "median", "p99")
 
 
 def cells(summary: Summary) -> list[list[str]]:
-    """The rows of COLUMNS: single figures, then the latencies."""
+    """Return the rows of COLUMNS: single figures, then the latencies."""
     rows = [[label, _number(value), "", "", ""] for label, value in _figures(summary)]
     rows += [
         [f"{about}, {name} (ms)", "", *map(_number, (figures.mean, figures.median, figures.p99))]
@@ -184,7 +184,7 @@ def cells(summary: Summary) -> list[list[str]]:
 
 
 def as_text(summary: Summary, title: str = "Serving Benchmark Result") -> str:
-    """The text of `vllm bench serve`, line for line."""
+    """Return the text of `vllm bench serve`, line for line."""
     width = 50
     lines = [f" {title} ".center(width, "=")]
     lines += [_line(f"{label}:", value) for label, value in _figures(summary)]
@@ -198,7 +198,7 @@ def as_text(summary: Summary, title: str = "Serving Benchmark Result") -> str:
 
 
 def _figures(summary: Summary) -> list[tuple[str, int | float]]:
-    """The figures that are one number, under vLLM's labels."""
+    """Return the figures that are one number, under vLLM's labels."""
     rows: list[tuple[str, int | float]] = [
         ("Successful requests", summary.completed),
         ("Failed requests", summary.failed),

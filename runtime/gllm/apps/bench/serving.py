@@ -23,7 +23,7 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 async def find_model(endpoint: Endpoint, name: str = "") -> ServedModel:
-    """The server's first model, or the one called `name`.
+    """Return the server's first model, or the model called `name`.
 
     Raises ValueError if the server does not answer or has no such model.
     """

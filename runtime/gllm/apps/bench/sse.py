@@ -8,7 +8,7 @@ import httptools
 
 
 class SseResponse:
-    """One response: `feed` takes bytes as they came and returns the `data:` payloads that these bytes complete."""
+    """One response: `feed` takes bytes in order and returns the `data:` payloads that these bytes complete."""
 
     def __init__(self) -> None:
         self.body = bytearray()
@@ -23,11 +23,11 @@ class SseResponse:
 
     @property
     def status(self) -> int:
-        """0 until the header is complete."""
+        """The HTTP status; 0 until the header is complete."""
         return self._parser.get_status_code() if self._has_headers else 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Raises ValueError for bytes that are not an HTTP/1.1 response."""
+        """Return the payloads that `data` completes. Raises ValueError for bytes that are not an HTTP/1.1 response."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -61,7 +61,7 @@ class SseResponse:
 
 
 def timed_events(pieces: Iterable[tuple[float, bytes]], response: SseResponse) -> Iterator[tuple[float, bytes]]:
-    """(arrival time, payload) of each event; an event arrives with the piece of bytes that completes it."""
+    """Yield (arrival time, payload) of each event; an event arrives with the piece of bytes that completes it."""
     for time, data in pieces:
         for payload in response.feed(data):
             yield time, payload

@@ -65,7 +65,7 @@ class BenchRequest(msgspec.Struct, frozen=True):
 
 
 def arrival_times(count: int, rate: float, rng: random.Random) -> list[float]:
-    """Poisson arrivals at `rate` requests a second; all at 0 when the rate is infinite."""
+    """Return Poisson arrivals at `rate` requests per second; all at 0 if the rate is infinite. Raises ValueError."""
     if math.isinf(rate):
         return [0.0] * count
     if rate <= 0:
@@ -92,7 +92,7 @@ def make_requests(
 
     Args:
         token_range: [low, high) of the random prompt token ids.
-        max_model_len: in requests that do not fit, outputs are cut to half of it and prompts to the rest.
+        max_model_len: outputs are cut to half of it, and prompts to the rest.
         input_len, output_len: fixed lengths instead of random ones.
     """
     low, high = token_range
@@ -120,7 +120,7 @@ def make_requests(
 
 
 def token_range_for(vocab_size: int | None) -> tuple[int, int]:
-    """The default range of ids, clipped to a vocabulary; all ids of a tiny vocabulary."""
+    """Return the default range of ids, clipped to a vocabulary; all ids of a tiny vocabulary."""
     low, high = DEFAULT_TOKEN_RANGE
     if vocab_size is None or vocab_size >= high:
         return low, high

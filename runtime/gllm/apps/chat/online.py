@@ -105,7 +105,7 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def _error_text(body: Any) -> str:
-    """The message of OpenAI's error object, or of the forms that other servers use."""
+    """Return the message of OpenAI's error object, or of the forms that other servers use."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error", body)

@@ -13,7 +13,7 @@ from gllm.config import Config, EngineConfig, GatewayConfig, LogLevel, ModelSour
 
 
 def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info") -> Config:
-    """The `Config` for a MODEL argument ("": the default model) and the values of flags.
+    """Return the `Config` for a MODEL argument ("": the default model) and the values of flags.
 
     Raises typer.BadParameter, which names the argument or flag and the fix.
     """

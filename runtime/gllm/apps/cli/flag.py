@@ -32,7 +32,7 @@ class Flag:
     envvar: str | None = None
     metavar: str | None = None
     optional: bool = False
-    """The value is None if the flag is not given."""
+    """Whether the value is None if the flag is not given."""
 
     @property
     def option(self) -> str:
@@ -47,7 +47,7 @@ class Flag:
         return next(field.default for field in msgspec.structs.fields(self.owner) if field.name == self.name)
 
     def parameter(self) -> inspect.Parameter:
-        """The function parameter from which typer makes the flag, with the type and default of the setting."""
+        """Return the function parameter from which typer makes the flag, with the type and default of the setting."""
         default = self.default
         option = typer.Option(
             self.option,

@@ -27,7 +27,7 @@ _SUBCOMMANDS = {
 
 
 class _LazyGroup(typer.core.TyperGroup):
-    """Has the names and one-line helps of all subcommands; imports the module of the one that is invoked."""
+    """Has the names and one-line helps of all subcommands; imports only the module of the invoked subcommand."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)

@@ -127,4 +127,4 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
 PROMPT_FLAGS = tuple(
     flag for flag in GATEWAY_FLAGS if flag.name in ("chat_template", "allow_special_tokens", "generation_config")
 )
-"""Those that `LLM` takes too."""
+"""The flags that `LLM` takes too."""

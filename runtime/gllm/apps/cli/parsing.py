@@ -1,5 +1,5 @@
 """Translate arguments before typer parses them: flags of vLLM and SGLang get their names here, underscores become
-dashes, and an unknown flag is answered with the one that was probably meant."""
+dashes, and the error for an unknown flag names the flag that was probably meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gllm.apps.compat_flags import ANY, COMPAT_FLAGS, MODEL, CompatFlag, canonic
 _LEAST_ALIKE = 0.8
 """Ratio of difflib from which a known flag is suggested for an unknown one."""
 _LEAST_ALIKE_WORD = 0.75
-"""Least ratio of each word to a word of the known flag, which may have more words: --log-format is not
+"""Minimum ratio of each word to a word of the known flag, which may have more words: --log-format is not
 --load-format."""
 _VERY_ALIKE = 0.9
 """From this ratio on, single words are not compared."""
@@ -114,19 +114,19 @@ def _renamed(
 
 
 def _optimization(word: str) -> str:
-    """vLLM's -O3 as -O=3."""
+    """Return `-O=3` for vLLM's `-O3`; any other word unchanged."""
     return re.sub(r"^-O(?=\d$)", "-O=", word)
 
 
 def _is_switch(row: CompatFlag, options: dict[str, bool]) -> bool:
-    """Whether the flag takes no value; False for a refused flag, of which that is not known."""
+    """Whether the flag takes no value; False for a refused flag, for which this is not known."""
     if row.ours:
         return not options.get(row.ours, True)
     return row.ignored == ()
 
 
 def _is_off(name: str, options: dict[str, bool]) -> bool:
-    """Whether the flag turns off a switch that is off anyway, or one that is refused, as --no-enforce-eager does."""
+    """Whether the flag turns off a switch that is off by default (such as --no-enforce-eager) or is refused."""
     row = find("--" + name.removeprefix("--no-")) if name.startswith("--no-") else None
     if row is None:
         return False
@@ -143,7 +143,7 @@ def _switched(name: str, equals: str, value: str, words: deque[str]) -> tuple[st
 
 
 def _address(name: str, value: str) -> tuple[str, str]:
-    """Host and port of HOST:PORT or [ADDRESS]:PORT."""
+    """Return host and port of HOST:PORT or [ADDRESS]:PORT. Raises ValueError."""
     match = re.fullmatch(r"(?:tcp://)?(?:\[(?P<address>[^]]+)\]|(?P<host>[^:]+)):(?P<port>\d+)", value)
     if match is None:
         raise ValueError(f"{name} {value}: write HOST:PORT, or [ADDRESS]:PORT for IPv6.")
@@ -157,7 +157,7 @@ def _count(value: str) -> str:
 
 
 def _more_names(words: deque[str]) -> list[str]:
-    """vLLM's `MODEL --served-model-name ONE OTHER ...`."""
+    """Take the further names of vLLM's `MODEL --served-model-name ONE OTHER ...`; return them as an alias flag."""
     names = []
     while words and not words[0].startswith("-"):
         names.append(words.popleft())
@@ -177,7 +177,7 @@ def _leave_out(row: CompatFlag, name: str, equals: str, value: str, words: deque
 
 
 def _ranks_of_a_stage(args: list[str]) -> str:
-    """The value of --tp, under any of its names."""
+    """Return the value of --tp, under any of its names."""
     for index, word in enumerate(args):
         name, equals, value = word.partition("=")
         if canonical(name) == "--tp":
@@ -186,7 +186,7 @@ def _ranks_of_a_stage(args: list[str]) -> str:
 
 
 def _suggestion(name: str, options: dict[str, bool], *, compat_flags: bool) -> str:
-    """The end of the error; empty unless exactly one flag is similar."""
+    """Return the end of the error; empty unless exactly one flag is most similar."""
     similar = {option: option for option in options}
     if compat_flags:
         similar |= {other: row.ours for row in COMPAT_FLAGS if row.ours in options for other in row.names}

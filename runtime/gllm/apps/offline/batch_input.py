@@ -122,7 +122,7 @@ def _parse_body(
 
 
 def _check_model(named: Any, served: str) -> None:
-    """As over HTTP, no name and an empty one mean the model of this run."""
+    """Raise ParameterError for another model's name. As over HTTP, an empty or missing name means this run's model."""
     if named and served and named != served:
         raise ParameterError(
             "model",
@@ -145,7 +145,7 @@ def _prompt(prompt: Any) -> Prompt:
 
 
 def _sampling(body: dict[str, Any], chat: bool, default: Callable[..., SamplingParams]) -> SamplingParams:
-    """Translate OpenAI's names to those of `SamplingParams`.
+    """Translate OpenAI's fields to `SamplingParams`.
 
     As over HTTP, fields that ask for nothing are passed over, and all others are refused by name.
     """
@@ -173,7 +173,7 @@ def _sampling(body: dict[str, Any], chat: bool, default: Callable[..., SamplingP
 
 
 def _grammar(response_format: Any) -> str | None:
-    """The grammar of OpenAI's response_format; None for plain text."""
+    """Return the grammar of OpenAI's response_format; None for plain text."""
     from gllm.text.grammar import any_json_object, grammar_from_json_schema
 
     kind = response_format.get("type") if isinstance(response_format, dict) else None

@@ -15,7 +15,7 @@ from gllm.wire.messages import TokenLogprob
 
 
 def finished_ids(path: Path) -> frozenset[str]:
-    """The ids that an earlier run has answered.
+    """Return the ids that an earlier run has answered.
 
     Records of errors, and a last line that a crash cut off, are removed from the file, so that these lines are tried
     again. Raises ValueError for a file that is not an output of `gllm generate`, and leaves it as it is.
@@ -60,7 +60,7 @@ def write_record(file: IO[str], record: dict[str, Any]) -> None:
 
 
 def error_record(custom_id: str, line: int, field: str, message: str) -> dict[str, Any]:
-    """The record of a line that has no answer. `field` is "" if the engine failed."""
+    """Return the record of a line that has no answer. `field` is "" if the engine failed."""
     error = {"code": "invalid_request" if field else "engine_error", "message": message, "param": field, "line": line}
     return {"id": _new_id("batch_req"), "custom_id": custom_id, "response": None, "error": error}
 
@@ -72,7 +72,7 @@ def _new_id(kind: str) -> str:
 def answer_record(
     request: BatchRequest, completion: Completion, model: str, token_text: Callable[[int], str]
 ) -> dict[str, Any]:
-    """The record of an answer; its body is the answer of the HTTP API."""
+    """Return the record of an answer; its body is the answer of the HTTP API."""
     if completion.error:
         return error_record(request.custom_id, request.line, "", completion.error)
     choices = []

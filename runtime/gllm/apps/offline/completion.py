@@ -82,7 +82,7 @@ async def complete(
     All n answers are submitted at once, so that they share the KV pages of the prompt.
 
     Args:
-        eos_token_ids: the model's.
+        eos_token_ids: the EOS tokens of the model.
         on_text: gets each new piece of text.
     """
     if sampling.bad_words:

@@ -142,7 +142,7 @@ class OfflineEngine:
         await self._loop.shutdown_asyncgens()
 
     def close(self) -> None:
-        """End every process and the thread. Any other thread may call it, also twice."""
+        """End every process and the thread. Any thread but the engine's own may call it. A second call does nothing."""
         with self._closing:
             if self._closed:
                 return

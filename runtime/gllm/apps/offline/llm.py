@@ -199,7 +199,7 @@ class LLM:
                 future.cancel()
 
     def default_sampling(self, **changes: Any) -> SamplingParams:
-        """The defaults of the model (generation_config.json) with `changes`. The context limits the answer."""
+        """Return the model's sampling defaults with `changes`. The context limits the answer."""
         defaults: dict[str, Any] = {"max_tokens": None}
         if self.config.gateway.generation_config == "auto":
             known = self.model_config.generation_defaults
@@ -207,7 +207,7 @@ class LLM:
         return SamplingParams(**{**defaults, **changes})
 
     def chat_token_ids(self, messages: list[Message]) -> list[int]:
-        """The token ids of a conversation, by the model's chat template."""
+        """Return the token ids of a conversation, by the model's chat template."""
         return self._encoder.chat_token_ids(messages)
 
     @property

@@ -20,7 +20,7 @@ Prompt = str | list[int] | list[Message]
 
 
 def as_prompts(prompts: Any) -> list[Prompt]:
-    """One prompt or several, as a list. Raises ParameterError that names the one that is neither text nor ids."""
+    """Return one prompt or several as a list. Raises ParameterError, which names a prompt of another type."""
     if isinstance(prompts, str):
         return [prompts]
     listed = list(prompts)
@@ -35,7 +35,7 @@ def as_prompts(prompts: Any) -> list[Prompt]:
 
 
 class PromptEncoder:
-    """Encodes prompts, and refuses those that the model cannot serve. Loads tokenizer and template on first use."""
+    """Encodes prompts, and refuses prompts that the model cannot serve. Loads tokenizer and template on first use."""
 
     def __init__(self, config: Config, *, vocab_size: int, max_model_len: int) -> None:
         self._config = config
@@ -58,11 +58,11 @@ class PromptEncoder:
         )
 
     def chat_token_ids(self, messages: list[Message]) -> list[int]:
-        """The token ids of a conversation, by the model's chat template."""
+        """Return the token ids of a conversation, by the model's chat template."""
         return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
 
     def encode(self, prompt: Prompt, sampling: SamplingParams) -> tuple[str | None, list[int]]:
-        """(text, token ids) of a prompt; the text is None if the prompt is token ids.
+        """Return (text, token ids) of a prompt; the text is None if the prompt is token ids.
 
         Raises ParameterError for a prompt that does not fit beside the answer, or with ids beyond the vocabulary.
         """

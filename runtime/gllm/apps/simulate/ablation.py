@@ -58,10 +58,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def capacity(hardware: Hardware, workload: str, max_num_seqs: int = MAX_NUM_SEQS) -> float:
-    """The requests per second at which the slowest stage is always busy.
+    """Return the requests per second at which the slowest stage is always busy.
 
-    With as many decodes as slots and KV pool allow, divided into pp equal micro-batches of R rows, each of which
-    completes R / out requests and so prefills R * in / out tokens. Means of the workload, without bubbles and jitter.
+    As many decodes run as slots and KV pool allow, in pp equal micro-batches of R rows. Each micro-batch completes
+    R / out requests and so prefills R * in / out tokens. Lengths are the workload's means; bubbles and jitter are not
+    counted.
     """
     lengths = WORKLOADS[workload]
     prompt, output = lengths.prompt.mean, lengths.output.mean
@@ -146,7 +147,7 @@ class Mean(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def means(rows: Iterable[Row]) -> list[Mean]:
-    """The means over seeds, in the order of the rows."""
+    """Return the means over seeds, in the order of the rows."""
     groups: dict[tuple[int, str, float, PolicyName], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.case.pp, row.case.workload, row.case.load, row.policy), []).append(row)
@@ -188,7 +189,7 @@ COLUMNS = [
 
 
 def cells(mean: Mean) -> list[str]:
-    """A row of COLUMNS."""
+    """Return a row of COLUMNS."""
     return [
         str(mean.pp),
         f"{mean.rate:.0f} ({mean.load:g})",

@@ -1,4 +1,4 @@
-"""The figures of a run: those of `gllm bench`, and those that only a simulation knows."""
+"""The figures of a run: the figures of `gllm bench`, and figures that only a simulation has."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steady_throughput(outcome: Outcome, start: float, end: float) -> float:
-    """Tokens per second between two times; the tokens of a prompt count when its first output token comes.
+    """Return the tokens per second between two times; a prompt's tokens count when its first output token comes.
 
     Between the fill of the pipeline and the drain at the end this is the capacity of the system. A rate over the whole
     run depends mostly on the longest answers of the last requests.
@@ -49,7 +49,10 @@ def steady_throughput(outcome: Outcome, start: float, end: float) -> float:
 
 
 def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None) -> Figures:
-    """All figures. Steady: from two fifths of the time of arrivals to its end; the whole run if all arrive at once."""
+    """Return all figures. The steady throughput covers the last three fifths of the time of arrivals.
+
+    If all requests arrive at once, it covers the whole run.
+    """
     mean, deviation = outcome.tokens
     last = max(record.start for record in outcome.records)
     start, end = (0.4 * last, last) if last > 0.0 else (0.0, max(outcome.duration, 1e-9))
@@ -67,7 +70,7 @@ def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None) -> Fig
 
 
 def as_json(figures: Figures, settings: dict[str, Any]) -> dict[str, Any]:
-    """Flat, under the keys of `gllm bench` (`mean_ttft_ms`, ...), with the run's settings before them."""
+    """Return a flat object with the settings, then the figures under the keys of `gllm bench` (`mean_ttft_ms`, ...)."""
     values = msgspec.to_builtins(figures)
     summary = values.pop("summary")
     for name in ("ttft", "tpot", "itl", "e2el"):
@@ -83,7 +86,7 @@ COLUMNS = (
 
 
 def cells(figures: Figures) -> list[str]:
-    """A row of COLUMNS."""
+    """Return a row of COLUMNS."""
     summary = figures.summary
     return [
         f"{summary.total_token_throughput:.0f}",

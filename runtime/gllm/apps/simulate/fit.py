@@ -15,7 +15,7 @@ from gllm.engine.trace import Slice, read_slices
 _ROUNDS = 4
 """Passes over the run; the first ones find the scale and the outliers."""
 _ENOUGH = 8
-"""Least number of waits for the estimate of a delay; with fewer the default is used."""
+"""Minimum number of waits for the estimate of a delay; with fewer waits the default is used."""
 
 
 def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
@@ -60,7 +60,10 @@ def _fit(steps: list[Slice]) -> StageModel:
 
 
 def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
-    """Stage times, scaled to the run. A log-normal factor with deviation `jitter` has the mean exp(jitter^2 / 2)."""
+    """Return stage times, scaled to the run.
+
+    A log-normal factor with deviation `jitter` has the mean exp(jitter^2 / 2).
+    """
     predicted = sum(model.cost.predict(piece.work) for piece in steps) * math.exp(jitter**2 / 2)
     scale = sum(piece.seconds for piece in steps) / predicted if predicted > 0.0 else 1.0
     cost = model.cost
@@ -70,7 +73,7 @@ def _scaled(model: StageModel, steps: list[Slice], jitter: float) -> StageTimes:
 
 
 def _between_stages(stages: list[list[Slice]]) -> list[float]:
-    """Waits from the end of a step on one stage to its start on the next, if that stage was idle."""
+    """Return the waits from the end of a step on one stage to its start on the next, if that stage was idle."""
     waits = []
     for before, after in pairwise(stages):
         ends = {piece.step: piece.end for piece in before}
@@ -82,7 +85,7 @@ def _between_stages(stages: list[list[Slice]]) -> list[float]:
 
 
 def _over_engine(stages: list[list[Slice]]) -> list[float]:
-    """Waits from the end of a step on the last stage to the next start on the first stage, if that stage was idle."""
+    """Return the waits from the end of a step on the last stage to the next start on the first, if that was idle."""
     ends = [piece.end for piece in stages[-1]]
     waits = []
     for previous, piece in pairwise(stages[0]):
@@ -97,5 +100,5 @@ def _delay(waits: list[float], usual: float) -> float:
 
 
 def _jitter(errors: list[float]) -> float:
-    """The deviation that the model does not explain: 1.25 times the mean error, as for a normal distribution."""
+    """Return the deviation that the model does not explain: 1.25 times the mean error, as for a normal distribution."""
     return min(1.25 * fmean(errors), 0.5)

@@ -36,7 +36,7 @@ def _pyplot() -> Any:
 
 
 def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
-    """One figure for a workload: p99 TTFT, mean TPOT, throughput and bubble share by load, one column for each pp."""
+    """Plot a workload's p99 TTFT, mean TPOT, throughput and bubble share by load, with one column for each pp."""
     pyplot = _pyplot()
     chosen = [mean for mean in means if mean.workload == workload]
     depths = sorted({mean.pp for mean in chosen})

@@ -42,7 +42,7 @@ class Preset:
     """The same, for each layer."""
 
     def hardware(self, pp: int) -> Hardware:
-        """The pipeline of `pp` stages. Raises ValueError if the model does not fit."""
+        """Return the pipeline of `pp` stages. Raises ValueError if the model does not fit."""
         split = self.split(pp)
         most = max(split)
         room = self.device_memory - most * self.layer_bytes
@@ -58,7 +58,10 @@ class Preset:
         )
 
     def split(self, pp: int) -> list[int]:
-        """Layers of each stage. Minimizes the slowest stage at a small decode batch; the last stage has the LM head."""
+        """Return the layers of each stage: the split with the least time of the slowest stage at a small decode batch.
+
+        The last stage also has the LM head. Raises ValueError.
+        """
         if not 1 <= pp <= self.layers:
             raise ValueError(f"{self.about} has {self.layers} layers: pp must be from 1 to that, not {pp}")
         if pp == 1:

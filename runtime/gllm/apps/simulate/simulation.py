@@ -27,7 +27,7 @@ _REPORT_SECONDS = 1e-3
 
 
 class SimulationError(RuntimeError):
-    """The scheduler never finishes some requests: a bug of it or of a policy."""
+    """The scheduler never finishes some requests: there is a bug in it or in a policy."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Outcome:
     stage_seconds: list[float] = field(default_factory=list)
     """Seconds of each micro-batch on its slowest stage."""
     prediction_error: float = 0.0
-    """Relative, of the scheduler's time model at the end, mean over the stages."""
+    """Relative error of the scheduler's time model at the end, mean over the stages."""
 
     @property
     def bubble(self) -> float:

@@ -39,7 +39,7 @@ class EngineClient:
         self.hello: Hello | None = None
         """None while no engine serves."""
         self.limits: Hello | None = None
-        """`hello`, or during a restart that of the last engine."""
+        """`hello`; during a restart the last engine's `hello`."""
         self.stats = EngineStats()
         self.last_message_time = 0.0
         """time.monotonic() of the engine's last message."""
@@ -100,7 +100,7 @@ class EngineClient:
         priority: int = 0,
         cache_salt: str = "",
     ) -> OutputStream:
-        """Submit a request, during a restart as soon as the next engine serves, and return its outputs.
+        """Submit a request and return its outputs. During a restart it is submitted when the next engine serves.
 
         Raises ValueError if `request_id` is live. Raises EngineError if there is no engine and none will start, or
         while iterating, if the engine refuses the request or ends for good.
@@ -124,7 +124,7 @@ class EngineClient:
         return stream
 
     def pause(self, reason: str) -> None:
-        """The engine ended and another one starts. Live requests wait for it, or fail if they lost too many."""
+        """Record that the engine ended and another one starts. Live requests wait, or fail if they lost too many."""
         self.hello = None
         self._disconnect()
         self._trial = None
@@ -139,7 +139,7 @@ class EngineClient:
                 )
 
     def engine_down(self, reason: str) -> None:
-        """The engine ended and none will start: live requests raise EngineError(reason) after their outputs so far."""
+        """Record that no engine will start: live requests raise EngineError(reason) after their outputs so far."""
         self.hello = self.limits = None
         self._trial = None
         self._suspects.clear()

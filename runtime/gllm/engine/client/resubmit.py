@@ -11,13 +11,13 @@ from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
 
 MAX_LOSSES = 3
-"""Engines in a row that may fail while they have a request, without a token of it; with the next one it fails."""
+"""Engines in a row that may fail while they have a request and before it gets a token; one more fails the request."""
 SUSPECT_LOSSES = 2
-"""From this number on the request may be the cause: such requests are resubmitted one after another."""
+"""From this number of losses on, a request may be their cause: such requests are resubmitted one after another."""
 
 
 def for_engine(sampling: SamplingParams) -> SamplingParams:
-    """Return the parameters without those that act on text, which may be large, and with a seed.
+    """Return the parameters with a seed, and without the parameters that act on text, which may be large.
 
     The client draws the seed, so that a later engine continues with the same draws.
     """
@@ -31,7 +31,7 @@ class RequestRecord:
     __slots__ = ("_arrived", "_cached", "_described", "_sent_at", "_submit", "generated", "losses", "sent")
 
     def __init__(self, submit: Submit) -> None:
-        """`submit` is that of a new request, with a seed."""
+        """submit: the message of a new request, with a seed."""
         self._submit = submit
         self._arrived = self._sent_at = time.monotonic()
         self._described = False
@@ -63,13 +63,13 @@ class RequestRecord:
         )
 
     def on_engine_lost(self) -> None:
-        """The engine ended."""
+        """Record that the engine ended."""
         if self.sent:
             self.sent = False
             self.losses += 1
 
     def receive(self, output: RequestOutput) -> None:
-        """Record an output, and change its times and counts to those of a run without failures."""
+        """Record an output, and change its times and counts as if no engine had failed."""
         if output.token_ids:
             self.generated += output.token_ids
             self.losses = 0
@@ -78,5 +78,5 @@ class RequestRecord:
             self._cached = output.num_cached_tokens
             output.queue_time += self._sent_at - self._arrived
         else:
-            # Another engine has other hits in its cache; the client gets those of the first one.
+            # Another engine has other hits in its cache; the client always gets the hits of the first engine.
             output.num_cached_tokens = self._cached

@@ -106,11 +106,11 @@ def prefill_led(s: Snapshot, share: float, decodes: int, decode_seconds: float, 
 
 
 def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
-    """Equation 4 in seconds: decodes worth sum / pp. Returns their indices in `ready_contexts` and their seconds.
+    """Choose decodes worth sum / pp: equation 4 in seconds. Returns indices into `ready_contexts`, and their seconds.
 
     As in `even_decodes`, decodes stay in pp micro-batches, and the ready ones are divided among those without decodes.
-    First fit in order of readiness: the one that has waited longest is always taken; one that would exceed the time is
-    left to the next micro-batch, where it comes first; the shortest of these ends the packing.
+    First fit in order of readiness: the decode that has waited longest is always taken. A decode that would exceed the
+    time is left to the next micro-batch, where it comes first. If time is left, the shortest of those is taken too.
     """
     cost, ready = s.cost, s.ready_contexts
     row = token_seconds(cost, s.total_decodes / s.limits.pp) + cost.e
@@ -142,7 +142,7 @@ def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
 
 
 def by_waiting(s: Snapshot, base: float) -> float:
-    """Equation 1 in seconds: the time of all waiting prefill over #T micro-batches, at least base / 16.
+    """Return equation 1 in seconds: the time of all waiting prefill over #T micro-batches, at least base / 16.
 
     #T is at least 2 pp: a burst must be spread over more than one round of the pipeline; otherwise it is a pulse that
     makes each stage wait (with the paper's #T = 8 it is one at pp = 8 and 16). But a sixteenth of `base`, the
@@ -155,7 +155,7 @@ def by_waiting(s: Snapshot, base: float) -> float:
 
 
 def by_deadline(s: Snapshot, base: float) -> float:
-    """#T from the TTFT target: the prefill in a micro-batch that the most urgent request needs.
+    """Return the seconds of prefill that the most urgent request needs in a micro-batch, to meet the TTFT target.
 
     A request whose prefill ends after `ahead` seconds of prefill work, and whose first token is due in `slack` seconds,
     needs the share r = ahead / slack of the pipeline's time. A micro-batch with `base` seconds of other work then has

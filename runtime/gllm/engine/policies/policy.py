@@ -1,4 +1,4 @@
-"""What a scheduling policy gets and returns: limits, snapshot, budget; and the adaptive KV reserve."""
+"""The input and the output of a scheduling policy: limits, snapshot, budget; and the adaptive KV reserve."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class Waiting:
 
     tokens: int
     pairs: float
-    """Sum over these tokens of the context of each."""
+    """Sum of the contexts of these tokens: the number of pairs of tokens in their attention."""
     age: float
     """Seconds since the request arrived; 0 if it already had its first token (a preempted request)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a policy sees of the system before a micro-batch is built."""
+    """The state of the system that a policy reads before a micro-batch is built."""
 
     limits: Limits
     waiting_tokens: int
@@ -101,7 +101,7 @@ class Snapshot:
     in_flight_seconds: tuple[float, ...] = ()
     """Predicted time of each micro-batch in flight on that stage."""
     ready_contexts: tuple[int, ...] = ()
-    """Context of each ready decode, in tokens, the one that waits longest first."""
+    """Context of each ready decode, in tokens, the longest wait first."""
     waiting_pairs: float = 0.0
     """Sum of `Waiting.pairs` over all waiting prompts."""
     waiting: tuple[Waiting, ...] = ()
@@ -112,7 +112,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the next micro-batch may have. Decode rows and prefill tokens are counted separately."""
+    """The limits of the next micro-batch. Decode rows and prefill tokens are counted separately."""
 
     prefill_tokens: int
     decode_rows: int
@@ -121,7 +121,7 @@ class Budget:
     least_tokens: int = 1
     """Prefill tokens that are taken regardless of their time."""
     decodes: tuple[int, ...] | None = None
-    """Which ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
+    """The ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
 
 
 Policy = Callable[[Snapshot], Budget]
@@ -135,9 +135,9 @@ def adapted_reserve(reserve: float, preemptions: int, limits: Limits) -> float:
     """Return the share of the KV pool that new prefill leaves free, after a step with `preemptions`.
 
     It starts at KV_thresh. Each preemption adds 2 % of the pool; each step subtracts 0.1 % of the part above a fifth of
-    KV_thresh. So one preemption in 700 steps keeps it at about 3 %, one in 70 steps at 30 %. The idea is that of
-    SGLang's new-token ratio, which gLLM 0.0.7 uses too (+ 0.05 per preemption, - 0.002 per step, of the output that is
-    still allowed); a share of the pool needs no estimate of output lengths.
+    KV_thresh. So one preemption in 700 steps keeps it at about 3 %, one in 70 steps at 30 %. The idea comes
+    from SGLang's new-token ratio, which gLLM 0.0.7 uses too (+ 0.05 per preemption, - 0.002 per step, of the output
+    that is still allowed); a share of the pool needs no estimate of output lengths.
     """
     least = _LEAST_SHARE * limits.kv_threshold
     decayed = least + (reserve - least) * _DECAY

@@ -10,7 +10,7 @@ from gllm.engine.policies.policy import Budget, Snapshot, ceil_div
 
 
 def even_decodes(s: Snapshot) -> int:
-    """Equation 4, D = #RD / pp: every micro-batch of the pipeline gets the same share of the decodes.
+    """Return equation 4, D = #RD / pp: every micro-batch of the pipeline gets the same share of the decodes.
 
     With rounding up alone a micro-batch could stay empty: 5 decodes over 4 stages as 2, 2, 1, 0. So the ready decodes
     are also divided among the micro-batches without decodes: 2, 1, 1, 1.
@@ -28,7 +28,7 @@ def even_decodes(s: Snapshot) -> int:
 
 
 def _by_waiting(s: Snapshot) -> float:
-    """Equation 1 (WT), #WP / #T: spread the waiting tokens over #T iterations, so that micro-batches are equal.
+    """Return equation 1 (WT), #WP / #T: it spreads the waiting tokens over #T iterations, so micro-batches are equal.
 
     With one stage spreading would only delay first tokens: the bound is #MaxP alone. (The paper's own code also
     throttles only when world size > 1.)
@@ -39,7 +39,7 @@ def _by_waiting(s: Snapshot) -> float:
 
 
 def _by_usage(s: Snapshot) -> float | None:
-    """Equation 2 (UT), #MaxP * (KV_free - KV_thresh) / (1 - KV_thresh); None (no prefill) below KV_thresh."""
+    """Return equation 2 (UT), #MaxP * (KV_free - KV_thresh) / (1 - KV_thresh); None (no prefill) below KV_thresh."""
     limits = s.limits
     if s.kv_free < limits.kv_threshold:
         return None
@@ -47,7 +47,7 @@ def _by_usage(s: Snapshot) -> float | None:
 
 
 def _suspended(s: Snapshot) -> int:
-    """Prefill tokens while the pool is below KV_thresh: none, because decodes end and release pages.
+    """Return the prefill tokens while the pool is below KV_thresh: none, because decodes end and release pages.
 
     Without decodes no page would be released: the prefills that hold the pages continue with #MinP.
     """

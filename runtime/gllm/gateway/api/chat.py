@@ -20,7 +20,7 @@ from gllm.text.tool_parsers import ToolCallDelta
 
 
 async def open_chat(request: ChatRequest, gateway: Gateway) -> Answer:
-    """Raises ApiError or ParameterError for everything known before the first token."""
+    """Open the answer. Raises ApiError or ParameterError for any error before the first token."""
     return ChatAnswer(await ChatTurn.open(request, gateway, f"chatcmpl-{uuid.uuid4().hex}"))
 
 
@@ -30,7 +30,7 @@ class ChatAnswer(Answer):
     def __init__(self, turn: ChatTurn) -> None:
         super().__init__(turn.generation)
         self._turn = turn
-        # As OpenAI does: an answer that consists of tool calls only has no content, not even an empty one.
+        # As in OpenAI's API, an answer that consists of tool calls only has no content, not even an empty one.
         self._no_text: dict[str, Any] = {} if turn.request.forces_tool else {"content": ""}
         self._names = TokenNames(turn.model.tokenizer, as_ids=bool(turn.request.return_tokens_as_token_ids))
 

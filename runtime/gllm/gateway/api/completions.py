@@ -20,7 +20,7 @@ from gllm.text.output.answer_text import TextDelta
 
 
 async def open_completion(request: CompletionRequest, gateway: Gateway) -> Answer:
-    """Raises ApiError or ParameterError for everything known before the first token."""
+    """Open the answer. Raises ApiError or ParameterError for any error before the first token."""
     return CompletionAnswer(request, await Generation.open(request, gateway, f"cmpl-{uuid.uuid4().hex}"))
 
 

@@ -35,8 +35,8 @@ async def read_body(request: Request, schema: type[S], limit: int) -> S:
             f"Content-Encoding '{encoding[:50]}' is not supported: send the body as it is.",
             code="unsupported_encoding",
         )
-    # A browser asks for permission (a preflight) only for JSON, so a page must declare the type: any page could post
-    # otherwise.
+    # A browser asks for permission (a preflight) only if the type is JSON, so a page must declare it; otherwise any
+    # page could post.
     default = "" if "origin" in request.headers else "application/json"
     kind = request.headers.get("content-type", default).partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
@@ -65,7 +65,10 @@ def _parse(raw: bytes, schema: type[S]) -> S:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """Count the received bytes: a Content-Length may be wrong or missing."""
+    """Return the body. Raises ApiError 408 or 413, or ClientGoneError.
+
+    The received bytes are counted, because a Content-Length may be wrong or missing.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > limit:
         raise body_too_large(limit)

@@ -1,4 +1,4 @@
-"""The limit of connections: below that of file descriptors, so that some are left for the engine."""
+"""The limit of connections. It is below the limit of file descriptors, so that some are left for the engine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 32_768
 """Upper bound of the limit, because each connection also takes memory."""
 RESERVED_DESCRIPTORS = 32
-"""For refused connections and for later needs: sockets to the next engine, files, the grammar checker's pipes."""
+"""Descriptors for refused connections and for later needs: sockets to an engine, files, the grammar checker's pipes."""
 MIN_CONNECTIONS = 4
 _LOG_INTERVAL = 1.0
 
 
 def raise_descriptor_limit() -> None:
-    """Raise this process's soft limit of open files to the hard one.
+    """Raise this process's soft limit of open files to the hard limit.
 
-    Shells and container runtimes often leave 1024, for programs that use select(); nothing here does.
+    Shells and container runtimes often leave 1024, for programs that use select(); nothing here uses it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -58,7 +58,7 @@ class RefusalLog:
             self._count = 0
 
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The event loop's exception handler; asyncio logs a traceback for each accept() that finds no descriptor."""
+        """Handle an event loop's exception. asyncio would log a traceback for each accept() without a descriptor."""
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context:
             self.refused(error.strerror or str(error))

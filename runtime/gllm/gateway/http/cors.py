@@ -1,4 +1,4 @@
-"""CORS: which web pages a browser lets talk to this server."""
+"""CORS: tells a browser which web pages may talk to this server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_AGE = b"600"
 class Cors:
     """Answers preflights, before any key is asked for, and lets allowed pages read every other answer.
 
-    allowed: origins such as `https://example.com` beside those on localhost; `*` is every origin.
+    allowed: origins such as `https://example.com`, in addition to those on localhost; `*` allows every origin.
     """
 
     def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:

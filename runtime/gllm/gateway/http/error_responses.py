@@ -34,12 +34,12 @@ def error_response(error: ApiError, scope: Scope) -> Response:
 
 
 def not_offered(lack: str) -> ApiError:
-    """The error for a route of another server's API. lack: from `why_not_offered`."""
+    """Return the error for a route of another server's API. lack: the text from `why_not_offered`."""
     return ApiError(404, f"This server generates text: {lack}.", code="unknown_url")
 
 
 def from_http_status(status: int, path: str, method: str, headers: Mapping[str, str] | None) -> ApiError:
-    """The error for responses of the router itself: unknown path, wrong method."""
+    """Return the error for a response of the router itself: unknown path, wrong method."""
     if status == 404:
         return ApiError(404, f"Unknown path: {method} {path[:200]}", code="unknown_url")
     if status == 405:

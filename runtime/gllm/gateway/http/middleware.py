@@ -32,9 +32,10 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 class ApiKey:
-    """401 unless the request carries the key, as OpenAI's clients send it (Authorization) or Anthropic's (x-api-key).
+    """Answers 401 unless the request has the key, in Authorization (OpenAI's clients) or x-api-key (Anthropic's).
 
-    Decided on the scope's path, never on a URL rebuilt from headers."""
+    The scope's path decides whether a key is needed, never a URL rebuilt from headers.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -53,7 +54,10 @@ class ApiKey:
 
 
 class CanonicalPaths:
-    """Gives routes canonical paths, and GET in place of HEAD: uvicorn sends no body for HEAD."""
+    """Passes canonical paths to the routes, and GET in place of HEAD: uvicorn sends no body for HEAD.
+
+    An HTTP/1.1 request without exactly one Host header is refused.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -70,7 +70,7 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # uvicorn has set the small backlog; this sets the one of the kernel.
+        # asyncio has called listen() with the small backlog; this sets the real length of the kernel's queue.
         for listener in sockets or ():
             listener.listen(BACKLOG)
 

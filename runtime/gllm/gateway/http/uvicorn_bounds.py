@@ -86,7 +86,7 @@ class BoundedProtocol(HalfCloseProtocol):
         self._ended_message = True
 
     def _unsupported_upgrade_warning(self) -> None:
-        """No warning: the request is answered as if it had not asked for an upgrade."""
+        """Log nothing: the request is answered as if it had not asked for an upgrade."""
 
     def send_400_response(self, msg: str) -> None:
         logger.debug("malformed request", extra={"client": self.client})
@@ -124,7 +124,7 @@ class BoundedProtocol(HalfCloseProtocol):
             self._stall_timer = None
 
     def _check_stall(self, unread: int) -> None:
-        """unread: the value of `_unread` STALL_TIMEOUT seconds ago. It only shrinks while writing is paused."""
+        """unread: the value of `_unread` STALL_TIMEOUT seconds ago. The value only shrinks while writing is paused."""
         if self._unread() < unread:
             self._watch_stall()
         else:

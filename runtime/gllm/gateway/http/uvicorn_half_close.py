@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gllm.gateway.http.answering import EVENT_STREAM
 
 PROBE_DELAYS = (0.9, 1.0)
-"""Seconds after a client's end of stream at which a probe is sent that does not change the response: `100 Continue`
-before it, an empty comment in a stream of events."""
+"""Seconds after a client's end of stream at which a probe is sent. A probe does not change the response: it is
+`100 Continue` before the response, and an empty comment in a stream of events."""
 MAX_DROPPED_BYTES = 32 * 1024 * 1024
 DROP_TIMEOUT = 10.0
 """Bytes and seconds of a body that are still read, and dropped, after the response.
@@ -25,7 +25,7 @@ Closing at once would make a client that still sends lose the response; without 
 
 class HalfCloseProtocol(HttpToolsProtocol):
     in_head = True
-    """Between messages, or in the head of one: no body is being received."""
+    """Whether the connection is between messages or in the head of one: no body is being received."""
     _ended_stream = False
     _dropped_bytes = 0
     _drop_timer: asyncio.TimerHandle | None = None

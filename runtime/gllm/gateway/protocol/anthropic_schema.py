@@ -26,7 +26,7 @@ HINTS = frozenset(
         "workspace_id",
     }
 )
-"""Ignored fields, beside those of `gllm.gateway.protocol.fields`: they do not change an answer."""
+"""Ignored fields, in addition to the hints of `gllm.gateway.protocol.fields`: they do not change an answer."""
 
 REFUSED_LISTS = frozenset({"mcp_servers"})
 """Fields that are refused unless they are empty lists."""
@@ -168,7 +168,7 @@ class CountTokensRequest(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     """An extension: the same as in chat completions."""
     thread: Any = None
-    """A conversation stored by the server. It is refused with a code upon which the SDK sends all messages instead."""
+    """A conversation stored by the server. It is refused with an error code; the SDK then sends all messages."""
 
     @model_validator(mode="before")
     @classmethod

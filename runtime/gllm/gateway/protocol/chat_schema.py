@@ -47,7 +47,7 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="before")
     @classmethod
     def _only_allowed_tools(cls, data: Any) -> Any:
-        """Replace a tool choice of type `allowed_tools` by its mode, and the tools by those that it allows."""
+        """Replace a tool choice of type `allowed_tools` by its mode, and drop the tools that it does not allow."""
         choice = data.get("tool_choice") if isinstance(data, dict) else None
         if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
             return data
@@ -98,7 +98,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def uses_tools(self) -> bool:
-        """Whether tools are shown to the model and looked for in its output."""
+        """Whether the model sees the tools, and its output is searched for calls."""
         return bool(self.tools) and self.tool_choice != "none"
 
     @property

@@ -38,7 +38,7 @@ def _check_num_prompts(value: Any) -> Any:
     return value
 
 
-# Tags have the form by which `validation` tells names of union members from parts of a field's path.
+# Tags contain a bracket: by it `validation` tells the names of union members from parts of a field's path.
 Prompt = Annotated[
     Annotated[str, Tag("(text)")]
     | Annotated[TokenIds, Tag("list[int]")]
@@ -118,7 +118,7 @@ class TokenizeRequest(Body):
     add_special_tokens: bool | None = None
     add_special: bool | None = None
     with_pieces: bool | None = None
-    """llama.cpp's names, for use with `content`."""
+    """`add_special` and `with_pieces` are llama.cpp's names, for use with `content`."""
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     add_generation_prompt: bool | None = None

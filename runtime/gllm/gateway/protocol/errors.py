@@ -127,12 +127,12 @@ def unavailable(reason: str, code: str = "service_unavailable", retry_after: int
 
 
 def engine_dead(reason: str) -> ApiError:
-    """The engine stopped during a request. The client may send the request again when a new engine serves."""
+    """Return the error for an engine that stopped during a request. The client may send it again to a new engine."""
     return unavailable(f"The engine stopped while it worked on this request: {reason}", code="engine_dead")
 
 
 def internal_error() -> ApiError:
-    """A fixed text: a response does not show the exception."""
+    """Return an error with a fixed text: a response does not show the exception."""
     return ApiError(500, INTERNAL_MESSAGE, kind="server_error", code="internal_error")
 
 
@@ -141,7 +141,7 @@ def _context_too_long(message: str, param: str) -> ApiError:
 
 
 def prompt_too_long(size: str, max_model_len: int, param: str) -> ApiError:
-    """`size`: "5 tokens". Clients that shorten a chat look for these phrases of OpenAI, vLLM and SGLang."""
+    """size: such as "5 tokens". Clients that shorten a chat look for these phrases of OpenAI, vLLM and SGLang."""
     return _context_too_long(
         f"The prompt has {size} and is longer than the model's context length. "
         f"This model's maximum context length is {max_model_len} tokens, and one is for the answer.",

@@ -198,7 +198,7 @@ EMPTY: dict[str, tuple[Any, ...]] = {
 
 
 def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[str, Any]:
-    """Return a request's fields without those that change nothing: null, hints, harmless and empty values."""
+    """Return a request's fields, but drop all that change nothing: null, hints, harmless and empty values."""
 
     def asks(name: str, value: Any) -> bool:
         if value is None:
@@ -211,5 +211,5 @@ def without_no_ops(body: dict[str, Any], implemented: Container[str]) -> dict[st
 
 
 def _is_one_of(value: Any, known: tuple[Any, ...]) -> bool:
-    """1 equals 1.0 here, but not true."""
+    """Whether a value is a known one. 1 equals 1.0 here, but not true."""
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known)

@@ -60,7 +60,7 @@ class StreamOptions(Schema):
 
     @property
     def usage_in_chunks(self) -> bool:
-        """Every chunk has the counts so far; `"include_usage": false` forbids it, as in vLLM."""
+        """Whether every chunk has the counts so far; `"include_usage": false` forbids it, as in vLLM."""
         return bool(self.continuous_usage_stats) and self.include_usage is not False
 
     @property
@@ -72,7 +72,7 @@ class GenerationRequest(Body):
     """The fields and properties that chat and text completions share."""
 
     prompt_field: ClassVar[str]
-    """The field that errors about the prompt name."""
+    """The request field to which errors about the prompt refer."""
     default_max_tokens: ClassVar[int | None] = None
     """None: as many tokens as fit the context."""
     ends_with_context: ClassVar[bool] = False
@@ -171,7 +171,7 @@ class GenerationRequest(Body):
 
     @property
     def continues_text(self) -> bool:
-        """The answer continues the prompt's text, so a leading space is part of it."""
+        """Whether the answer continues the prompt's text, so that a leading space is part of it."""
         raise NotImplementedError
 
     @property

@@ -132,7 +132,7 @@ def _known_type(item: Any) -> Any:
 
 
 def _tag(item: Any) -> str:
-    """Messages and references may lack a type."""
+    """Return the tag of an item. Messages and references may lack a type."""
     if not isinstance(item, dict):
         return "MessageItem"
     kind = item.get("type")

@@ -50,7 +50,7 @@ class TextOffsets:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
-        """skip_special_tokens: the answer's text leaves them out."""
+        """skip_special_tokens: whether the answer's text leaves special tokens out."""
         self._tokenizer = tokenizer
         self._hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self._decoder = _UTF8(errors="replace")
@@ -116,7 +116,7 @@ class CompletionLogprobs:
             if entry is None:
                 tops.append(None)
                 continue
-            # The token itself comes first, as in vLLM: clients read the first value as that of the token.
+            # The token itself comes first, as in vLLM: clients take the first value for the token's own.
             top = {name: finite(entry.logprob)}
             for token, value in entry.top:
                 top.setdefault(self._names(token), finite(value))

@@ -19,9 +19,9 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 
 
 def by_type(expected: str, tags: dict[type, str]) -> Discriminator:
-    """Choose the member of a union by the type of the value. pydantic would try all, and report the error of any.
+    """Choose the member of a union by the type of the value. pydantic would try all members, and report any error.
 
-    Tags have the form by which `validation` tells names of union members from parts of a field's path.
+    Tags contain a bracket: by it `validation` tells the names of union members from parts of a field's path.
     """
     return Discriminator(
         lambda value: next((tag for kind, tag in tags.items() if isinstance(value, kind)), None),

@@ -35,7 +35,7 @@ _ListsOfIds = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMP
 _AskedIds = Annotated[
     list[Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)]], Field(max_length=MAX_LOGPROB_TOKEN_IDS, fail_fast=True)
 ]
-"""Ids of any sign. They are compared with the vocabulary later, whose error says that they are not in it."""
+"""Ids of any sign. They are compared with the vocabulary later; that error says that they are not in it."""
 
 
 class NativeSampling(Body):
@@ -127,7 +127,7 @@ class GenerateRequest(Body):
 
     @property
     def is_batch(self) -> bool:
-        """A list of texts, or a list of lists of ids."""
+        """Whether the prompts are a list of texts, or a list of lists of ids."""
         prompts = self.prompts
         return isinstance(prompts, list) and not isinstance(prompts[0], int)
 
@@ -168,7 +168,7 @@ class ScoreRequest(Body):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Query and item, joined."""
+        """One prompt for each item: the query and the item, joined."""
         query: Any = self.query
         items: Any = [self.items] if isinstance(self.items, str) else self.items
         return [item + query if self.item_first else query + item for item in items]

@@ -1,4 +1,4 @@
-"""Makes one ApiError, which names the field, of pydantic's list of errors."""
+"""Turns pydantic's list of errors into one ApiError that names the field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gllm.sampling_params import ParameterError
 def from_validation(errors: Iterable[Mapping[str, Any]]) -> ApiError:
     """Choose the error to report.
 
-    An unknown field precedes a wrong value; of a union's members, the one with the deepest error is taken.
+    An unknown field comes before a wrong value. Of the errors of a union's members, the deepest is taken.
     """
     listed = list(errors)
     first = next((error for error in listed if error["type"] == "extra_forbidden"), None)

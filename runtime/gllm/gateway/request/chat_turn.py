@@ -66,9 +66,9 @@ class ChatChoice:
         self._reasoning: list[str] = []
         self._content: list[str] = []
         self.reasons = reasoning is not None and shows_reasoning
-        """Reasoning is separate from content, and part of the answer."""
+        """Whether reasoning is separate from content, and part of the answer."""
         self.plain = reasoning is None and tools is None
-        """All text is content: there are no parsers."""
+        """Whether all text is content, because there are no parsers."""
         self.reasoning_tokens = 0
         self.calls: list[ParsedCall] = []
         self.finish_reason: str | None = None
@@ -109,7 +109,7 @@ class ChatChoice:
         if self._parser is not None:
             reasoning, text = self._parser.feed(text)
             if self._thinking:
-                # Tokens count as reasoning up to and including the one that ends it.
+                # The token that ends the reasoning counts as reasoning too.
                 self.reasoning_tokens += len(delta.token_ids)
                 self._thinking = not text
                 if not (self._thinking or self._reasoning or reasoning):

@@ -31,7 +31,7 @@ class Choice:
         first_of_prompt: bool,
         grammar_param: str | None,
     ) -> None:
-        """grammar_param: the field that errors in the grammar name."""
+        """grammar_param: the request field to which errors of the grammar refer."""
         self.index = index
         self.request_id = request_id
         self.prompt = prompt
@@ -41,7 +41,7 @@ class Choice:
         """Of the n choices of a prompt only the first counts the prompt's tokens."""
         self.completion_tokens = 0
         self.delivered_tokens = 0
-        """Those of `completion_tokens` that the consumer has received."""
+        """The number of completion tokens that the consumer has received."""
         self.cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None
         self.finish_reason: str | None = None
@@ -86,7 +86,7 @@ class Choice:
 
     @property
     def stopped_by(self) -> dict[str, Any]:
-        """vLLM's and SGLang's fields for the reason of the stop."""
+        """The reason of the stop, in vLLM's and SGLang's fields."""
         return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
 
     def finished(self, latency: float) -> FinishedChoice:

@@ -76,7 +76,7 @@ class Generation:
         return generation
 
     def _submit(self) -> None:
-        """Synchronous: the state of the engine cannot change between the last checks and the submission."""
+        """Submit all choices, without an await: the engine's state cannot change between checks and submission."""
         request, prepared = self._request, self._prepared
         self._gateway.limits()
         self._gateway.admission.admit_tokens(self._ticket, sum(len(prompt.token_ids) for prompt in self.prompts))

@@ -24,11 +24,11 @@ class PreparedRequest(msgspec.Struct, kw_only=True):
     patterns: StopPatterns | None
     """Stop strings and patterns of all choices."""
     grammar_param: str | None
-    """The field that errors in the grammar name; None: there is no grammar."""
+    """The request field to which errors of the grammar refer; None: there is no grammar."""
 
 
 async def prepare(request: GenerationRequest, model: ServedModel, max_model_len: int) -> PreparedRequest:
-    """Runs off the event loop, in the model's threads. Raises ApiError or ParameterError."""
+    """Prepare a request in the model's threads, outside the event loop. Raises ApiError or ParameterError."""
     loop = asyncio.get_running_loop()
     prompts, bad_words, stops = await model.threads.run(
         request.num_chars,

@@ -1,4 +1,4 @@
-"""Makes `SamplingParams` of a request's fields, the model's defaults and the room in the context."""
+"""Makes `SamplingParams` from a request's fields, the model's defaults and the room in the context."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def sampling_for(
 def fit_max_tokens(request: GenerationRequest, prompt_tokens: int, max_model_len: int) -> int:
     """Return the limit of generated tokens.
 
-    If it is not given: the default, or the room in the context if that is less.
+    A request without a limit gets the default, or the room in the context if that is less.
     """
     requested, fill, param = request.output_limit, request.default_max_tokens, request.prompt_field
     room = max_model_len - prompt_tokens

@@ -1,1 +1,1 @@
-"""What all requests share: the served model, the engine, admission, metrics."""
+"""The objects that all requests share: the served model, the engine, admission, metrics."""

@@ -100,7 +100,7 @@ class Admission:
             self._finished.append((self._clock(), weight))
 
     def _retry_after(self, queued: int) -> int:
-        """Return the seconds for the queue at the recent finish rate, from 1 to 60."""
+        """Return the seconds in which `queued` choices finish at the recent rate, limited to 1 to 60."""
         low, high = RETRY_AFTER_RANGE
         now = self._clock()
         recent = [(at, weight) for at, weight in self._finished if now - at <= _RATE_WINDOW]

@@ -1,4 +1,4 @@
-"""What all requests share: the served model, the engine and its health, admission, metrics."""
+"""The objects that all requests share: the served model, the engine and its health, admission, metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Gateway:
         self._recovery_deadline = 0.0
 
     def engine_lost(self, reason: str, recovery_seconds: float) -> None:
-        """The engine has stopped. Its requests wait up to `recovery_seconds` for the next engine; 0: they fail."""
+        """Record that the engine stopped. Its requests wait `recovery_seconds` for the next engine; 0: they fail."""
         self.down_reason = reason
         self.loaded = None
         self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
@@ -71,7 +71,7 @@ class Gateway:
     def not_ready(self, recovering: bool = False) -> str | None:
         """Return why new requests should go to another server, None if they should not.
 
-        recovering: ready also while requests must wait for the next engine.
+        recovering: count the gateway as ready while requests wait for the next engine.
         """
         if self.admission.draining:
             return "draining"

@@ -12,7 +12,7 @@ from gllm.text.tool_parsers import PLAIN_JSON, ToolFormat
 class GrammarMaker:
     """`gllm.text.grammar` with this model's vocabulary and tool format filled in.
 
-    All methods raise ParameterError for `param`; `check` also for what compiles too slowly.
+    All methods raise ParameterError for `param`; `check` also raises it if a grammar compiles too slowly.
     """
 
     def __init__(self, tokenizer: Tokenizer, logits_width: int, tool_format: ToolFormat | None) -> None:

@@ -32,7 +32,7 @@ _ENGINE = "0"
 
 
 def length_buckets(longest: int) -> tuple[int, ...]:
-    """1, 2, 5, 10, 20, 50 ... up to the context length."""
+    """Return the edges 1, 2, 5, 10, 20, 50 ... up to the context length."""
     edges = [m * 10**e for e in range(8) for m in (1, 2, 5)]
     return tuple(edge for edge in edges if edge <= max(longest, 1))
 
@@ -47,13 +47,13 @@ class FinishedChoice(msgspec.Struct, kw_only=True):
     max_tokens: int
     """Limit of its completion tokens."""
     latency: float
-    """Arrival of the request to its last token."""
+    """From the arrival of the request to its last token."""
     queue_time: float
     """Waiting to be scheduled."""
     prefill_time: float
-    """Scheduled to first token."""
+    """From scheduled to the first token."""
     decode_time: float
-    """First to last token."""
+    """From the first to the last token."""
 
 
 class GatewayMetrics:

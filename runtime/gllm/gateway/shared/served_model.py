@@ -40,7 +40,7 @@ class ServedModel:
     reasoning_parser: Callable[[str], ReasoningParser | None] | None = None
     """Makes a parser from the rendered prompt. None if the end of the prompt has closed the reasoning."""
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
-    """Those of generation_config.json, or empty."""
+    """Defaults of sampling parameters from the model's files; empty: gLLM's own defaults."""
     longest_token: int = 1024
     """Characters of the longest token."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -85,7 +85,7 @@ class ServedModel:
         return ToolParser(PLAIN_JSON) if forced else None
 
     def check_name(self, requested: str | None) -> None:
-        """Raises ApiError 404 for an unknown name. No name, or an empty one, means the served model."""
+        """Raise ApiError 404 for an unknown name. A missing or empty name means the served model."""
         if requested and requested not in (self.name, *self.aliases):
             raise ApiError(
                 404,
@@ -95,7 +95,7 @@ class ServedModel:
             )
 
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
-        """Raises ApiError 400 for ids beyond the width of the logits."""
+        """Raise ApiError 400 for ids beyond the width of the logits."""
         if ids and max(ids) >= self.config.vocab_size:
             size = self.config.vocab_size
             raise ApiError(

@@ -55,5 +55,8 @@ class TextThreads:
 
 
 def _give_way() -> None:
-    """Linux has a niceness for each thread. The tokenizers library must do the work in this thread."""
+    """Lower this thread's priority; on Linux each thread has its own niceness.
+
+    It takes effect only if the tokenizers library works in the calling thread (TOKENIZERS_PARALLELISM=false).
+    """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LONG_NICENESS)

@@ -19,7 +19,7 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """The attention of one layer. A backend gets those of all its layers when it is made."""
+    """The attention of one layer. A backend gets the specs of all its layers when it is made."""
 
     scale: float
     """Factor of the scores before the softmax."""
@@ -64,7 +64,7 @@ class AttentionBatch:
 
 
 class AttentionMetadata(Protocol):
-    """What a backend prepared for one step, bound to that backend."""
+    """The data that a backend prepared for one step, bound to that backend."""
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Write k and v to the pages of a layer of the pool, then attend as the layer's `AttentionSpec` says.

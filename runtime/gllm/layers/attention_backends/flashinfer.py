@@ -127,7 +127,7 @@ class FlashInferAttention:
         )
 
     def _free_wrappers(self) -> tuple[torch.cuda.Event, Any, Any]:
-        """(event, decode, prefill) whose staging buffers the device has read, or new ones."""
+        """Return (event, decode wrapper, prefill wrapper): a set whose buffers the device has read, or a new one."""
         if self._wrappers and self._wrappers[0][0].query():  # type: ignore[no-untyped-call]
             return self._wrappers.popleft()
         decode = flashinfer.BatchDecodeWithPagedKVCacheWrapper(

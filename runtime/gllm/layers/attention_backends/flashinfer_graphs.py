@@ -27,7 +27,7 @@ class GraphMetadata:
         padding_page: int,
         use_tensor_cores: bool,
     ) -> None:
-        """scale: of the scores in all layers. caches: the pool of each layer. padding_page: for padding rows."""
+        """scale: factor of the scores. caches: the pool of each layer. padding_page: the page that padding rows use."""
         self.shape = shape
         self._scale, self._caches = scale, caches
         self._padding_page = padding_page

@@ -1,4 +1,4 @@
-"""What FlashInfer reads of a step: index arrays in its form, flat page lists with offsets."""
+"""The index arrays that FlashInfer reads in a step: flat page lists with offsets."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class NativeAttention:
         return NativeMetadata(self, work_list)
 
     def capturing(self) -> NativeMetadata:
-        """For a step that is captured in a CPU graph, which gets its work list when it is launched."""
+        """Return metadata for a capture; the CPU graph gets a work list when it is launched."""
         return NativeMetadata(self, None)
 
 

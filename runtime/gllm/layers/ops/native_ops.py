@@ -1,7 +1,7 @@
 """Dense operations on CPU by the C++ kernels.
 
-A call costs about two microseconds: what a kernel needs of a weight is computed when the weight is packed, and nothing
-is checked twice. A row's result never depends on the other rows of the batch nor on the number of threads.
+A call costs about two microseconds: all that a kernel must know about a weight is computed when the weight is packed,
+and nothing is checked twice. A row's result never depends on the other rows of the batch nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 def kernel_dtype(dtype: torch.dtype) -> int:
-    """The kernels' number of a dtype. Raises ValueError if they do not support it."""
+    """Return the kernels' number of a dtype. Raises ValueError if they do not support it."""
     if dtype not in _DTYPES:
         raise ValueError(
             f"dtype: the CPU kernels compute in float32 or bfloat16, not {str(dtype).removeprefix('torch.')}; "
@@ -68,7 +68,7 @@ class NativeOps:
         return self._linear(x, weight, bias, weight.dtype)
 
     def linear_f32(self, x: torch.Tensor, weight: PackedLinear, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The float32 sums, not rounded; in the first rows of `out`, if given, which saves page faults."""
+        """Return the float32 sums, not rounded; in the first rows of `out`, if given, which saves page faults."""
         return self._linear(x, weight, None, torch.float32, out)
 
     def _linear(
@@ -180,7 +180,7 @@ class NativeOps:
         return out
 
     def argmax(self, logits: torch.Tensor) -> torch.Tensor:
-        """The first largest column of each row of float32 logits [n, size]: [n] int64."""
+        """Return the first largest column of each row of float32 logits [n, size]: [n] int64."""
         assert logits.dtype is torch.float32
         n, size = logits.shape
         out = torch.empty(n, dtype=torch.int64)
@@ -188,7 +188,7 @@ class NativeOps:
         return out
 
     def log_sum_exp(self, logits: torch.Tensor) -> torch.Tensor:
-        """log(sum(exp(row))) of each row of float32 logits [n, size]: [n] float32."""
+        """Return log(sum(exp(row))) of each row of float32 logits [n, size]: [n] float32."""
         assert logits.dtype is torch.float32
         n, size = logits.shape
         out = torch.empty(n, dtype=torch.float32)

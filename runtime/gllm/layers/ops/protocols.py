@@ -24,10 +24,10 @@ class Ops(Protocol):
         """
 
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
-        """x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
+        """Return x [n, in] times the packed weight, plus bias [out]: [n, out] in x's dtype."""
 
     def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
-        """As `linear` without a bias, in float32: [n, out]. For logits.
+        """Return the logits: `linear` without a bias, in float32, [n, out].
 
         out: [n or more, out] float32, memory that the result may take, where allocating it is expensive.
         """
@@ -35,14 +35,17 @@ class Ops(Protocol):
     def gated_linear(
         self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: Activation
     ) -> torch.Tensor:
-        """`gate(linear(x, weight, bias), activation)` for a weight [2 * size, in]: [n, size]. May be one kernel."""
+        """Return `gate(linear(x, weight, bias), activation)`, [n, size], for a weight [2 * size, in].
+
+        It may be one kernel.
+        """
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """x [n, size] / rms(x) * weight, statistics in float32. Also for per-head norms: x [n, heads, head_dim]
-        (rows may be strided), weight [head_dim]."""
+        """Return x [n, size] / rms(x) * weight, with statistics in float32. For norms of each head, x is
+        [n, heads, head_dim] (rows may be strided) and weight [head_dim]."""
 
     def add_rms_norm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """residual += x in place, then the norm of the sum; both [n, size]. May reuse x's memory for the result."""
+        """Add x to residual in place, and return the norm of the sum; both [n, size]. May reuse x's memory."""
 
     def rope(self, q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
         """Rotate q [n, heads, head_dim] and k [n, kv_heads, head_dim] in place (NeoX halves).
@@ -52,11 +55,11 @@ class Ops(Protocol):
         """
 
     def gate(self, x: torch.Tensor, activation: Activation) -> torch.Tensor:
-        """activation(x[:, :size]) * x[:, size:] for x [n, 2 * size]: [n, size]."""
+        """Return activation(x[:, :size]) * x[:, size:] for x [n, 2 * size]: [n, size]."""
 
 
 class ExpertOps(Protocol):
-    """n: the number of tokens. k: the number of experts that each of them passes through."""
+    """n: the number of tokens. k: the number of experts that each token passes through."""
 
     def new_experts(self, count: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
         """Allocate a matrix of `shape` [out, in] for each of `count` experts. The result has `nbytes`."""
@@ -65,7 +68,7 @@ class ExpertOps(Protocol):
         """Put one expert's matrix into what `new_experts` returned, in the layout that `product` reads."""
 
     def route(self, logits: torch.Tensor, k: int, renormalize: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k most likely experts of each row of logits [n, num_experts], of any float type.
+        """Choose the k most likely experts for each row of logits [n, num_experts], of any float type.
 
         Returns (experts [n, k] int32, weights [n, k] float32). Weights are the softmax over all experts, with
         `renormalize` scaled to a sum of 1.
@@ -74,7 +77,7 @@ class ExpertOps(Protocol):
     def product(
         self, x: torch.Tensor, gate_up: Any, down: Any, chosen: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """Sum over a token's experts e of weight * down[e](silu(gate[e](x)) * up[e](x)).
+        """Return the sum over a token's experts e of weight * down[e](silu(gate[e](x)) * up[e](x)).
 
         x: [n, hidden]; gate_up, down: experts of [2 * intermediate, hidden] (gate first) and [hidden, intermediate];
         chosen: [n, k] int32, where -1 adds nothing; weights: [n, k] float32. Returns [n, hidden] in x's dtype. A

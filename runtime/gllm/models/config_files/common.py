@@ -1,4 +1,4 @@
-"""Keys of config.json that families in transformers' own layout have in common, and those of mixtures of experts."""
+"""Keys of config.json that the families in transformers' layout share, and the keys of mixtures of experts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def read_common(
     qk_norm: bool = False,
     moe: MoEConfig | None = None,
 ) -> ModelConfig:
-    """The model's shape. Raises ValueError that names the key.
+    """Return the model's config. Raises ValueError that names the key.
 
-    Arguments up to `tie_word_embeddings` are the family's defaults for missing keys, those of transformers' config
-    classes; the ones after it are the model's own, already read.
+    Arguments up to `tie_word_embeddings` are the family's defaults for missing keys, as in transformers' config
+    classes. The arguments after it are the model's own values, already read.
 
     Args:
         partial_rotary_factor: None: the family rotates whole heads, and another factor is refused.
@@ -81,7 +81,7 @@ def read_moe(
     renormalize: bool | None = None,
     shared_intermediate_size: int = 0,
 ) -> MoEConfig:
-    """The mixture of experts. Raises ValueError that names the key.
+    """Return the mixture of experts. Raises ValueError that names the key.
 
     num_experts, experts_per_token, shared_intermediate_size: defaults for missing keys; 0: no shared expert.
     size_key: the key of an expert's intermediate size. renormalize: None: the key norm_topk_prob decides.
@@ -105,7 +105,7 @@ def read_moe(
 
 
 def _dense_layers(config: Fields, num_layers: int) -> tuple[int, ...]:
-    """Of `decoder_sparse_step` layers the last one has experts, unless `mlp_only_layers` lists it."""
+    """Return the layers without experts: all but each `decoder_sparse_step`-th, and all in `mlp_only_layers`."""
     step = config.positive_int("decoder_sparse_step", 1)
     listed = config.get("mlp_only_layers", [])
     if not isinstance(listed, list) or any(isinstance(index, bool) or not isinstance(index, int) for index in listed):
@@ -122,7 +122,7 @@ def _head_dim(config: Fields, default: int | None, hidden_size: int, num_heads: 
 
 
 def check_heads(config: ModelConfig, where: str) -> ModelConfig:
-    """Refuse shapes that no attention layer can have; `where` is the file."""
+    """Refuse sizes that no attention layer can have; `where` is the file."""
     if config.num_heads % config.num_kv_heads:
         raise ValueError(
             f"{where}: the number of attention heads ({config.num_heads}) is no multiple of the number of "

@@ -10,7 +10,7 @@ from gllm.models.config_files.rope import scaled_positions
 
 
 def read_context(config: Fields, rope: RopeConfig, max_position: int, window: int | None) -> dict[str, Any]:
-    """`max_position`, `default_context` and `context_note` of ModelConfig."""
+    """Return `max_position`, `default_context` and `context_note` of ModelConfig."""
     context = limited_context(rope, max_position, "sliding_window", window)
     chunks = config.get("dual_chunk_attention_config")
     if isinstance(chunks, dict):
@@ -28,7 +28,7 @@ def read_context(config: Fields, rope: RopeConfig, max_position: int, window: in
 
 
 def limited_context(rope: RopeConfig, max_position: int, window_key: str, window: int | None) -> dict[str, Any]:
-    """`max_position` and the fields that go with it; window: tokens of the attention window, from `window_key`."""
+    """Return `max_position` and its related fields. window: tokens of the attention window, from `window_key`."""
     default = scaled_positions(rope, max_position)
     most = max(default, max_position)
     if window is not None and window < most:

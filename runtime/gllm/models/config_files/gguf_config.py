@@ -21,11 +21,11 @@ from gllm.sampling_params import DEFAULTED_FIELDS
 from gllm.text.vocabulary.eos import gguf_eos_ids
 
 _SAMPLING_NAMES = {"temperature": "temp", "repetition_penalty": "penalty_repeat"}
-"""Our names -> those of general.sampling.*, where they differ."""
+"""Our names -> the names in general.sampling.*, where they differ."""
 
 
 def read_gguf_config(path: Path, families: Sequence[Family]) -> ModelConfig:
-    """Raises ValueError naming the file and the key."""
+    """Return the config of a GGUF file. Raises ValueError, which names the file and the key."""
     file = GGUFFile(path)
     fields = Fields(file.metadata, str(path))
     embedding = file.tensors.get("token_embd.weight")
@@ -72,7 +72,7 @@ def read_gguf_config(path: Path, families: Sequence[Family]) -> ModelConfig:
 
 
 def _find_family(file: GGUFFile, fields: Fields, families: Sequence[Family]) -> tuple[Family, GGUFLayout]:
-    """Raises ValueError that lists the supported architectures."""
+    """Return the file's family and layout. Raises ValueError, which lists the supported architectures."""
     name = fields.get("general.architecture")
     layouts = [(family, family.gguf) for family in families if family.gguf is not None]
     # `llama` is also the architecture of Mixtral's files: layouts that a tensor identifies come first.
@@ -89,7 +89,7 @@ def _window(fields: Fields, name: str) -> int | None:
 
 
 def _moe(file: GGUFFile, fields: Fields, layout: GGUFLayout) -> MoEConfig | None:
-    """The experts, whose sizes are those of the first layer's tensors; None if the model has none."""
+    """Return the experts, with their sizes from the first layer's tensors; None if the model has none."""
     name = layout.architecture
     if not fields.get(f"{name}.expert_count", 0):
         return None

@@ -14,7 +14,7 @@ _KINDS = ("none", "linear", "yarn", "longrope")
 
 
 def read_gguf_rope(file: GGUFFile, fields: Fields, name: str, head_dim: int) -> RopeConfig:
-    """name: the architecture, with which the keys begin.
+    """Return the rope settings. name: the architecture, with which the keys begin. Raises ValueError.
 
     llama.cpp's converter writes Llama 3's scaling as a tensor of frequency divisors.
     """

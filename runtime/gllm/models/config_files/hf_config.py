@@ -20,11 +20,11 @@ from gllm.text.vocabulary.eos import folder_eos_ids
 
 _DTYPES: dict[str, Dtype] = {name: name for name in get_args(Dtype)}
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
-"""Of transformers, of older llm-compressor, of MLX."""
+"""Keys of transformers, of older llm-compressor and of MLX."""
 
 
 def read_hf_config(folder: Path, families: Sequence[Family]) -> ModelConfig:
-    """Raises ValueError naming the file and the key."""
+    """Return the config of a Hugging Face folder. Raises ValueError, which names the file and the key."""
     path = folder / "config.json"
     config = Fields(read_config(folder), str(path))
     family = find_family(config, families)
@@ -53,7 +53,7 @@ def _dtype(config: Fields) -> Dtype:
 
 
 def _sampling_defaults(path: Path) -> dict[str, float | int]:
-    """The authors' recommendations, whether or not they set `do_sample`."""
+    """Return the authors' recommendations, whether or not they set `do_sample`."""
     generation = Fields(read_json_object(path), str(path))
     defaults: dict[str, float | int] = {}
     for key in DEFAULTED_FIELDS:

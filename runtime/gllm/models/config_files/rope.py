@@ -60,7 +60,7 @@ def read_rope(
 
 
 def scaled_positions(rope: RopeConfig, max_position: int) -> int:
-    """The context length after scaling, by vLLM's rule. max_position: the config's own number of positions."""
+    """Return the context length after scaling, by vLLM's rule. max_position: the config's own number of positions."""
     match rope.kind:
         case "linear" | "dynamic":
             return int(max_position * max(1.0, rope.factor))
@@ -70,12 +70,12 @@ def scaled_positions(rope: RopeConfig, max_position: int) -> int:
 
 
 def yarn_attention_factor(factor: float, weight: float = 1.0) -> float:
-    """The factor that the paper recommends (https://arxiv.org/abs/2309.00071); configs call `weight` mscale."""
+    """Return the factor that the paper recommends (https://arxiv.org/abs/2309.00071); configs call `weight` mscale."""
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def longrope_attention_factor(factor: float, original_max_position: int) -> float:
-    """The factor of https://arxiv.org/abs/2402.13753."""
+    """Return the factor of https://arxiv.org/abs/2402.13753."""
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_max_position))
 
 
@@ -131,7 +131,10 @@ def _longrope(scaling: Fields, plain: RopeConfig, original: int, max_position: i
 
 
 def _partial_factor(config: Fields, scaling: Fields, default: float | None) -> float:
-    """The part of a head that is rotated; refused where the family does not know the key, since it would be ignored."""
+    """Return the part of a head that is rotated. A family that does not know the key refuses it.
+
+    Otherwise the key would be ignored.
+    """
     key = "partial_rotary_factor"
     if default is not None:
         return scaling.positive_float(key, config.positive_float(key, default))
@@ -142,6 +145,6 @@ def _partial_factor(config: Fields, scaling: Fields, default: float | None) -> f
 
 
 def _original_max_position(config: Fields, scaling: Fields, max_position: int) -> int:
-    """Like transformers, the config's own key wins over the one beside the other rope settings."""
+    """Return the original context. As in transformers, the config's own key wins over the key in the rope settings."""
     key = "original_max_position_embeddings"
     return config.positive_int(key, scaling.positive_int(key, max_position))

@@ -15,7 +15,7 @@ _ENCODER_DECODERS = ("t5", "bart", "mbart", "whisper", "pegasus", "marian", "m2m
 
 
 def find_family(config: Fields, families: Sequence[Family]) -> Family:
-    """The family of the model's class. ValueError names what the model is instead, and the nearest that would run."""
+    """Return the family of the model's class. Raises ValueError, which says what the model is and what is similar."""
     by_type = {family.model_type: family.architecture for family in reversed(families)}
     names = config.get("architectures") or [by_type.get(str(config.get("model_type")))]
     name = names[0] if isinstance(names, list) else names
@@ -42,7 +42,7 @@ def _explain(config: Fields, name: Any, families: Sequence[Family]) -> str:
 
 
 def _text_part(config: Fields, name: str, families: Sequence[Family]) -> str:
-    """The text model inside a multimodal one, if it would run alone, else supported models with a similar name."""
+    """Return the text model inside a multimodal one, if it would run alone, else supported models of similar name."""
     text = config.get("text_config")
     inner = str(text.get("model_type") if isinstance(text, dict) else None).removesuffix("_text")
     for family in families:
@@ -53,7 +53,7 @@ def _text_part(config: Fields, name: str, families: Sequence[Family]) -> str:
 
 
 def _same_word(name: Any, families: Sequence[Family]) -> list[str]:
-    """Supported classes whose name begins with the same word, such as Qwen."""
+    """Return the supported classes whose name begins with the same word, such as Qwen."""
 
     def word(text: str) -> str:
         match = re.match(r"[A-Z]+[a-z]*", text)

@@ -1,4 +1,4 @@
-"""Which ranks run on which node, and the environment of their processes. Pure, except for `rendezvous_of`."""
+"""Assigns the ranks to nodes, and makes the environment of their processes. Nothing here changes any state."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def worker_config(config: Config) -> Config:
 
 
 def rendezvous_of(config: Config) -> tuple[str, int]:
-    """Return address and port at which torch.distributed starts; with one node, a free port of the loopback."""
+    """Return address and port of torch.distributed's rendezvous; with one node, a free port of the loopback."""
     if config.nodes.nnodes > 1:
         return config.nodes.master_addr, config.nodes.master_port + 2
     with socket.socket() as probe:
@@ -64,7 +64,7 @@ def rendezvous_of(config: Config) -> tuple[str, int]:
 
 
 def worker_environment(config: Config, rank: int, rendezvous: tuple[str, int], interface: str | None) -> dict[str, str]:
-    """Return the environment variables of one worker, in the names that torch uses.
+    """Return the environment variables of one worker, with torch's names.
 
     interface: the network interface of this node's address; a choice in the user's environment has precedence.
     """

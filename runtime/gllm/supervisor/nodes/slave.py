@@ -45,7 +45,7 @@ _LEAVING_GRACE_SECONDS = 5.0
 
 
 class Slave:
-    """Finds the master, joins, and runs its orders; when the link is lost it ends its workers and joins again.
+    """Finds the master, joins, and carries out its orders. When the link is lost, it ends its workers and joins again.
 
     Signals: SIGTERM tells the master and waits until it ends, or for the drain timeout (exit status 0); SIGINT and
     SIGHUP end at once (0). A refusal, or no master within the join timeout, prints one line and exits with 1.
@@ -188,7 +188,7 @@ class Slave:
     # --- signals -----------------------------------------------------------------------------------------
 
     def _on_terminate(self) -> None:
-        """The master decides whether requests finish: tell it, and run until it ends."""
+        """Tell the master, and run until it ends: the master decides whether requests finish."""
         if self._leaving:
             return
         self._leaving = True

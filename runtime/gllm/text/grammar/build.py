@@ -30,7 +30,7 @@ COMPACT_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True, "lenient
 
 
 def grammar_from_json_schema(schema: Any, *, compact: bool = False, param: str = "response_format") -> str:
-    """JSON that is valid under `schema` (an object, or true for any value), see `checked_schema`.
+    """Return a grammar for JSON that is valid under `schema` (an object, or true for any value), see `checked_schema`.
 
     compact: no white space between values. The check refuses keywords that llguidance does not implement. Raises
     ParameterError(param) for a value that is not a schema, or is too large.
@@ -41,18 +41,18 @@ def grammar_from_json_schema(schema: Any, *, compact: bool = False, param: str =
 
 
 def any_json_object(*, compact: bool = False) -> str:
-    """Any JSON object (OpenAI's response_format {"type": "json_object"})."""
+    """Return a grammar for any JSON object (OpenAI's response_format {"type": "json_object"})."""
     return grammar_from_json_schema({"type": "object"}, compact=compact)
 
 
 def grammar_from_regex(regex: str, *, param: str = "regex") -> str:
-    """Text that matches the regular expression as a whole (Rust syntax: Unicode classes, no look-around)."""
+    """Return a grammar for text that a regular expression matches as a whole (Rust syntax, without look-around)."""
     _check_text(regex, param)
     return str(LLMatcher.grammar_from_regex(regex))
 
 
 def grammar_from_text(text: str, *, param: str = "grammar") -> str:
-    """Text of a grammar in EBNF (`root ::= ...`) or in llguidance's dialect of Lark (`start: ...`)."""
+    """Return the grammar for a text in EBNF (`root ::= ...`) or in llguidance's dialect of Lark (`start: ...`)."""
     _check_text(text, param)
     if not is_ebnf(text):
         return grammar_from_lark(text, param=param)
@@ -63,13 +63,13 @@ def grammar_from_text(text: str, *, param: str = "grammar") -> str:
 
 
 def grammar_from_lark(text: str, *, param: str = "grammar") -> str:
-    """Text of a Lark grammar with a `start` rule, in llguidance's dialect."""
+    """Return the grammar for a Lark text with a `start` rule, in llguidance's dialect."""
     _check_text(text, param)
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
 def grammar_from_choices(choices: Sequence[str], *, param: str = "choice") -> str:
-    """Exactly one of the strings."""
+    """Return a grammar for exactly one of the strings."""
     if not 0 < len(choices) <= MAX_CHOICES:
         raise ParameterError(param, f"{param} must list 1 to {MAX_CHOICES} strings")
     for choice in choices:
@@ -78,7 +78,7 @@ def grammar_from_choices(choices: Sequence[str], *, param: str = "choice") -> st
 
 
 def lark_string(text: str) -> str:
-    """A Lark literal; its escapes are those of JSON."""
+    """Return a Lark literal; it has the same escapes as JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 

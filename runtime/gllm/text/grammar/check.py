@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
 CHECK_SECONDS = 30.0
-"""Wall-clock seconds; the child is ended after CPU_SECONDS of CPU time."""
+"""Maximum wall-clock time of a check. The kernel ends the child earlier, after CPU_SECONDS of CPU time."""
 START_SECONDS = 60.0
 MAX_CACHED = 256
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")
-"""Environment variables that the child gets: those that it needs, without secrets."""
+"""Environment variables that the child gets: it needs these, and none is a secret."""
 
 
 class GrammarChecker:
@@ -40,7 +40,7 @@ class GrammarChecker:
         self._child: subprocess.Popen[bytes] | None = None
 
     def check(self, grammar: str, *, param: str = "grammar") -> None:
-        """Raises ParameterError(param) if the grammar is wrong, or too large or too slow to compile."""
+        """Raise ParameterError(param) if the grammar is wrong, or too large or too slow to compile."""
         size = len(grammar.encode("utf-8", "replace"))
         if size > MAX_GRAMMAR_BYTES:
             raise ParameterError(
@@ -62,7 +62,7 @@ class GrammarChecker:
             self._kill()
 
     def _ask(self, grammar: str) -> str:
-        """The error in the grammar, empty if there is none."""
+        """Return the error in the grammar, empty if there is none."""
         if self._child is None or self._child.poll() is not None:
             self._start()
         answer = self._exchange(grammar.encode("utf-8", "replace"), CHECK_SECONDS)
@@ -79,7 +79,7 @@ class GrammarChecker:
             stdout=subprocess.PIPE,
             env=_environment(),
         )
-        # Wait for the child, so that it is no zombie until the next grammar.
+        # Wait for the child, so that it does not stay a zombie until the next grammar.
         threading.Thread(target=self._child.wait, name="grammar-checker-reaper", daemon=True).start()
         if self._exchange(msgspec.msgpack.encode(self._setup), START_SECONDS) is None:
             self._kill()

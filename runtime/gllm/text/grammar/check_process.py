@@ -14,7 +14,7 @@ from typing import IO
 import msgspec
 
 MEMORY_BYTES = 1 << 29
-"""Bytes of address space that a grammar may take, beyond those of the process before it."""
+"""Bytes of address space that grammars may take, beyond what the process uses before the first one."""
 CPU_SECONDS = 5
 """CPU time that a grammar may take. Wall-clock time would depend on the load of the machine."""
 _LENGTH = struct.Struct("<I")
@@ -82,7 +82,7 @@ def _serve() -> None:
 
 
 def _limit_cpu() -> None:
-    """The kernel ends this process when the limit is reached."""
+    """Limit the CPU time of the next grammar. The kernel ends this process when the limit is reached."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(time.process_time()) + CPU_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))

@@ -73,7 +73,7 @@ class _Translator:
         self._depth = 0
         self._names: dict[str, str] = {"root": "r0"}
         self._used: dict[str, int] = {"root": 1}
-        """Name -> line where it is used first."""
+        """Name of a rule to the line of its first use."""
 
     def lark(self) -> str:
         rules: dict[str, str] = {}
@@ -171,7 +171,7 @@ class _Translator:
         return f"{{{least},{'' if most is None else most}}}"
 
     def _characters(self, token: _Token) -> list[str]:
-        """The characters between the quotes or brackets of a token, without escapes."""
+        """Return the characters between the quotes or brackets of a token, without escapes."""
         return [char for char, _ in _unescaped(token.text[1:-1], token.line)]
 
     def _class(self, token: _Token) -> str:
@@ -198,7 +198,7 @@ class _Translator:
 
 
 def _unescaped(text: str, line: int) -> list[tuple[str, bool]]:
-    """The characters of a text, and whether each was written as an escape."""
+    """Return the characters of a text, and whether each was written as an escape."""
     found = []
     position = 0
     while position < len(text):
@@ -229,7 +229,7 @@ def _group(items: list[str]) -> str:
 
 
 def _lark_class(ranges: list[tuple[int, int]], negated: bool) -> str:
-    """A regular expression of one character."""
+    """Return a regular expression for one character."""
     inside = "".join(
         f"\\x{{{first:x}}}" if first == last else f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in ranges
     )

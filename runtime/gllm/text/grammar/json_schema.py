@@ -53,7 +53,10 @@ def checked_schema(schema: Any, *, param: str) -> dict[str, Any]:
 
 
 def _check_depth_and_references(schema: dict[str, Any], param: str) -> None:
-    """Iterative, so that a deep schema does not exhaust the stack."""
+    """Raise ParameterError if the schema is too deep or refers to another document.
+
+    The search is iterative, so that a deep schema does not exhaust the stack.
+    """
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         below: list[Any] = []
@@ -77,9 +80,9 @@ class _Rewriter:
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._open: dict[str, str] = {}
-        """Pointer to the name of a definition: its target with open objects."""
+        """Pointer to the name of a definition, which is the pointer's target with open objects."""
         self._left: list[str] = []
-        """Pointers in `_open` without a definition so far."""
+        """Pointers in `_open` that have no definition yet."""
 
     def rewritten(self) -> dict[str, Any]:
         schema = self._schema(self._root, closed=True)
@@ -94,7 +97,10 @@ class _Rewriter:
         return schema
 
     def _schema(self, schema: Any, *, closed: bool) -> Any:
-        """closed: an object that lists its properties has no others. Parts of a composition stay open."""
+        """Return the rewritten schema. closed: an object that lists its properties has no others.
+
+        Parts of a composition stay open.
+        """
         if isinstance(schema, list):  # `items` of older drafts
             return [self._schema(item, closed=closed) for item in schema]
         if not isinstance(schema, dict):
@@ -153,7 +159,10 @@ class _Rewriter:
             result["additionalProperties"] = False
 
     def _property_names(self, schema: dict[str, Any]) -> dict[str, None] | None:
-        """The properties that a schema and its parts list, in order; None if a part states which others are allowed."""
+        """Return the properties that a schema and its parts list, in order.
+
+        None if a part states which others are allowed.
+        """
         names: dict[str, None] = {}
         seen: set[str] = set()
         parts: list[Any] = [schema]
@@ -175,7 +184,7 @@ class _Rewriter:
         return names
 
     def _open_reference(self, reference: Any) -> Any:
-        """A reference to the same target with open objects."""
+        """Return a reference to the same target with open objects."""
         target = self._target(reference) if isinstance(reference, str) else None
         if target is None:
             return reference
@@ -185,7 +194,7 @@ class _Rewriter:
         return f"#/$defs/{self._open[reference]}"
 
     def _target(self, reference: str) -> Any:
-        """The target of a pointer into the schema (#/...); None if there is none."""
+        """Return the target of a pointer into the schema (#/...); None if there is none."""
         node: Any = self._root
         for step in reference.removeprefix("#").split("/")[1:]:
             step = unquote(step).replace("~1", "/").replace("~0", "~")
@@ -243,5 +252,5 @@ def _is_annotation(key: str, value: Any) -> bool:
 
 
 def _restrictions(names: dict[str, Any]) -> set[str]:
-    """The keywords of a schema of names that restrict a string."""
+    """Return the keywords that restrict a string, in a schema of names."""
     return set(names) - {"type", "title", "description", "default", "examples", "$comment"}

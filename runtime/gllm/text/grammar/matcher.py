@@ -43,7 +43,7 @@ def build_ll_tokenizer(tokenizer: Tokenizer, logits_width: int) -> LLTokenizer:
 
 
 def grammar_limits() -> LLParserLimits:
-    """Limits: about 10 ms of lexer work at the start and for each step, and some 100 MB of lexer states."""
+    """Return limits of about 10 ms of lexer work at the start and for each step, and some 100 MB of lexer states."""
     return LLParserLimits(
         initial_lexer_fuel=500_000,
         step_lexer_fuel=150_000,
@@ -74,7 +74,7 @@ def check_grammar(grammar: str, ll_tokenizer: LLTokenizer, *, param: str = "gram
 
 
 def explain(error: str) -> str:
-    """The reason why a grammar failed, without the dump of llguidance's state that may follow the message."""
+    """Return the reason why a grammar failed, without the dump of llguidance's state that may follow the message."""
     text = error.partition("<state>")[0].partition("<backtrace>")[0].replace("<non-verbose/>", "").strip()
     for sign, meaning in _EXPLANATIONS:
         if sign in text:

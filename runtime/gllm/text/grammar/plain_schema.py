@@ -88,7 +88,7 @@ def _split_pattern(schema: dict[str, Any]) -> None:
 
 
 def _closing(pattern: str) -> int | None:
-    """The index at which the first group of the pattern ends."""
+    """Return the index at which the first group of the pattern ends; None if it does not end."""
     depth, in_class, index = 0, False, 0
     while index < len(pattern):
         char = pattern[index]

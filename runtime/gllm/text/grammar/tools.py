@@ -13,7 +13,7 @@ from gllm.text.tool_parsers import ToolFormat
 _ANSWER = "answer"
 
 MAX_CALLS = 16
-"""The most calls in one answer that a grammar allows."""
+"""Maximum number of calls in one answer that a grammar allows."""
 _ANY_TEXT = r"/(.|\n)*/"
 _TEXT_THAT_IS_NO_CALL = r"/([^\{\s](.|\n)*)?/"
 
@@ -58,7 +58,7 @@ def grammar_for_tools(
 
 
 def _answer_or_call(answer: dict[str, Any], functions: list[_Function], form: ToolFormat) -> str:
-    """JSON that is the answer or one call. Both begin with a brace, so they must be one schema."""
+    """Return a grammar for JSON that is the answer or one call. Both begin with a brace, so they must be one schema."""
     options = answer.pop("x-guidance")
     parts = {_ANSWER: answer} | {
         f"arguments_{index}": _arguments_schema(function, True) for index, function in enumerate(functions)
@@ -102,7 +102,7 @@ def _function(tool: Any, where: str) -> _Function:
 def _lark(
     functions: list[_Function], choice: str | dict[str, Any], form: ToolFormat, parallel: bool, answer: bool
 ) -> str:
-    """answer: the alternative to calls is the grammar @answer instead of free text."""
+    """Return the Lark text. answer: the alternative to calls is the grammar @answer instead of free text."""
     free = choice == "auto" and not answer
     most = 1 if isinstance(choice, dict) or not parallel else MAX_CALLS
     between = f"{form.separator} " if form.separator else "\n"
@@ -135,7 +135,7 @@ def _lark(
 
 
 def _arguments_schema(function: _Function, only_strict: bool) -> dict[str, Any]:
-    """The schema of the arguments. As with OpenAI, a function without `parameters` takes none."""
+    """Return the schema of the arguments. As with OpenAI, a function without `parameters` takes none."""
     parameters = function.parameters
     if only_strict and not function.strict:
         parameters = {"type": "object"}

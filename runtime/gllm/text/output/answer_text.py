@@ -15,7 +15,7 @@ class TextDelta(msgspec.Struct, gc=False):
     """One engine output after detokenizing and the search for stop strings."""
 
     index: int
-    """Of the choice that it belongs to."""
+    """Index of the choice to which it belongs."""
     text: str
     token_ids: list[int]
     """Leading tokens of the output that belong to the answer, with the EOS or stop token that ended it."""
@@ -24,9 +24,9 @@ class TextDelta(msgspec.Struct, gc=False):
     finish_reason: str | None
     """stop or length."""
     stop_reason: str | int | None
-    """vLLM's: the stop string, or the stop token that the request named; None for EOS and length."""
+    """As in vLLM: the stop string, or the stop token that the request named; None for EOS and length."""
     matched_stop: str | int | None
-    """SGLang's: the same, and the id of an EOS token."""
+    """As in SGLang: the same, but for EOS the id of the EOS token."""
 
 
 class AnswerText:
@@ -35,7 +35,7 @@ class AnswerText:
     def __init__(
         self, stream: TextStream, sampling: SamplingParams, eos_token_ids: Collection[int], index: int = 0
     ) -> None:
-        """eos_token_ids: the model's. index: of the choice, for its deltas."""
+        """eos_token_ids: EOS tokens of the model. index: index of the choice, for its deltas."""
         self._stream = stream
         self._index = index
         # The token that ends the answer is part of its text, like a stop string.

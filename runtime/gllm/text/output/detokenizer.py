@@ -42,7 +42,7 @@ class TextStream:
         self.stop_reason: str | None = None
         """The stop string or the pattern that matched; from then on `feed` returns nothing."""
         self.num_tokens = 0
-        """Ids taken in, up to the one that completed a stop string or a match."""
+        """The number of ids taken in, up to the id that completed a stop string or a match."""
         self._pieces = tokenizer.token_pieces
         self._hidden = tokenizer.special_token_ids if skip_special_tokens else frozenset[int]()
         self._strip_pending = tokenizer.strip_leading_space and not keep_leading_space

@@ -8,7 +8,7 @@ OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 
 
 def reasoning_parser_for(name: str, template_source: str, prompt: str = "") -> ReasoningParser | None:
-    """A new parser for one generation; None if there is no reasoning to separate.
+    """Return a new parser for one generation; None if there is no reasoning to separate.
 
     name: "qwen3", "none", or "auto": a parser if the chat template contains <think>. If `prompt`, the rendered text,
     ends with <think>, the model starts inside the reasoning; if the template closes it again (enable_thinking=false),

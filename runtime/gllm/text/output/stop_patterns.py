@@ -49,7 +49,7 @@ class PatternScanner:
         self._matchers = matchers
 
     def feed(self, text: str, *, ignore: bool = False) -> str | None:
-        """The first pattern with a match that ends in `text`. ignore: matches that end here do not count.
+        """Return the first pattern with a match that ends in `text`. ignore: matches that end in `text` do not count.
 
         Raises PatternTooComplexError.
         """
@@ -64,7 +64,7 @@ class PatternScanner:
 
 
 def _compile(pattern: str, index: int) -> LLMatcher:
-    """A matcher that accepts whenever a match of the pattern ends."""
+    """Return a matcher that accepts whenever a match of the pattern ends. Raises ParameterError."""
     from llguidance import LLMatcher
 
     if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
@@ -78,7 +78,7 @@ def _compile(pattern: str, index: int) -> LLMatcher:
 
 
 def _reason(error: str) -> str:
-    """The reason that llguidance or its regex parser gives, without the pattern."""
+    """Return the reason that llguidance or its regex parser gives, without the pattern."""
     for line in error.splitlines():
         head, found, reason = line.strip().partition("error: ")
         if found and not head.strip():
@@ -89,7 +89,7 @@ def _reason(error: str) -> str:
 
 
 def _limits() -> LLParserLimits:
-    """Limits: milliseconds of work for a byte, and some megabytes."""
+    """Return limits: milliseconds of work for a byte, and some megabytes of states."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(

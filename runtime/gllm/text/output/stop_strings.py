@@ -12,7 +12,7 @@ class StopStrings:
     """A set of stop strings as an automaton. It is immutable: all answers of a request share one.
 
     A state is the longest end of the text that is the beginning of a stop string. The strings are sorted, and prefixes
-    are found by bisection. To build it takes one sort. A character takes two lookups on average: a character makes the
+    are found by bisection. Building it takes one sort. A character takes two lookups on average: a character makes the
     state one longer, and each lookup that fails makes it one shorter.
     """
 
@@ -30,7 +30,7 @@ class StopStrings:
         return bool(self._sorted)
 
     def advance(self, state: str, char: str) -> str:
-        """The state after one more character."""
+        """Return the state after one more character."""
         if not state and char not in self.first:
             return ""
         state += char
@@ -39,7 +39,7 @@ class StopStrings:
         return state
 
     def completed(self, state: str) -> str | None:
-        """Return the longest stop string that ends here: all that do are ends of the state."""
+        """Return the longest stop string with which the text ends: each of these is an end of the state."""
         if not state or state[-1] not in self._last:
             return None
         if state not in self._ends:
@@ -63,7 +63,7 @@ class StopScanner:
     """Finds the first stop string in one text, and holds text that may become one."""
 
     def __init__(self, stops: StopStrings, include: bool) -> None:
-        """include: the stop string is part of the text."""
+        """include: whether the stop string is part of the text."""
         self.matched: str | None = None
         self._stops = stops
         self._include = include

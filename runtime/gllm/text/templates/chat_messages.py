@@ -24,9 +24,9 @@ class TemplateTraits(NamedTuple):
     content: ContentFormat
     reasoning_key: str
     short_call_ids: bool
-    """The ids of tool calls must have nine letters and digits, as in Mistral's templates."""
+    """Whether the ids of tool calls must have nine letters and digits, as in Mistral's templates."""
     developer: bool
-    """The template has the role `developer`; for others such messages become `system`."""
+    """Whether the template has the role `developer`; otherwise such messages get the role `system`."""
 
 
 def template_traits(tree: nodes.Template) -> TemplateTraits:
@@ -44,7 +44,7 @@ def _compares_length_with_9(node: nodes.Compare) -> bool:
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
-    """Whether a template expects `content` as a string or as a list of parts.
+    """Return whether a template expects `content` as a string, as a list of parts, or takes both.
 
     A template that loops over the content of a message expects parts; if it also tests for strings, it takes both.
     """
@@ -113,7 +113,7 @@ def _shorten_ids(message: dict[str, Any]) -> None:
 
 
 def _short_id(call_id: str) -> str:
-    """Nine letters and digits; equal ids give equal results."""
+    """Return nine letters and digits. Equal ids give equal results."""
     if len(call_id) == _SHORT_ID and call_id.isalnum():
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:_SHORT_ID]

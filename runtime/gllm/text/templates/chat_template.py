@@ -93,7 +93,7 @@ class ChatTemplate:
     def of_model(
         cls, tokenizer: Tokenizer, override: Path | str = "", *, allow_special_tokens: bool = False
     ) -> ChatTemplate:
-        """The model's template, or that in the file `override` (`--chat-template`). Raises ValueError."""
+        """Return the model's template, or the one in the file `override` (`--chat-template`). Raises ValueError."""
         if override:
             try:
                 source = Path(override).read_text(encoding="utf-8")

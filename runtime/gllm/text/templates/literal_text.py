@@ -1,7 +1,7 @@
 """Special tokens that a client spells in a message stay text: they cannot end a turn or begin another.
 
 Before a chat template runs, `SpecialSpellings.mark` marks each such spelling inside the messages. In the rendered text
-the marks show which spellings come from the client (`unmark`); those of the template are special tokens.
+the marks show which spellings come from the client (`unmark`); the template's own spellings are special tokens.
 `LiteralEncoder` encodes a text that has both kinds.
 """
 
@@ -19,7 +19,7 @@ import tokenizers
 
 from gllm.text.templates.template_values import ToolArguments, map_arguments
 
-# Random, so that no client can write it. Private-use characters, which templates and JSON leave as they are.
+# The mark is random, so that no client can write it. Templates and JSON do not change private-use characters.
 _MARK = "".join(chr(secrets.choice(range(0xE100, 0xF800))) for _ in range(8))
 _ESCAPED_MARK = _MARK.encode("ascii", "backslashreplace").decode()
 """The mark as `tojson(ensure_ascii=true)` in a template writes it."""
@@ -63,7 +63,7 @@ class SpecialSpellings:
         return value
 
     def whole(self, text: str, start: int) -> re.Match[str] | None:
-        """The next spelling; the longest of those at one position."""
+        """Return the first spelling from `start` on; of several at one position, the longest."""
         return self._whole.search(text, start)
 
     def _mark_text(self, text: str) -> str:
@@ -95,7 +95,7 @@ def unmark(text: str) -> RenderedPrompt:
 class LiteralEncoder:
     """A second tokenizer, in which special tokens have spellings that no client can write.
 
-    To build it takes as long as to load a tokenizer.
+    Building it takes as long as loading a tokenizer.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, spellings: Iterable[str]) -> None:
@@ -142,7 +142,7 @@ Trie = dict[str, Any]
 
 
 def _trie(words: Iterable[str]) -> Trie:
-    """Nested by character; the key "" marks the end of a word."""
+    """Return a trie of the words, nested by character; the key "" marks the end of a word."""
     root: Trie = {}
     for word in words:
         node = root
@@ -153,7 +153,7 @@ def _trie(words: Iterable[str]) -> Trie:
 
 
 def _pattern(node: Trie) -> str:
-    """A regular expression for the longest path from this node to the end of a word."""
+    """Return a regular expression for the longest path from this node to the end of a word."""
     prefix = ""
     while len(node) == 1 and "" not in node:
         [(char, node)] = node.items()

@@ -27,7 +27,7 @@ class NoText(str):
 
 class ToolArguments(dict[str, Any]):
     """The arguments of a tool call: an object for templates that iterate over them or call `tojson`, JSON text for
-    those that print or concatenate them. Attributes begin with _, because templates look up keys as attributes.
+    templates that print or concatenate them. Attributes begin with _, because templates look up keys as attributes.
     """
 
     def __init__(self, values: dict[str, Any], text: str, *, is_text: bool = False) -> None:
@@ -67,7 +67,7 @@ def tool_arguments(given: Any) -> ToolArguments:
 
 
 def map_arguments(arguments: ToolArguments, change: Callable[[Any], Any]) -> ToolArguments:
-    """A copy with `change` applied to text and values."""
+    """Return a copy with `change` applied to text and values."""
     return ToolArguments(change(dict(arguments)), change(arguments._text), is_text=arguments._is_text)
 
 

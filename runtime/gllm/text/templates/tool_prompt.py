@@ -99,7 +99,7 @@ def _merged_results(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _text(content: Any) -> str:
-    """The content of a message as text; it may be a list of text parts."""
+    """Return the content of a message as text; the content may be a list of text parts."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text", "")) if isinstance(part, dict) else str(part) for part in content)
     return content if isinstance(content, str) else ""

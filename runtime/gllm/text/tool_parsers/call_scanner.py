@@ -90,7 +90,8 @@ class CallScanner:
     """Finds the name and the arguments of a call in the order in which the model writes them.
 
     Arguments that are an object are returned while they arrive, as the model spells them. Arguments that are a JSON
-    string (some models write that) are decoded when they are complete; null is none. The first of several counts.
+    string (some models write that) are decoded when they are complete; null means none. If a key occurs twice, its
+    first value counts.
     """
 
     def __init__(self) -> None:
@@ -179,7 +180,7 @@ class CallScanner:
 
 
 def _decode_string(text: str) -> str | None:
-    """The value of a JSON string; None if its escapes are not valid."""
+    """Return the value of a JSON string; None if its escapes are not valid."""
     try:
         value = _DECODER.decode(text)
     except ValueError:

@@ -59,7 +59,7 @@ _FORMATS = {chosen.name: chosen for chosen in (HERMES, LLAMA)}
 
 
 def tool_format_for(name: str, template_source: str, *, reads_tools: bool = True) -> ToolFormat | None:
-    """The format called `name`; "none": None; "auto": the format in the chat template, None if it has no known one.
+    """Return the format called `name`, None for "none". "auto" takes the format that the chat template shows, or None.
 
     A template that does not read tools has no format. Then a system text describes the tools, and the format is HERMES.
     Raises ValueError for other names.

@@ -28,8 +28,8 @@ class ToolParser:
     """The tool calls of one generation. The sum of all deltas does not depend on how the text is divided into pieces.
 
     Content is all text outside calls, without white space and separators between calls. Text that begins like a call
-    but is none is content, unless the end of the text cuts it off right after another call. When the name of a call is
-    out, it stays a call: if the model breaks off inside the arguments, they are incomplete, and content follows.
+    but is not one is content, unless the end of the text cuts it off right after another call. Once the name of a call
+    is returned, it stays a call: if the model breaks off inside the arguments, they are incomplete; content follows.
     """
 
     def __init__(self, tool_format: ToolFormat) -> None:
@@ -40,7 +40,7 @@ class ToolParser:
         self._tags = tuple(tag for tag in (tool_format.open_tag, tool_format.close_tag) if tag)
         self._call: CallScanner | None = None
         self._announced = False
-        """Whether the name of the current call is out."""
+        """Whether the name of the current call has been returned."""
         self._raw: list[str] = []
         """Text of the current call, while it may still be content."""
         self._gap: list[str] | None = []

@@ -49,7 +49,7 @@ class _TokenizerFile(msgspec.Struct):
 
 
 def folder_eos_ids(folder: Path) -> tuple[int, ...]:
-    """The union of `eos_token_id` in generation_config.json and config.json with the tokenizer's `eos_token`.
+    """Return the union of `eos_token_id` in generation_config.json and config.json with the tokenizer's `eos_token`.
 
     If none of these ends a turn, the special tokens of END_OF_TURN that the chat template writes are added. Raises
     ValueError that names the file.
@@ -83,7 +83,7 @@ def folder_eos_ids(folder: Path) -> tuple[int, ...]:
 
 
 def gguf_eos_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """The `eos`, `eot` and `eom` ids of a GGUF header.
+    """Return the `eos`, `eot` and `eom` ids of a GGUF header.
 
     Headers of early 2024 have the end of the text only: if none of these ids ends a turn, the control tokens of
     END_OF_TURN are added. `<|eom_id|>`, which converters seldom name, is always added. For headers without any id, the

@@ -101,7 +101,7 @@ def _sentencepiece(metadata: dict[str, Any], tokens: list[str], vocab: dict[str,
 def _merges_from_scores(
     metadata: dict[str, Any], tokens: list[str], vocab: dict[str, int], scores: list[float]
 ) -> list[list[str]]:
-    """The merges of a SentencePiece vocabulary, which merges the adjacent pair whose union has the best score.
+    """Return the merges of a SentencePiece vocabulary. It merges the adjacent pair whose union has the best score.
 
     Pairs with the same union are ordered by the ids of their parts, as in the conversion of Hugging Face. Special
     tokens are matched before BPE, so they have no merges.
@@ -159,7 +159,7 @@ def _post_processor(metadata: dict[str, Any], tokens: list[str]) -> dict[str, An
 
 
 def special_token_id(metadata: dict[str, Any], name: str) -> int | None:
-    """The id under `tokenizer.ggml.NAME_token_id` (bos, unknown, ...); None if it is absent or out of range."""
+    """Return the id under `tokenizer.ggml.NAME_token_id` (bos, unknown, ...); None if it is absent or out of range."""
     token = metadata.get(f"tokenizer.ggml.{name}_token_id")
     size = len(metadata.get("tokenizer.ggml.tokens") or ())
     return token if isinstance(token, int) and 0 <= token < size else None

@@ -42,7 +42,7 @@ _DIGITS = {"type": "Digits", "individual_digits": True}
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
-    """Maps bytes to printable characters; with `use_regex` it first splits by GPT-2's pattern."""
+    """Return a step that maps bytes to printable characters; with `use_regex` it first splits by GPT-2's pattern."""
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
@@ -138,7 +138,7 @@ def pretokenizer_name(name: str | None, tokens: list[str]) -> str:
 
 
 def byte_level_pretokenizer(name: str) -> dict[str, Any]:
-    """The `pre_tokenizer` section of a tokenizer.json, by its name in `tokenizer.ggml.pre`. Raises ValueError."""
+    """Return the `pre_tokenizer` section of a tokenizer.json for a name in `tokenizer.ggml.pre`. Raises ValueError."""
     if name not in _STEPS:
         raise ValueError(
             f"unknown pre-tokenizer {name!r} (tokenizer.ggml.pre); known: {', '.join(sorted(_STEPS))}. "

@@ -18,9 +18,9 @@ class TokenTable(msgspec.Struct, frozen=True):
 
 
 def byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's bijection from printable characters to bytes.
+    """Return GPT-2's bijection from printable characters to bytes.
 
-    Printable Latin-1 characters stand for themselves, the other 68 bytes for the characters from U+0100 on.
+    Printable Latin-1 characters stand for their own bytes, the characters from U+0100 on for the other 68 bytes.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
@@ -28,7 +28,7 @@ def byte_level_alphabet() -> dict[str, int]:
 
 
 def token_table(tokens: list[str | None], added: dict[int, str], decoder: dict[str, Any] | None) -> TokenTable:
-    """Bytes of all tokens for the `decoder` section of a tokenizer.json.
+    """Return the bytes of all tokens for the `decoder` section of a tokenizer.json.
 
     `tokens[id]` is the spelling in the vocabulary, None for an id without a token; `added` are the added tokens. In
     byte-level BPE an added token is its own text. In SentencePiece its space and bytes are decoded as in other tokens,
@@ -63,7 +63,7 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def _byte_level_pieces(tokens: list[str | None]) -> list[bytes]:
     alphabet = byte_level_alphabet()
-    # Latin-1 characters outside the alphabet become one that Latin-1 cannot encode, which raises the error below.
+    # Latin-1 characters outside the alphabet become U+FFFD, which Latin-1 cannot encode: that raises the error below.
     table = {code: chr(alphabet.get(chr(code), 0xFFFD)) for code in range(256)}
     table |= {ord(char): chr(byte) for char, byte in alphabet.items()}
     pieces = []

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 CANDIDATES = 1024
-"""The most likely tokens, which are tried before a full sort: top-k and top-p nearly always end among them."""
+"""Number of most likely tokens that are tried before a full sort: top-k and top-p nearly always end among them."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -68,7 +68,7 @@ def choose(
 
 
 def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first index whose cumulative mass exceeds uniform * total: [rows] int64."""
+    """Return the first index whose cumulative mass exceeds uniform * total: [rows] int64."""
     threshold = uniforms.to(cumulative.device) * cumulative[:, -1]
     index = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
     # Rounding may put the threshold at the total: then the last index with any mass, which ends the plateau.
@@ -77,14 +77,14 @@ def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
 
 
 def uniform(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """seeds, positions (of the output token): [rows]. Returns [rows] in [0, 1) with 53 random bits."""
+    """Return uniform numbers in [0, 1) with 53 random bits, [rows]. seeds, positions (of the output token): [rows]."""
     with np.errstate(over="ignore"):
         bits = _mix(_mix(seeds + _GOLDEN) + (positions + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

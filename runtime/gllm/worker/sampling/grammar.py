@@ -61,7 +61,10 @@ class GrammarState:
                 raise ValueError(_reason(self._matcher))
 
     def allowed(self, eos_token_ids: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """[vocab] the tokens that may come next. After the grammar's end: only EOS, or any token with ignore_eos."""
+        """Return the tokens that may come next, [vocab] bool. Raises ValueError if the grammar cannot be followed.
+
+        After the grammar's end only EOS may come, or any token with ignore_eos.
+        """
         if self._matcher.is_error():
             raise ValueError(_reason(self._matcher))
         if self._matcher.is_stopped():
@@ -131,7 +134,7 @@ class GrammarStore:
         self._compiled.pop(number, None)
 
     def start(self, number: int, output: list[int]) -> GrammarState:
-        """The state after `output`. Raises ValueError if the output does not fit."""
+        """Return the state after `output`. Raises ValueError if the output does not fit."""
         state = GrammarState(self._compiled[number], self._vocab_size)
         state.advance(output)
         return state

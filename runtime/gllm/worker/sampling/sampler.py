@@ -34,7 +34,7 @@ class Sampler:
         self._argmax = argmax or (lambda logits: logits.argmax(dim=-1))
 
     def sample(self, logits: torch.Tensor, slots: Int32) -> Sampled:
-        """logits: [rows, vocab] float32, may be edited in place; slots: [rows]."""
+        """Sample a token for each row. logits: [rows, vocab] float32, may be edited in place; slots: [rows]."""
         state = self.state
         has_logprobs = state.num_logprobs[slots] >= 0
         raw = logits[torch.from_numpy(np.flatnonzero(has_logprobs)).to(logits.device)] if has_logprobs.any() else None
@@ -163,10 +163,10 @@ def token_logprobs(
     *,
     requested: Mapping[int, Sequence[int]] | None = None,
 ) -> list[TokenLogprob]:
-    """Log-probabilities of chosen tokens and of alternatives, from unmodified logits.
+    """Return the log-probabilities of chosen tokens and of alternatives, from unmodified logits.
 
-    logits: [rows, vocab] float32; tokens: [rows] int64, the chosen ones; num_top: the number of most likely tokens for
-    each row. requested: row -> tokens that replace the most likely ones; the chosen token is added.
+    logits: [rows, vocab] float32; tokens: [rows] int64, the chosen tokens; num_top: the number of alternatives for each
+    row. requested: row -> alternatives instead of the most likely tokens; the chosen token is added to them.
     """
     if not num_top:
         return []

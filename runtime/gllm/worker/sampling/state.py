@@ -16,7 +16,7 @@ _NOTHING = -1
 
 
 class TokenCounts:
-    """How often each token occurred, for the three penalties. One for each sequence that has a penalty."""
+    """Counts of each token, for the three penalties. A sequence with a penalty has its own counts."""
 
     def __init__(self, sequence: NewSequence, vocab_size: int, device: torch.device) -> None:
         tokens = torch.tensor(sequence.token_ids, dtype=torch.int64)
@@ -29,7 +29,7 @@ class TokenCounts:
         """[vocab] occurrences in the output: presence and frequency penalties."""
 
     def add(self, token: torch.Tensor) -> None:
-        """token: [1] int64 on the device. Does not wait for the device."""
+        """Count a sampled token: [1] int64 on the device. Does not wait for the device."""
         self.seen.index_fill_(0, token, True)
         self.output.index_add_(0, token, torch.ones_like(token, dtype=torch.float32))
 
@@ -55,13 +55,13 @@ class BadWords:
         """[width] the output's last tokens."""
 
     def mask(self, logits: torch.Tensor) -> None:
-        """logits: [vocab] float32, edited in place."""
+        """Mask the tokens that would complete a run. logits: [vocab] float32, edited in place."""
         matches = ((self._prefixes == self._recent) | self._free).all(-1)
         # Several runs may end in the same token: adding is the same in any order.
         logits.index_add_(0, self._last, torch.where(matches, -torch.inf, 0.0).to(logits.dtype))
 
     def add(self, token: torch.Tensor) -> None:
-        """token: [1] int64 on the device. Does not wait for the device."""
+        """Append a sampled token: [1] int64 on the device. Does not wait for the device."""
         if len(self._recent):
             self._recent = torch.cat((self._recent[1:], token))
 

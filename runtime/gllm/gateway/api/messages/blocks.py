@@ -36,7 +36,7 @@ class Blocks:
         self._blocks: list[_Block] = []
         self._open = False
         self._held = ""
-        """White space before a block of text: dropped when a tool call follows."""
+        """White space before a block of text. It is dropped when a tool call follows."""
 
     def content(self) -> list[dict[str, Any]]:
         return [block.content() for block in self._blocks]

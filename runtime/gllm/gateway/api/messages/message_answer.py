@@ -21,7 +21,7 @@ from gllm.gateway.shared.gateway import Gateway
 
 
 async def open_message(request: MessagesRequest, gateway: Gateway) -> Answer:
-    """Raises ApiError or ParameterError for everything known before the first token."""
+    """Open the answer. Raises ApiError or ParameterError for any error before the first token."""
     chat = await asyncio.to_thread(chat_of, request)
     return MessageAnswer(await ChatTurn.open(chat, gateway, f"msg_{uuid.uuid4().hex}"))
 

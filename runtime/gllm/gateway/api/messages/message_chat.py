@@ -22,7 +22,7 @@ from gllm.gateway.protocol.errors import bad_request
 from gllm.gateway.protocol.validation import from_validation
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
-"""Efforts that no template knows, and the one to use instead."""
+"""Efforts that no template knows, and the effort to use instead."""
 _BILLING = re.compile(r"x-anthropic-billing-header:[^\n]*\n?")
 """Claude Code begins its system text with such a block.
 
@@ -78,7 +78,7 @@ def chat_of(request: CountTokensRequest) -> MessagesChat:
 
 
 def _messages(request: CountTokensRequest) -> list[dict[str, Any]]:
-    """Consecutive turns of one role become one turn, as Anthropic documents."""
+    """Return the chat messages. Consecutive turns of one role become one turn, as Anthropic documents."""
     system = [block for block in _text_blocks(request.system) if not _BILLING.fullmatch(block.text or "")]
     first = [MessageParam(role="system", content=system)] if system else []
     messages: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ def _user(blocks: list[ContentBlock]) -> list[dict[str, Any]]:
 
 
 def _assistant(blocks: list[ContentBlock]) -> list[dict[str, Any]]:
-    """A turn without content adds no message: the model then answers from the beginning."""
+    """Return a turn's chat message. A turn without content has none: the model then answers from the beginning."""
     text = _text(blocks)
     thoughts = [block.thinking or "" for block in blocks if block.type == "thinking"]
     calls = [

@@ -24,7 +24,7 @@ _TASK = (
 async def compact(request: CompactRequest, gateway: Gateway, store: ResponseStore) -> bytes:
     """Return the JSON body of the compacted conversation. Raises ApiError.
 
-    Where the conversation does not fit the context, the oldest messages are left out.
+    If the conversation does not fit the context, the oldest messages are left out.
     """
     items = await asyncio.to_thread(Conversation(request, store).items)
     task = MessageItem(role="user", content=_TASK).to_item()

@@ -1,4 +1,4 @@
-"""From a chat turn's deltas to output items, and to the events of each item, all but their sequence numbers."""
+"""Turns the deltas of a chat turn into output items and their events. The events get their sequence numbers later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OutputItems:
         self._names = TokenNames(tokenizer, as_ids=False)
         self._wants_logprobs = wants_logprobs
         self._unsaid: list[TokenLogprob] = []
-        """Logprobs of tokens whose text is held back so far."""
+        """Logprobs of tokens whose text is still held back."""
         self._growing = False
         self._call_index = -1
         self.items: list[Item] = []

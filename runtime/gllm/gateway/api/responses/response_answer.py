@@ -27,7 +27,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class Conversation:
-    """The items that the model reads: those of earlier responses, as stored JSON, and the new ones."""
+    """The items that the model reads: items of earlier responses, as stored JSON, and new items."""
 
     def __init__(self, request: ConversationRequest, store: ResponseStore) -> None:
         """Raises ApiError 404 for a response or an item that is not stored."""
@@ -41,7 +41,7 @@ class Conversation:
 
 
 async def open_response(request: ResponsesRequest, gateway: Gateway, store: ResponseStore) -> Answer:
-    """Raises ApiError for everything known before the first token."""
+    """Open the answer. Raises ApiError for any error before the first token."""
     conversation = Conversation(request, store)
     chat = await chat_of(request, conversation)
     turn = await open_response_turn(chat, gateway, new_id("resp"), truncate=request.truncation == "auto")
@@ -56,7 +56,7 @@ async def open_response(request: ResponsesRequest, gateway: Gateway, store: Resp
 
 
 async def chat_of(request: ResponsesRequest, conversation: Conversation) -> ChatRequest:
-    """Runs in a thread, because a conversation may have megabytes."""
+    """Return the chat request. It is built in a thread, because a conversation may have megabytes."""
     return await asyncio.to_thread(lambda: chat_request(request, conversation.items()))
 
 

@@ -31,7 +31,10 @@ _CHAT_NAMES = {
 
 
 def chat_request(request: ResponsesRequest, items: Sequence[Item]) -> ChatRequest:
-    """items: the conversation and the new input. Raises ApiError that names the fields of `request`."""
+    """Return the chat request that answers `request`. Raises ApiError that names the fields of `request`.
+
+    items: the conversation and the new input.
+    """
     values: dict[str, Any] = {
         **request.chat_extras,
         "model": request.model,

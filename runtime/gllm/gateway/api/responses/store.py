@@ -21,11 +21,11 @@ class StoredResponse:
     def __init__(self, body: bytes, history: tuple[bytes, ...], own_input: Sequence[Item], output: Sequence[Item]):
         self.body = body
         self.input = (*history, *(_encode(item) for item in own_input))
-        """All items of the prompt, those of earlier responses first."""
+        """All items of the prompt, the items of earlier responses first."""
         self.conversation = (*self.input, *(_encode(item) for item in output))
         self.own = {item["id"]: index for index, item in enumerate((*own_input, *output), len(history))}
         """Index in `conversation` of each item that is new with this response, by its id."""
-        # Items shared with earlier responses count for each response, so the bound holds when these are dropped.
+        # Items shared with earlier responses count for each response, so the bound still holds when those are dropped.
         self.size = len(body) + sum(len(item) for item in self.conversation)
 
 
@@ -38,7 +38,7 @@ class ResponseStore:
         self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
         self._bytes = 0
         self._holders: dict[str, str] = {}
-        """Id of the first response with each item, by the id of the item."""
+        """Id of an item to the id of the first response that has it."""
 
     def add(self, response_id: str, stored: StoredResponse) -> None:
         self._kept[response_id] = stored
@@ -56,7 +56,7 @@ class ResponseStore:
                 del self._holders[item_id]
 
     def get(self, response_id: str) -> StoredResponse:
-        """Raises ApiError 404."""
+        """Return a stored response. Raises ApiError 404."""
         stored = self._kept.get(response_id)
         if stored is None:
             raise ApiError(
@@ -66,7 +66,7 @@ class ResponseStore:
         return stored
 
     def delete(self, response_id: str) -> None:
-        """Later responses keep their copy of the conversation. Raises ApiError 404."""
+        """Delete a response. Later responses keep their copy of the conversation. Raises ApiError 404."""
         self.get(response_id)
         self._drop(response_id)
 

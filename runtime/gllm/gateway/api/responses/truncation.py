@@ -21,7 +21,10 @@ async def truncated(request: ChatRequest, gateway: Gateway) -> ChatRequest:
 
 
 def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> ChatRequest:
-    """Runs in a text thread: a binary search that renders the conversation in each step."""
+    """Find the least number of messages to drop, by a binary search that renders the conversation in each step.
+
+    It runs in a text thread.
+    """
 
     def error_without(dropped: int) -> ApiError | None:
         shorter = request.model_copy(update={"messages": _without(request.messages, dropped)})
@@ -34,7 +37,7 @@ def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> C
             return error
         return None
 
-    # Messages may be dropped up to one that does not need the message before it.
+    # Messages are dropped up to a message that does not need the one before it, as the result of a tool does.
     ends = [0, *(i for i, message in enumerate(request.messages) if i and message.role != "tool")]
     if error_without(0) is None:
         return request

@@ -25,7 +25,7 @@ _json = msgspec.json.Encoder().encode
 
 
 async def open_generate(request: GenerateRequest, gateway: Gateway) -> Answer:
-    """Raises ApiError or ParameterError for everything known before the first token."""
+    """Open the answer. Raises ApiError or ParameterError for any error before the first token."""
     arrived = time.monotonic()
     completion = await asyncio.to_thread(completion_of, request, gateway.model)
     generation = await Generation.open(completion, gateway, f"gen-{uuid.uuid4().hex}")

@@ -38,7 +38,7 @@ class _Scoring(NativeCompletion):
 
 
 def completion_of(request: GenerateRequest, model: ServedModel) -> NativeCompletion:
-    """Raises ApiError for values that a completion refuses."""
+    """Return the completion request. Raises ApiError for values that a completion refuses."""
     sampling = request.sampling_params or NativeSampling()
     fields = {_RENAMED.get(name, name): getattr(sampling, name) for name in NativeSampling.model_fields}
     if sampling.max_new_tokens == 0:
@@ -90,7 +90,7 @@ def _wrong_ids(message: str) -> Exception:
 
 
 def scoring_of(request: ScoreRequest, model: ServedModel) -> NativeCompletion:
-    """A completion of one token for each item, with the labels' logprobs. Raises ApiError."""
+    """Return a completion request of one token for each item, with the labels' logprobs. Raises ApiError."""
     size = model.config.vocab_size
     for token in request.label_token_ids:
         if token >= size:
