@@ -111,7 +111,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     generation_config: Literal["auto", "none"] = "auto"
     """auto: sampling defaults come from the model's generation_config.json or GGUF header."""
     max_queued_requests: int = 1024
-    """Maximum of waiting requests beyond max_num_seqs; more are refused with 429."""
+    """Maximum number of choices (`n` of a request) that wait beyond max_num_seqs; more are refused with 429."""
     max_queued_tokens: int = 0
     """Maximum of prompt tokens that wait for prefill; 0: no limit."""
     max_body_bytes: int = 16 * 1024 * 1024

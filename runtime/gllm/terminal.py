@@ -105,7 +105,7 @@ def _make_progress(stream: TextIO, kind: BarKind) -> Progress:
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(file=stream),
         transient=True,
-        # No thread: `Bars.show` draws. Output of other code passes untouched.
+        # rich starts no thread: `Bars.show` draws. rich leaves the output of other code alone.
         auto_refresh=False,
         redirect_stdout=False,
         redirect_stderr=False,

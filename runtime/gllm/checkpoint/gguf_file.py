@@ -36,7 +36,7 @@ class GGUFTensor:
     """Rows first, as in torch."""
     type: GGMLQuantizationType
     offset: int
-    """From the start of the file, in bytes."""
+    """Offset of the data from the start of the file, in bytes."""
     num_bytes: int
 
 
@@ -105,7 +105,7 @@ class GGUFFile:
         num_dimensions = cursor.scalar("I")
         if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
             raise ValueError(f"tensor {name} has {num_dimensions} dimensions")
-        # Stored with the contiguous dimension first.
+        # The file lists the contiguous dimension first.
         shape = tuple(cursor.scalar("Q") for _ in range(num_dimensions))[::-1]
         if 0 in shape:
             raise ValueError(f"tensor {name} is empty")
@@ -119,7 +119,7 @@ class GGUFFile:
         """Return the tensor's bytes, [rows, bytes of a row], mapped from the file and not yet read."""
         rows = math.prod(tensor.shape[:-1])
         shape = (rows, tensor.num_bytes // rows)
-        # Plain array over the map: indexing a memmap would carry the subclass along.
+        # This is a plain array over the map: each index into a memmap would make another memmap.
         return np.asarray(np.memmap(tensor.path, np.uint8, mode="r", offset=tensor.offset, shape=shape))
 
 

@@ -32,7 +32,7 @@ def read_tokenizer_json(folder: Path) -> str:
             f".save_pretrained('{folder}')\""
         )
         if (folder / "tokenizer.model").is_file():
-            # Transformers 5 makes a tokenizer.json that splits text otherwise than SentencePiece.
+            # Transformers 5 makes a tokenizer.json that splits text differently from SentencePiece.
             raise ValueError(
                 f"{folder} has no tokenizer.json but a SentencePiece tokenizer.model. Take tokenizer.json from the "
                 "model's page on the hub or from a model with the same tokenizer. Or make it with transformers 4 in an "

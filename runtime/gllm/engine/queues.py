@@ -93,7 +93,7 @@ class RunningSet:
         self.members: dict[Sequence, None] = {}
         self.prefilling: dict[Sequence, None] = {}
         self.ready: dict[Sequence, None] = {}
-        """Decodes that may be scheduled, the longest wait first."""
+        """Decodes that may be scheduled, by waiting time, the longest first."""
         self.num_decoding = 0
         self.decode_context = 0
         """Tokens in the KV cache of all decodes."""

@@ -31,7 +31,7 @@ class Work:
 
     prefill_tokens: int = 0
     decode_rows: int = 0
-    """Also the number of decode tokens."""
+    """The number of decode rows, which is also the number of decode tokens."""
     attention: float = 0.0
     """Sum over chunks of chunk * mean context of the chunk's tokens: the number of pairs of tokens."""
     decode_context: int = 0
@@ -190,7 +190,7 @@ class StageModel:
         self.steps += 1
         miss = self.cost.predict(work) / elapsed - 1.0
         distance = abs(miss)
-        # Residuals are clipped in the mean: otherwise after one long stall the next ten would count as normal.
+        # The mean clips residuals: otherwise, after one long stall, the next ten stalls would count as normal.
         rate = max(0.02, 1.0 / (self.steps + 1))
         weight = 1.0 if distance <= _HUBER * self._residual else _HUBER * self._residual / distance
         self._residual += rate * (min(distance, 3.0 * self._residual) - self._residual)

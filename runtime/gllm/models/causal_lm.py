@@ -107,7 +107,7 @@ class CausalLM(Layer):
 
     def finish(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return the result of `forward` from the last layer's x and residual, which may be overwritten."""
-        # Between stages one tensor travels, not two.
+        # x is added here, so that only one tensor travels to the next stage.
         return residual.add_(x) if self.norm is None else self.norm.add(x, residual)
 
     def compute_logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -46,7 +46,7 @@ class DistributedReceiver:
     def receive(self, num_tokens: int) -> torch.Tensor:
         if self._stream is None:
             return self._receive(num_tokens)
-        # On its own stream: the transfer does not wait for the compute of the previous step.
+        # The transfer has its own stream, so that it does not wait for the compute of the previous step.
         with torch.cuda.stream(self._stream):
             hidden = self._receive(num_tokens)
         current = torch.cuda.current_stream(self._device)

@@ -47,7 +47,7 @@ class ChildProcess:
         """
         environment = {
             **os.environ,
-            # A worker allocates few big blocks in few threads: more malloc arenas would only waste memory.
+            # A worker has few threads, and they allocate a few big blocks: more malloc arenas would only waste memory.
             "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
             **config.to_environment(),
             **(env or {}),

@@ -1,1 +1,1 @@
-"""From strings to token ids and back: tokenizer, chat templates, text of answers, tool calls, grammars. No torch."""
+"""Converts strings to token ids and back: tokenizer, templates, text of answers, tool calls, grammars. No torch."""

@@ -119,7 +119,7 @@ class Tokenizer:
         # The library releases the interpreter lock for batches only, and a long text takes seconds.
         encoding = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         if max_tokens is not None and len(encoding) > max_tokens:
-            # Raised before the list is built, because that holds the lock again.
+            # This comes before the list of ids is built, because that takes the lock again.
             raise TooManyTokensError(len(encoding))
         ids: list[int] = encoding.ids
         return ids if literal is None else literal.model_ids(ids)

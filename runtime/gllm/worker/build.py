@@ -73,7 +73,7 @@ class WorkerBuilder:
             load_format=config.load_format,
             seed=config.seed,
             progress=progress,
-            # Enough for the measurement; `runner` allocates the table for the context that is served.
+            # One row of the rope table is enough until `runner` allocates it for the context that is served.
             max_model_len=1,
         )
         self.attention: AttentionBackend = platform.make_attention(self.shape, self.model.attention_specs)

@@ -38,7 +38,7 @@ class CudaGraphs(CapturedGraph):
         device = torch.device("cuda", torch.cuda.current_device())
         self._positions = torch.zeros(most, dtype=torch.int64, device=device)
         self._hidden = torch.zeros(most, model.config.hidden_size, dtype=dtype, device=device)
-        # Token ids on the first stage, hidden states on the others.
+        # The inputs are token ids on the first stage, hidden states on the others.
         self._inputs = torch.zeros_like(self._positions if model.embedding is not None else self._hidden)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         attention.prepare_graphs(self.sizes, max_pages)

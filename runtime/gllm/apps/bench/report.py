@@ -41,7 +41,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     request_goodput: float | None
     output_throughput: float
     peak_output_throughput: float
-    """Most output tokens in any one second from the start."""
+    """Maximum number of output tokens in one second of the run."""
     total_token_throughput: float
     max_concurrent_requests: int
     ttft: Spread

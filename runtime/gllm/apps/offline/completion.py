@@ -1,4 +1,4 @@
-"""The results of offline generation, and the way from engine outputs to them."""
+"""The results of offline generation, and the functions that fill them from engine outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gllm.wire.messages import RequestOutput, TokenLogprob
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
 
-# Prepared once for all prompts that share them.
+# All prompts with the same stop strings or patterns share one prepared object.
 stop_strings = lru_cache(16)(StopStrings)
 stop_patterns = lru_cache(16)(StopPatterns)
 

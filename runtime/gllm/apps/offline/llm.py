@@ -167,7 +167,7 @@ class LLM:
         """
         done: queue.SimpleQueue[tuple[Key, Completion, Future[None]]] = queue.SimpleQueue()
         running: set[Future[None]] = set()
-        # Twice as many as can run, so that the engine always has the next ones in its queue.
+        # Twice as many requests as can run, so that the engine always has the next requests in its queue.
         most = 2 * self.engine.hello.max_num_seqs
 
         def put(key: Key, completion: Completion, future: Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""From the options of `LLM(...)` to a `Config`."""
+"""Makes a `Config` from the options of `LLM(...)`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_config(
         )
     except msgspec.ValidationError as error:
         raise ValueError(f"wrong option: {error}") from None
-    # Last, because it may download the model.
+    # This comes last, because it may download the model.
     path, _ = locate(str(model), source, weights=engine.load_format != "dummy", report=_log.info)
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(engine, model=str(path)))
 

@@ -101,7 +101,7 @@ class Snapshot:
     in_flight_seconds: tuple[float, ...] = ()
     """Predicted time of each micro-batch in flight on that stage."""
     ready_contexts: tuple[int, ...] = ()
-    """Context of each ready decode, in tokens, the longest wait first."""
+    """Context of each ready decode, in tokens; the decodes are sorted by waiting time, the longest first."""
     waiting_pairs: float = 0.0
     """Sum of `Waiting.pairs` over all waiting prompts."""
     waiting: tuple[Waiting, ...] = ()
@@ -135,9 +135,9 @@ def adapted_reserve(reserve: float, preemptions: int, limits: Limits) -> float:
     """Return the share of the KV pool that new prefill leaves free, after a step with `preemptions`.
 
     It starts at KV_thresh. Each preemption adds 2 % of the pool; each step subtracts 0.1 % of the part above a fifth of
-    KV_thresh. So one preemption in 700 steps keeps it at about 3 %, one in 70 steps at 30 %. The idea comes
-    from SGLang's new-token ratio, which gLLM 0.0.7 uses too (+ 0.05 per preemption, - 0.002 per step, of the output
-    that is still allowed); a share of the pool needs no estimate of output lengths.
+    KV_thresh. So with the default KV_thresh one preemption in 700 steps keeps it at about 4 %, one in 70 steps at about
+    30 %. The idea comes from SGLang's new-token ratio, which gLLM 0.0.7 uses too (+ 0.05 per preemption, - 0.002 per
+    step, of the output that is still allowed); a share of the pool needs no estimate of output lengths.
     """
     least = _LEAST_SHARE * limits.kv_threshold
     decayed = least + (reserve - least) * _DECAY

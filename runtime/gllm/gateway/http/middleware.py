@@ -69,7 +69,7 @@ class CanonicalPaths:
                 error = bad_request(None, "An HTTP/1.1 request has exactly one Host header.", "invalid_http")
                 await error_response(error, scope)(scope, receive, send)
                 return
-            # A new scope, because uvicorn reads HEAD from its own scope to leave out the body.
+            # The scope is copied, because uvicorn reads HEAD from its own scope to leave out the body.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             scope = {**scope, "path": canonical(scope["path"]), "method": method}
         await self._app(scope, receive, send)

@@ -33,7 +33,7 @@ r"""An escape like \ud83d without its other half. The pattern is applied to inva
 def check_bounds(raw: bytes) -> None:
     """Check that the body is a JSON object, has no more values than a request needs, and gives no field twice.
 
-    Repeated fields are searched in the body and in the objects that are its values, such as `logit_bias`. Raises
+    The check for repeated fields covers the body and the objects that are its values, such as `logit_bias`. Raises
     ApiError 400.
     """
     if _exceeds(raw, MAX_TOKEN_VALUES + MAX_FIELD_VALUES):

@@ -38,7 +38,7 @@ class ChatDelta(msgspec.Struct, gc=False):
 
 
 class ParsedCall(msgspec.Struct):
-    """A tool call as far as it is generated."""
+    """A tool call, or as much of it as is generated."""
 
     id: str = ""
     name: str = ""
@@ -109,7 +109,7 @@ class ChatChoice:
         if self._parser is not None:
             reasoning, text = self._parser.feed(text)
             if self._thinking:
-                # The token that ends the reasoning counts as reasoning too.
+                # All tokens of a delta count as reasoning, also of the delta in which the reasoning ends.
                 self.reasoning_tokens += len(delta.token_ids)
                 self._thinking = not text
                 if not (self._thinking or self._reasoning or reasoning):

@@ -38,7 +38,7 @@ class Choice:
         self.sampling = sampling
         self.outputs = outputs
         self.first_of_prompt = first_of_prompt
-        """Of the n choices of a prompt only the first counts the prompt's tokens."""
+        """Whether it is the first of a prompt's n choices: only that one counts the prompt's tokens."""
         self.completion_tokens = 0
         self.delivered_tokens = 0
         """The number of completion tokens that the consumer has received."""

@@ -144,7 +144,7 @@ class Generation:
             async for delta in self._follow(self.choices[0]):
                 yield delta
             return
-        # A bounded queue: when the client reads slowly, outputs wait (and merge) in the engine client instead.
+        # The queue is bounded: when the client reads slowly, outputs wait (and merge) in the engine client instead.
         queue: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue(maxsize=2 * len(self.choices))
         tasks = [asyncio.create_task(self._pump(choice, queue)) for choice in self.choices]
         try:

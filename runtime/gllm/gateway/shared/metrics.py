@@ -51,7 +51,7 @@ class FinishedChoice(msgspec.Struct, kw_only=True):
     queue_time: float
     """Waiting to be scheduled."""
     prefill_time: float
-    """From scheduled to the first token."""
+    """From the first step to the first token."""
     decode_time: float
     """From the first to the last token."""
 

@@ -2,7 +2,7 @@
 
 Decode rows and prefill rows of a mixed batch run in two kernels. Each micro-batch in flight has its own wrappers:
 FlashInfer's `plan` fills a pinned staging buffer that the device reads later, so a wrapper must not be planned again
-before that. There are as many wrappers as micro-batches were ever in flight.
+before that. The number of wrapper pairs grows to the largest number of micro-batches in flight.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class NativeExperts(TorchExperts):
         by_token = torch.empty_like(results)
         by_token[order] = results
         by_token = by_token.view(n, k, -1)
-        # One after the other, not by a sum over a dimension, whose order torch chooses by the size of the batch.
+        # Added one after the other: torch chooses the order of a sum over a dimension by the size of the batch.
         out = by_token[:, 0] * weights[:, :1]
         for nth in range(1, k):
             out.addcmul_(by_token[:, nth].float(), weights[:, nth : nth + 1])

@@ -121,7 +121,7 @@ def _sampling_defaults(fields: Fields) -> dict[str, float | int]:
     for ours in DEFAULTED_FIELDS:
         value = fields.get(f"general.sampling.{_SAMPLING_NAMES.get(ours, ours)}")
         if isinstance(value, float):
-            # Stored as float32: 0.6 comes back as 0.6000000238.
+            # The header stores float32: 0.6 comes back as 0.6000000238.
             defaults[ours] = round(value, 6)
         elif isinstance(value, int):
             defaults[ours] = value

@@ -20,7 +20,7 @@ MAX_CHOICES = 1024
 JSON_OPTIONS = {
     # Without a bound, a small model may write line breaks up to max_tokens.
     "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,8}",
-    # Read as anyOf. This is exact if the branches exclude one another, as in tagged unions.
+    # oneOf is read as anyOf. This is exact if the branches exclude one another, as in tagged unions.
     "coerce_one_of": True,
     "lenient": False,
 }

@@ -1,4 +1,4 @@
-"""From engine outputs to the text of an answer, for the gateway and for the offline `LLM`."""
+"""Turns engine outputs into the text of an answer, for the gateway and for the offline `LLM`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From token ids to text while they arrive: whole characters, and no text that may become a stop string."""
+"""Turns token ids into text while they arrive: only whole characters, and no text that may become a stop string."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class StopStrings:
         return state
 
     def completed(self, state: str) -> str | None:
-        """Return the longest stop string with which the text ends: each of these is an end of the state."""
+        """Return the longest stop string with which the text ends. Such a stop string is always an end of the state."""
         if not state or state[-1] not in self._last:
             return None
         if state not in self._ends:

@@ -44,7 +44,7 @@ def _compares_length_with_9(node: nodes.Compare) -> bool:
 
 
 def content_format(tree: nodes.Template) -> ContentFormat:
-    """Return whether a template expects `content` as a string, as a list of parts, or takes both.
+    """Return how a template expects `content`: as a string, as a list of parts, or either.
 
     A template that loops over the content of a message expects parts; if it also tests for strings, it takes both.
     """

@@ -1,4 +1,4 @@
-"""From chat messages to the text of a prompt, by the Jinja template of the model.
+"""Renders chat messages to the text of a prompt, with the model's Jinja template.
 
 transformers renders templates too, but it imports torch (see `gllm.text.tokenizer`) and does not limit the time that a
 template takes on the messages of a client.
@@ -57,7 +57,7 @@ _CALLING: dict[str, Any] = {
 }
 _RESULT: dict[str, Any] = {"role": "tool", "tool_call_id": "call00001", "name": "tool", "content": "result"}
 
-# Unlikely in a message. If the trailing space is missing later, the template trims messages.
+# A message is unlikely to contain this mark. If its trailing space is gone later, the template trims messages.
 _CONTINUE_MARK = "\ue000continue-from-here\ue000 "
 
 

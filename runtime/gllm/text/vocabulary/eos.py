@@ -78,7 +78,7 @@ def folder_eos_ids(folder: Path) -> tuple[int, ...]:
             for entry in added.values()
             if entry.special and entry.content in END_OF_TURN and entry.content in templates
         ]
-    # Configs name tokens that the model does not have.
+    # Some configs name tokens that the model does not have.
     return tuple(token for token in dict.fromkeys(ids) if not isinstance(vocab_size, int) or token < vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""From the names in GGUF's `tokenizer.ggml.pre` to pre-tokenizers of the library `tokenizers`.
+"""Maps the names in GGUF's `tokenizer.ggml.pre` to pre-tokenizers of the library `tokenizers`.
 
 GGUF stores a vocabulary and merges, but only the name of the rule that splits text before BPE. The patterns are those
 of the original Hugging Face tokenizer behind each name.

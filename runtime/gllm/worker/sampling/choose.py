@@ -1,4 +1,4 @@
-"""From logits to one token per row: a draw by inverse transform from the filtered distribution.
+"""Draws one token per row from logits, by inverse transform from the filtered distribution.
 
 The uniform numbers come from a counter-based generator without state: the draw for the k-th output token of a request
 depends on (seed, k) only. It is the same alone, in a batch, after a preemption and after a restart, and it is known
@@ -71,7 +71,7 @@ def _invert(cumulative: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Return the first index whose cumulative mass exceeds uniform * total: [rows] int64."""
     threshold = uniforms.to(cumulative.device) * cumulative[:, -1]
     index = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
-    # Rounding may put the threshold at the total: then the last index with any mass, which ends the plateau.
+    # Rounding may put the threshold at the total. Then the last index that has any mass is taken.
     last = (cumulative < cumulative[:, -1:]).sum(-1)
     return torch.minimum(index, last)
 

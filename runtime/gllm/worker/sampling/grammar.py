@@ -95,7 +95,7 @@ class GrammarStore:
         self._compiled: dict[int, CompiledGrammar] = {}
         self._live: set[int] = set()
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        # A daemon, so that a worker that ends does not wait for a grammar.
+        # The thread is a daemon, so that a worker that ends does not wait for a grammar.
         threading.Thread(target=self._work, name="grammar", daemon=True).start()
 
     def preload(self) -> None:

@@ -1,4 +1,4 @@
-"""From a chat turn to Anthropic's message, in one piece or as events."""
+"""Converts a chat turn to Anthropic's message, in one piece or as events."""
 
 from __future__ import annotations
 

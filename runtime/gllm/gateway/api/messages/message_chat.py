@@ -1,4 +1,4 @@
-"""From Anthropic's request to a chat."""
+"""Converts Anthropic's request to a chat request."""
 
 from __future__ import annotations
 

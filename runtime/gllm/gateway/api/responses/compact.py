@@ -28,7 +28,7 @@ async def compact(request: CompactRequest, gateway: Gateway, store: ResponseStor
     """
     items = await asyncio.to_thread(Conversation(request, store).items)
     task = MessageItem(role="user", content=_TASK).to_item()
-    # At most half of the context, so that the other half can hold the conversation.
+    # The summary gets at most half of the context, so that the other half can hold the conversation.
     limit = min(MAX_SUMMARY_TOKENS, gateway.limits().max_model_len // 2)
     chat = checked_chat(
         {

@@ -89,7 +89,7 @@ class OutputItems:
     def _added(self, item: Item) -> Event:
         self.items.append(item)
         self._growing = True
-        # A copy, because the item itself grows.
+        # The event gets a copy, because the item itself grows.
         copy = {key: list(value) if isinstance(value, list) else value for key, value in item.items()}
         return {"type": "response.output_item.added", "output_index": len(self.items) - 1, "item": copy}
 

@@ -59,7 +59,7 @@ class ResponseObject:
         return self._render("completed", output, completed_at=int(time.time()))
 
     def failed(self, output: list[Item], error: ApiError) -> dict[str, Any]:
-        # OpenAI's codes. invalid_prompt: for example a grammar that proves too complex during generation.
+        # These are OpenAI's codes. invalid_prompt is for example a grammar that proves too complex during generation.
         code = "server_error" if error.status >= 500 else "invalid_prompt"
         return self._render("failed", output, error={"code": code, "message": error.message})
 

@@ -1,4 +1,4 @@
-"""From a Responses request and the conversation before it to the chat request that answers it."""
+"""Converts a Responses request, with the conversation before it, to the chat request that answers it."""
 
 from __future__ import annotations
 

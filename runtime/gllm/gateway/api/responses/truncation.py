@@ -37,7 +37,7 @@ def _truncate(request: ChatRequest, model: ServedModel, max_model_len: int) -> C
             return error
         return None
 
-    # Messages are dropped up to a message that does not need the one before it, as the result of a tool does.
+    # The first message that is kept must not be the result of a tool: that needs the message before it.
     ends = [0, *(i for i, message in enumerate(request.messages) if i and message.role != "tool")]
     if error_without(0) is None:
         return request

@@ -101,7 +101,7 @@ class GenerateAnswer(Answer):
         }
         if self._request.return_logprob:
             meta |= self._prompt_logprobs(index) | {"output_token_logprobs": made.shown_logprobs}
-            # Only in the last event: each event would repeat the alternatives of all tokens before it.
+            # Only the last event has the alternatives: otherwise each event would repeat all earlier ones.
             if made.finish is not None:
                 meta |= self._answer_alternatives(index)
         return {"text": made.text, "output_ids": made.token_ids, "meta_info": meta}
