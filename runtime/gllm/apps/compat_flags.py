@@ -139,7 +139,7 @@ COMPAT_FLAGS: tuple[CompatFlag, ...] = (
     # --- memory
     _renamed("--gpu-memory-utilization", "--gpu-memory-utilization", "--mem-fraction-static",
              "the share for weights, KV cache and all else"),
-    _renamed("--kv-cache-memory", "--kv-cache-memory-bytes", "", "on a CPU"),
+    _renamed("--kv-cache-memory", "--kv-cache-memory-bytes", "", ""),
     _renamed("--page-size", "--block-size", "--page-size"),
     _renamed("--num-pages", "--num-gpu-blocks-override"),
     _renamed("--max-num-seqs", "--max-num-seqs", "--max-running-requests"),
@@ -165,13 +165,13 @@ COMPAT_FLAGS: tuple[CompatFlag, ...] = (
     _ignored("--scheduling-policy", "--schedule-policy", "requests are served by priority, then as they came; what a "
              "step holds is decided by --policy", "fcfs", "priority"),
     _ignored("--enable-chunked-prefill", "--enable-mixed-chunk", "long prompts are always cut into chunks"),
-    _ignored("--async-scheduling --no-async-scheduling", "--disable-overlap-schedule", "always planned ahead"),
+    _ignored("--async-scheduling --no-async-scheduling", "--disable-overlap-schedule", "always scheduled ahead"),
     _ignored("--compilation-config -cc --optimization-level -O --max-cudagraph-capture-size "
              "--max-seq-len-to-capture", "--cuda-graph-max-bs", "the sizes of CUDA graphs are chosen by --max-num-seqs",
              *ANY),
     _ignored("", "--enable-torch-compile", "kernels are not compiled at start"),
     _ignored("", "--schedule-conservativeness --num-continuous-decode-steps", "--policy decides", *ANY),
-    _ignored("--num-scheduler-steps", "", "steps are always planned ahead", *ANY),
+    _ignored("--num-scheduler-steps", "", "steps are always scheduled ahead", *ANY),
     _ignored("", "--enable-metrics --enable-cache-report", "always on"),
     _ignored("", "--skip-server-warmup", "there is no such request"),
     _ignored("--guided-decoding-backend --structured-outputs-config", "--grammar-backend",

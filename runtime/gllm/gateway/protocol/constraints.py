@@ -58,7 +58,7 @@ class ResponseFormat(Tolerant):
 
 
 class StructuredOutputs(Schema):
-    """vLLM's newer form of the guided_* fields; exactly one of the constraints."""
+    """vLLM's newer form of the guided_* fields: at most one constraint."""
 
     json_: SchemaOrText | None = Field(default=None, alias="json")
     regex: Grammar | None = None

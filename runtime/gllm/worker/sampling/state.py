@@ -84,7 +84,6 @@ class SamplingState:
         self.min_p = np.zeros(max_num_seqs, np.float32)
         self.num_logprobs = np.full(max_num_seqs, -1, np.int64)
         """-1: none requested."""
-        self.num_prompt_logprobs = np.full(max_num_seqs, -1, np.int64)
         self.edits_logits = np.zeros(max_num_seqs, np.bool_)
         """Whether the row has a bias, a mask, a penalty, min_tokens or a grammar, and so takes the slow path."""
         self.counts: dict[int, TokenCounts] = {}
@@ -107,7 +106,6 @@ class SamplingState:
         self.top_k[slot] = max(params.top_k, 0)
         self.min_p[slot] = params.min_p
         self.num_logprobs[slot] = -1 if params.logprobs is None else params.logprobs
-        self.num_prompt_logprobs[slot] = -1 if params.prompt_logprobs is None else params.prompt_logprobs
         penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         self.edits_logits[slot] = bool(
             penalised
