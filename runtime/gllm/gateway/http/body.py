@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ BODY_TIMEOUT = 120.0
 
 LONG_BODY = 1024 * 1024
 """Bodies of this many bytes are checked in a thread: it takes tens of milliseconds, in several calls into C."""
+_LONG_BODIES = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-body")
+"""One thread, because each call into C holds the interpreter lock: the event loop would wait for several of them."""
 
 
 async def read_body(request: Request, schema: type[S], limit: int) -> S:
@@ -48,7 +51,7 @@ async def read_body(request: Request, schema: type[S], limit: int) -> S:
         raise bad_request(None, "The request body is empty; send a JSON object.", "invalid_json")
     if len(raw) < LONG_BODY:
         return _parse(raw, schema)
-    return await asyncio.to_thread(_parse, raw, schema)
+    return await asyncio.get_running_loop().run_in_executor(_LONG_BODIES, _parse, raw, schema)
 
 
 def _parse(raw: bytes, schema: type[S]) -> S:
