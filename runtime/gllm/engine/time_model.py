@@ -75,6 +75,10 @@ class Cost:
         """Seconds of a step that is bound by compute, without its tokens; at least a sixteenth of `a`."""
         return max(self.a - self.g * KNEE, self.a / 16)
 
+    def prefill(self, tokens: int, pairs: float) -> float:
+        """Return the seconds of prefill in micro-batches that are bound by compute. pairs: as in `chunk_pairs`."""
+        return self.prefill_token * tokens + self.c * pairs
+
     def products(self, tokens: float) -> float:
         """Return the seconds that the matrix products of a micro-batch take beyond `a`."""
         return self.b * tokens + self.g * max(tokens - KNEE, 0.0)
@@ -114,7 +118,7 @@ class Cost:
         cheap = min(self._root(seconds, start, self.b), below)
         if cheap < below:
             return cheap
-        return below + self._root(seconds - self.chunk(start, below, beside), start + below, self.b + self.g)
+        return below + self._root(seconds - self.chunk(start, below, beside), start + below, self.prefill_token)
 
     def _root(self, seconds: float, start: int, token: float) -> int:
         """Return the positive root of c/2 n^2 + (token + c (start + 1/2)) n = seconds, rounded down."""
@@ -217,8 +221,8 @@ class StageModel:
         )
         keep = self._forgetting
         pairs = combinations_with_replacement(terms, 2)
-        self._gram = [keep * old + weight * one * other for old, (one, other) in zip(self._gram, pairs)]  # noqa: B905
-        self._moment = [keep * old + weight * own for old, own in zip(self._moment, terms)]  # noqa: B905
+        self._gram = [keep * old + weight * one * other for old, (one, other) in zip(self._gram, pairs, strict=True)]
+        self._moment = [keep * old + weight * own for old, own in zip(self._moment, terms, strict=True)]
 
     def _start(self, work: Work, elapsed: float) -> None:
         """Scale the prior so that it explains the first step."""

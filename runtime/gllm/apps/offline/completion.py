@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gllm.engine.client.client import EngineClient
+from gllm.engine.client.stream import OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.text.output.answer_text import AnswerText
 from gllm.text.output.detokenizer import TextStream
 from gllm.text.output.stop_patterns import PatternTooComplexError, StopPatterns
 from gllm.text.output.stop_strings import StopStrings
 from gllm.text.request_tokens import bad_word_ids
-from gllm.wire.messages import RequestOutput, TokenLogprob
+from gllm.wire.messages import TokenLogprob
 
 if TYPE_CHECKING:
     from gllm.text.tokenizer import Tokenizer
@@ -109,7 +110,7 @@ async def complete(
 
 
 async def collect(
-    outputs: AsyncIterator[RequestOutput],
+    outputs: OutputStream,
     text: AnswerText,
     completion: Completion,
     answer: CompletionOutput,
@@ -147,9 +148,7 @@ async def collect(
             if answer.finish_reason is not None:
                 return
     finally:
-        closing = getattr(outputs, "aclose", None)
-        if closing is not None:
-            await closing()
+        await outputs.aclose()
 
 
 async def _all_or_none(work: list[Coroutine[Any, Any, None]]) -> None:

@@ -75,11 +75,6 @@ def token_seconds(cost: Cost, tokens: float) -> float:
     return cost.products(tokens) / tokens if tokens else cost.b
 
 
-def waiting_seconds(s: Snapshot) -> float:
-    """Return the seconds that all waiting prefill takes on a stage."""
-    return s.cost.prefill_token * s.waiting_tokens + s.cost.c * s.waiting_pairs
-
-
 def prefill_led(s: Snapshot, share: float, decodes: int, decode_seconds: float, least: float) -> float | None:
     """Return the seconds of prefill beside `decodes` rows while prefill is most of the work; None if it is not.
 
@@ -94,7 +89,7 @@ def prefill_led(s: Snapshot, share: float, decodes: int, decode_seconds: float, 
     jobs plus pp - 1 times the longest, so shorter ones would only add steps.
     """
     pp, cost = s.limits.pp, s.cost
-    waiting = waiting_seconds(s)
+    waiting = cost.prefill(s.waiting_tokens, s.waiting_pairs)
     if pp == 1 or waiting <= 0.0:
         return None
     if s.total_decodes and (s.limits.ttft_target or share > _FEW * cost.a or waiting < 2 * pp * (cost.a + share)):
@@ -151,7 +146,8 @@ def by_waiting(s: Snapshot, base: float) -> float:
     limits = s.limits
     if limits.pp == 1:
         return float("inf")
-    return max(waiting_seconds(s) / max(limits.prefill_iterations, 2 * limits.pp), _TRICKLE * base)
+    waiting = s.cost.prefill(s.waiting_tokens, s.waiting_pairs)
+    return max(waiting / max(limits.prefill_iterations, 2 * limits.pp), _TRICKLE * base)
 
 
 def by_deadline(s: Snapshot, base: float) -> float:
@@ -166,10 +162,10 @@ def by_deadline(s: Snapshot, base: float) -> float:
     due = limits.ttft_target - limits.pp * base
     ahead = needed = 0.0
     for waiting in s.waiting:
-        ahead += cost.prefill_token * waiting.tokens + cost.c * waiting.pairs
+        ahead += cost.prefill(waiting.tokens, waiting.pairs)
         needed = max(needed, ahead / max(due - waiting.age, _SHORTEST_SLACK))
     # Requests that are not listed arrived later: they are due after the target.
-    needed = max(needed, waiting_seconds(s) / max(due, _SHORTEST_SLACK))
+    needed = max(needed, cost.prefill(s.waiting_tokens, s.waiting_pairs) / max(due, _SHORTEST_SLACK))
     share = min(needed, _MOST_PREFILL)
     return base * share / (1.0 - share)
 
