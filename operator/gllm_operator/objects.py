@@ -44,8 +44,12 @@ def key_of(found: Object) -> ObjectKey:
 
 
 def resource_version(found: Object) -> int:
-    """Return the resource version; 0 if there is none. Those of one kind grow; Kubernetes guarantees it since 1.35."""
-    text = str(found["metadata"].get("resourceVersion", "0"))
+    """The resource version of an object; 0 if there is none."""
+    return version_number(str(found["metadata"].get("resourceVersion", "0")))
+
+
+def version_number(text: str) -> int:
+    """A resource version as a number. Those of one kind grow; Kubernetes guarantees it since 1.35."""
     return int(text) if text.isdigit() else 0
 
 

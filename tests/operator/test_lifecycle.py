@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from fixtures.kube_world import ready_masters
-from fixtures.operator_harness import SPEC, OperatorHarness
+from fixtures.operator_harness import SPEC, OperatorHarness, deployment
 from gllm_operator.controller.reconcile import Reconciler
 from gllm_operator.kube.cache import Cache
-from gllm_operator.objects import ObjectKey, seconds_of
+from gllm_operator.objects import ObjectKey, resource_version, seconds_of
+
+KEY = ObjectKey("default", "smol")
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -353,6 +355,20 @@ def test_deletion_drains_and_removes_the_finalizer() -> None:
     assert harness.deployment is None
     assert harness.api.of_kind("StatefulSet") == []
     assert harness.api.of_kind("Pod") == []
+    assert harness.reconciler.deployments == [], "kopf does not report a deletion while its watch is broken"
+
+
+def test_a_deployment_that_was_replaced_unnoticed_is_read_again() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    assert harness.deployment is not None
+    harness.api.drop(harness.deployment)
+    harness.api.put(deployment())
+    asyncio.run(harness.reconciler._refresh(KEY, harness.reconciler._states[KEY]))
+    assert harness.reconciler._states[KEY].deployment["metadata"]["uid"] == harness.deployment["metadata"]["uid"]
+    assert harness.reconciler._states[KEY].memory.applied == {}
+    harness.run_until_quiet()
+    assert harness.status.ready == "1/1"
 
 
 def test_deletion_never_hangs() -> None:
@@ -425,7 +441,7 @@ def test_a_late_lease_stops_writes_but_not_the_loop() -> None:
     async def go() -> None:
         leads = [False]
         cache = Cache()
-        for one in harness.api.objects.values():
+        for one in sorted(harness.api.objects.values(), key=resource_version):
             cache.put(one)
         reconciler = Reconciler(harness.api, cache, harness.reconciler.dependencies, may_write=lambda: leads[0])
         assert harness.deployment is not None

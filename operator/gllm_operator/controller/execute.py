@@ -15,7 +15,7 @@ from gllm_operator.controller.observe import controller_of, fields_digest
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.names import FINALIZER, MANAGER, Owner
-from gllm_operator.objects import Manifest, Object, ObjectKey, ObjectRef, digest, ref_of, timestamp, without_nulls
+from gllm_operator.objects import Manifest, Object, ObjectRef, digest, ref_of, timestamp, without_nulls
 from gllm_operator.plan import Delete, Event, Plan
 from gllm_operator.plan.observed import Applied, Refusal
 
@@ -126,7 +126,7 @@ class Executor:
             return
         memory.refused.pop(ref, None)
         memory.applied[ref] = Applied(digest(manifest), written["metadata"]["uid"], fields_digest(written))
-        self._cache.put(written, notify=False)
+        self._cache.wrote(written)
 
     async def _is_foreign(self, manifest: Manifest, owner: Owner) -> bool:
         """Whether an object with this name exists that the deployment does not control."""
@@ -153,12 +153,10 @@ class Executor:
             if error.status == 409:
                 raise Stale(str(error)) from error
             raise
-        if left is not None:
-            self._cache.put({"apiVersion": ref.api_version, "kind": ref.kind, **left}, notify=False)
-            return
-        for known in self._cache.of(ObjectKey(owner.namespace, owner.name)):
-            if ref_of(known) == ref and known["metadata"]["uid"] == delete.uid:
-                self._cache.remove(known, notify=False)
+        if left is None:
+            self._cache.deleted(owner.namespace, ref, delete.uid)
+        else:
+            self._cache.wrote({"apiVersion": ref.api_version, "kind": ref.kind, **left})
 
     # --- events ------------------------------------------------------------------------------------------
 

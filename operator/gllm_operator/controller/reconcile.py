@@ -20,7 +20,7 @@ from gllm_operator.controller.metrics import OperatorMetrics
 from gllm_operator.controller.observe import observe
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
-from gllm_operator.names import GROUP_NAME, ROLE, Owner, keys_name
+from gllm_operator.names import FINALIZER, GROUP_NAME, ROLE, Owner, keys_name
 from gllm_operator.objects import Object, ObjectKey, key_of, resource_version
 from gllm_operator.plan import Plan, plan
 
@@ -65,6 +65,7 @@ class _DeploymentState:
     status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    resync: float = 0.0
 
     def update(self, deployment: Object) -> bool:
         """Take a newer version of the deployment. Returns whether it was newer: a user may edit while we write."""
@@ -101,8 +102,10 @@ class Reconciler:
         state = self._states.get(key)
         if state is None or state.deployment["metadata"]["uid"] != deployment["metadata"]["uid"]:
             self.forget(key)
-            state = self._states[key] = _DeploymentState(deployment)
-            state.wake.set()
+            new = self._states[key] = _DeploymentState(deployment)
+            new.wake.set()
+            if state is not None and state.task is not None:
+                self.start(key, state.resync)
         else:
             # The watch also delivers the operator's own status writes, which need no pass.
             before = _without_status(state.deployment)
@@ -129,6 +132,7 @@ class Reconciler:
         """Start the deployment's loop, unless it runs."""
         state = self._states[key]
         if state.task is None:
+            state.resync = resync
             state.task = asyncio.create_task(self._loop(key, state, resync), name=str(key))
 
     # --- loops -------------------------------------------------------------------------------------------
@@ -136,11 +140,14 @@ class Reconciler:
     async def _loop(self, key: ObjectKey, state: _DeploymentState, resync: float) -> None:
         """Run passes until cancelled, or until the deployment is gone. No error ends the loop."""
         current_deployment.set(key)
-        failures = 0
+        failures, checked = 0, time.monotonic()
         while True:
             state.wake.clear()
             try:
                 async with self._slots:
+                    if time.monotonic() - checked > resync:
+                        await self._refresh(key, state)  # kopf does not report what was deleted while its watch broke.
+                        checked = time.monotonic()
                     wait = await self.reconcile(key)
                 failures = 0
             except ApiError as error:
@@ -181,6 +188,9 @@ class Reconciler:
                 state.status = made.status
                 self._count()
                 result = "ok"
+                metadata = state.deployment["metadata"]
+                if "deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or []):
+                    self.forget(key)  # Nothing is left to do, and the watch may miss the end of it.
                 return made.wake_after
             return 0.5
         finally:
@@ -212,11 +222,16 @@ class Reconciler:
     async def _refresh(self, key: ObjectKey, state: _DeploymentState) -> None:
         """Read the deployment from the API server, because the watch may be behind."""
         try:
-            state.update(await self._api.get("gllm.dev/v1alpha1", "LLMDeployment", *key))
+            found = await self._api.get("gllm.dev/v1alpha1", "LLMDeployment", *key)
         except ApiError as error:
             if error.status != 404:
                 raise
             self.forget(key)
+            return
+        if found["metadata"]["uid"] == state.deployment["metadata"]["uid"]:
+            state.deployment = found
+        else:
+            self.put(found)  # It was deleted and created again.
 
     def _count(self) -> None:
         self.metrics.count({key: state.status for key, state in self._states.items()})

@@ -129,7 +129,12 @@ class ApiClient:
             if error.status == 404:
                 return None
             raise
-        return answer if answer.get("kind") == kind and not force else None
+        # The answer may also be a Status, or the last state of an object that is gone.
+        metadata = answer.get("metadata") or {}
+        remains = "deletionTimestamp" in metadata and (
+            metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        )
+        return answer if answer.get("kind") == kind and remains else None
 
     async def has_api(self, api_version: str) -> bool:
         try:

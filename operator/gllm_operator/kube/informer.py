@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.names import MANAGED_BY, MANAGER
+from gllm_operator.objects import version_number
 
 _log = logging.getLogger(__name__)
 SELECTOR = f"{MANAGED_BY}={MANAGER}"
@@ -17,7 +18,7 @@ _LONGEST_DELAY = 30.0
 
 
 class Informer:
-    """Watches one kind. `run` until cancelled; `synced` is set after the first list."""
+    """Watches one kind. `run` until cancelled; `synced` is set when all was listed once."""
 
     def __init__(self, api: Api, cache: Cache, api_version: str, kind: str, namespaces: Sequence[str]) -> None:
         self._api = api
@@ -27,24 +28,24 @@ class Informer:
         self._namespaces = namespaces
         """Empty: all."""
         self.synced = asyncio.Event()
+        """Set when every namespace was listed."""
         self.last_contact = time.monotonic()
         """When the API server last answered or sent an event."""
 
     async def run(self) -> None:
         scopes: list[str | None] = [*self._namespaces] or [None]
-        await asyncio.gather(*(self._follow(scope, only=len(scopes) == 1) for scope in scopes))
+        unlisted = set(scopes)
+        await asyncio.gather(*(self._follow(scope, unlisted) for scope in scopes))
 
-    async def _follow(self, namespace: str | None, only: bool) -> None:
+    async def _follow(self, namespace: str | None, unlisted: set[str | None]) -> None:
         delay = 0.5
         while True:
             try:
                 items, version = await self._api.list(self.api_version, self.kind, namespace, SELECTOR)
-                if only:
-                    self._cache.replace(self.api_version, self.kind, items)
-                else:
-                    for item in items:
-                        self._cache.put(item)
-                self.synced.set()
+                self._cache.replace(self.api_version, self.kind, namespace, items, version_number(version))
+                unlisted.discard(namespace)
+                if not unlisted:
+                    self.synced.set()
                 self.last_contact = time.monotonic()
                 delay = 0.5
                 await self._watch(namespace, version)
