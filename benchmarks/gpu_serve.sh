@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Serve a dummy model on GPUs and measure workloads over HTTP, one after the other, as docs/performance.md reports them.
 #
-#     benchmarks/gpu_serve.sh SHAPE OUT_FOLDER WORKLOAD:NUM_PROMPTS[:RATE] ... [-- SERVE_FLAGS]
-#     benchmarks/gpu_serve.sh qwen3-8b /tmp/out sharegpt:1000 decode:256 -- --policy chunked_prefill
+#     benchmarks/gpu_serve.sh SHAPE OUT_FOLDER WORKLOAD:NUM_PROMPTS[:LOAD] ... [-- SERVE_FLAGS]
+#     benchmarks/gpu_serve.sh qwen3-8b /tmp/out sharegpt:1000:steady384 decode:256 -- --policy chunked_prefill
 #
+# LOAD is steadyC (a closed loop of C requests in flight, `gllm bench serve --steady`), a rate in requests per second, or
+# inf (the default: all requests at once). For the share of the roofline set GPU, such as GPU=2xH200.
 # The first 100 requests of the server are warm-up and not counted, as in the figures of other servers.
 set -euo pipefail
 shape=$1 out=$2; shift 2
@@ -25,9 +27,15 @@ done
 echo "ready in $((SECONDS - started)) s"
 warm=100
 for workload in "${workloads[@]}"; do
-  IFS=: read -r name count rate <<<"$workload"
-  echo "== $name $count @${rate:-inf}"
+  IFS=: read -r name count load <<<"$workload"
+  load=${load:-inf} file=$out/$name-$load.json
+  case $load in
+    inf) flags=() file=$out/$name.json ;;
+    steady*) flags=(--steady --max-concurrency "${load#steady}" ${GPU:+--gpu "$GPU" --model-config "$model"}) ;;
+    *) flags=(--request-rate "$load") ;;
+  esac
+  echo "== $name $count @$load"
   python3 -m gllm bench serve --url "http://127.0.0.1:$port" --workload "$name" --num-prompts "$count" \
-    --request-rate "${rate:-inf}" --num-warmups $warm --output "$out/$name.json"
+    "${flags[@]}" --num-warmups $warm --output "$file"
   warm=0
 done

@@ -2,29 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
+from fixtures.completions_server import DONE, HEAD, TinyServer, chunked, frame
 from gllm.apps.bench.client import Endpoint, RequestRecord, read_answer
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.sse import SseResponse
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
 
-
-def frame(text: str = "", finish: str | None = None, **more) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"text": text, "finish_reason": finish}], **more}).encode() + b"\n\n"
-
-
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}\n\n'
-DONE = b"data: [DONE]\n\n"
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-
-
-def chunked(*parts: bytes) -> bytes:
-    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
-
-
 ANSWER = (
     HEAD
     + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -103,51 +90,6 @@ def test_endpoint_from_url() -> None:
     assert Endpoint.from_url("https://h/proxy").prefix == "/proxy"
     with pytest.raises(ValueError, match="--url"):
         Endpoint.from_url("ftp://localhost:8000")
-
-
-class TinyServer:
-    """Answers /v1/completions with one frame for each token, and /v1/models; counts live requests, keeps bodies."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict] = []
-        self.keys: set[bytes] = set()
-        self.live = self.peak = 0
-        self.fail_every = 0
-
-    async def run(self, work: Callable[[str], Awaitable[None]]) -> None:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            await work(f"http://127.0.0.1:{port}")
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        header = await reader.readuntil(b"\r\n\r\n")
-        lines = header.split(b"\r\n")
-        self.keys.update(line for line in lines if line.lower().startswith(b"authorization"))
-        if lines[0].startswith(b"GET"):
-            models = b'{"data": [{"id": "tiny", "max_model_len": 600}]}'
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(models), models))
-        else:
-            length = next(int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length"))
-            await self._complete(json.loads(await reader.readexactly(length)), writer)
-        await writer.drain()
-        writer.close()
-
-    async def _complete(self, body: dict, writer: asyncio.StreamWriter) -> None:
-        self.bodies.append(body)
-        if self.fail_every and len(self.bodies) % self.fail_every == 0:
-            writer.write(b"HTTP/1.1 429 Busy\r\nContent-Length: 0\r\n\r\n")
-            return
-        self.live += 1
-        self.peak = max(self.peak, self.live)
-        count = body["max_tokens"]
-        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        await asyncio.sleep(0.002)
-        frames = [frame("t", "length" if index == count - 1 else None) for index in range(count)]
-        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": count}
-        frames.append(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n" + DONE)
-        writer.write(chunked(*frames))
-        self.live -= 1
 
 
 def test_against_a_server() -> None:

@@ -15,7 +15,7 @@ from gllm.apps.bench.workloads import (
     make_requests,
     token_range_for,
 )
-from gllm.apps.cli.bench import WorkloadName
+from gllm.apps.cli.bench_options import WorkloadName
 
 
 def test_command_line_offers_every_workload() -> None:

@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from gllm.apps.bench.report import summarize
+from gllm.apps.bench.steady import plan_steady
+from gllm.apps.bench.window import Window
 from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
 from gllm.apps.cli.main import app
 from gllm.apps.simulate.ablation import Grid, capacity, means, run_grid
@@ -35,9 +38,9 @@ def hardware(pp: int, kv_tokens: int = 50_000) -> Hardware:
 def run(
     requests: list[BenchRequest], pipeline: Hardware, policy: PolicyName = "token_throttling", **more: Any
 ) -> Outcome:
-    trace = more.pop("trace", None)
+    trace, concurrency = more.pop("trace", None), more.pop("concurrency", None)
     config = EngineConfig(model="", policy=policy, enable_prefix_caching=False, **more)
-    return Simulation(config, pipeline, requests, seed=1, trace=trace).run()
+    return Simulation(config, pipeline, requests, seed=1, concurrency=concurrency, trace=trace).run()
 
 
 @pytest.mark.parametrize("pp", [1, 2, 5])
@@ -140,6 +143,36 @@ def test_presets_have_all_layers(name: str, pp: int) -> None:
     assert preset.hardware(pp).kv_tokens > 4096
 
 
+@pytest.mark.parametrize("rate", [math.inf, 400.0])
+def test_no_more_requests_in_flight_than_asked_for(rate: float) -> None:
+    requests = make_requests(WORKLOADS["cpu"], 60, seed=3, rate=rate)
+    outcome = run(requests, hardware(2), concurrency=8)
+    assert [record.output_tokens for record in outcome.records] == [request.output_len for request in requests]
+    assert all(record.start >= request.arrival for record, request in zip(outcome.records, requests, strict=True))
+    found = summarize(outcome.records, outcome.duration)
+    assert found.max_concurrent_requests == 8
+    if math.isinf(rate):
+        # An ended request is replaced at once, until none is left.
+        ends = sorted(record.end for record in outcome.records)
+        assert sorted(record.start for record in outcome.records) == pytest.approx([0.0] * 8 + ends[:52])
+
+
+def test_figures_of_a_closed_loop_are_those_of_its_window() -> None:
+    requests = make_requests(WORKLOADS["cpu"], 80, seed=3)
+    outcome = run(requests, hardware(3), concurrency=16)
+    steady = figures_of(outcome, load=plan_steady(80, 16))
+    assert steady.steady is not None
+    window = steady.steady.window
+    assert steady.steady.mean_in_flight == pytest.approx(16.0)
+    assert steady.summary == summarize(outcome.records, window.duration, window=window)
+    inside = outcome.within(window)
+    assert 0 < len(inside.works) < len(outcome.works)
+    assert all(busy <= window.duration for busy in inside.busy)
+    # The tail of a run has few requests, and so more bubbles.
+    assert steady.bubble < figures_of(outcome).bubble
+    assert outcome.within(Window(-1.0, 2 * outcome.duration)).busy == pytest.approx(outcome.busy)
+
+
 def test_capacity_is_a_rate_that_saturates() -> None:
     pipeline = hardware(2, 200_000)
     rate = capacity(pipeline, "cpu", 64)
@@ -203,15 +236,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert [entry["policy"] for entry in figures] == list(POLICY_NAMES)
     assert all(entry["completed"] == 20 and math.isfinite(entry["mean_ttft_ms"]) for entry in figures)
     assert invoke("--hardware", str(pipeline)).exit_code == 0
+    steady = invoke("--pp", "2", "--steady", "--max-concurrency", "8", "-o", str(out))
+    assert steady.exit_code == 0, steady.output
+    assert "total tok/s" in steady.output
+    [entry] = json.loads(out.read_text())
+    assert entry["duration"] == pytest.approx(entry["window_end"] - entry["window_start"])
+    assert entry["mean_in_flight"] == pytest.approx(8)
     fitted = invoke("--fit", str(trace), "--policy", "balanced")
     assert fitted.exit_code == 0, fitted.output
     assert "fitted 2 stages" in fitted.output
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--policy", "fastest"), ("--preset", "abacus"), ("--fit", "/nowhere"), ("--hardware", "/nowhere")]
+    "arguments",
+    [("--policy", "fastest"), ("--preset", "abacus"), ("--fit", "/nowhere"), ("--hardware", "/nowhere"), ("--steady",)],
 )
-def test_errors_of_the_command(arguments: tuple[str, str]) -> None:
+def test_errors_of_the_command(arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert "Traceback" not in result.output

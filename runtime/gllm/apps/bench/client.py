@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import ssl
 import time
 from urllib.parse import urlsplit
@@ -58,16 +59,26 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """(seconds after `start`, tokens) of each piece of output.
 
     HTTP does not say how many tokens an event has: the first counts as one token, and the others share the rest of
-    `output_tokens`. The offline engine has exact numbers.
+    `output_tokens`. The offline engine has exact numbers. The tokens of a request's pieces add up to `output_tokens`.
     """
     latency: float = 0.0
-    """E2EL: from sending to the end of the output."""
+    """E2EL: from sending to the end of the output, or to the failure."""
     finish_reason: str = ""
     error: str = ""
 
     @property
     def ok(self) -> bool:
         return not self.error
+
+    @property
+    def first_token(self) -> float:
+        """Seconds from the start of the run to the first piece of output; infinite without output."""
+        return self.start + self.pieces[0][0] if self.pieces else math.inf
+
+    @property
+    def end(self) -> float:
+        """Seconds from the start of the run to the end of the request."""
+        return self.start + self.latency
 
     @property
     def ttft(self) -> float:
@@ -180,6 +191,8 @@ async def send_completion(
         record.error = f"no answer within {timeout:g} s"
     except (OSError, ValueError, msgspec.DecodeError) as error:
         record.error = f"{type(error).__name__}: {error}"
+    if record.error:
+        record.latency = time.perf_counter() - start
     return record
 
 
@@ -214,5 +227,12 @@ def read_answer(received: list[tuple[float, bytes]], start: float, record: Reque
     elif not record.output_tokens:
         record.error = "the stream had no usage (the server must support stream_options.include_usage)"
     else:
-        rest = max(record.output_tokens - 1, 1) / max(len(times) - 1, 1)
-        record.pieces = [(time, rest if index else 1.0) for index, time in enumerate(times)]
+        record.pieces = _share_tokens(times, record.output_tokens)
+
+
+def _share_tokens(times: list[float], tokens: int) -> list[tuple[float, float]]:
+    """Return the pieces of an answer of `tokens` tokens whose events came at `times`."""
+    if tokens == 1 or len(times) == 1:
+        return [(times[0], float(tokens))]
+    rest = (tokens - 1) / (len(times) - 1)
+    return [(times[0], 1.0), *((time, rest) for time in times[1:])]

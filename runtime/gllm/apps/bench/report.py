@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.window import ROUNDING, WHOLE_RUN, Window, tokens_in
 
 DEFINITIONS = """\
 TTFT   time to first token: from sending a request to the first piece of its output.
@@ -80,33 +81,39 @@ def spread(values: Sequence[tuple[float, float]]) -> Spread:
     return Spread(1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99))
 
 
-def summarize(records: Sequence[RequestRecord], duration: float, goodput: dict[str, float] | None = None) -> Summary:
+def summarize(
+    records: Sequence[RequestRecord],
+    duration: float,
+    goodput: dict[str, float] | None = None,
+    window: Window = WHOLE_RUN,
+) -> Summary:
     """Compute every figure.
 
     Args:
-        duration: seconds from the first request to the end of the last one.
+        duration: seconds from the first request to the end of the last one, or of the window.
         goodput: bounds of ttft, tpot and e2el in milliseconds.
+        window: the part of the run that counts; everything counts at the moment that completes it.
     """
     good = [record for record in records if record.ok]
+    ended = [record for record in good if window.holds(record.end)]
     duration = max(duration, 1e-9)
-    inputs = sum(record.prompt_tokens for record in good)
-    outputs = sum(record.output_tokens for record in good)
+    inputs, outputs = tokens_in(good, window)
     return Summary(
-        completed=len(good),
-        failed=len(records) - len(good),
+        completed=len(ended),
+        failed=sum(not record.ok and window.holds(record.end) for record in records),
         duration=duration,
         total_input_tokens=inputs,
-        total_output_tokens=outputs,
-        request_throughput=len(good) / duration,
-        request_goodput=sum(_meets(record, goodput) for record in good) / duration if goodput else None,
+        total_output_tokens=round(outputs),
+        request_throughput=len(ended) / duration,
+        request_goodput=sum(_meets(record, goodput) for record in ended) / duration if goodput else None,
         output_throughput=outputs / duration,
-        peak_output_throughput=_busiest_second(good),
+        peak_output_throughput=_busiest_second(good, window),
         total_token_throughput=(inputs + outputs) / duration,
-        max_concurrent_requests=_peak_concurrency(good),
-        ttft=spread([(record.ttft, 1.0) for record in good]),
-        tpot=spread([(tpot, 1.0) for record in good if (tpot := record.tpot) is not None]),
-        itl=spread([gap for record in good for gap in record.gaps]),
-        e2el=spread([(record.latency, 1.0) for record in good]),
+        max_concurrent_requests=_peak_concurrency(good, window),
+        ttft=spread([(record.ttft, 1.0) for record in good if window.holds(record.first_token)]),
+        tpot=spread([(tpot, 1.0) for record in ended if (tpot := record.tpot) is not None]),
+        itl=spread([gap for record in good for gap in _gaps(record, window)]),
+        e2el=spread([(record.latency, 1.0) for record in ended]),
     )
 
 
@@ -131,9 +138,18 @@ def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
     return all(1e3 * measured[name] <= bound for name, bound in bounds.items())
 
 
-def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
+def _gaps(record: RequestRecord, window: Window) -> Iterator[tuple[float, float]]:
+    """Yield the gaps that end in the window."""
+    for (seconds, _), gap in zip(record.pieces[1:], record.gaps, strict=True):
+        if window.holds(record.start + seconds):
+            yield gap
+
+
+def _peak_concurrency(records: Sequence[RequestRecord], window: Window) -> int:
     """Return the maximum number of requests in flight. A request that ends when another starts does not overlap it."""
-    changes = [(record.start, 1) for record in records] + [(record.start + record.latency, -1) for record in records]
+    inside = [record for record in records if window.overlap(record.start, record.end) > 0]
+    changes = [(max(record.start, window.start), 1) for record in inside]
+    changes += [(record.end - ROUNDING, -1) for record in inside]
     live = peak = 0
     for _, change in sorted(changes):
         live += change
@@ -141,22 +157,28 @@ def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
     return peak
 
 
-def _busiest_second(records: Sequence[RequestRecord]) -> float:
+def _busiest_second(records: Sequence[RequestRecord], window: Window) -> float:
     seconds: dict[int, float] = {}
     for record in records:
         for time, tokens in record.pieces:
-            second = int(record.start + time)
-            seconds[second] = seconds.get(second, 0.0) + tokens
+            if window.holds(record.start + time):
+                second = int(record.start + time)
+                seconds[second] = seconds.get(second, 0.0) + tokens
     return max(seconds.values(), default=0.0)
 
 
-def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[RequestRecord] = ()) -> dict[str, Any]:
-    """Return the settings, the figures under the keys of vLLM's result files (`mean_ttft_ms`, ...), and the records."""
-    figures = msgspec.to_builtins(summary)
+def flat(summary: Summary) -> dict[str, Any]:
+    """Return the figures under the keys of vLLM's result files (`mean_ttft_ms`, ...)."""
+    figures: dict[str, Any] = msgspec.to_builtins(summary)
     for name in ("ttft", "tpot", "itl", "e2el"):
         for statistic, value in figures.pop(name).items():
             figures[f"{statistic}_{name}_ms"] = value
-    result = {**settings, **figures}
+    return figures
+
+
+def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[RequestRecord] = ()) -> dict[str, Any]:
+    """Return the settings, the figures and the records."""
+    result = {**settings, **flat(summary)}
     if records:
         result["requests"] = [
             {
@@ -169,13 +191,16 @@ def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[Reques
     return result
 
 
+Row = tuple[str, int | float]
+"""A label and one number."""
+
 COLUMNS = ("", "", "mean", "median", "p99")
 """Columns of the table on a terminal."""
 
 
-def cells(summary: Summary) -> list[list[str]]:
-    """Return the rows of COLUMNS: single figures, then the latencies."""
-    rows = [[label, _number(value), "", "", ""] for label, value in _figures(summary)]
+def cells(summary: Summary, more: Sequence[Row] = ()) -> list[list[str]]:
+    """Return the rows of COLUMNS: single figures, `more` of them, then the latencies."""
+    rows = [[label, _number(value), "", "", ""] for label, value in (*_figures(summary), *more)]
     rows += [
         [f"{about}, {name} (ms)", "", *map(_number, (figures.mean, figures.median, figures.p99))]
         for name, about, figures in _latencies(summary)
@@ -183,11 +208,11 @@ def cells(summary: Summary) -> list[list[str]]:
     return rows
 
 
-def as_text(summary: Summary, title: str = "Serving Benchmark Result") -> str:
-    """Return the text of `vllm bench serve`, line for line."""
+def as_text(summary: Summary, title: str = "Serving Benchmark Result", more: Sequence[Row] = ()) -> str:
+    """Return the text of `vllm bench serve`, line for line, with `more` single figures before the latencies."""
     width = 50
     lines = [f" {title} ".center(width, "=")]
-    lines += [_line(f"{label}:", value) for label, value in _figures(summary)]
+    lines += [_line(f"{label}:", value) for label, value in (*_figures(summary), *more)]
     for name, about, figures in _latencies(summary):
         lines.append(about.center(width, "-"))
         lines.append(_line(f"Mean {name} (ms):", figures.mean))
@@ -197,9 +222,9 @@ def as_text(summary: Summary, title: str = "Serving Benchmark Result") -> str:
     return "\n".join(lines)
 
 
-def _figures(summary: Summary) -> list[tuple[str, int | float]]:
+def _figures(summary: Summary) -> list[Row]:
     """Return the figures that are one number, under vLLM's labels."""
-    rows: list[tuple[str, int | float]] = [
+    rows: list[Row] = [
         ("Successful requests", summary.completed),
         ("Failed requests", summary.failed),
         ("Benchmark duration (s)", summary.duration),

@@ -46,6 +46,7 @@ async def run_offline(
                     record.finish_reason = output.finish_reason or ""
             except EngineError as error:
                 record.error = str(error)
+                record.latency = time.perf_counter() - start
             if not record.pieces and not record.error:
                 record.error = "the request had no output"
         on_done(record)

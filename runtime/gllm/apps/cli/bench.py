@@ -8,7 +8,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -16,7 +16,31 @@ import typer
 from gllm.apps.bench import report
 from gllm.apps.bench.client import Endpoint, RequestRecord
 from gllm.apps.bench.serving import find_model, run_requests
+from gllm.apps.bench.steady import SteadyLoad, measure_steady, steady_json, steady_rows
+from gllm.apps.bench.window import RULE
 from gllm.apps.bench.workloads import WORKLOADS, make_requests, token_range_for
+from gllm.apps.cli.bench_options import (
+    ConcurrencyOption,
+    GoodputOption,
+    GpuOption,
+    IgnoreEosOption,
+    InputLenOption,
+    ModelConfigOption,
+    NumPromptsOption,
+    OldWorkloadOption,
+    OutputLenOption,
+    OutputOption,
+    RecordsOption,
+    RequestRateOption,
+    SeedOption,
+    SteadyOption,
+    VocabOption,
+    WarmupsOption,
+    WorkloadOption,
+    parse_rate,
+    read_steady,
+    with_gpus,
+)
 from gllm.apps.cli.configure import make_config
 from gllm.apps.cli.engine_start import errors_in_one_line
 from gllm.apps.cli.flag import takes_flags
@@ -27,69 +51,12 @@ from gllm.terminal import print_table
 
 app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
 
-WorkloadName = Literal["sharegpt", "azure", "decode", "prefill", "cpu"]
-
-_WORKLOAD_HELP = "; ".join(
-    f"{workload.name}: {workload.about} (mean {workload.prompt.mean:g} in, {workload.output.mean:g} out)"
-    for workload in WORKLOADS.values()
-)
-
-_EPILOG = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
+_DEFINITIONS = report.DEFINITIONS.replace("\n       ", " ").replace("\n", "\n\n")
 """One paragraph for each definition."""
-
-WorkloadOption = Annotated[WorkloadName, typer.Option("--workload", help=_WORKLOAD_HELP)]
-OldWorkloadOption = Annotated[WorkloadName | None, typer.Option("--trace", hidden=True)]
-"""The old name of --workload; elsewhere --trace writes a file for Perfetto."""
-RequestRateOption = Annotated[
-    str, typer.Option("--request-rate", help="Requests per second, Poisson arrivals; inf: all at once.")
-]
-NumPromptsOption = Annotated[
-    int | None, typer.Option("--num-prompts", min=1, help="Requests to send.  [default: the workload's own]")
-]
-InputLenOption = Annotated[
-    int | None, typer.Option("--input-len", min=1, help="Every prompt has this many tokens.  [default: the workload's]")
-]
-OutputLenOption = Annotated[
-    int | None,
-    typer.Option("--output-len", min=1, help="Every answer has this many tokens.  [default: the workload's]"),
-]
-IgnoreEosOption = Annotated[
-    bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Generate every token that the workload asks for.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", help="The same seed sends the same requests.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Also write the figures and the settings as JSON to this file.")
-]
-RecordsOption = Annotated[bool, typer.Option("--save-requests", help="Put a record of every request into --output.")]
-GoodputOption = Annotated[
-    list[str] | None,
-    typer.Option("--goodput", help="Count requests within bounds in ms: ttft:200, tpot:50, e2el:5000; repeatable."),
-]
-ConcurrencyOption = Annotated[
-    int | None, typer.Option("--max-concurrency", min=1, help="Most requests in flight; the rest wait in the client.")
-]
-WarmupsOption = Annotated[
-    int, typer.Option("--num-warmups", min=0, help="Requests that are sent first, all at once, and do not count.")
-]
-VocabOption = Annotated[
-    int | None,
-    typer.Option("--vocab-size", min=8, help="Prompts are random token ids in 1000..32000, below this bound."),
-]
-
+_STEADY = "Steady: " + RULE.replace("\n", " ")
 
 WARMUP_SEED = 1_000_003
 """Added to the seed for warm-up requests: they must not fill a prefix cache with the prompts of the run."""
-
-
-def parse_rate(text: str) -> float:
-    """Parse `inf` or a number of requests per second."""
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not rate > 0:
-        raise typer.BadParameter(f"must be a number above 0, or inf; not {text!r}", param_hint="--request-rate")
-    return rate
 
 
 def finish(
@@ -101,20 +68,32 @@ def finish(
     goodput: list[str] | None,
     output: Path | None,
     save_requests: bool,
+    load: SteadyLoad | None = None,
 ) -> None:
-    """Print the table, write the JSON, and exit with status 1 if a request failed."""
-    summary = report.summarize(records, duration, report.parse_goodput(goodput or []))
-    print_table(report.COLUMNS, report.cells(summary), title=title, plain=report.as_text(summary, title))
-    if output is not None:
-        result = report.as_json(summary, settings, records if save_requests else ())
-        output.write_text(json.dumps(result, indent=1) + "\n")
+    """Print the table, write the JSON, and exit with status 1 if a request failed.
+
+    load: of a steady run; the table then has the figures of its window, and the JSON has these beside the whole run's.
+    """
+    bounds = report.parse_goodput(goodput or [])
+    shown = summary = report.summarize(records, duration, bounds)
+    result = report.as_json(summary, settings, records if save_requests else ())
+    more: list[report.Row] = []
     errors = [record for record in records if not record.ok]
     if errors:
         print(f"{len(errors)} requests failed; the first: {errors[0].error}", file=sys.stderr)
+    if load is not None:
+        with errors_in_one_line():
+            found = measure_steady(records, load, bounds)
+        shown, more = found.summary, steady_rows(found)
+        result["steady"] = steady_json(found)
+    print_table(report.COLUMNS, report.cells(shown, more), title=title, plain=report.as_text(shown, title, more))
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    if errors:
         raise typer.Exit(1)
 
 
-@app.command(cls=Command, epilog=_EPILOG)
+@app.command(cls=Command, epilog=f"{_DEFINITIONS}\n\n{_STEADY}")
 def serve(
     url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option("--model", help="A model's name.  [default: the server's first]")] = "",
@@ -125,7 +104,10 @@ def serve(
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
     request_rate: RequestRateOption = "inf",
+    steady: SteadyOption = False,
     max_concurrency: ConcurrencyOption = None,
+    gpu: GpuOption = "",
+    model_config: ModelConfigOption = "",
     num_warmups: WarmupsOption = 0,
     seed: SeedOption = 0,
     ignore_eos: IgnoreEosOption = True,
@@ -142,11 +124,12 @@ def serve(
     rate = parse_rate(request_rate)
     with errors_in_one_line():
         report.parse_goodput(goodput or [])
+        chosen = WORKLOADS[trace or workload]
+        count, load = read_steady(steady, chosen.name, num_prompts, max_concurrency, request_rate)
         endpoint = Endpoint.from_url(url, api_key=api_key)
         served = asyncio.run(find_model(endpoint, model))
         endpoint = Endpoint.from_url(url, api_key=api_key, model=served.name)
-        chosen = WORKLOADS[trace or workload]
-        count = num_prompts or chosen.num_prompts
+        load = with_gpus(load, gpu, model_config or (served.name if gpu else ""))
         draw = partial(
             make_requests,
             chosen,
@@ -192,14 +175,15 @@ def serve(
         records,
         duration,
         settings,
-        title="Serving Benchmark Result",
+        title="Steady Serving Benchmark Result" if load else "Serving Benchmark Result",
         goodput=goodput,
         output=output,
         save_requests=save_requests,
+        load=load,
     )
 
 
-@app.command(cls=EngineCommand, epilog=_EPILOG)
+@app.command(cls=EngineCommand, epilog=_DEFINITIONS)
 @takes_flags(*SOURCE_FLAGS, *(flag for flag in ENGINE_FLAGS if flag.name not in ("seed", "trace")))
 def throughput(
     model: ModelArgument = "",

@@ -12,15 +12,21 @@ import msgspec
 import typer
 
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
-from gllm.apps.cli.bench import (
+from gllm.apps.cli.bench_options import (
+    ConcurrencyOption,
+    GpuOption,
     InputLenOption,
+    ModelConfigOption,
     NumPromptsOption,
     OutputLenOption,
     OutputOption,
     RequestRateOption,
     SeedOption,
+    SteadyOption,
     WorkloadName,
     parse_rate,
+    read_steady,
+    with_gpus,
 )
 from gllm.apps.cli.engine_start import errors_in_one_line
 from gllm.apps.cli.flag import takes_flags
@@ -91,6 +97,10 @@ def simulate(
     input_len: InputLenOption = None,
     output_len: OutputLenOption = None,
     request_rate: RequestRateOption = "inf",
+    steady: SteadyOption = False,
+    max_concurrency: ConcurrencyOption = None,
+    gpu: GpuOption = "",
+    model_config: ModelConfigOption = "",
     seed: SeedOption = 0,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write what the stages do, for ui.perfetto.dev (the last policy's).")
@@ -115,7 +125,8 @@ def simulate(
         if save_hardware is not None:
             save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
         chosen = WORKLOADS[workload]
-        count = num_prompts or chosen.num_prompts
+        count, load = read_steady(steady, workload, num_prompts, max_concurrency, request_rate)
+        load = with_gpus(load, gpu, model_config)
         rate = parse_rate(request_rate)
         requests = make_requests(chosen, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
         settings = {
@@ -123,6 +134,7 @@ def simulate(
             "workload": workload,
             "num_prompts": count,
             "request_rate": request_rate,
+            "max_concurrency": max_concurrency,
             "seed": seed,
             **flags,
         }
@@ -131,14 +143,14 @@ def simulate(
         for name in _policies(policy):
             config = EngineConfig(model="", policy=name, enable_prefix_caching=False, **flags)
             writer = TraceWriter(trace, pipeline.pp) if trace is not None else None
-            outcome = Simulation(config, pipeline, requests, seed=seed, trace=writer).run()
+            outcome = Simulation(config, pipeline, requests, seed=seed, concurrency=max_concurrency, trace=writer).run()
             if writer is not None:
                 writer.close()
-            found = figures.figures_of(outcome)
+            found = figures.figures_of(outcome, load=load)
             outcomes[name] = outcome
             rows.append([name, *figures.cells(found)])
             results.append(figures.as_json(found, {"policy": name, **settings}))
-        print_table(["policy", *figures.COLUMNS], rows)
+        print_table(["policy", *figures.columns(load)], rows)
         if output is not None:
             output.write_text(json.dumps(results, indent=1) + "\n")
         if plots is not None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from gllm.apps.bench.report import Spread, Summary, summarize
+from gllm.apps.bench.report import Spread, Summary, flat, summarize
+from gllm.apps.bench.steady import SteadyFigures, SteadyLoad, measure_steady, steady_json
+from gllm.apps.bench.window import Window, tokens_in
 from gllm.apps.simulate.simulation import Outcome
 
 
@@ -15,8 +17,11 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one run; times are simulated."""
 
     summary: Summary
+    """Of the whole run, or of the window of a closed loop."""
+    steady: SteadyFigures | None
+    """Of a closed loop."""
     steady_throughput: float
-    """Tokens a second, prompts and outputs, of the middle of the run (see `steady_throughput`)."""
+    """Tokens a second, prompts and outputs, of the middle of the run (see `figures_of`)."""
     bubble: float
     """Share of the time with a micro-batch in flight in which a stage is idle; mean over the stages."""
     microbatches: int
@@ -34,31 +39,29 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return self.tokens_std / self.tokens_mean if self.tokens_mean else 0.0
 
 
-def steady_throughput(outcome: Outcome, start: float, end: float) -> float:
-    """Return the tokens per second between two times; a prompt's tokens count when its first output token comes.
+def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None, load: SteadyLoad | None = None) -> Figures:
+    """Return all figures: of the whole run, or of the window of a closed loop (`load`).
 
-    Between the fill of the pipeline and the drain at the end this is the capacity of the system. A rate over the whole
-    run depends mostly on the longest answers of the last requests.
+    Between the fill of the pipeline and the drain at the end the throughput is the capacity of the system; a rate over
+    the whole run depends mostly on the longest answers of the last requests. So for Poisson arrivals the steady
+    throughput covers the last three fifths of the time of arrivals. If all requests arrive at once, it covers the whole
+    run. Raises ValueError if the window of a closed loop is empty.
     """
-    tokens = 0.0
-    for record in outcome.records:
-        for index, (seconds, count) in enumerate(record.pieces):
-            if start <= record.start + seconds < end:
-                tokens += count + (record.prompt_tokens if index == 0 else 0)
-    return tokens / (end - start)
-
-
-def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None) -> Figures:
-    """Return all figures. The steady throughput covers the last three fifths of the time of arrivals.
-
-    If all requests arrive at once, it covers the whole run.
-    """
+    if load is not None:
+        steady = measure_steady(outcome.records, load, goodput)
+        summary, throughput = steady.summary, steady.summary.total_token_throughput
+        outcome = outcome.within(steady.window)
+    else:
+        steady = None
+        summary = summarize(outcome.records, outcome.duration, goodput)
+        last = max(record.start for record in outcome.records)
+        window = Window(0.4 * last, last) if last > 0.0 else Window(0.0, max(outcome.duration, 1e-9))
+        throughput = sum(tokens_in(outcome.records, window)) / window.duration
     mean, deviation = outcome.tokens
-    last = max(record.start for record in outcome.records)
-    start, end = (0.4 * last, last) if last > 0.0 else (0.0, max(outcome.duration, 1e-9))
     return Figures(
-        summary=summarize(outcome.records, outcome.duration, goodput),
-        steady_throughput=steady_throughput(outcome, start, end),
+        summary=summary,
+        steady=steady,
+        steady_throughput=throughput,
         bubble=outcome.bubble,
         microbatches=len(outcome.works),
         tokens_mean=mean,
@@ -72,25 +75,35 @@ def figures_of(outcome: Outcome, goodput: dict[str, float] | None = None) -> Fig
 def as_json(figures: Figures, settings: dict[str, Any]) -> dict[str, Any]:
     """Return a flat object with the settings, then the figures under the keys of `gllm bench` (`mean_ttft_ms`, ...)."""
     values = msgspec.to_builtins(figures)
-    summary = values.pop("summary")
-    for name in ("ttft", "tpot", "itl", "e2el"):
-        for statistic, value in summary.pop(name).items():
-            summary[f"{statistic}_{name}_ms"] = value
-    return {**settings, **summary, **values, "tokens_cv": figures.tokens_cv}
+    del values["summary"], values["steady"]
+    steady = {} if figures.steady is None else steady_json(figures.steady)
+    return {**settings, **flat(figures.summary), **values, "tokens_cv": figures.tokens_cv, **steady}
 
 
-COLUMNS = (
-    "tok/s", "steady tok/s", "TTFT mean/p50/p99 ms", "TPOT mean/p50/p99 ms", "E2EL mean/p50/p99 ms", "bubble",
-    "tokens a micro-batch mean/std/CV", "time CV", "preempted",
-)  # fmt: skip
+def columns(load: SteadyLoad | None = None) -> list[str]:
+    """Return the heads of the table; a steady run has other throughputs."""
+    rates = ["tok/s", "steady tok/s"]
+    if load is not None:
+        rates = ["out tok/s", "total tok/s"]
+        if load.gpus is not None:
+            rates.append("TFLOP/s a GPU (of its peak)")
+    return [
+        *rates,
+        *("TTFT mean/p50/p99 ms", "TPOT mean/p50/p99 ms", "E2EL mean/p50/p99 ms", "bubble"),
+        *("tokens a micro-batch mean/std/CV", "time CV", "preempted"),
+    ]
 
 
 def cells(figures: Figures) -> list[str]:
-    """Return a row of COLUMNS."""
+    """Return a row of `columns`."""
     summary = figures.summary
+    rates = [summary.total_token_throughput, figures.steady_throughput]
+    if figures.steady is not None:
+        rates = [summary.output_throughput, summary.total_token_throughput]
+    roof = figures.steady.roofline if figures.steady else None
     return [
-        f"{summary.total_token_throughput:.0f}",
-        f"{figures.steady_throughput:.0f}",
+        *(f"{rate:.0f}" for rate in rates),
+        *([] if roof is None else [f"{roof.flops / 1e12:.0f} ({100 * roof.compute_share:.0f} %)"]),
         _spread(summary.ttft),
         _spread(summary.tpot),
         _spread(summary.e2el),

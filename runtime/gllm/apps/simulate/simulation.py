@@ -5,10 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from statistics import fmean, pstdev
 
+import msgspec
+
 from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.window import Window
 from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.pipeline import Pipeline, StageIntervals
@@ -48,6 +52,8 @@ class Outcome:
     """Time at which each micro-batch was sent."""
     stage_seconds: list[float] = field(default_factory=list)
     """Seconds of each micro-batch on its slowest stage."""
+    intervals: list[list[tuple[float, float]]] = field(default_factory=list)
+    """(start, seconds) of each micro-batch on each stage."""
     prediction_error: float = 0.0
     """Relative error of the scheduler's time model at the end, mean over the stages."""
 
@@ -67,9 +73,30 @@ class Outcome:
         """Coefficient of variation of a micro-batch's time on its slowest stage."""
         return pstdev(self.stage_seconds) / fmean(self.stage_seconds)
 
+    def within(self, window: Window) -> Outcome:
+        """Return the micro-batches of a window of steady load, in which at least one is always in flight.
+
+        A micro-batch belongs to the window that sent it; the seconds of computation are those in the window itself.
+        """
+        inside = [window.holds(sent) for sent in self.sent]
+        return replace(
+            self,
+            present=window.duration,
+            busy=[
+                sum(window.overlap(start, start + seconds) for start, seconds in stage)
+                for stage in zip(*self.intervals, strict=True)
+            ],
+            works=list(compress(self.works, inside)),
+            sent=list(compress(self.sent, inside)),
+            stage_seconds=list(compress(self.stage_seconds, inside)),
+            intervals=list(compress(self.intervals, inside)),
+        )
+
 
 class Simulation:
     """One run of a scheduler over a pipeline, from the first arrival until the last request has ended.
+
+    At most `concurrency` requests are in flight; a later one arrives when one ends, as a client sends it.
 
     The engine is one thread: it takes in what has arrived, then schedules and sends steps, which cost it
     `hardware.engine` seconds each, until the scheduler has none. A run depends on its arguments alone.
@@ -82,6 +109,7 @@ class Simulation:
         requests: Seq[BenchRequest],
         *,
         seed: int = 0,
+        concurrency: int | None = None,
         trace: TraceWriter | None = None,
     ) -> None:
         self.now = 0.0
@@ -98,7 +126,9 @@ class Simulation:
             config, pool, max_model_len=self.max_model_len, pp=hardware.pp, clock=lambda: self.now
         )
         self._pipeline = Pipeline(hardware, seed)
-        self._arrivals = deque(sorted(requests, key=lambda request: request.arrival))
+        ordered = sorted(requests, key=lambda request: request.arrival)
+        self._arrivals = deque(ordered[:concurrency])
+        self._unsent = deque(ordered[len(self._arrivals) :])
         self._records = {
             str(request.index): RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
             for request in requests
@@ -185,6 +215,7 @@ class Simulation:
         self._outcome.works.append(work)
         self._outcome.sent.append(self.now)
         self._outcome.stage_seconds.append(max(elapsed for _, elapsed in stages.intervals))
+        self._outcome.intervals.append(stages.intervals)
 
     def _note(self, outputs: OutputsByClient) -> None:
         for output in outputs.get(b"simulation", ()):
@@ -194,3 +225,7 @@ class Simulation:
             record.pieces.append((record.latency, float(len(output.token_ids))))
             record.finish_reason = output.finish_reason or ""
             record.error = output.error or ""
+            if output.finish_reason and self._unsent:
+                following = self._unsent.popleft()
+                arrival = max(following.arrival, self.now)
+                self._arrivals.append(msgspec.structs.replace(following, arrival=arrival))
