@@ -1,9 +1,9 @@
 """Measure single steps on a GPU without the engine: the time of the device and the time of the host's launches.
 
-    python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--profile FILE]
+    python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--eager] [--profile FILE]
 
-The program prints milliseconds per step on the device and on the host, for decode batches and prefill chunks. If the
-host's figure is larger, the device waits for the host.
+The program prints milliseconds per step on the device and on the host, for decode batches, prefill chunks, and steps
+with both. If the host's figure is larger, the device waits for the host.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from gllm.worker.build import WorkerBuilder
 from gllm.worker.runner import ModelRunner
 
 CONTEXT = 512
+MIXED = [(32, 96), (128, 128), (192, 192), (256, 256), (256, 768)]
+"""(decode rows, tokens of a prompt) of a step with both."""
 PAGE = 16
 
 
@@ -68,6 +70,20 @@ def _decodes(rows: int, steps: int) -> list[SchedulerOutput]:
     return [_output(step, list(range(rows)), [1] * rows) for step in range(steps)]
 
 
+def _mixed(rows: int, tokens: int, steps: int = 8) -> list[SchedulerOutput]:
+    """Return steps of slots 0 to `rows` - 1 in which the next slot also prefills a prompt of `tokens` tokens."""
+    first = rows * (-(-(CONTEXT + 128) // PAGE))
+    sequence = NewSequence(
+        slot=rows,
+        token_ids=_prompt(rows, tokens),
+        num_prompt_tokens=tokens,
+        num_computed_tokens=0,
+        pages=list(range(first, first - (-tokens // PAGE))),
+        sampling=SamplingParams(temperature=0.0, seed=0),
+    )
+    return [_output(step, list(range(rows + 1)), [1] * rows + [tokens], [sequence]) for step in range(steps)]
+
+
 def _time(runner: ModelRunner, outputs: list[SchedulerOutput]) -> tuple[float, float]:
     """Return (device ms, host ms) per step; two steps are in flight, as with the engine."""
     torch.cuda.synchronize()
@@ -98,10 +114,17 @@ def _weights_read(builder: WorkerBuilder, rows: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("--profile", help="write a Chrome trace of a few decode steps")
+    parser.add_argument("--profile", help="write a Chrome trace of a few decode steps, then of a few mixed ones")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs, as `gllm serve --enforce-eager`")
     options = parser.parse_args()
     config = EngineConfig(
-        model=options.model, load_format="dummy", device="cuda", num_pages=30000, max_num_seqs=512, max_model_len=8192
+        model=options.model,
+        load_format="dummy",
+        device="cuda",
+        num_pages=30000,
+        max_num_seqs=512,
+        max_model_len=8192,
+        enforce_eager=options.eager,
     )
     started = time.perf_counter()
     builder = WorkerBuilder(config, load_model_config(config.model), lambda done: None)
@@ -116,26 +139,24 @@ def main() -> None:
         wall, host = _time(runner, steps[4:])
         moved = _weights_read(builder, rows) + rows * (CONTEXT + 16) * builder.shape.page_bytes / PAGE
         print(f"{f'decode {rows}':>24} {wall:9.2f} {host:9.2f} {rows / wall * 1e3:9.0f} {moved / wall / 1e6:7.0f}")
-    for tokens in (512, 2048, 8192):
-        sampling = SamplingParams(temperature=0.0, seed=0)
-        sequence = NewSequence(
-            slot=0,
-            token_ids=_prompt(0, tokens),
-            num_prompt_tokens=tokens,
-            num_computed_tokens=0,
-            pages=list(range(-(-tokens // PAGE))),
-            sampling=sampling,
-        )
-        prefill = _output(0, [0], [tokens], [sequence])
-        _time(runner, [prefill] * 2)
-        wall, host = _time(runner, [prefill] * 6)
+    for tokens in (128, 512, 1024, 2048, 8192):
+        prefill = _mixed(0, tokens)
+        _time(runner, prefill[:2])
+        wall, host = _time(runner, prefill[2:])
         print(f"{f'prefill {tokens}':>24} {wall:9.2f} {host:9.2f} {tokens / wall * 1e3:9.0f}")
+    for rows, tokens in MIXED:
+        _register(runner, rows, CONTEXT)
+        mixed = _mixed(rows, tokens)
+        _time(runner, mixed[:2])
+        wall, host = _time(runner, mixed[2:])
+        print(f"{f'decode {rows} + prefill {tokens}':>24} {wall:9.2f} {host:9.2f} {(rows + tokens) / wall * 1e3:9.0f}")
     if options.profile:
         _register(runner, 256, CONTEXT)
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as profile:
-            _time(runner, _decodes(256, 6))
-        print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=60))
+        for steps in (_decodes(256, 6), _mixed(256, 256)):
+            with torch.profiler.profile(activities=activities) as profile:
+                _time(runner, steps)
+            print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=60))
         profile.export_chrome_trace(options.profile)
 
 

@@ -26,6 +26,7 @@ from gllm.worker.captured_graph import CapturedGraph
 from gllm.worker.cuda_graphs import CudaGraphs
 from gllm.worker.devices import Platform, choose_platform
 from gllm.worker.last_stage import LastStage
+from gllm.worker.piecewise_graphs import PiecewiseGraphs
 from gllm.worker.runner import ModelRunner
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.sampling.sampler import Sampler
@@ -166,8 +167,8 @@ class WorkerBuilder:
                 overlap=config.pp == 1,
                 device=self.platform.device,
             )
-        graph = None if config.enforce_eager else self._capture(configure)
-        runner = ModelRunner(self.model, self.attention, table, self.world, last_stage, self.platform.device, graph)
+        graphs = [] if config.enforce_eager else self._capture(configure)
+        runner = ModelRunner(self.model, self.attention, table, self.world, last_stage, self.platform.device, graphs)
         _warm_up(runner, configure, config)
         return runner
 
@@ -185,20 +186,25 @@ class WorkerBuilder:
         state = SamplingState(config.max_num_seqs, vocab_size, self.platform.device, grammars)
         return Sampler(state, self.platform.argmax)
 
-    def _capture(self, configure: Configure) -> CapturedGraph | None:
-        """Capture the steps; None if no step of this model can be captured here."""
+    def _capture(self, configure: Configure) -> list[CapturedGraph]:
+        """Capture the steps; empty if no step of this model can be captured here."""
         config, dtype = self.config, self.platform.dtype
         if self.platform.backend == "native":
             from gllm.layers.attention_backends.native import NativeAttention
             from gllm.worker.cpu_graph import capture_steps
 
-            return capture_steps(self.model, cast(NativeAttention, self.attention), self._max_tokens, dtype)
+            graph = capture_steps(self.model, cast(NativeAttention, self.attention), self._max_tokens, dtype)
+            return [] if graph is None else [graph]
         # A graph cannot hold collectives that go through the host, or whose sizes the host must know.
         waits = config.ep > 1 or (self.world.staged and config.tp > 1)
         if self.platform.backend != "flashinfer" or waits:
-            return None
+            return []
         max_pages = -(-configure.max_model_len // config.page_size)
-        return CudaGraphs(self.model, cast(GraphAttention, self.attention), config.max_num_seqs, max_pages, dtype)
+        attention = cast(GraphAttention, self.attention)
+        return [
+            CudaGraphs(self.model, attention, config.max_num_seqs, max_pages, dtype),
+            PiecewiseGraphs(self.model, attention, self._max_tokens, dtype),
+        ]
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:

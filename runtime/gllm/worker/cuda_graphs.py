@@ -56,7 +56,7 @@ class CudaGraphs(CapturedGraph):
         def forward() -> None:
             self._hidden[:size].copy_(self._model(self._inputs[:size], step))
 
-        with _side_stream():
+        with side_stream():
             forward()  # lazily created state (cuBLAS workspaces, modules) must exist before a capture
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
@@ -86,7 +86,7 @@ class CudaGraphs(CapturedGraph):
 
 
 @contextmanager
-def _side_stream() -> Iterator[None]:
+def side_stream() -> Iterator[None]:
     """Run on another stream, ordered with the current one before and after (CUDA graphs' warm-up rule)."""
     current = torch.cuda.current_stream()
     side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ activations of the stage before.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,16 +98,16 @@ class ModelRunner:
         world: World,
         last_stage: LastStage | None,
         device: torch.device,
-        graph: CapturedGraph | None = None,
+        graphs: Sequence[CapturedGraph] = (),
     ) -> None:
-        """graph: runs the steps that fit it; None: all steps run eagerly."""
+        """graphs: the first that fits a step runs it; if none does, the step runs eagerly."""
         self.model = model
         self.attention = attention
         self.table = table
         self.world = world
         self.last_stage = last_stage
         self.device = device
-        self.graph = graph
+        self.graphs = graphs
         self._to_device = partial(to_device, device=device)
         self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
         """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
@@ -125,7 +126,7 @@ class ModelRunner:
         if self.last_stage is not None:
             self.last_stage.apply(scheduled)
         batch = build_batch(scheduled, self.table)
-        graph = self.graph if self.graph is not None and self.graph.fits(batch.attention) else None
+        graph = next((graph for graph in self.graphs if graph.fits(batch.attention)), None)
         # The host prepares what it can before it waits for the activations.
         metadata = (graph or self.attention).prepare(batch.attention) if scheduled.slots else None
         received = None

@@ -89,8 +89,17 @@ class AttentionBackend(Protocol):
         """
 
 
+class MetadataInto(AttentionMetadata, Protocol):
+    """Metadata whose result can have a fixed address, and whose inputs may be padded."""
+
+    def attend_into(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+        """Do as `attend`, into the first n rows of `out` [n or more, num_heads, head_dim]; q, k, v: likewise."""
+
+
 class GraphAttention(AttentionBackend, Protocol):
     """A backend that can be captured in CUDA graphs: its decode metadata keeps fixed device addresses."""
+
+    def prepare(self, batch: AttentionBatch) -> MetadataInto: ...
 
     def prepare_graphs(self, sizes: list[int], max_pages: int) -> None:
         """Make static index buffers for decode batches of these sizes, with at most `max_pages` pages per sequence."""

@@ -35,17 +35,20 @@ class FlashInferMetadata:
     """[rows] int32"""
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        cache = self.caches[layer]
-        flashinfer.append_paged_kv_cache(
-            k, v, self.batch_indices, self.positions, cache, self.indices, self.indptr, self.last_page_len
-        )
-        n, decodes = q.shape[0], self.num_decode_rows
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        self.attend_into(layer, q, k, v, out)
+        return out.view(len(out), -1)
+
+    def attend_into(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+        cache = self.caches[layer]
+        n, decodes = len(self.batch_indices), self.num_decode_rows
+        flashinfer.append_paged_kv_cache(
+            k[:n], v[:n], self.batch_indices, self.positions, cache, self.indices, self.indptr, self.last_page_len
+        )
         if self.decode is not None:
             self.decode.run(q[:decodes], cache, out=out[:decodes])
         if self.prefill is not None:
-            self.prefill.run(q[decodes:], cache, out=out[decodes:])
-        return out.view(n, -1)
+            self.prefill.run(q[decodes:n], cache, out=out[decodes:n])
 
 
 @dataclass(slots=True)
