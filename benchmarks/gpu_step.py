@@ -60,7 +60,7 @@ def _output(
         num_tokens=num_tokens,
         samples=[True] * len(slots),
         pages=[],
-        new=list(new),
+        new=new or [],
         freed=[],
     )
 
