@@ -54,6 +54,18 @@ def test_bfloat16_with_flashinfer_differs_only_at_near_ties(
         assert sum(answer.num_preemptions for answer in answers) > 0
 
 
+def test_prompts_of_all_sizes_of_piecewise_graphs(tmp_path: Path) -> None:
+    """Steps of 1 to 2100 tokens, prompts and decodes mixed: in pieces, padded, and eager above the largest size."""
+    folder = write_hf("qwen3", tmp_path, head_dim=64, max_position_embeddings=4096)
+    prompts = random_prompts([2100, 9, 700, 65, 1, 300, 1500], seed=9)
+    for policy in ("balanced", "chunked_prefill"):
+        engine = InProcessEngine(
+            folder, device="cuda", dtype="bfloat16", max_model_len=4096, max_prefill_tokens=2500, policy=policy
+        )
+        gaps, error = gaps_and_error(folder, prompts, engine.generate(prompts, greedy()))
+        assert gaps.max() <= 2 * error
+
+
 _WIDE = {"original_max_position_embeddings": 64, "rope_theta": 10000.0}
 _FACTORS = {"short_factor": [1.0 + index / 32 for index in range(32)], "long_factor": [2.0] * 32}
 
