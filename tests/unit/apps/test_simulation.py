@@ -22,6 +22,7 @@ from gllm.apps.simulate.ablation import Grid, capacity, means, run_grid
 from gllm.apps.simulate.figures import figures_of
 from gllm.apps.simulate.fit import fit_trace
 from gllm.apps.simulate.hardware import Hardware, StageTimes, read_hardware
+from gllm.apps.simulate.pipeline import Pipeline
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
@@ -98,6 +99,22 @@ def test_a_single_decode_takes_the_sum_of_all_delays() -> None:
     prefill = STAGE.a + STAGE.floor + STAGE.c * 55 + STAGE.e
     assert record.ttft == pytest.approx(way + 2 * prefill + pipeline.transfer + 10 * pipeline.transfer_per_token)
     assert outcome.bubble == pytest.approx(0.5, abs=0.2)
+
+
+def test_products_take_measured_steps() -> None:
+    stage = StageTimes(a=1e-3, b=1e-5, steps=(2e-3, 2e-3, 3e-3))
+    seconds = [stage.seconds(Work(prefill_tokens=tokens)) for tokens in (1, 16, 32, 33, 48, 49, 148)]
+    assert seconds == pytest.approx([3e-3, 3e-3, 3e-3, 4e-3, 4e-3, 4.01e-3, 5e-3])
+
+
+def test_the_host_limits_eager_steps_with_prefill() -> None:
+    pipeline = msgspec.structs.replace(hardware(2), jitter=0.0, prepare=1e-3, eager=20e-3)
+    pipe = Pipeline(pipeline, 0)
+    works = [Work(prefill_tokens=100), Work(prefill_tokens=100), Work(decode_rows=100)]
+    first, second = zip(*(pipe.send(work, 0.0).intervals for work in works), strict=True)
+    assert [elapsed for _, elapsed in first] == pytest.approx([20e-3, 20e-3, STAGE.seconds(works[2])])
+    # Both hosts launch at the same time, so the second stage is limited by the activations' arrival.
+    assert all(elapsed < 4e-3 for _, elapsed in second)
 
 
 def test_the_trace_of_a_simulation(tmp_path: Path) -> None:

@@ -57,7 +57,9 @@ _COMPARED = ("token_throttling", "balanced", "chunked_prefill")
 _PRESET_HELP = "The pipeline: " + "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items()) + "."
 
 
-def _pipeline(preset: str, hardware: Path | None, fitted: Path | None, pp: int, kv_tokens: int) -> Hardware:
+def _pipeline(
+    preset: str, hardware: Path | None, fitted: Path | None, pp: int, kv_tokens: int, *, eager: bool
+) -> Hardware:
     """Return the pipeline that the flags name. Raises ValueError."""
     if hardware is not None:
         return read_hardware(hardware)
@@ -70,7 +72,7 @@ def _pipeline(preset: str, hardware: Path | None, fitted: Path | None, pp: int, 
         return found
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}: take one of {', '.join(PRESETS)}")
-    made = PRESETS[preset].hardware(pp)
+    made = PRESETS[preset].hardware(pp, eager=eager)
     return msgspec.structs.replace(made, kv_tokens=kv_tokens) if kv_tokens else made
 
 
@@ -80,6 +82,10 @@ def simulate(
     ] = None,
     pp: Annotated[int, typer.Option("--pp", min=1, help="Stages, with --preset.")] = 4,
     preset: Annotated[str, typer.Option("--preset", help=_PRESET_HELP)] = "qwen2.5-32b-h200",
+    eager: Annotated[
+        bool,
+        typer.Option("--eager", help="With --preset: the host launches steps with prefill kernel by kernel."),
+    ] = False,
     hardware: Annotated[
         Path | None, typer.Option("--hardware", help="The pipeline as JSON, as --save-hardware writes it.")
     ] = None,
@@ -121,7 +127,7 @@ def simulate(
     with errors_in_one_line():
         if ablate:
             return _ablation(ablation.Grid(preset=preset, seeds=seeds), output, plots)
-        pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens)
+        pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens, eager=eager)
         if save_hardware is not None:
             save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
         chosen = WORKLOADS[workload]

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import msgspec
 
+from gllm.engine.policies import ceil_div
 from gllm.engine.time_model import KNEE, Work
+
+TILE = 16
+"""Tokens between two entries of `StageTimes.steps`."""
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds of a micro-batch on one stage:
 
-    a + max(floor, b * tokens) + g * max(tokens - KNEE, 0) + c * sum(chunk * context) + d * sum(decode context)
-      + e * sampled rows
+    a + products + g * max(tokens - KNEE, 0) + c * sum(chunk * context) + d * sum(decode context) + e * sampled rows
 
-    This is the formula of `gllm.engine.time_model` with a `floor`: while weights are read, products of few tokens cost
-    nothing. The scheduler's model has a knee at a fixed number of tokens instead, so the simulator does not favour a
-    policy that uses the model.
+    Products are measured times (`steps`) or max(floor, b * tokens): while weights are read, products of few tokens cost
+    nothing. The scheduler's model (`gllm.engine.time_model`) has neither steps nor a floor, but a knee at a fixed
+    number of tokens, so the simulator does not favour a policy that uses the model.
     """
 
     a: float
@@ -26,13 +29,24 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     d: float = 0.0
     e: float = 0.0
     floor: float = 0.0
+    steps: tuple[float, ...] = ()
+    """Seconds of the matrix products of TILE, 2 * TILE, ... tokens, with the steps of their tiles; b for each further
+    token. Empty: max(floor, b * tokens)."""
     g: float = 0.0
     """Only a fitted pipeline has it; such a pipeline has no floor."""
+
+    def products(self, tokens: int) -> float:
+        if not self.steps:
+            return max(self.floor, self.b * tokens)
+        index = max(ceil_div(tokens, TILE), 1) - 1
+        if index < len(self.steps):
+            return self.steps[index]
+        return self.steps[-1] + self.b * (tokens - TILE * len(self.steps))
 
     def seconds(self, work: Work) -> float:
         return (
             self.a
-            + max(self.floor, self.b * work.tokens)
+            + self.products(work.tokens)
             + self.g * max(work.tokens - KNEE, 0)
             + self.c * work.attention
             + self.d * work.decode_context
@@ -55,6 +69,9 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Time from the engine to a stage; the key in JSON files is `plan`."""
     prepare: float = 2e-3
     """Work of a stage before it computes a step: inputs, launches. Hidden if the step was sent early enough."""
+    eager: float = 0.0
+    """Host time to launch a step with prefill kernel by kernel, beside the device: such a step is not shorter. 0: such
+    steps are captured, as decodes are."""
     result: float = 300e-6
     """Time of the sampled tokens from the last stage to the engine."""
     jitter: float = 0.03

@@ -24,7 +24,7 @@ class Pipeline:
 
     A stage starts a micro-batch when three things are done: the one before it on this stage, the same one on the stage
     before, and its preparation. Scheduler outputs go to all stages at once; a stage prepares them one after the other,
-    while it computes earlier ones.
+    while it computes earlier ones. An eager step ends no earlier than the host has launched its last kernel.
     """
 
     def __init__(self, hardware: Hardware, seed: int) -> None:
@@ -48,8 +48,12 @@ class Pipeline:
             elapsed = times.seconds(work)
             if hardware.jitter:
                 elapsed *= self._random.lognormvariate(0.0, hardware.jitter)
-            self._free[stage] = end = start + elapsed
-            self.busy[stage] += elapsed
-            intervals.append((start, elapsed))
+            end = start + elapsed
+            if hardware.eager and work.prefill_tokens:
+                self._host_free[stage] += hardware.eager
+                end = max(end, self._host_free[stage])
+            self._free[stage] = end
+            self.busy[stage] += end - start
+            intervals.append((start, end - start))
             ready = end + transfer
         return StageIntervals(intervals, self._free[-1] + hardware.result)

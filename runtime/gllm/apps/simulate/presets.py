@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gllm.apps.simulate.h200 import FURTHER_TOKEN, LAYER_STEPS
 from gllm.apps.simulate.hardware import Hardware, StageTimes
 
 
@@ -40,9 +41,16 @@ class Preset:
     """Host time to prepare a step on a stage."""
     prepare_layer: float
     """The same, for each layer."""
+    eager_layer: float = 0.0
+    """Host time for each layer to launch a step with prefill kernel by kernel."""
+    steps: tuple[float, ...] = ()
+    """Measured times of a layer's products, see `StageTimes.steps`. Empty: from `weights` and `token`."""
 
-    def hardware(self, pp: int) -> Hardware:
-        """Return the pipeline of `pp` stages. Raises ValueError if the model does not fit."""
+    def hardware(self, pp: int, *, eager: bool = False) -> Hardware:
+        """Return the pipeline of `pp` stages. Raises ValueError if the model does not fit.
+
+        eager: steps with prefill are launched kernel by kernel; otherwise they are captured.
+        """
         split = self.split(pp)
         most = max(split)
         room = self.device_memory - most * self.layer_bytes
@@ -55,6 +63,7 @@ class Preset:
             transfer=self.transfer,
             transfer_per_token=self.transfer_per_token,
             prepare=self.prepare + most * self.prepare_layer,
+            eager=most * self.eager_layer if eager else 0.0,
         )
 
     def split(self, pp: int) -> list[int]:
@@ -79,21 +88,30 @@ class Preset:
             a=self.launch + layers * self.launch_layer + (self.head if last else 0.0),
             floor=layers * self.weights,
             b=layers * self.token,
+            steps=tuple(layers * seconds for seconds in self.steps),
             c=layers * self.pair,
             d=layers * self.context,
             e=self.sample if last else 0.0,
         )
 
 
+# Qwen2.5-32B: 64 layers of 0.485 G parameters, hidden 5120, 8 KV heads of 128, vocabulary 152064, bf16. Activations and
+# residual are 20 KB a token. H200: measured times of a layer; attention 394 TFLOP/s and 3.7 TB/s as measured with
+# FlashInfer; NVLink. The host time of an eager layer is fitted to six served loads (docs/simulator.md).
+_H200 = Preset(
+    about="Qwen2.5-32B, one H200 a stage",
+    layers=64, launch=0.3e-3, launch_layer=20e-6, weights=0.262e-3, token=FURTHER_TOKEN, pair=5.2e-11, context=1.11e-9,
+    head=0.42e-3, sample=5e-6, device_memory=124e9, layer_bytes=0.97e9, kv_bytes=4096,
+    transfer=50e-6, transfer_per_token=0.1e-6, prepare=0.4e-3, prepare_layer=50e-6,
+    eager_layer=0.55e-3, steps=LAYER_STEPS,
+)  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
-    # Qwen2.5-32B: 64 layers of 0.485 G parameters, hidden 5120, 8 KV heads of 128, vocabulary 152064, bf16. Activations
-    # and residual are 20 KB a token. H200: 3.7 TB/s and 683 TFLOP/s as measured with Qwen3-8B (docs/performance.md),
-    # attention 394 TFLOP/s and 3.7 TB/s as measured with FlashInfer; NVLink.
-    "qwen2.5-32b-h200": Preset(
-        about="Qwen2.5-32B, one H200 a stage",
-        layers=64, launch=0.3e-3, launch_layer=20e-6, weights=0.262e-3, token=1.42e-6, pair=5.2e-11, context=1.11e-9,
-        head=0.42e-3, sample=5e-6, device_memory=124e9, layer_bytes=0.97e9, kv_bytes=4096,
-        transfer=50e-6, transfer_per_token=0.1e-6, prepare=0.4e-3, prepare_layer=50e-6,
+    "qwen2.5-32b-h200": _H200,
+    # As fast in products as an H200, with 3.35 instead of 4.8 TB/s of memory and 80 GB; not measured kernel by kernel.
+    "qwen2.5-32b-h100": replace(
+        _H200, about="Qwen2.5-32B, one H100 a stage", weights=0.375e-3, context=1.59e-9, head=0.6e-3,
+        device_memory=69e9, steps=(),
     ),
     # The same model on the paper's L20-48GB: 85 % of the data sheet's 864 GB/s, 75 % of its 119.5 TFLOP/s; PCIe.
     "qwen2.5-32b-l20": Preset(
