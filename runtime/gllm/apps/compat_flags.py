@@ -124,7 +124,11 @@ COMPAT_FLAGS: tuple[CompatFlag, ...] = (
     _ignored("--data-parallel-size -dp", "--data-parallel-size --dp-size --dp", "start one server for each replica, or "
              "set spec.replicas on Kubernetes", "1"),
     _refused("--data-parallel-*", "", "start one server for each replica, or set spec.replicas on Kubernetes"),
-    _ignored("--disable-custom-all-reduce", "--disable-custom-all-reduce", "collectives are NCCL's or gloo's"),
+    _ignored(
+        "--disable-custom-all-reduce",
+        "--disable-custom-all-reduce",
+        "small sums use peer memory over NVLink; NCCL_P2P_DISABLE=1 leaves all to NCCL",
+    ),
     _ignored("--api-server-count", "", "one gateway serves a group", "1"),
     _refused("--enable-eplb --eplb-config --num-redundant-experts --expert-placement-strategy --all2all-backend",
              "--enable-eplb --eplb-* --ep-num-redundant-experts --moe-a2a-backend", "experts are divided evenly by "

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from gllm.parallel.layout import RankCoords
+from gllm.parallel.peer_group import with_peer_memory
+from gllm.parallel.peer_memory import Meeting
 from gllm.parallel.stage_link import (
     DistributedReceiver,
     DistributedSender,
@@ -92,6 +94,9 @@ def join_world(coords: RankCoords, *, hidden_size: int, dtype: torch.dtype, devi
             if stage == coords.stage:
                 inner = DistributedGroup(made, ranks, coords.tp_rank)
                 group = StagedGroup(inner) if staged else inner
+                if backend == "nccl":
+                    meeting = Meeting(PrefixStore(f"sums/{stage}", store), ranks, coords.rank)
+                    group = with_peer_memory(inner, meeting, device)
     before: Receiver | None = None
     after: Sender | None = None
     wire = torch.device("cpu") if backend == "gloo" else device

@@ -1,0 +1,136 @@
+"""Sums through peer memory on two GPUs: near NCCL's, the same bits on both, at any size, in graphs, with slow peers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.ports import free_port
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")]
+
+RANKS = 2
+SECONDS = 90
+
+
+def _run(check: Callable[[Any, int], None], rank: int, port: int, failures: Any) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(RANKS),
+    }
+    from gllm.parallel.layout import RankCoords
+    from gllm.parallel.world import join_world, leave_world
+
+    try:
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+        coords = RankCoords(pp=1, tp=RANKS, rank=rank)
+        with torch.inference_mode():
+            check(join_world(coords, hidden_size=64, dtype=torch.bfloat16, device=device), rank)
+        torch.cuda.synchronize()
+        leave_world()
+    except BaseException:
+        failures.put(traceback.format_exc())
+        raise
+
+
+def on_two_gpus(check: Callable[[Any, int], None]) -> None:
+    context = multiprocessing.get_context("spawn")
+    failures: Any = context.Queue()
+    port = free_port()
+    processes = [context.Process(target=_run, args=(check, rank, port, failures)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+    stuck = [process for process in processes if process.is_alive()]
+    for process in stuck:
+        process.kill()
+    assert failures.empty(), failures.get()
+    assert not stuck
+    assert [process.exitcode for process in processes] == [0] * RANKS
+
+
+def _values(rows: int, rank: int, seed: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1000 * seed + rank)
+    x = torch.randn(rows, 80, generator=generator).to(dtype)
+    x.view(-1)[::7] = -0.0  # minus zero means empty
+    return x.to("cuda")
+
+
+def _same_on_all_ranks(group: Any, x: torch.Tensor) -> bool:
+    return all(torch.equal(other, x) for other in group.all_gather(x.view(torch.int16)).view(x.dtype).unbind(0))
+
+
+def _sums(world: Any, rank: int) -> None:
+    from gllm.parallel.peer_group import PeerGroup
+
+    group = world.group
+    assert isinstance(group, PeerGroup)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for seed, rows in enumerate((1, 3, 64, 700, 20_000, 120_000)):  # the last is a task for NCCL
+            got = group.all_reduce(_values(rows, rank, seed, dtype))
+            wanted = sum(_values(rows, other, seed, dtype).float() for other in range(RANKS))
+            assert torch.equal(got, wanted.to(dtype)), (dtype, rows)
+            assert dtype == torch.float32 or _same_on_all_ranks(group, got)
+
+
+def test_sums_are_exact_and_equal_on_all_ranks() -> None:
+    on_two_gpus(_sums)
+
+
+def _graphs(world: Any, rank: int) -> None:
+    rows = [1, 8, 300, 64, 2000, 5, 31]
+    inputs = [_values(n, rank, seed) for seed, n in enumerate(rows)]
+    wanted = [sum(_values(n, other, seed).float() for other in range(RANKS)).bfloat16() for seed, n in enumerate(rows)]
+    outs = [torch.empty_like(x) for x in inputs]
+    world.group.all_reduce(inputs[0].clone())
+    torch.cuda.synchronize()
+    graphs = []
+    for some in (range(4), range(4, 7)):  # an even and an odd number of sums, since two halves take turns
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for index in some:
+                outs[index].copy_(world.group.all_reduce(inputs[index].clone()))
+        graphs.append((graph, some))
+    chooser = torch.Generator().manual_seed(3)
+    for _ in range(200):
+        slow, kind, checked = torch.randint(0, 6, (3,), generator=chooser).tolist()
+        for out in outs:
+            out.zero_()
+        if slow == rank:
+            torch.cuda._sleep(500_000)
+        used: list[int] = []
+        for step in range(1 + kind % 3):
+            if kind == 5:
+                outs[step].copy_(world.group.all_reduce(inputs[step].clone()))
+                used.append(step)
+            else:
+                graph, some = graphs[(kind + step) % 2]
+                graph.replay()
+                used += some
+        if checked < 4:  # otherwise the next sums follow at once
+            assert all(torch.equal(outs[index], wanted[index]) for index in used)
+
+
+def test_graphs_and_single_sums_follow_each_other_in_any_order() -> None:
+    on_two_gpus(_graphs)
+
+
+def _without_peers(world: Any, rank: int) -> None:
+    from gllm.parallel.tensor_group import DistributedGroup
+
+    assert isinstance(world.group, DistributedGroup)
+
+
+def test_nccl_remains_where_peer_access_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    on_two_gpus(_without_peers)
