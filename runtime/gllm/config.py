@@ -66,6 +66,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """KV_thresh: share of the pool kept free of new prefill."""
     ttft_target: float = 0.0
     """Time to first token that `balanced` aims for, in seconds; 0: waiting prompts are spread over #T iterations."""
+    tpot_target: float = 0.0
+    """Time per output token to which every policy cuts prefill, in seconds; 0: a micro-batch with decodes is predicted
+    to last at most 0.25 s."""
     trace: str = ""
     """File for a Chrome/Perfetto trace of the stages; empty: none."""
     seed: int = 0

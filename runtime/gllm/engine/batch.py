@@ -111,19 +111,24 @@ class BatchBuilder:
             (self._sampled if samples else self._scored).append(seq)
             running.end_prefill(seq)
 
+    @property
+    def work(self) -> Work:
+        """The work of the rows so far."""
+        return Work(
+            prefill_tokens=self._prefill_tokens,
+            decode_rows=self._decode_tokens,
+            attention=self._attention,
+            decode_context=self._decode_context,
+            sampled_rows=len(self._sampled),
+        )
+
     def micro_batch(self) -> MicroBatch:
         return MicroBatch(
             step=self.step,
             rows=self.rows,
             sampled=self._sampled,
             scored=self._scored,
-            work=Work(
-                prefill_tokens=self._prefill_tokens,
-                decode_rows=self._decode_tokens,
-                attention=self._attention,
-                decode_context=self._decode_context,
-                sampled_rows=len(self._sampled),
-            ),
+            work=self.work,
         )
 
     def scheduler_output(self, epoch: int) -> SchedulerOutput:

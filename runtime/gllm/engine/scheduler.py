@@ -18,7 +18,17 @@ from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.meter import Meter
-from gllm.engine.policies import POLICIES, TIME_AWARE, Budget, Limits, Snapshot, adapted_reserve, ceil_div
+from gllm.engine.policies import (
+    POLICIES,
+    TIME_AWARE,
+    Budget,
+    Limits,
+    Snapshot,
+    adapted_reserve,
+    ceil_div,
+    step_seconds,
+    within_bound,
+)
 from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.results import OutputsByClient, ResultReader
 from gllm.engine.sequence import Sequence, SequenceStatus
@@ -167,6 +177,8 @@ class Scheduler:
         if running.ready and budget.decode_rows > 0:
             self._add_decodes(batch, budget)
         if budget.prefill_tokens > 0 and (self._queue or running.prefilling):
+            if batch.rows or running.num_decoding:
+                budget = self._bounded(batch, budget)
             self._add_prefills(batch, budget)
         self._reserve = adapted_reserve(self._reserve, self._meter.num_preemptions - preemptions, self._limits)
         return batch
@@ -253,6 +265,13 @@ class Scheduler:
 
     # --- prefill -------------------------------------------------------------------------------------
 
+    def _bounded(self, batch: BatchBuilder, budget: Budget) -> Budget:
+        """Cut the prefill beside the batch's decodes, or beside decodes in flight, to the bound on a step's time."""
+        meter, limits = self._meter, self._limits
+        tokens = meter.caution.most_tokens(step_seconds(limits)) or limits.min_prefill_tokens
+        base = meter.times.cost.predict(batch.work)
+        return within_bound(budget, limits, base, meter.caution.factor, tokens - len(batch.rows))
+
     def _add_prefills(self, batch: BatchBuilder, budget: Budget) -> None:
         """Add chunks of unfinished prefills and queued requests, by priority and arrival, until the budget is spent."""
         running = self._running
@@ -279,7 +298,7 @@ class Scheduler:
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
-                seconds -= cost.chunk(seq.num_scheduled, chunk, beside)
+                seconds -= cost.chunk(seq.num_scheduled, chunk, beside) + cost.e * (chunk == seq.num_uncomputed)
             if chunk == 0:
                 return
             batch.add_chunk(seq, chunk, register=register)

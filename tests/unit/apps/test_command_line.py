@@ -76,6 +76,8 @@ def test_flags_set_the_fields_of_the_config(model: str) -> None:
         (["--kv-cache-memory", "much"], "write for example 512M or 2G"),
         (["--gpu-memory-utilization", "90"], "'--gpu-memory-utilization': 90 is not a share"),
         (["--kv-threshold", "1"], "'--kv-threshold'"),
+        (["--tpot-target", "-1"], "'--tpot-target': -1 is not a time"),
+        (["--ttft-target", "inf"], "'--ttft-target': inf is not a time"),
         (["--chat-template", "/no/file"], "there is no file '/no/file'"),
         (["--min-prefill-tokens", "9000"], "--min-prefill-tokens: 9000 is more than --max-prefill-tokens 2048"),
         (["--attention-backend", "flashinfer", "--device", "cpu"], "flashinfer needs --device cuda"),

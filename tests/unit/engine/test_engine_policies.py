@@ -150,6 +150,7 @@ def test_decode_cap_takes_a_stage_share() -> None:
     in_flight_seconds=st.lists(st.floats(0, 10), max_size=9),
     cost=COSTS,
     ttft_target=st.sampled_from([0.0, 0.1, 10.0]),
+    tpot_target=st.sampled_from([0.0, 1e-3, 0.1, 10.0]),
     kv_free=st.floats(0, 1),
     most=st.integers(1, 5000),
     least=st.integers(1, 5000),
@@ -165,6 +166,7 @@ def test_bounds_and_progress(
     in_flight_seconds: list[float],
     cost: Cost,
     ttft_target: float,
+    tpot_target: float,
     kv_free: float,
     most: int,
     least: int,
@@ -176,6 +178,7 @@ def test_bounds_and_progress(
         min_prefill_tokens=least,
         kv_threshold=threshold,
         ttft_target=ttft_target,
+        tpot_target=tpot_target,
     )
     decodes = len(contexts)
     decodes_in_flight = min(decodes_in_flight, pp)
@@ -325,6 +328,9 @@ def test_the_reserve_follows_preemptions(reserve: float, preemptions: int, thres
         ("prefill_iterations", 0),
         ("kv_threshold", 1.0),
         ("kv_threshold", -0.1),
+        ("ttft_target", float("nan")),
+        ("tpot_target", -1.0),
+        ("tpot_target", float("inf")),
     ],
 )
 def test_settings_that_stop_everything_are_refused_by_name(field: str, value: float) -> None:

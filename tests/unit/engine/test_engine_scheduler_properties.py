@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.kv_pages import PagePool
+from gllm.engine.policies.bound import prefill_room
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
+from gllm.engine.time_model import Work
 from gllm.wire.messages import RequestOutput, StageReport, StepResult
 
 
@@ -28,6 +30,7 @@ class Setting:
     min_prefill_tokens: int
     prefix_caching: bool
     ttft_target: float = 0.0
+    tpot_target: float = 0.0
     token_seconds: tuple[float, ...] = (1e-4,)
     """Reported seconds per token, in turn; some are invalid."""
 
@@ -43,6 +46,7 @@ SETTINGS = st.builds(
     min_prefill_tokens=st.integers(1, 16),
     prefix_caching=st.booleans(),
     ttft_target=st.sampled_from([0.0, 0.0, 1e-3, 60.0]),
+    tpot_target=st.sampled_from([0.0, 0.0, 1e-5, 1e-3, 60.0]),
     token_seconds=st.lists(st.sampled_from([1e-5, 1e-4, 1e-4, 1e-2, 0.0, -1.0, 1e9]), min_size=1, max_size=5).map(
         tuple
     ),
@@ -133,6 +137,7 @@ class Trial:
             max_prefill_tokens=s.max_prefill_tokens,
             min_prefill_tokens=s.min_prefill_tokens,
             ttft_target=s.ttft_target,
+            tpot_target=s.tpot_target,
         )
         self.pool = PagePool(s.num_pages, s.page_size, prefix_caching=s.prefix_caching)
         self.max_model_len = s.num_pages * s.page_size
@@ -181,6 +186,7 @@ class Trial:
             assert len(scheduled.tokens) == (0 if pp == 1 else len(decodes)), "decode rows need inputs if pp > 1"
             prefill = sum(scheduled.num_tokens) - len(decodes)
             assert prefill <= self.setting.max_prefill_tokens
+            self.check_bound()
             self.in_flight.append(InFlight(result, rows, decodes))
             assert len(self.in_flight) <= pp + 1
         assert self.scheduler.num_in_flight == len(self.in_flight)
@@ -188,6 +194,17 @@ class Trial:
             assert not self.scheduler.has_work, "live requests, and nothing is scheduled"
         in_flight = Counter(seq for step in self.in_flight for seq in step.decodes)
         assert all(count <= (2 if pp == 1 else 1) for count in in_flight.values())
+
+    def check_bound(self) -> None:
+        """A micro-batch with decodes is within the bound on its time, or has no more than a floor of prefill."""
+        scheduler = self.scheduler
+        cost, work = scheduler._meter.times.cost, scheduler._in_flight[-1].work
+        if work.decode_rows:
+            decodes = Work(0, work.decode_rows, 0.0, work.decode_context, work.decode_rows)
+            room = prefill_room(scheduler._limits, cost.predict(decodes))
+            # Rounding up to a token: of the floor, and of a sequence that has just got its slot.
+            token = cost.chunk(self.max_model_len, 1, work.tokens) + cost.e
+            assert cost.predict(work) - cost.predict(decodes) <= (room + 2 * token) * (1 + 1e-6)
 
     def answer(self, failed_row: int | None) -> None:
         if not self.in_flight:

@@ -59,6 +59,19 @@ def test_the_longest_chunk_within_a_time(seconds: float, start: int, b: float, c
     assert cost.chunk(start, tokens + 1, beside) >= seconds * (1 - 1e-6)
 
 
+@given(work=WORKS, more=WORKS, b=st.floats(0, 1e-2), c=st.floats(0, 1e-6), g=st.floats(0, 1e-2))
+def test_more_work_never_takes_less_time(work: Work, more: Work, b: float, c: float, g: float) -> None:
+    cost = Cost(a=1e-3, b=b, c=c, d=1e-8, e=1e-6, g=g)
+    both = Work(
+        work.prefill_tokens + more.prefill_tokens,
+        work.decode_rows + more.decode_rows,
+        work.attention + more.attention,
+        work.decode_context + more.decode_context,
+        work.sampled_rows + more.sampled_rows,
+    )
+    assert cost.predict(both) >= cost.predict(work)
+
+
 def test_chunks_beside_each_other_add_up() -> None:
     together = KNEED.chunk(0, 100, 20) + KNEED.chunk(100, 200, 120)
     assert together == pytest.approx(KNEED.chunk(0, 300, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -69,6 +70,12 @@ def check_file(value: str) -> str:
 def check_share(value: float) -> float:
     if not 0.0 < value <= 1.0:
         raise typer.BadParameter(f"{value:g} is not a share: give more than 0 and at most 1, for example 0.9")
+    return value
+
+
+def check_seconds(value: float) -> float:
+    if not 0.0 <= value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a time: give seconds, for example 0.05, or 0 for none")
     return value
 
 

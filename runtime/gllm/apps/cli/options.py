@@ -12,6 +12,7 @@ from gllm.apps.cli.flag_values import (
     check_below_one,
     check_file,
     check_page_size,
+    check_seconds,
     check_share,
     parse_bytes,
     parse_layers,
@@ -82,7 +83,9 @@ ENGINE_FLAGS: tuple[Flag, ...] = (
     _engine("prefill_iterations", "Scheduling", "Steps over which the waiting prompt tokens are spread.", least=1),
     _engine("kv_threshold", "Scheduling", "Share of the KV cache that new prompts leave free.", check=check_below_one),
     _engine("ttft_target", "Scheduling", "balanced: target of the time to first token, in seconds; with time left, a "
-            "step has fewer prompt tokens.", least=0, shown_default="none"),
+            "step has fewer prompt tokens.", check=check_seconds, shown_default="none"),
+    _engine("tpot_target", "Scheduling", "Target of the time per output token, in seconds: a step is predicted to last "
+            "no longer, by cutting prompts, under every policy.", check=check_seconds, shown_default="0.25 s a step"),
     _engine("trace", "Process", "Write what the stages do to this file, for ui.perfetto.dev.",
             metavar="FILE", shown_default="none"),
     _engine("pp", "Parallel", "Pipeline stages: the layers are divided between them.", least=1, envvar="GLLM_PP"),

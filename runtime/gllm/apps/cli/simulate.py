@@ -50,6 +50,7 @@ _FLAGS = (
     "prefill_iterations",
     "kv_threshold",
     "ttft_target",
+    "tpot_target",
     "page_size",
 )
 _COMPARED = ("token_throttling", "balanced", "chunked_prefill")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gllm.config import PolicyName
 from gllm.engine.policies.balanced import balanced
+from gllm.engine.policies.bound import step_seconds, within_bound
 from gllm.engine.policies.policy import Budget, Limits, Policy, Snapshot, Waiting, adapted_reserve, ceil_div
 from gllm.engine.policies.token_policies import chunked_prefill, decode_cap, no_ut, no_wt, token_throttling
 
@@ -22,7 +23,9 @@ __all__ = [
     "decode_cap",
     "no_ut",
     "no_wt",
+    "step_seconds",
     "token_throttling",
+    "within_bound",
 ]
 
 POLICIES: dict[PolicyName, Policy] = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+from gllm.engine.policies.bound import prefill_room
 from gllm.engine.policies.policy import Budget, Snapshot
 from gllm.engine.time_model import Cost
 
@@ -52,10 +53,13 @@ def balanced(s: Snapshot) -> Budget:
     least = cost.prefill_token * limits.min_prefill_tokens
     usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0) if s.total_decodes else 1.0
     most = max(cost.prefill_token * limits.max_prefill_tokens * usage, least)
+    if s.total_decodes:
+        most = min(most, prefill_room(limits, cost.a + decode_seconds))
+        least = min(least, most)
     tokens = limits.max_prefill_tokens
     seconds = prefill_led(s, share, len(decodes), decode_seconds, least)
     if seconds is None:
-        demand = min(max(by_deadline(s, base) if limits.ttft_target else by_waiting(s, base), least), most)
+        demand = min(max(wanted(s, base), least), most)
         target = smoothed(s, base + demand, base + least, base + most)
         seconds = target - cost.a - decode_seconds
         tokens = min(max(int(_MOST_OVER_DEMAND * demand / cost.prefill_token), limits.min_prefill_tokens), tokens)
@@ -134,6 +138,18 @@ def pack_decodes(s: Snapshot, share: float) -> tuple[tuple[int, ...], float]:
         chosen.append(shortest)
         seconds += row + cost.d * ready[shortest]
     return tuple(chosen), seconds
+
+
+def wanted(s: Snapshot, base: float) -> float:
+    """Return the seconds of prefill beside `base` seconds of other work, before limits.
+
+    With a TTFT target alone, prefill is as late as the target allows, for a short TPOT. With a TPOT target that is
+    already decided: prefill is as early as by #WP/#T, or earlier where the deadline needs it.
+    """
+    if not s.limits.ttft_target:
+        return by_waiting(s, base)
+    due = by_deadline(s, base)
+    return max(due, by_waiting(s, base)) if s.limits.tpot_target else due
 
 
 def by_waiting(s: Snapshot, base: float) -> float:

@@ -33,6 +33,8 @@ class Limits:
     """KV_thresh"""
     ttft_target: float = 0.0
     """Seconds; 0: none."""
+    tpot_target: float = 0.0
+    """Seconds; 0: none."""
 
     @classmethod
     def of(cls, config: EngineConfig, pp: int) -> Limits:
@@ -46,8 +48,9 @@ class Limits:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-        if not 0.0 <= config.ttft_target < float("inf"):
-            raise ValueError(f"ttft_target must be 0 or more seconds, not {config.ttft_target}")
+        for name, seconds in (("ttft_target", config.ttft_target), ("tpot_target", config.tpot_target)):
+            if not 0.0 <= seconds < math.inf:
+                raise ValueError(f"{name} must be 0 or more seconds, not {seconds}")
         if not 0.0 <= config.kv_threshold < 1.0:
             raise ValueError(f"kv_threshold must be from 0 to below 1, not {config.kv_threshold}")
         return cls(
@@ -58,6 +61,7 @@ class Limits:
             prefill_iterations=config.prefill_iterations,
             kv_threshold=config.kv_threshold,
             ttft_target=config.ttft_target,
+            tpot_target=config.tpot_target,
         )
 
 
