@@ -119,7 +119,15 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Maximum of prompt tokens that wait for prefill; 0: no limit."""
     max_body_bytes: int = 16 * 1024 * 1024
     drain_timeout: float = 60.0
+    """Seconds, after drain_delay, that a drain may take."""
+    drain_delay: float = 0.0
+    """Seconds at the start of a drain in which new connections are served, because a load balancer still sends some."""
     log_requests: bool = False
+
+    @property
+    def drain_seconds(self) -> float:
+        """The longest time of a drain."""
+        return self.drain_delay + self.drain_timeout
 
 
 class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

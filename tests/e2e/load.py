@@ -1,8 +1,11 @@
 """A load client that reads and checks every stream: `python tests/e2e/load.py http://smol.default.svc/v1 --seconds 60`.
 
-Each stream asks for a fixed number of tokens, and must return exactly these, finish_reason, usage and [DONE]. It has
-its own connection and is not retried, so every request that a server drops or cuts short is counted. Greedy tokens
-depend on the prompt alone, so the text for a prompt must be the same each time, whichever group serves it.
+Each stream asks for a fixed number of tokens, and must return exactly these, finish_reason, usage and [DONE]. It is not
+retried, so every request that a server drops or cuts short is counted. Greedy tokens depend on the prompt alone, so the
+text for a prompt must be the same each time, whichever group serves it.
+
+Clients keep their connections, as nearly all do: every second one is httpx, the others are the official client. With
+`fresh` each request has a new connection, so that a Service balances each.
 """
 
 from __future__ import annotations
@@ -12,12 +15,18 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
+import openai
+
+ClientKind = Literal["httpx", "openai", "fresh"]
+KEPT: tuple[ClientKind, ...] = ("httpx", "openai")
+EACH: tuple[ClientKind, ...] = get_args(ClientKind)
 
 PROMPTS = (
     "Tell me about the sea.",
@@ -68,11 +77,20 @@ class Report:
 class Load:
     """`with Load(url) as load: ...` keeps streams running in the block. `load.report` is final afterwards."""
 
-    def __init__(self, url: str, streams: int = 3, max_tokens: int = 40, model: str = "smollm2") -> None:
+    def __init__(
+        self,
+        url: str,
+        streams: int = 3,
+        max_tokens: int = 40,
+        model: str = "smollm2",
+        clients: Sequence[ClientKind] = KEPT,
+    ) -> None:
+        """clients: their kinds, in turn for the streams."""
         self.url = url.rstrip("/")
         self.streams = streams
         self.max_tokens = max_tokens
         self.model = model
+        self.clients = clients
         self.report = Report()
         self.texts: dict[str, str] = {}
         self._stop = threading.Event()
@@ -99,37 +117,34 @@ class Load:
             time.sleep(0.05)
 
     async def _run(self) -> None:
-        # A new connection for each request, so that the Service balances each.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        timeout = httpx.Timeout(_PATIENCE, connect=10)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as client:
-            await asyncio.gather(*(self._stream_on(client, number) for number in range(self.streams)))
+        async with AsyncExitStack() as stack:
+            streams = []
+            for number in range(self.streams):
+                kind = self.clients[number % len(self.clients)]
+                streams.append(self._stream_on(await stack.enter_async_context(_Client(kind, self.url)), number))
+            await asyncio.gather(*streams)
 
-    async def _stream_on(self, client: httpx.AsyncClient, number: int) -> None:
+    async def _stream_on(self, client: _Client, number: int) -> None:
         turn = number
         while not self._stop.is_set():
             await self._request(client, PROMPTS[turn % len(PROMPTS)])
             turn += 1
 
-    async def _request(self, client: httpx.AsyncClient, prompt: str) -> None:
+    async def _request(self, client: _Client, prompt: str) -> None:
         report, began = self.report, time.monotonic()
         report.sent += 1
         stream = _Stream(self.max_tokens, began)
         try:
-            async with client.stream("POST", f"{self.url}/chat/completions", json=self._body(prompt)) as response:
-                if response.status_code != 200:
-                    text = (await response.aread()).decode(errors="replace")
-                    stream.problem = f"HTTP {response.status_code}: {text[:200]}"
-                async for line in _lines(response):
-                    stream.take(line)
-        except httpx.HTTPError as error:
-            stream.problem = stream.problem or f"{type(error).__name__}: {error}"
+            async for line in client.lines(self._body(prompt)):
+                stream.take(line)
+        except (httpx.HTTPError, openai.OpenAIError) as error:
+            stream.problem = f"{type(error).__name__}: {str(error)[:200]}"
         finally:
             report.longest_pause = max(report.longest_pause, stream.longest, time.monotonic() - stream.last)
         cause = stream.verdict()
         if cause:
             when = f"after {stream.chunks} chunks, {time.monotonic() - self._began:.1f} s into the load"
-            report.failures.append(Failure(began, stream.began, f"{cause} {when}"))
+            report.failures.append(Failure(began, stream.began, f"{client.kind}: {cause} {when}"))
             await asyncio.sleep(0.2)
             return
         report.completed += 1
@@ -149,10 +164,36 @@ class Load:
         }
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[str]:
-    if response.status_code == 200:
-        async for line in response.aiter_lines():
-            yield line
+class _Client(AbstractAsyncContextManager["_Client"]):
+    """One client with its own connections, and no retries."""
+
+    def __init__(self, kind: ClientKind, url: str) -> None:
+        self.kind = kind
+        self._url = url
+        limits = httpx.Limits(max_keepalive_connections=0 if kind == "fresh" else None)
+        timeout = httpx.Timeout(_PATIENCE, connect=10)
+        self._http = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+        self._official = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=self._http)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def lines(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        """Yield the lines of a streamed answer. Raises httpx.HTTPError or openai.OpenAIError."""
+        if self.kind == "openai":
+            more = {"ignore_eos": body["ignore_eos"]}
+            given = {name: value for name, value in body.items() if name not in more}
+            sent = self._official.chat.completions.with_streaming_response.create(**given, extra_body=more)
+            async with sent as answer:
+                async for line in answer.iter_lines():
+                    yield line
+            return
+        async with self._http.stream("POST", f"{self._url}/chat/completions", json=body) as response:
+            if response.status_code != 200:
+                text = (await response.aread()).decode(errors="replace")
+                raise httpx.HTTPError(f"HTTP {response.status_code}: {text}")
+            async for line in response.aiter_lines():
+                yield line
 
 
 class _Stream:
@@ -206,8 +247,10 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--fresh", action="store_true", help="a new connection for each request")
     given = parser.parse_args()
-    with Load(given.url, given.streams, given.max_tokens, given.model) as load:
+    clients: Sequence[ClientKind] = ("fresh",) if given.fresh else KEPT
+    with Load(given.url, given.streams, given.max_tokens, given.model, clients) as load:
         time.sleep(given.seconds)
     print(load.report.line())
     raise SystemExit(1 if load.report.lost else 0)

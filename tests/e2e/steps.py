@@ -11,7 +11,7 @@ import httpx
 import yaml
 
 from e2e.kube import NAMESPACE, OPERATOR, Kube, Object, until
-from e2e.load import Load, Report
+from e2e.load import EACH, Load, Report
 from fixtures.kube_tools import ROOT
 
 
@@ -101,9 +101,9 @@ def rolling(kube: Kube) -> bool:
 
 @contextmanager
 def under_load(kube: Kube, what: str, streams: int = 6, max_tokens: int = 60) -> Iterator[Load]:
-    """Keep streams running before, during and after the block, and print the figures."""
+    """Keep streams of every kind of client running before, during and after the block, and print the figures."""
     began = time.monotonic()
-    with Load(endpoint(kube), streams, max_tokens) as load:
+    with Load(endpoint(kube), streams, max_tokens, clients=EACH) as load:
         load.wait_for(streams)
         yield load
         load.wait_for(streams)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from e2e.kube import Kube, until
-from e2e.load import Load
+from e2e.load import EACH, Load
 from e2e.steps import (
     kill,
     leaders,
@@ -48,7 +48,7 @@ def test_a_slave_pod_is_deleted(kube: Kube) -> None:
         kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
         # Requests that arrive while the only group recovers wait like the others.
         time.sleep(2)
-        with Load(load.url, streams=3) as late:
+        with Load(load.url, streams=3, clients=EACH) as late:
             late.wait_for(late.streams)
         kube.wait_complete(1)
     nothing_lost(load.report)

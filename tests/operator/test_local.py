@@ -38,7 +38,8 @@ def test_processes_have_the_arguments_and_environment_of_pods() -> None:
         rendered = ["/here" if part == "/models/smollm2" else part for part in container["args"]]
         assert list(process.arguments) == rendered
         assert set(process.env) == {variable["name"] for variable in container["env"]}
-        plain = {one["name"]: one["value"] for one in container["env"] if "value" in one} | {"MASTER_ADDR": loopback(0)}
+        local = {"MASTER_ADDR": loopback(0), "GLLM_DRAIN_DELAY": "0"}
+        plain = {one["name"]: one["value"] for one in container["env"] if "value" in one} | local
         assert plain.items() <= process.env.items()
         assert process.env["NODE_RANK"] == str(process.rank)
         assert process.env["GLLM_NODE_ADDR"] == process.address == loopback(process.rank)

@@ -17,6 +17,7 @@ RESERVED = frozenset(
         "--revision",
         "--device",
         "--drain-timeout",
+        "--drain-delay",
         "--pp",
         "--tp",
         "--ep",

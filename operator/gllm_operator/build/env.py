@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gllm_operator.build.probes import DRAIN_DELAY_SECONDS
 from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name, keys_name
 from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
@@ -11,6 +12,7 @@ from gllm_operator.spec.revision import PodSource
 Env = list[dict[str, Any]]
 
 KEYS_VARIABLE = "GLLM_KEYS"
+DRAIN_DELAY_VARIABLE = "GLLM_DRAIN_DELAY"
 KEYS_KEY = "keys"
 """The key within the Secret."""
 
@@ -41,6 +43,7 @@ _RESERVED = frozenset(
         "GLLM_JOIN_TIMEOUT",
         "GLLM_HEARTBEAT_TIMEOUT",
         "GLLM_RECOVERY_TIMEOUT",
+        DRAIN_DELAY_VARIABLE,
     }
 )
 
@@ -77,6 +80,7 @@ def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group:
         _field("GLLM_NODE_ADDR", "status.podIP"),
         _value("GLLM_JOIN_TIMEOUT", source.probes.join_timeout_seconds),
         _value("GLLM_HEARTBEAT_TIMEOUT", source.probes.heartbeat_timeout_seconds),
+        _value(DRAIN_DELAY_VARIABLE, DRAIN_DELAY_SECONDS),
     ]
     if several:
         env.append(_secret(KEYS_VARIABLE, keys_name(owner.name), KEYS_KEY))

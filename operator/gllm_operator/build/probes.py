@@ -1,7 +1,9 @@
-"""Probes and the preStop hook of the serving container.
+"""Probes of the serving container, and the times of its end.
 
 Liveness does not depend on other pods: while one is lost its master waits for it, and a restart of the master would
 lose the waiting requests. `/health` fails only when the engine makes no progress and its recovery has timed out.
+
+There is no preStop hook: SIGTERM comes at once, and the gateway itself serves on for the drain delay.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from typing import Any
 
 from gllm_operator.spec.revision import PodSource
 
-PRE_STOP_SECONDS = 5
-"""Seconds from the start of a pod's deletion to SIGTERM. Nodes may still send it requests, which it accepts."""
+DRAIN_DELAY_SECONDS = 5
+"""Seconds from the start of a pod's deletion in which nodes may still send it new connections, which it serves."""
 _GRACE_SECONDS = 20
 """Seconds after the drain timeout for processes to end."""
 _LIVENESS_PERIOD = 10
@@ -23,7 +25,7 @@ _PROBE = ["python3", "-m", "gllm.supervisor.probe"]
 
 
 def probes(source: PodSource, role: str) -> dict[str, Any]:
-    """startupProbe, readinessProbe, livenessProbe and lifecycle of the serving container."""
+    """startupProbe, readinessProbe and livenessProbe of the serving container."""
     settings = source.probes
     period = settings.period_seconds
     if role == "master":
@@ -46,12 +48,11 @@ def probes(source: PodSource, role: str) -> dict[str, Any]:
             "timeoutSeconds": 10,
             "failureThreshold": _times(settings.stall_seconds, _LIVENESS_PERIOD),
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
     }
 
 
 def termination_grace(source: PodSource) -> int:
-    return source.drain_timeout + PRE_STOP_SECONDS + _GRACE_SECONDS
+    return DRAIN_DELAY_SECONDS + source.drain_timeout + _GRACE_SECONDS
 
 
 def _http(path: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gllm_operator.build.env import DRAIN_DELAY_VARIABLE
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.names import POD_INDEX
 
@@ -89,6 +90,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
             env[variable["name"]] = value
     # Pods have no DNS names here, so the master's address replaces its name.
     env["MASTER_ADDR"] = loopback(0)
+    env[DRAIN_DELAY_VARIABLE] = "0"  # No load balancer has to notice the drain.
     command, model, *rest = container["args"]
     ready = container["readinessProbe"].get("httpGet", {})
     port = next((one["containerPort"] for one in container.get("ports", []) if one.get("name") == "http"), 0)

@@ -117,20 +117,22 @@ class HttpProcess:
             self._gateway.engine.engine_down(SHUTTING_DOWN)
             self._server.force_exit = self._server.should_exit = True
             return
-        self.drain(self._gateway.config.gateway.drain_timeout)
+        self.drain(self._gateway.config.gateway.drain_seconds)
 
     def drain(self, timeout: float) -> None:
-        """Refuse new requests, let the live ones finish for `timeout` seconds, then stop serving."""
+        """Close the connections as `HttpServer.drain` does, for at most `timeout` seconds, then stop serving."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(timeout))
 
     async def _drain(self, timeout: float) -> None:
         admission = self._gateway.admission
-        admission.draining = True
+        self._gateway.draining = True
         logger.info("draining", extra={"live": admission.live, "timeout": timeout})
         await self._link.report("draining")
         try:
-            await asyncio.wait_for(admission.empty(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._server.drain(self._gateway.config.gateway.drain_delay)
+                await admission.empty()
         except TimeoutError:
             logger.warning("drain timed out", extra={"live": admission.live})
             self._gateway.engine.engine_down(SHUTTING_DOWN)

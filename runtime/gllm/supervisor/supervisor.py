@@ -184,7 +184,7 @@ class Supervisor:
     # --- signals -----------------------------------------------------------------------------------------
 
     def _on_terminate(self) -> None:
-        drain_seconds = self._group.config.gateway.drain_timeout
+        drain_seconds = self._group.config.gateway.drain_seconds
         if self._served and not self._ending.is_set():
             self._progress.line(f"gllm: finishing running requests, {drain_seconds:g} s at most")
         self._end(drain_seconds)

@@ -327,7 +327,7 @@ class Loading(Message):
 
 
 class Drain(Message):
-    """Refuse new requests, finish the live ones within `timeout` seconds, then exit."""
+    """Finish the requests that have arrived and that still arrive, within `timeout` seconds, then exit."""
 
     timeout: float
 

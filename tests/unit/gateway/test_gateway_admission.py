@@ -1,4 +1,4 @@
-"""429 when full, 503 when not ready or draining, decided before headers; /health and /ready."""
+"""429 when full, 503 when not ready, decided before headers; /health and /ready."""
 
 from __future__ import annotations
 
@@ -101,22 +101,6 @@ def test_not_ready(clean: RunningServer, http: httpx.Client) -> None:
     assert "retry-after" in answer.headers
     for path in ("/health", "/ready"):
         assert http.get(path).status_code == 503
-
-
-def test_draining(start: Callable[..., RunningServer]) -> None:
-    server = start()
-    server.engine.hold_at = 0
-    held = Background(server, BODY)
-    wait_until(lambda: server.gateway.admission.live == 1)
-    server.gateway.admission.draining = True
-    answer = httpx.post(f"{server.url}/v1/completions", json=BODY)
-    assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "draining"
-    assert "retry-after" in answer.headers
-    assert httpx.get(f"{server.url}/ready").status_code == 503
-    assert httpx.get(f"{server.url}/health").status_code == 200
-    server.engine.hold_at = None
-    assert held.join()[0].status_code == 200
 
 
 def test_health_follows_the_engine(clean: RunningServer, http: httpx.Client) -> None:

@@ -74,12 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Group:
     """The supervisor's and the engine's ends of the sockets, and the gateway process."""
 
-    def __init__(self, folder: Path, port: int = 0, drain_timeout: float = 10.0) -> None:
+    def __init__(self, folder: Path, port: int = 0, drain_timeout: float = 10.0, drain_delay: float = 0.0) -> None:
         self.run_dir = tempfile.TemporaryDirectory(prefix="gllm")
         self.port = port or free_port()
         self.config = Config(
             engine=EngineConfig(model=str(folder)),
-            gateway=GatewayConfig(port=self.port, drain_timeout=drain_timeout),
+            gateway=GatewayConfig(port=self.port, drain_timeout=drain_timeout, drain_delay=drain_delay),
             run_dir=self.run_dir.name,
         )
         self.url = f"http://127.0.0.1:{self.port}"
@@ -302,6 +302,23 @@ def test_drain(folder: Path, how: str) -> None:
         else:
             assert answers[0].status_code == 503
             assert "shutting down" in answers[0].json()["error"]["message"]
+
+
+def test_a_drain_serves_old_and_new_connections(folder: Path) -> None:
+    """From SIGTERM on: old connections are served, new ones for the delay, and the process ends by itself."""
+    with Group(folder, drain_delay=1.5) as group, httpx.Client() as kept, httpx.Client() as idle:
+        group.until_ready()
+        for client in (kept, idle):
+            assert client.post(f"{group.url}/v1/completions", json=BODY).status_code == 200
+        group.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: group.states[-1] == "draining")
+        began = time.monotonic()
+        for client in (kept, httpx):
+            answer = client.post(f"{group.url}/v1/completions", json=BODY)  # type: ignore[attr-defined]
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert httpx.get(f"{group.url}/ready").status_code == 503
+        assert group.process.wait(10) == 0
+        assert time.monotonic() - began > 1.0
 
 
 def test_requests_wait_while_the_engine_is_replaced(folder: Path) -> None:

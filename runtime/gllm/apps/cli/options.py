@@ -124,6 +124,9 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
     _gateway("max_queued_tokens", "HTTP", "Prompt tokens that may wait; more are refused with 429.",
              least=0, shown_default="no bound"),
     _gateway("drain_timeout", "Process", "Seconds that running requests get to finish after SIGTERM.", least=0),
+    _gateway("drain_delay", "Process", "Seconds after SIGTERM in which new connections are still served: as long as a "
+             "load balancer takes to notice. --drain-timeout begins after them.",
+             least=0, envvar="GLLM_DRAIN_DELAY", shown_default=0),
     _gateway("log_requests", "Process", "Log a line for every request, without its content."),
 )  # fmt: skip
 

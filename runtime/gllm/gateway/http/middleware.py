@@ -1,7 +1,7 @@
-"""Middleware of all routes, as plain ASGI: request id, API key, HTTP counters.
+"""Middleware of all routes, as plain ASGI: request id, API key, late connections, HTTP counters.
 
-The order is RequestTracking(Cors(ApiKey(CanonicalPaths(app)))). Nothing here wraps `receive`, so a disconnect reaches
-the routes at once.
+The order is RequestTracking(Cors(ApiKey(RefuseLate(CanonicalPaths(app))))). Nothing here wraps `receive`, so a
+disconnect reaches the routes at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gllm.gateway.http.error_responses import REQUEST_ID, error_response
 from gllm.gateway.http.paths import canonical, speaks_anthropic
-from gllm.gateway.protocol.errors import bad_request, unauthorized
+from gllm.gateway.http.uvicorn_drain import LATE
+from gllm.gateway.protocol.errors import bad_request, unauthorized, unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,25 @@ class ApiKey:
             if not (is_bearer or is_key):
                 await error_response(unauthorized(), scope)(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+
+class RefuseLate:
+    """Answers POST with 503 on a connection that was opened late in a drain. GET is answered: health and metrics.
+
+    on_refuse is called for each refusal.
+    """
+
+    def __init__(self, app: ASGIApp, on_refuse: Callable[[], None]) -> None:
+        self._app = app
+        self._on_refuse = on_refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["state"].get(LATE):
+            self._on_refuse()
+            error = unavailable("The server is shutting down.", "draining", retry_after=5)
+            await error_response(error, scope)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from gllm.gateway.http.connections import RefusalLog, connection_limit
-from gllm.gateway.http.uvicorn_bounds import BoundedProtocol
+from gllm.gateway.http.uvicorn_drain import DrainProtocol, DrainState
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than the 60 s after which usual proxies and client pools drop theirs."""
@@ -23,6 +25,8 @@ connection beyond the limit is closed four turns of the event loop later, so fou
 RESERVED_DESCRIPTORS."""
 FLUSH_TIMEOUT = 5
 """Seconds for the last bytes of responses after a drain."""
+_DRAIN_INTERVAL = 0.05
+"""Seconds between checks for idle connections during a drain."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,11 +55,12 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp) -> None:
         limit = connection_limit()
         self.refusals = RefusalLog()
-        bounds = {"max_connections": limit, "refusals": self.refusals}
+        self._drain_state = DrainState()
+        bounds = {"max_connections": limit, "refusals": self.refusals, "drain": self._drain_state}
         super().__init__(
             uvicorn.Config(
                 app,
-                http=type("Protocol", (BoundedProtocol,), bounds),
+                http=type("Protocol", (DrainProtocol,), bounds),
                 backlog=min(ACCEPT_BATCH, limit),
                 ws="none",
                 lifespan="off",
@@ -73,6 +78,29 @@ class HttpServer(uvicorn.Server):
         # asyncio has called listen() with the small backlog; this sets the real length of the kernel's queue.
         for listener in sockets or ():
             listener.listen(BACKLOG)
+
+    async def drain(self, delay: float) -> None:
+        """Let each connection end after its next answer, or when it is idle; requests on it are still served.
+
+        Connections opened within `delay` seconds are served too; later ones are late (`LATE`). Returns when all but
+        late connections are closed.
+        """
+        state = self._drain_state
+        state.begun = True
+        late_at = time.monotonic() + delay
+        for connection in self._connections():
+            connection.close_after_last()
+        while True:
+            state.late = state.late or time.monotonic() >= late_at
+            connections = self._connections()
+            for connection in connections:
+                connection.close_if_idle()
+            if state.late and all(one.late or one.transport.is_closing() for one in connections):
+                return
+            await asyncio.sleep(_DRAIN_INTERVAL)
+
+    def _connections(self) -> list[DrainProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, DrainProtocol)]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from gllm import __version__
 from gllm.gateway.http.answering import ClientGoneError
 from gllm.gateway.http.cors import Cors
 from gllm.gateway.http.error_responses import error_response, from_http_status, not_offered
-from gllm.gateway.http.middleware import ApiKey, CanonicalPaths, RequestTracking
+from gllm.gateway.http.middleware import ApiKey, CanonicalPaths, RefuseLate, RequestTracking
 from gllm.gateway.http.paths import canonical, why_not_offered
 from gllm.gateway.protocol.errors import ApiError, from_parameter_error, internal_error
 from gllm.gateway.routes.completion_routes import completion_routes
@@ -51,8 +51,9 @@ def create_app(gateway: Gateway) -> ASGIApp:
         return next((template for template, pattern in templates if pattern.fullmatch(path)), "unknown")
 
     settings = gateway.config.gateway
+    on_time = RefuseLate(CanonicalPaths(app), lambda: gateway.metrics.rejected("draining"))
     return RequestTracking(
-        Cors(ApiKey(CanonicalPaths(app), settings.api_key), settings.allowed_origins),
+        Cors(ApiKey(on_time, settings.api_key), settings.allowed_origins),
         count=gateway.metrics.http,
         route_of=route_of,
         log_requests=settings.log_requests,

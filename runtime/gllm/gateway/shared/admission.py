@@ -39,7 +39,6 @@ class Admission:
         """Admitted choices that are not finished."""
         self.waiting_tokens = 0
         """Admitted prompt tokens that are not computed yet."""
-        self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -55,15 +54,12 @@ class Admission:
             self._idle.set()
 
     def admit(self, weight: int) -> Ticket:
-        """Admit `weight` choices. Raises ApiError 503 (not ready, draining) or 429 (full).
+        """Admit `weight` choices. Raises ApiError 503 (not ready) or 429 (full).
 
         While the engine is being replaced, requests are admitted and wait. That takes seconds; an error would make
         every client guess when to retry.
         """
         limits = self._engine.limits
-        if self.draining:
-            self._reject("draining")
-            raise unavailable("The server is shutting down.", "draining", retry_after=5)
         if limits is None:
             self._reject("not_ready")
             raise unavailable("The engine is not ready.", "not_ready", retry_after=5)

@@ -26,6 +26,8 @@ class Gateway:
         self.engine = engine
         self.metrics = GatewayMetrics(model.name, config.engine.max_model_len or model.config.context(), engine)
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
+        self.draining = False
+        """Whether new connections should go to another server."""
         self.down_reason = "starting"
         """Why there is no engine, for /health."""
         self.loaded: float | None = None
@@ -73,7 +75,7 @@ class Gateway:
 
         recovering: count the gateway as ready while requests wait for the next engine.
         """
-        if self.admission.draining:
+        if self.draining:
             return "draining"
         if self.engine.hello is None and not (recovering and self.engine.limits is not None):
             return self._disconnected()

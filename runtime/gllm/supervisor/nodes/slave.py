@@ -195,7 +195,7 @@ class Slave:
         if self._link is None:
             self._stopping.set()
             return
-        seconds = self._config.gateway.drain_timeout + _LEAVING_GRACE_SECONDS
+        seconds = self._config.gateway.drain_seconds + _LEAVING_GRACE_SECONDS
         self._send(Leaving(seconds))
         self._progress.line(f"gllm: running until the master ends, {seconds:g} s at most")
         asyncio.get_running_loop().call_later(seconds, self._stopping.set)
