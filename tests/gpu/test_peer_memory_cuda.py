@@ -1,4 +1,4 @@
-"""Sums through peer memory on two GPUs: near NCCL's, the same bits on both, at any size, in graphs, with slow peers."""
+"""Peer memory on two GPUs: sums with the same bits on both, of any size, in graphs, with slow peers; stage links."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2,
 
 RANKS = 2
 SECONDS = 90
+HIDDEN = 80
+MOST_TOKENS = 500
 
 
-def _run(check: Callable[[Any, int], None], rank: int, port: int, failures: Any) -> None:
+def _run(check: Callable[[Any, int], None], pp: int, rank: int, port: int, failures: Any) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -32,9 +34,10 @@ def _run(check: Callable[[Any, int], None], rank: int, port: int, failures: Any)
     try:
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
-        coords = RankCoords(pp=1, tp=RANKS, rank=rank)
+        coords = RankCoords(pp=pp, tp=RANKS // pp, rank=rank)
+        world = join_world(coords, hidden_size=HIDDEN, most_tokens=MOST_TOKENS, dtype=torch.bfloat16, device=device)
         with torch.inference_mode():
-            check(join_world(coords, hidden_size=64, dtype=torch.bfloat16, device=device), rank)
+            check(world, rank)
         torch.cuda.synchronize()
         leave_world()
     except BaseException:
@@ -42,11 +45,11 @@ def _run(check: Callable[[Any, int], None], rank: int, port: int, failures: Any)
         raise
 
 
-def on_two_gpus(check: Callable[[Any, int], None]) -> None:
+def on_two_gpus(check: Callable[[Any, int], None], pp: int = 1) -> None:
     context = multiprocessing.get_context("spawn")
     failures: Any = context.Queue()
     port = free_port()
-    processes = [context.Process(target=_run, args=(check, rank, port, failures)) for rank in range(RANKS)]
+    processes = [context.Process(target=_run, args=(check, pp, rank, port, failures)) for rank in range(RANKS)]
     for process in processes:
         process.start()
     for process in processes:
@@ -61,7 +64,7 @@ def on_two_gpus(check: Callable[[Any, int], None]) -> None:
 
 def _values(rows: int, rank: int, seed: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1000 * seed + rank)
-    x = torch.randn(rows, 80, generator=generator).to(dtype)
+    x = torch.randn(rows, HIDDEN, generator=generator).to(dtype)
     x.view(-1)[::7] = -0.0  # minus zero means empty
     return x.to("cuda")
 
@@ -125,12 +128,48 @@ def test_graphs_and_single_sums_follow_each_other_in_any_order() -> None:
     on_two_gpus(_graphs)
 
 
+def _messages(world: Any, rank: int) -> None:
+    from gllm.parallel.copy_link import CopyReceiver, CopySender
+
+    chooser = torch.Generator().manual_seed(4)
+    got = []
+    for number in range(400):
+        rows, slow = 1 + int(torch.randint(0, MOST_TOKENS, (), generator=chooser)), number % 50
+        if rank == 0:
+            assert isinstance(world.after, CopySender)
+            message = torch.empty(rows, HIDDEN, dtype=torch.bfloat16, device="cuda")
+            if slow == 20:
+                torch.cuda._sleep(3_000_000)  # the receiver waits
+            world.after.send(message.fill_(number % 251))
+        else:
+            assert isinstance(world.before, CopyReceiver)
+            if slow == 40:
+                torch.cuda._sleep(3_000_000)  # the ring is full
+            got.append((number, rows, world.before.receive(rows)))
+    for number, rows, message in got:
+        assert message.shape == (rows, HIDDEN)
+        assert bool((message == number % 251).all()), number
+
+
+def test_messages_arrive_whole_and_in_order_through_a_full_ring() -> None:
+    on_two_gpus(_messages, pp=2)
+
+
 def _without_peers(world: Any, rank: int) -> None:
+    from gllm.parallel.stage_link import DistributedReceiver, DistributedSender
     from gllm.parallel.tensor_group import DistributedGroup
 
-    assert isinstance(world.group, DistributedGroup)
+    if world.coords.tp > 1:
+        assert isinstance(world.group, DistributedGroup)
+    elif rank == 0:
+        assert isinstance(world.after, DistributedSender)
+        world.after.send(_values(3, rank=0, seed=1))
+    else:
+        assert isinstance(world.before, DistributedReceiver)
+        assert torch.equal(world.before.receive(3), _values(3, rank=0, seed=1))
 
 
-def test_nccl_remains_where_peer_access_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pp", [1, 2])
+def test_nccl_remains_where_peer_access_is_switched_off(pp: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
-    on_two_gpus(_without_peers)
+    on_two_gpus(_without_peers, pp)

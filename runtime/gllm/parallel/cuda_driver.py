@@ -110,7 +110,8 @@ class CudaDriver:
 
     def copy(self, target: int, source: int, nbytes: int, stream: torch.cuda.Stream) -> None:
         """Copy in the order of the stream. Between GPUs, a copy engine does it."""
-        self._call("cuMemcpyAsync", target, source, nbytes, stream.cuda_stream)
+        if nbytes:
+            self._call("cuMemcpyAsync", target, source, nbytes, stream.cuda_stream)
 
     def set_flag(self, address: int, value: int, stream: torch.cuda.Stream) -> None:
         """Write a 32-bit flag when the stream's earlier work is done and visible."""

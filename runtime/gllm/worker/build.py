@@ -61,7 +61,11 @@ class WorkerBuilder:
         # No rank loads anything before all have joined: the memory that is free now is for all of them together.
         memory.check_fits(config, self._needs(stages), platform.device)
         self.world: World = join_world(
-            self.coords, hidden_size=model_config.hidden_size, dtype=platform.dtype, device=platform.device
+            self.coords,
+            hidden_size=model_config.hidden_size,
+            most_tokens=self._max_tokens,
+            dtype=platform.dtype,
+            device=platform.device,
         )
         context = LayerContext(platform.ops, self.world.group, config.ep, platform.experts)
         self.model: CausalLM = load_model(
