@@ -29,7 +29,11 @@ from gllm.apps.bench.window import (
     steady_window,
     tokens_in,
 )
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.cli.main import app
+from gllm.apps.simulate.hardware import Hardware, StageTimes
+from gllm.apps.simulate.simulation import Simulation
+from gllm.config import EngineConfig
 from gllm.models.families import load_model_config
 
 SHAPES = Path(__file__).parents[3] / "benchmarks" / "shapes"
@@ -116,7 +120,37 @@ def test_window_and_figures_of_five_requests() -> None:
     assert summary.ttft.mean == pytest.approx(1000.0)
     assert summary.e2el.mean == pytest.approx(3000.0)
     assert found.mean_in_flight == pytest.approx(2.0)
-    assert summarize(records, 6.0, {"e2el": 3000.0}, found.window).request_goodput == pytest.approx(1 / 6)
+    assert summarize(records, 6.0, {"e2el": 3000.0}, found.window).request_goodput == pytest.approx(2 / 6)
+    assert summarize(records, 6.0, {"e2el": 1000.0}, found.window).request_goodput == 0.0
+
+
+def test_tpot_is_that_of_requests_inside_the_window() -> None:
+    """Gaps of 9 s before the window and of 1 s in it: the ramp is in no figure."""
+
+    def request(times: list[float]) -> RequestRecord:
+        pieces = [(time, 1.0) for time in times]
+        return RequestRecord(index=0, prompt_tokens=1, output_tokens=len(times), latency=times[-1], pieces=pieces)
+
+    window = Window(19.0, 30.0)
+    across, inside = request([1.0, 10.0, 19.0, 20.0, 21.0]), request([20.0, 21.0, 22.0])
+    assert summarize([across, inside], 11.0, window=window).tpot.mean == pytest.approx(1000.0)
+    assert summarize([across], 11.0, window=window).tpot.mean == 0.0
+    assert summarize([across], 11.0).tpot.mean == pytest.approx(20e3 / 4)
+
+
+def test_a_short_run_has_the_figures_of_a_long_one() -> None:
+    """The start of a closed loop prefills all first prompts at once, so answers that begin there have long gaps."""
+    stage = StageTimes(a=1e-3, floor=2e-3, b=2e-5, c=1e-9, d=2e-8, e=5e-6)
+    pipeline = Hardware(stages=(stage, stage), kv_tokens=200_000)
+    config = EngineConfig(model="", policy="balanced", enable_prefix_caching=False)
+
+    def run(count: int) -> list[RequestRecord]:
+        requests = make_requests(WORKLOADS["prefill"], count, output_len=40)
+        return Simulation(config, pipeline, requests, concurrency=24).run().records
+
+    short, long = (measure_steady(run(count), plan_steady(count, 24)).summary for count in (60, 240))
+    assert short.tpot.mean == pytest.approx(long.tpot.mean, rel=0.1)
+    assert short.total_token_throughput == pytest.approx(long.total_token_throughput, rel=0.03)
 
 
 def test_failed_requests_end_but_do_not_count() -> None:

@@ -96,6 +96,7 @@ def summarize(
     """
     good = [record for record in records if record.ok]
     ended = [record for record in good if window.holds(record.end)]
+    whole = [record for record in ended if window.holds(record.first_token)]
     duration = max(duration, 1e-9)
     inputs, outputs = tokens_in(good, window)
     return Summary(
@@ -105,13 +106,13 @@ def summarize(
         total_input_tokens=inputs,
         total_output_tokens=round(outputs),
         request_throughput=len(ended) / duration,
-        request_goodput=sum(_meets(record, goodput) for record in ended) / duration if goodput else None,
+        request_goodput=_share_that_meets(whole, goodput) * len(ended) / duration if goodput else None,
         output_throughput=outputs / duration,
         peak_output_throughput=_busiest_second(good, window),
         total_token_throughput=(inputs + outputs) / duration,
         max_concurrent_requests=_peak_concurrency(good, window),
         ttft=spread([(record.ttft, 1.0) for record in good if window.holds(record.first_token)]),
-        tpot=spread([(tpot, 1.0) for record in ended if (tpot := record.tpot) is not None]),
+        tpot=spread([(tpot, 1.0) for record in whole if (tpot := record.tpot) is not None]),
         itl=spread([gap for record in good for gap in _gaps(record, window)]),
         e2el=spread([(record.latency, 1.0) for record in ended]),
     )
@@ -131,6 +132,10 @@ def parse_goodput(bounds: Sequence[str]) -> dict[str, float]:
                 f"goodput must look like ttft:200 (milliseconds; {', '.join(GOODPUT_METRICS)}), not {bound!r}"
             )
     return parsed
+
+
+def _share_that_meets(records: Sequence[RequestRecord], bounds: dict[str, float]) -> float:
+    return sum(_meets(record, bounds) for record in records) / len(records) if records else 0.0
 
 
 def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:

@@ -13,8 +13,10 @@ RULE = """\
 A closed loop keeps --max-concurrency requests in flight; the next one is sent when one ends. The window goes from the
 moment when 20 % of the requests have ended to the moment when the last one is sent, so it has no ramp and no tail.
 Everything counts at the moment that completes it: an output token when it arrives, the tokens of a prompt and TTFT at
-the request's first token, a gap (ITL) at its end, TPOT and E2EL at the end of the request. So a request across a border
-counts on each side with what happens there, and no border makes a figure higher or lower."""
+the request's first token, a gap (ITL) at its end, E2EL and completed requests at their end. So a request across a
+border counts on each side with what happens there, and no border makes a figure higher or lower. TPOT is that of the
+requests with first token and end in the window, since it is a mean over both; goodput is the rate of completed
+requests, times the share of those requests that meets the bounds."""
 
 RAMP_SHARE = 0.2
 """Share of the requests that end before the window."""
