@@ -137,9 +137,8 @@ def test_the_switch_of_nccl_holds_here_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class CountingSum:
-    capacity = 100
-
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.calls = 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,20 +147,22 @@ class CountingSum:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "small"),
+    ("shape", "dtype", "calls"),
     [
-        ((10, 10), torch.bfloat16, True),
-        ((1, 3), torch.float16, True),
-        ((10, 11), torch.bfloat16, False),
-        ((10, 10), torch.float32, False),
-        ((10, 10), torch.int16, False),
+        ((10, 10), torch.bfloat16, [1, 0]),
+        ((1, 3), torch.float16, [1, 0]),
+        ((10, 11), torch.bfloat16, [0, 1]),
+        ((2, 500), torch.bfloat16, [0, 1]),
+        ((2, 501), torch.bfloat16, [0, 0]),
+        ((10, 10), torch.float32, [0, 0]),
+        ((10, 10), torch.int16, [0, 0]),
     ],
 )
-def test_sums_are_chosen_by_size_and_type(shape: tuple[int, int], dtype: torch.dtype, small: bool) -> None:
-    inner, sums = UnconnectedGroup(2, 1), CountingSum()
+def test_sums_are_chosen_by_size_and_type(shape: tuple[int, int], dtype: torch.dtype, calls: list[int]) -> None:
+    inner, sums = UnconnectedGroup(2, 1), [CountingSum(100), CountingSum(1000)]
     group = PeerGroup(inner, sums)
     x = torch.zeros(shape, dtype=dtype)
     assert group.all_reduce(x) is x
-    assert sums.calls == small
+    assert [one.calls for one in sums] == calls
     assert (group.size, group.rank) == (2, 1)
     assert group.broadcast(x) is x
