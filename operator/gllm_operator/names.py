@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,15 @@ class GroupId:
 
     def set_name(self, deployment: str, role: str) -> str:
         return f"{self.name(deployment)}-{role[0]}"
+
+
+_SET_NAME = re.compile(r"(.+)-(\d+)-([a-z0-9]+)-(\d+)-([ms])")
+
+
+def parse_set_name(name: str) -> tuple[str, GroupId] | None:
+    """The inverse of `set_name`: the deployment and the group of a StatefulSet; None if its name is another's."""
+    match = _SET_NAME.fullmatch(name)
+    return None if match is None else (match[1], GroupId(int(match[2]), match[3], int(match[4])))
 
 
 def base_labels(deployment: str) -> dict[str, str]:

@@ -238,7 +238,8 @@ def test_scaling() -> None:
     harness.edit(lambda one: one.update(replicas=0))
     harness.run_until_quiet()
     assert harness.sets() == []
-    assert harness.condition("Ready") == ("False", "NoGroups")
+    assert harness.condition("Ready") == ("True", "NoGroups")
+    assert harness.condition("Available")[0] == "False"
     harness.edit(lambda one: one.update(replicas=2))
     harness.run_until_quiet()
     assert harness.status.ready == "2/2"

@@ -127,6 +127,8 @@ class OrdinalStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     reused."""
     restarts: int = 0
     """How often broken groups of this revision were replaced since one was last stable."""
+    seen: bool = False
+    """Whether that group was seen in the cluster. One that could not be written is tried again under its name."""
 
 
 class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=False):
@@ -137,7 +139,7 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     ready_replicas: int = 0
     """The number of groups that serve."""
     updated_replicas: int = 0
-    """The number of groups of the update revision that are not draining."""
+    """The number of groups of the update revision that serve."""
     available_replicas: int = 0
     """The number of groups that have been ready for rollout.minReadySeconds."""
     unavailable_replicas: int = 0
@@ -168,7 +170,8 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     """What the operator remembers of each ordinal. It is written before the operator acts, so that nothing is done
     twice after a crash."""
     conditions: Annotated[tuple[Condition, ...], Meta(max_length=16)] = ()
-    """The conditions Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended and RolledBack."""
+    """The conditions Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended, RolledBack,
+    Reconciling, Stalled and, if the cluster lacks an API that the spec needs, Integrated."""
 
 
 def decode_status(raw: object) -> LLMDeploymentStatus:

@@ -17,6 +17,25 @@ from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
 
 
 def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> list[dict[str, Any]]:
+    """Those for which the cluster has the API."""
+    return [one for one in _children(owner, spec) if _has_api(one, apis)]
+
+
+def missing_apis(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> tuple[str, ...]:
+    """A sentence for each object that the spec asks for and whose API the cluster lacks."""
+    return tuple(
+        f"the cluster has no {one['apiVersion']}, so there is no {one['kind']} {one['metadata']['name']}: install "
+        "its CRDs (the operator looks every minute)"
+        for one in _children(owner, spec)
+        if not _has_api(one, apis)
+    )
+
+
+def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
+    return manifest["apiVersion"] not in OPTIONAL_APIS or manifest["apiVersion"] in apis
+
+
+def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
     shape = parallel_config(spec.parallelism, spec.accelerator)
     children = [
         headless_service(owner),
@@ -32,7 +51,7 @@ def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> 
         children.append(autoscaler(owner, spec.autoscaling))
     if spec.monitoring.pod_monitor:
         children.append(pod_monitor(owner, spec.monitoring, spec.server.api_key_secret_ref))
-    return [child for child in children if child["apiVersion"] not in OPTIONAL_APIS or child["apiVersion"] in apis]
+    return children
 
 
 def client_service(owner: Owner, server: Server) -> dict[str, Any]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.observe import controller_of, fields_digest
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.names import FINALIZER, MANAGER, Owner
 from gllm_operator.objects import Manifest, Object, ObjectRef, digest, ref_of, timestamp, without_nulls
 from gllm_operator.plan import Delete, Event, Plan
-from gllm_operator.plan.observed import Applied, Refusal
+from gllm_operator.plan.observed import CREATION, DELETION, Applied
 
 _log = logging.getLogger(__name__)
 
@@ -28,15 +28,6 @@ class Stale(Exception):
 
 class NotLeading(Exception):
     """This operator does not hold the lease, so it may not write."""
-
-
-@dataclass
-class Memory:
-    """What the executor remembers of one deployment. Losing it costs a few writes that change nothing."""
-
-    applied: dict[ObjectRef, Applied] = field(default_factory=dict)
-    refused: dict[ObjectRef, Refusal] = field(default_factory=dict)
-    keys_known: bool = False
 
 
 class Executor:
@@ -57,15 +48,22 @@ class Executor:
         if plan.add_finalizer:
             return await self._set_finalizers(deployment, add=True)
         deployment = await self._write_status(deployment, plan.status)
+        for ref in plan.forget:
+            memory.refused.pop(ref, None)
         for manifest in plan.creates:
-            await self._create(manifest, memory)
+            await self._create(manifest, owner, memory)
+        # What the API server would refuse is known before anything drains for it.
+        if await self._are_refused(plan.probes, owner, memory) or await self._are_refused(
+            self._new_sets(plan, owner), owner, memory
+        ):
+            return deployment
         # Drains come before new groups, which need the room.
         for delete in plan.drains:
-            await self._delete(delete, owner)
+            await self._delete(delete, owner, memory)
         for manifest in plan.applies:
             await self._apply(manifest, owner, memory)
         for delete in plan.deletes:
-            await self._delete(delete, owner)
+            await self._delete(delete, owner, memory)
         await self._post_events(deployment, plan.events)
         if plan.remove_finalizer:
             return await self._set_finalizers(deployment, add=False)
@@ -100,14 +98,36 @@ class Executor:
 
     # --- objects of the deployment ---------------------------------------------------------------------
 
-    async def _create(self, manifest: Manifest, memory: Memory) -> None:
+    async def _create(self, manifest: Manifest, owner: Owner, memory: Memory) -> None:
         self._check()
         try:
             await self._api.create(manifest)
         except ApiError as error:
             if error.reason != "AlreadyExists":
-                raise
+                self._refuse(ref_of(manifest), CREATION, error, owner, memory)
+                return
+        memory.refused.pop(ref_of(manifest), None)
         memory.keys_known = True
+
+    def _new_sets(self, plan: Plan, owner: Owner) -> list[Manifest]:
+        sets = [one for one in plan.applies if one["kind"] == "StatefulSet"]
+        return [one for one in sets if self._cache.known(owner.namespace, ref_of(one)) is None]
+
+    async def _are_refused(self, manifests: Iterable[Manifest], owner: Owner, memory: Memory) -> bool:
+        """Ask the API server whether it would refuse any of these StatefulSets as invalid, without writing them."""
+        for manifest in manifests:
+            self._check()
+            ref = ref_of(manifest)
+            try:
+                await self._api.apply(manifest, dry_run=True)
+            except ApiError as error:
+                # Some webhooks refuse every dry run.
+                if error.invalid and "dry run" not in error.message:
+                    self._refuse(ref, digest(manifest), error, owner, memory)
+                    return True
+            if ref in memory.refused and memory.refused[ref].invalid:
+                del memory.refused[ref]
+        return False
 
     async def _apply(self, manifest: Manifest, owner: Owner, memory: Memory) -> None:
         self._check()
@@ -115,18 +135,36 @@ class Executor:
         try:
             if ref not in memory.applied and await self._is_foreign(manifest, owner):
                 text = "an object with this name belongs to another owner: delete it, or rename the LLMDeployment"
-                memory.refused[ref] = Refusal(digest(manifest), text, final=False)
-                return
-            written = await self._api.apply(manifest)
+                raise ApiError(409, "Foreign", text)
+            written = await self._write(manifest, owner)
         except ApiError as error:
-            if not error.invalid:
-                raise
-            _log.warning("the API server refuses an object", extra={"object": ref, "error": error.message})
-            memory.refused[ref] = Refusal(digest(manifest), error.message, final=True)
+            self._refuse(ref, digest(manifest), error, owner, memory)
             return
         memory.refused.pop(ref, None)
         memory.applied[ref] = Applied(digest(manifest), written["metadata"]["uid"], fields_digest(written))
         self._cache.wrote(written)
+
+    async def _write(self, manifest: Manifest, owner: Owner) -> Object:
+        try:
+            return await self._api.apply(manifest)
+        except ApiError as error:
+            if not error.invalid or manifest["kind"] == "StatefulSet" or self._cache.known(owner.namespace, ref_of(manifest)) is None:
+                raise
+        # An apply merges lists. What another manager has added, such as a second port of the same name, can make the
+        # result invalid; a patch replaces the lists.
+        metadata = manifest["metadata"]
+        body = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "metadata")}
+        await self._api.patch(manifest["apiVersion"], manifest["kind"], owner.namespace, metadata["name"], body)
+        return await self._api.apply(manifest)
+
+    def _refuse(self, ref: ObjectRef, digest: str, error: ApiError, owner: Owner, memory: Memory) -> None:
+        """Note a refusal; the other objects are still written. Raises the error if it is none."""
+        if not error.refusal:
+            raise error
+        held = self._cache.known(owner.namespace, ref)
+        state = ("", "") if held is None else (held["metadata"]["uid"], fields_digest(held))
+        _log.warning("the API server refuses a write", extra={"object": ref, "error": str(error)})
+        memory.refuse(ref, digest, error, state, self._clock())
 
     async def _is_foreign(self, manifest: Manifest, owner: Owner) -> bool:
         """Whether an object with this name exists that the deployment does not control."""
@@ -141,7 +179,7 @@ class Executor:
             raise
         return controller_of(found) != owner.uid
 
-    async def _delete(self, delete: Delete, owner: Owner) -> None:
+    async def _delete(self, delete: Delete, owner: Owner, memory: Memory) -> None:
         self._check()
         ref = delete.ref
         _log.info("deletes an object", extra={"object": ref, "why": delete.why, "force": delete.force})
@@ -152,7 +190,9 @@ class Executor:
         except ApiError as error:
             if error.status == 409:
                 raise Stale(str(error)) from error
-            raise
+            self._refuse(ref, DELETION, error, owner, memory)
+            return
+        memory.refused.pop(ref, None)
         if left is None:
             self._cache.deleted(owner.namespace, ref, delete.uid)
         else:

@@ -25,6 +25,7 @@ from gllm_operator.names import (
 )
 from gllm_operator.objects import Object, ObjectRef, digest, ref_of, seconds_of
 from gllm_operator.plan.observed import (
+    CANNOT_START,
     Applied,
     Observed,
     ObservedPod,
@@ -38,19 +39,6 @@ from gllm_operator.spec.revision import source_of
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
-
-_CANNOT_START = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    }
-)
-"""Reasons of waiting containers that do not start without help."""
 
 
 def observe(
@@ -212,7 +200,7 @@ def _failure(
         return PodFailure(since, scheduled.get("reason", "Unschedulable"), None, scheduled.get("message", ""))
     for one in statuses:
         waiting = (one.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in _CANNOT_START:
+        if waiting.get("reason") in CANNOT_START:
             return PodFailure(created, waiting["reason"], None, waiting.get("message", ""))
     for one in statuses:
         for state in (one.get("state") or {}, one.get("lastState") or {}):

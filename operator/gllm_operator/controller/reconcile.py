@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from gllm_operator.api.status import LLMDeploymentStatus
 from gllm_operator.build.singletons import make_keys
-from gllm_operator.controller.execute import Executor, Memory, NotLeading, Stale
+from gllm_operator.controller.execute import Executor, NotLeading, Stale
 from gllm_operator.controller.masters import Addresses, Answers, ask_masters
+from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.metrics import OperatorMetrics
 from gllm_operator.controller.observe import observe
 from gllm_operator.kube.api import Api, ApiError
@@ -176,6 +177,7 @@ class Reconciler:
                 if state is None:
                     return None
                 made, owner = await self._plan(key, state)
+                refused = dict(state.memory.refused)
                 try:
                     state.update(await self._executor.execute(state.deployment, made, owner, state.memory))
                 except Stale:
@@ -191,7 +193,8 @@ class Reconciler:
                 metadata = state.deployment["metadata"]
                 if "deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or []):
                     self.forget(key)  # Nothing is left to do, and the watch may miss the end of it.
-                return made.wake_after
+                # A refusal, or its end, is told by the next pass, at once.
+                return made.wake_after if state.memory.refused == refused else 0.0
             return 0.5
         finally:
             self.metrics.reconciles.labels(result).inc()

@@ -86,7 +86,7 @@ def _columns() -> list[dict[str, Any]]:
 
     return [
         column("Ready", ".status.ready", text="Ready groups, and groups that the spec asks for."),
-        column("Up-to-date", ".status.updatedReplicas", "integer", text="Groups of the update revision."),
+        column("Up-to-date", ".status.updatedReplicas", "integer", text="Groups of the update revision that serve."),
         column("Shape", ".status.shape.summary"),
         column("Model", ".spec.model.source"),
         column(

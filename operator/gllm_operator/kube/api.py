@@ -47,20 +47,29 @@ class ApiError(Exception):
 
     @property
     def invalid(self) -> bool:
-        """Whether the same request would be refused again."""
-        return self.status in (400, 422) or (self.status == 403 and "violates PodSecurity" in self.message)
+        """Whether the object was found wrong, and not the circumstances."""
+        return self.status in (400, 422)
+
+    @property
+    def refusal(self) -> bool:
+        """Whether this one request is refused: by its content, a right, a quota, a policy, or a webhook that is down
+        (500). Otherwise the server cannot be reached or is overloaded, and other requests would fare no better."""
+        return 400 <= self.status <= 500 and self.status not in (401, 408, 429)
 
 
 class Api(Protocol):
     async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object: ...
 
     async def list(
-        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
+        self, api_version: str, kind: str, namespace: str | None, selector: str = "", fields: str = ""
     ) -> tuple[list[Object], str]:
-        """Return the items, with apiVersion and kind filled in, and the resourceVersion to watch from."""
+        """Return the items, with apiVersion and kind filled in, and the resourceVersion to watch from.
+
+        selector, fields: a label selector and a field selector.
+        """
 
     def watch(
-        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str
+        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str, fields: str = ""
     ) -> AsyncIterator[tuple[str, Object]]:
         """Yield (ADDED | MODIFIED | DELETED | BOOKMARK, object) until the server ends the watch.
 
@@ -69,8 +78,11 @@ class Api(Protocol):
 
     async def create(self, manifest: Object) -> Object: ...
 
-    async def apply(self, manifest: Object) -> Object:
-        """Server-side apply with the operator's field manager, which takes over conflicting fields."""
+    async def apply(self, manifest: Object, *, dry_run: bool = False) -> Object:
+        """Server-side apply with the operator's field manager, which takes over conflicting fields.
+
+        dry_run: check it as if it were written, with all policies.
+        """
 
     async def patch(
         self, api_version: str, kind: str, namespace: str, name: str, body: Object, subresource: str = ""

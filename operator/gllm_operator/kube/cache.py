@@ -46,6 +46,10 @@ class Cache:
     def of(self, deployment: ObjectKey) -> Iterator[Object]:
         return iter(list(self._objects.get(deployment, {}).values()))
 
+    def known(self, namespace: str, ref: ObjectRef) -> Object | None:
+        home = self._homes.get((namespace, ref))
+        return None if home is None else self._objects[home][ref]
+
     # --- what informers deliver ------------------------------------------------------------------------------
 
     def put(self, found: Object) -> None:
@@ -59,7 +63,7 @@ class Cache:
         if self._is_old(gone):
             return
         self._seen[gone["apiVersion"], gone["kind"], gone["metadata"]["namespace"]] = resource_version(gone)
-        old = self._known(gone["metadata"]["namespace"], ref_of(gone))
+        old = self.known(gone["metadata"]["namespace"], ref_of(gone))
         if old is not None and resource_version(old) <= resource_version(gone):
             self._drop(gone, notify=True)
 
@@ -87,7 +91,7 @@ class Cache:
 
     def deleted(self, namespace: str, ref: ObjectRef, uid: str) -> None:
         """Take the answer to a deletion: the object with this uid is gone."""
-        old = self._known(namespace, ref)
+        old = self.known(namespace, ref)
         if old is not None and old["metadata"]["uid"] == uid:
             self._drop(old, notify=False)
 
@@ -97,12 +101,8 @@ class Cache:
         api_version, kind, namespace = found["apiVersion"], found["kind"], found["metadata"]["namespace"]
         return resource_version(found) <= max(self._seen.get((api_version, kind, one), -1) for one in (None, namespace))
 
-    def _known(self, namespace: str, ref: ObjectRef) -> Object | None:
-        home = self._homes.get((namespace, ref))
-        return None if home is None else self._objects[home][ref]
-
     def _store(self, found: Object, *, notify: bool) -> None:
-        deployment, old = deployment_of(found), self._known(found["metadata"]["namespace"], ref_of(found))
+        deployment, old = deployment_of(found), self.known(found["metadata"]["namespace"], ref_of(found))
         if old is not None and resource_version(old) >= resource_version(found):
             return
         if old is not None and deployment_of(old) != deployment:

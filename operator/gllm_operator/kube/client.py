@@ -58,24 +58,23 @@ class ApiClient:
         return await self._call("GET", path_of(api_version, kind, namespace, name))
 
     async def list(
-        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
+        self, api_version: str, kind: str, namespace: str | None, selector: str = "", fields: str = ""
     ) -> tuple[list[Object], str]:
-        query = {"labelSelector": selector} if selector else {}
+        query = _selectors(selector, fields)
         answer = await self._call("GET", path_of(api_version, kind, namespace), query=query)
         items = [{"apiVersion": api_version, "kind": kind, **item} for item in answer.get("items") or []]
         return items, answer["metadata"]["resourceVersion"]
 
     async def watch(
-        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str
+        self, api_version: str, kind: str, namespace: str | None, selector: str, version: str, fields: str = ""
     ) -> AsyncIterator[tuple[str, Object]]:
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
             "timeoutSeconds": str(_WATCH_SECONDS),
+            **_selectors(selector, fields),
         }
-        if selector:
-            query["labelSelector"] = selector
         try:
             async with self._session.get(
                 self.login.server + path_of(api_version, kind, namespace),
@@ -97,11 +96,14 @@ class ApiClient:
         path = path_of(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, manifest, query={"fieldManager": MANAGER})
 
-    async def apply(self, manifest: Object) -> Object:
-        self.on_write("apply", manifest["kind"])
+    async def apply(self, manifest: Object, *, dry_run: bool = False) -> Object:
+        if not dry_run:
+            self.on_write("apply", manifest["kind"])
         metadata = manifest["metadata"]
         path = path_of(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
         query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
         return await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query)
 
     async def patch(
@@ -166,6 +168,10 @@ class ApiClient:
             raise _error(response.status, text)
         answer: Object = json.loads(text)
         return answer
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    return {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

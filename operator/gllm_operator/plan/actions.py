@@ -32,6 +32,10 @@ class Plan:
 
     status: LLMDeploymentStatus
     add_finalizer: bool = False
+    forget: tuple[ObjectRef, ...] = ()
+    """Objects whose refusals no longer matter."""
+    probes: tuple[Manifest, ...] = ()
+    """Objects that were refused as invalid, to try again without writing them."""
     creates: tuple[Manifest, ...] = ()
     """Objects to create only if they do not exist."""
     drains: tuple[Delete, ...] = ()

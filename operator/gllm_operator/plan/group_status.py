@@ -7,7 +7,7 @@ from gllm_operator.names import GroupId
 from gllm_operator.objects import timestamp
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.health import Health, is_loading
-from gllm_operator.plan.observed import ObservedPod
+from gllm_operator.plan.observed import WAITS, ObservedPod, PodFailure
 
 
 def group_status(group: Group, health: Health, restarts: int, leaving: bool) -> GroupStatus:
@@ -31,8 +31,10 @@ def group_status(group: Group, health: Health, restarts: int, leaving: bool) -> 
     )
 
 
-def new_group_status(id: GroupId, deployment: str, pods: int, restarts: int, now: float) -> GroupStatus:
-    """Status of a group that this pass creates."""
+def new_group_status(
+    id: GroupId, deployment: str, pods: int, restarts: int, before: GroupStatus | None, now: float
+) -> GroupStatus:
+    """Status of a group that this pass creates. before: its entry, if an earlier pass tried in vain."""
     return GroupStatus(
         name=id.name(deployment),
         index=id.index,
@@ -41,16 +43,23 @@ def new_group_status(id: GroupId, deployment: str, pods: int, restarts: int, now
         phase="Pending",
         ready_ranks=f"0/{pods}",
         restarts=restarts,
-        started_at=timestamp(now),
+        started_at=before.started_at if before is not None else timestamp(now),
     )
 
 
 def _last_failure(group: Group) -> Failure | None:
+    """What keeps a pod waiting now, or else the newest failure."""
     failures = [_failure(pod) for pod in group.pods if pod.failure is not None]
+    if group.failed_create is not None:
+        failures.append(_missing_pod(group, group.failed_create))
     known = group.record.last_failure if group.record is not None else None
-    if known is not None:
+    if known is not None and not _only_waits(known):
         failures.append(known)
-    return max(failures, key=lambda failure: (failure.time, failure is known), default=None)
+    return max(failures, key=lambda failure: (_only_waits(failure), failure.time, failure is known), default=None)
+
+
+def _only_waits(failure: Failure) -> bool:
+    return failure.exit_code is None and failure.reason in WAITS
 
 
 def _failure(pod: ObservedPod) -> Failure:
@@ -63,4 +72,18 @@ def _failure(pod: ObservedPod) -> Failure:
         reason=pod.failure.reason[:256],
         exit_code=pod.failure.exit_code,
         message=pod.failure.message[-1024:],
+    )
+
+
+def _missing_pod(group: Group, failed: PodFailure) -> Failure:
+    """The failure of a pod that does not exist. A pod's number is its rank."""
+    rank = min(set(range(group.desired_pods)) - {pod.rank for pod in group.pods}, default=0)
+    role = "master" if rank == 0 else "slave"
+    name = next((one.ref.name for one in group.sets if one.role == role), group.name)
+    return Failure(
+        time=timestamp(failed.time),
+        rank=rank,
+        pod=f"{name}-{rank}",
+        reason=failed.reason,
+        message=failed.message[:1024],
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gllm_operator.api.status import GroupStatus
 from gllm_operator.names import GroupId
 from gllm_operator.objects import seconds_of
-from gllm_operator.plan.observed import Observed, ObservedPod, ObservedSet
+from gllm_operator.plan.observed import CANNOT_START, Observed, ObservedPod, ObservedSet, PodFailure
 from gllm_operator.spec.parallel_config import parallel_config
 
 STUCK_SECONDS = 60.0
@@ -35,6 +35,8 @@ class Group:
     loaded: float | None = None
     stuck: bool = False
     """Whether all its pods are on lost nodes and terminating."""
+    failed_create: PodFailure | None = None
+    """Why a StatefulSet cannot create a pod that is missing now."""
 
     @property
     def draining(self) -> bool:
@@ -50,6 +52,11 @@ class Group:
     def pending(self) -> bool:
         """Whether a pod is missing or not scheduled."""
         return len(self.pods) < self.desired_pods or any(not pod.scheduled for pod in self.pods)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a container cannot start without help, such as that of an image that cannot be pulled."""
+        return any(pod.failure is not None and pod.failure.reason in CANNOT_START for pod in self.pods)
 
     @property
     def ready_pods(self) -> int:
@@ -109,7 +116,19 @@ def _group(observed: Observed, id: GroupId, record: GroupStatus | None, sizes: d
         in_flight=observed.in_flight.get(name),
         loaded=observed.loaded.get(name),
         stuck=bool(pods) and all(is_lost(pod, now) for pod in pods),
+        failed_create=_failed_create(sets, pods),
     )
+
+
+def _failed_create(sets: tuple[ObservedSet, ...], pods: tuple[ObservedPod, ...]) -> PodFailure | None:
+    """The newest failure of a set that lacks pods. What failed before the set created its last pod is over."""
+    found = []
+    for one in sets:
+        own = [pod.created for pod in pods if pod.role == one.role]
+        failed = one.failed_create
+        if failed is not None and len(own) < one.replicas and failed.time >= max(own, default=one.created):
+            found.append(failed)
+    return max(found, key=lambda failed: failed.time, default=None)
 
 
 def _newest(pods: Iterable[ObservedPod]) -> tuple[ObservedPod, ...]:

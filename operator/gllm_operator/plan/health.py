@@ -88,4 +88,4 @@ def is_stable(group: Group, spec: LLMDeploymentSpec, now: float) -> bool:
 def _waiting_phase(group: Group) -> Phase:
     if group.has_served:
         return "Recovering"
-    return "Pending" if group.pending else "Loading"
+    return "Pending" if group.pending or group.blocked else "Loading"

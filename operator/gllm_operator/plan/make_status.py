@@ -11,24 +11,34 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Endpoint, GroupStatus, LLMDeploymentStatus, OrdinalStatus, ParallelismStatus
 from gllm_operator.build.model_source import served_name
 from gllm_operator.names import GroupId, Owner, masters_selector
-from gllm_operator.plan.conditions import ConditionInputs, conditions, headline
+from gllm_operator.plan.conditions import conditions, headline
 from gllm_operator.plan.group_status import group_status, new_group_status
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.health import Health
 from gllm_operator.plan.observed import Observed
+from gllm_operator.plan.ready import StatusFacts, verdict
+from gllm_operator.plan.refusals import Obstacle
 from gllm_operator.plan.rollout import GroupChanges
-from gllm_operator.plan.target import Target
+from gllm_operator.plan.target import Target, current_revision
 from gllm_operator.spec.estimate import estimate
 from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
 
 
 @dataclass(frozen=True, slots=True)
 class StatusInputs:
+    """What the pass has decided about the spec and its objects."""
+
     update: str
     problems: tuple[str, ...]
     rejected: bool
     target: Target
     fewest: int
+    obstacles: tuple[Obstacle, ...] = ()
+    missing: tuple[str, ...] = ()
+    writes: bool = False
+    """Whether this pass writes objects."""
+    blocked: bool = False
+    """Whether the API server refuses the spec's revision, so that the target is an earlier one."""
 
 
 def make_status(
@@ -46,63 +56,71 @@ def make_status(
     leaving = {group.name for group in changes.drain}
     live = [group for group in groups if not group.draining and group.name not in leaving]
     min_ready = spec.rollout.min_ready_seconds if spec is not None else 0
-    ready = sum(group.ready for group in live)
+    serving = [group for group in live if group.ready]
+    updated = sum(group.id.revision == inputs.update for group in serving)
     available = sum(group.available(now, min_ready) for group in live)
-    entries = _entries(owner, groups, health, leaving, ordinals, created, spec, now)
-    found = conditions(
-        ConditionInputs(
-            spec=spec,
-            problems=inputs.problems,
-            rejected=inputs.rejected,
-            obstacles=_obstacles(observed),
-            target=inputs.target,
-            update=inputs.update,
-            groups=entries,
-            replicas=replicas,
-            ready=ready,
-            available=available,
-            fewest=min(inputs.fewest, replicas),
-            deleting=observed.deleting_since is not None,
-        ),
-        before.conditions,
-        observed.generation,
-        now,
+    entries = _entries(owner, groups, health, leaving, ordinals, created, before, spec, now)
+    problems, rejected = _with_refused_pods(inputs)
+    facts = StatusFacts(
+        spec=spec,
+        problems=problems,
+        rejected=rejected,
+        obstacles=inputs.obstacles,
+        missing=inputs.missing,
+        unwritten=inputs.writes and not _was_ready(observed),
+        target=inputs.target,
+        update=inputs.update,
+        groups=entries,
+        replicas=replicas,
+        ready=len(serving),
+        updated=updated,
+        available=available,
+        fewest=min(inputs.fewest, replicas),
+        deleting=observed.deleting_since is not None,
     )
-    rollout = inputs.target.rollout
-    finished = rollout is not None and rollout.complete and rollout.revision == inputs.target.revision
+    found = verdict(facts)
     parallel = _parallel(spec)
     return msgspec.structs.replace(
         before,
         observed_generation=observed.generation,
         replicas=len(live) + len(created),
-        ready_replicas=ready,
-        updated_replicas=sum(group.id.revision == inputs.update for group in live)
-        + sum(id.revision == inputs.update for id in created),
+        ready_replicas=len(serving),
+        updated_replicas=updated,
         available_replicas=available,
         unavailable_replicas=max(0, replicas - available),
-        ready=f"{ready}/{replicas}",
+        ready=f"{len(serving)}/{replicas}",
         selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
-        current_revision=inputs.target.revision if finished else before.current_revision,
+        current_revision=current_revision(inputs.target, before),
         update_revision=inputs.update or before.update_revision,
-        failed_revision=inputs.target.failed if inputs.update else before.failed_revision,
-        reason=headline(found),
+        failed_revision=inputs.target.failed if inputs.update and not inputs.blocked else before.failed_revision,
+        reason=headline(facts, found),
         endpoint=_endpoint(owner, spec),
         shape=None if spec is None or parallel is None else _parallelism(parallel, spec),
         estimate=None if spec is None or parallel is None else estimate(spec, parallel, observed.model),
-        rollout=rollout,
+        rollout=inputs.target.rollout,
         groups=entries,
         places=ordinals,
-        conditions=found,
+        conditions=conditions(facts, found, before.conditions, observed.generation, now),
     )
 
 
-def _obstacles(observed: Observed) -> tuple[str, ...]:
-    """Objects that the API server refused. A StatefulSet that is invalid is the spec's problem instead."""
-    return tuple(
-        f"{ref.kind} {ref.name}: {refusal.message}"
-        for ref, refusal in sorted(observed.refused.items())
-        if ref.kind != "StatefulSet" or not refusal.final
-    )
+def _with_refused_pods(inputs: StatusInputs) -> tuple[tuple[str, ...], bool]:
+    """The problems of the spec, with those of its pods that the API server found: Pod Security refuses pods, and not
+    the StatefulSets that create them."""
+    if inputs.problems or not inputs.update:
+        return inputs.problems, inputs.rejected
+    refused = [
+        obstacle.message
+        for obstacle in inputs.obstacles
+        if obstacle.reason == "Rejected" and obstacle.revision == inputs.update
+    ]
+    return tuple(f"the API server refuses {message}" for message in refused[:1]), bool(refused)
+
+
+def _was_ready(observed: Observed) -> bool:
+    """Whether this generation was ready before. Then a write restores what another has changed."""
+    ready = next((one for one in observed.status.conditions if one.type == "Ready"), None)
+    return ready is not None and ready.status == "True" and ready.observed_generation == observed.generation
 
 
 def _entries(
@@ -112,9 +130,11 @@ def _entries(
     leaving: set[str],
     ordinals: Sequence[OrdinalStatus],
     created: Sequence[GroupId],
+    before: LLMDeploymentStatus,
     spec: LLMDeploymentSpec | None,
     now: float,
 ) -> tuple[GroupStatus, ...]:
+    records = {record.name: record for record in before.groups}
     restarts = {(one.index, one.revision): one.restarts for one in ordinals}
     parallel = _parallel(spec)
     entries = [
@@ -125,7 +145,12 @@ def _entries(
     ]
     entries += [
         new_group_status(
-            id, owner.name, parallel.pods if parallel else 1, restarts.get((id.index, id.revision), 0), now
+            id,
+            owner.name,
+            parallel.pods if parallel else 1,
+            restarts.get((id.index, id.revision), 0),
+            records.get(id.name(owner.name)),
+            now,
         )
         for id in created
     ]

@@ -39,15 +39,24 @@ class Applied:
     fields_digest: str
 
 
+CREATION, DELETION = "creation", "deletion"
+"""Stand for the digest of an object that is only created, and of one that is deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The API server's refusal to write an object."""
+    """The API server's refusal to write or delete an object. It is tried again with growing waits."""
 
     digest: str
-    """Digest of the manifest."""
+    """Digest of the manifest, or CREATION or DELETION."""
     message: str
-    final: bool
-    """Whether the same manifest would be refused again, because it is invalid."""
+    invalid: bool
+    """Whether the object itself was found wrong (400, 422), and not the circumstances, such as a quota."""
+    held: tuple[str, str]
+    """(uid, fields_digest) of the object that was there; empty texts if there was none."""
+    attempts: int
+    retry_at: float
+    """When to try again, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,26 @@ class ObservedSet:
     replicas: int
     created: float
     terminating: bool = False
+    failed_create: PodFailure | None = None
+    """Why its controller could not create its last pod."""
+
+
+CANNOT_START = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons of waiting containers that do not start without help."""
+FAILED_CREATE = "FailedCreate"
+"""The reason if the StatefulSet controller may not create a pod."""
+WAITS = CANNOT_START | {"Unschedulable", "SchedulingGated", FAILED_CREATE}
+"""Reasons that hold only as long as a pod waits. Others, such as an exit, are history that stays true."""
 
 
 @dataclass(frozen=True, slots=True)

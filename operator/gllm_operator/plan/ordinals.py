@@ -28,6 +28,8 @@ def next_ordinals(
         ordinal = kept.get(group.id.index)
         if ordinal is None or ordinal.revision != group.id.revision:
             continue
+        if ordinal.instance == group.id.instance and not ordinal.seen:
+            ordinal = kept[ordinal.index] = msgspec.structs.replace(ordinal, seen=True)
         if health[group.name].counted:
             kept[ordinal.index] = msgspec.structs.replace(ordinal, restarts=ordinal.restarts + 1)
         elif ordinal.restarts and is_stable(group, spec, now):
@@ -39,7 +41,9 @@ def next_ordinals(
         used = [group.id.instance for group in groups if (group.id.index, group.id.revision) == (index, target)]
         if ordinal is not None and same_revision:
             used.append(ordinal.instance)
-        id = GroupId(index, target, max(used, default=0) + 1)
+        # A group that was never seen could not be written, so its name is still free.
+        tried = ordinal is not None and same_revision and not ordinal.seen
+        id = GroupId(index, target, max(used, default=0) + (0 if tried else 1))
         ids.append(id)
         kept[index] = OrdinalStatus(
             index=index,

@@ -11,6 +11,7 @@ from gllm_operator.objects import Manifest, digest, ref_of
 from gllm_operator.plan.actions import Delete
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.observed import Observed
+from gllm_operator.plan.refusals import waits
 from gllm_operator.spec.revision import PodSource
 
 _SINGLETON_KINDS = frozenset(
@@ -27,14 +28,13 @@ _SINGLETON_KINDS = frozenset(
 """Kinds whose objects are deleted when the spec no longer asks for them."""
 
 
-def to_apply(observed: Observed, desired: Iterable[Manifest]) -> list[Manifest]:
-    return [manifest for manifest in desired if _needs_writing(observed, manifest)]
+def to_apply(observed: Observed, desired: Iterable[Manifest], now: float) -> list[Manifest]:
+    return [manifest for manifest in desired if _needs_writing(observed, manifest, now)]
 
 
-def _needs_writing(observed: Observed, manifest: Manifest) -> bool:
+def _needs_writing(observed: Observed, manifest: Manifest, now: float) -> bool:
     ref, new = ref_of(manifest), digest(manifest)
-    refusal = observed.refused.get(ref)
-    if refusal is not None and refusal.final and refusal.digest == new:
+    if waits(observed, ref, new, now):
         return False
     owned, applied = observed.owned.get(ref), observed.applied.get(ref)
     if owned is None:
@@ -86,16 +86,6 @@ def old_revisions(observed: Observed, kept: Sequence[str], limit: int) -> list[D
     """Unused ControllerRevisions beyond the newest `limit`."""
     unused = sorted((one for one in observed.revisions if one.revision not in kept), key=lambda one: -one.number)
     return [Delete(one.ref, one.uid, "revisionHistoryLimit") for one in unused[limit:]]
-
-
-def refused_revisions(observed: Observed, candidates: Iterable[str]) -> dict[str, str]:
-    """The API server's message for each revision whose StatefulSets it refuses."""
-    found = {}
-    for revision in candidates:
-        for ref, refusal in observed.refused.items():
-            if refusal.final and ref.kind == "StatefulSet" and f"-{revision}-" in ref.name:
-                found[revision] = refusal.message
-    return found
 
 
 def drains_of(groups: Iterable[Group]) -> list[Delete]:

@@ -6,26 +6,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gllm_operator.api.spec import LLMDeploymentSpec
-from gllm_operator.api.status import LLMDeploymentStatus, OrdinalStatus
+from gllm_operator.api.status import OrdinalStatus
 from gllm_operator.build.probes import termination_grace
-from gllm_operator.build.singletons import keys_secret, singletons
+from gllm_operator.build.singletons import keys_secret, missing_apis, singletons
 from gllm_operator.names import GroupId
-from gllm_operator.objects import Manifest
-from gllm_operator.plan import owned_objects
+from gllm_operator.objects import Manifest, ObjectRef, ref_of
+from gllm_operator.plan import owned_objects, refusals
 from gllm_operator.plan.actions import Delete, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.health import Health, health_of, is_loading
 from gllm_operator.plan.make_status import StatusInputs, make_status
-from gllm_operator.plan.observed import Observed
+from gllm_operator.plan.observed import CREATION, Observed, Refusal
 from gllm_operator.plan.ordinals import next_ordinals
 from gllm_operator.plan.rollout import Bounds, GroupChanges, next_changes
-from gllm_operator.plan.target import Target, choose_target
+from gllm_operator.plan.target import Target, choose_target, current_revision
 from gllm_operator.plan.validate import problems
 from gllm_operator.spec.parallel_config import parallel_config
 from gllm_operator.spec.revision import PodSource, pod_source, revision_of
 
-_RETRY_SECONDS = 30.0
 _WATCH_SECONDS = 2.0
 """How often masters are asked for their requests (draining groups) or their loading progress."""
 
@@ -36,11 +35,17 @@ class DesiredState:
 
     spec: LLMDeploymentSpec | None
     problems: tuple[str, ...]
-    rejected: bool
     update: str
     """The spec's revision; empty if the spec is invalid."""
     sources: dict[str, PodSource]
     """The source of each revision whose pods can be rendered."""
+    refused: tuple[ObjectRef, Refusal] | None = None
+    """The StatefulSet of the spec's revision that the API server refuses as invalid, and its refusal."""
+
+    @property
+    def possible(self) -> str:
+        """The spec's revision; empty if the spec is invalid or its StatefulSets are refused."""
+        return "" if self.refused is not None else self.update
 
 
 def plan(observed: Observed, now: float) -> Plan:
@@ -57,17 +62,16 @@ def _desired_state(observed: Observed) -> DesiredState:
     sources = {one.revision: one.source for one in observed.revisions if one.source is not None}
     spec = observed.spec
     if spec is None:
-        return DesiredState(None, (observed.spec_error,), False, "", sources)
+        return DesiredState(None, (observed.spec_error,), "", sources)
     image = spec.image or observed.default_image
     found = tuple(problems(spec, observed.owner.name, image, observed.model))
     if found:
-        return DesiredState(spec, found, False, "", sources)
+        return DesiredState(spec, found, "", sources)
     source = pod_source(spec, observed.owner.name, image, observed.restart)
     update = revision_of(source)
-    refused = owned_objects.refused_revisions(observed, [update])
-    if refused:
-        return DesiredState(spec, (f"the API server refuses the pods: {refused[update]}",), True, "", sources)
-    return DesiredState(spec, (), False, update, sources | {update: source})
+    refused = refusals.rejected(observed, update)
+    found = () if refused is None else (f"the API server refuses the pods: {refused[1].message}",)
+    return DesiredState(spec, found, update, sources | {update: source}, refused)
 
 
 def _plan_spec(
@@ -76,7 +80,7 @@ def _plan_spec(
     ordinals = observed.status.places
     health = {group.name: health_of(group, spec, ordinals, now) for group in groups}
     failed = frozenset(name for name, one in health.items() if one.phase == "Failed")
-    target = choose_target(spec, desired.update, frozenset(desired.sources), observed.status, groups, failed, now)
+    target = choose_target(spec, desired.possible, frozenset(desired.sources), observed.status, groups, failed, now)
     bounds = Bounds(
         replicas=spec.effective_replicas,
         max_surge=spec.rollout.max_surge,
@@ -85,14 +89,62 @@ def _plan_spec(
     )
     changes = next_changes(groups, health, target.revision, bounds, now)
     new_ordinals, created = next_ordinals(ordinals, groups, health, changes.create, target.revision, spec, now)
-    inputs = StatusInputs(desired.update, desired.problems, desired.rejected, target, bounds.fewest)
+    writes = _writes(observed, desired, spec, groups, changes, created, target, now)
+    inputs = StatusInputs(
+        desired.update,
+        desired.problems,
+        desired.refused is not None,
+        target,
+        bounds.fewest,
+        refusals.obstacles(observed, writes.creates, writes.wanted, (*writes.drains, *writes.deletes), groups),
+        missing_apis(observed.owner, spec, observed.apis) if _renderable(spec) else (),
+        writes=bool(writes.applies),
+        blocked=desired.refused is not None,
+    )
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     if not observed.has_finalizer:
         return Plan(observed.status, add_finalizer=True, wake_after=0.0)
-    return _with_objects(observed, desired, spec, groups, changes, created, target, status, now)
+    forget = refusals.forgotten(
+        observed, (*writes.creates, *writes.wanted), (*writes.drains, *writes.deletes), desired.update
+    )
+    probes = (
+        ()
+        if desired.refused is None
+        else refusals.probes(observed, desired.sources[desired.update], *desired.refused, now)
+    )
+    staying = writes.staying
+    return Plan(
+        status=status,
+        forget=forget,
+        probes=probes,
+        creates=tuple(one for one in writes.creates if not refusals.waits(observed, ref_of(one), CREATION, now)),
+        applies=writes.applies,
+        drains=refusals.due_deletes(observed, writes.drains, now),
+        deletes=refusals.due_deletes(observed, writes.deletes, now),
+        events=events(observed.status, status),
+        wake_after=_wake_after(observed, spec, groups, target, status.places, forget, now),
+        watch_requests=_groups_to_query(groups, changes, staying, target),
+        watch_loading=tuple(
+            group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
+        ),
+    )
 
 
-def _with_objects(
+@dataclass(frozen=True)
+class _Writes:
+    """The objects that the deployment should have, and the writes that this takes."""
+
+    staying: list[Group]
+    """Groups that neither drain nor begin to."""
+    wanted: list[Manifest]
+    applies: tuple[Manifest, ...]
+    """The wanted ones that differ from the cluster, unless they were refused and have to wait."""
+    creates: tuple[Manifest, ...]
+    drains: tuple[Delete, ...]
+    deletes: tuple[Delete, ...]
+
+
+def _writes(
     observed: Observed,
     desired: DesiredState,
     spec: LLMDeploymentSpec,
@@ -100,39 +152,33 @@ def _with_objects(
     changes: GroupChanges,
     created: list[GroupId],
     target: Target,
-    status: LLMDeploymentStatus,
     now: float,
-) -> Plan:
+) -> _Writes:
     leaving = {group.name for group in changes.drain}
     staying = [group for group in groups if not group.draining and group.name not in leaving]
     in_use = [group.id.revision for group in groups] + [id.revision for id in created]
-    kept = [revision for revision in (*in_use, desired.update, target.revision, status.current_revision) if revision]
+    current = current_revision(target, observed.status)
+    kept = [revision for revision in (*in_use, desired.update, target.revision, current) if revision]
     singles = singletons(observed.owner, spec, observed.apis) if _renderable(spec) else []
-    manifests: list[Manifest] = [
+    wanted: list[Manifest] = [
         *singles,
         *owned_objects.desired_revisions(observed, desired.sources, kept),
         *owned_objects.desired_sets(observed, staying, created, desired.sources),
     ]
-    drains = owned_objects.drains_of([*changes.drain, *(group for group in groups if group.draining)])
     deletes = [
         *_lost_pods(groups, spec.recovery.lost_pods == "Replace", now),
         *(owned_objects.to_delete(observed, singles) if singles else ()),
         *owned_objects.old_revisions(observed, kept, spec.rollout.revision_history_limit),
     ]
     several = any(parallel_config(one.parallelism, one.accelerator).pods > 1 for one in desired.sources.values())
-    creates = () if observed.keys_known or not several else (keys_secret(observed.owner, observed.fresh_keys),)
-    return Plan(
-        status=status,
-        creates=creates,
-        applies=tuple(owned_objects.to_apply(observed, manifests)),
+    drains = owned_objects.drains_of([*changes.drain, *(group for group in groups if group.draining)])
+    return _Writes(
+        staying=staying,
+        wanted=wanted,
+        applies=tuple(owned_objects.to_apply(observed, wanted, now)),
+        creates=() if observed.keys_known or not several else (keys_secret(observed.owner, observed.fresh_keys),),
         drains=tuple(drains),
         deletes=tuple(deletes),
-        events=events(observed.status, status),
-        wake_after=_wake_after(observed, spec, groups, target, status.places, now),
-        watch_requests=_groups_to_query(groups, changes, staying, target),
-        watch_loading=tuple(
-            group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
-        ),
     )
 
 
@@ -151,14 +197,20 @@ def _plan_deletion(observed: Observed, desired: DesiredState, groups: list[Group
     deadline = observed.deleting_since + grace + STUCK_SECONDS
     gone = all(group.stuck for group in groups)
     health = {group.name: Health("Draining") for group in groups}
+    drains, deletes = owned_objects.drains_of(groups), _lost_pods(groups, True, now)
     inputs = StatusInputs(
-        desired.update, desired.problems, desired.rejected, Target("", "", observed.status.rollout), 0
+        desired.update,
+        desired.problems,
+        desired.refused is not None,
+        Target("", "", observed.status.rollout),
+        0,
+        refusals.obstacles(observed, (), (), (*drains, *deletes), ()),
     )
     status = make_status(observed, inputs, groups, health, GroupChanges(), observed.status.places, [], now)
     return Plan(
         status=status,
-        drains=tuple(owned_objects.drains_of(groups)),
-        deletes=tuple(_lost_pods(groups, True, now)),
+        drains=refusals.due_deletes(observed, drains, now),
+        deletes=refusals.due_deletes(observed, deletes, now),
         events=events(observed.status, status),
         remove_finalizer=observed.has_finalizer and (gone or now >= deadline),
         wake_after=max(1.0, min(deadline - now, _WATCH_SECONDS * 5)),
@@ -201,6 +253,7 @@ def _wake_after(
     groups: list[Group],
     target: Target,
     ordinals: tuple[OrdinalStatus, ...],
+    forget: tuple[ObjectRef, ...],
     now: float,
 ) -> float | None:
     """Seconds until the earliest deadline; None if there is none."""
@@ -217,7 +270,6 @@ def _wake_after(
             if restarts.get(group.id.index):
                 due.append(group.ready_since + spec.recovery.stable_after_seconds)
         due += [pod.gone_by + STUCK_SECONDS for pod in group.pods if pod.gone_by is not None]
-    if observed.refused:
-        due.append(now + _RETRY_SECONDS)
+    due += [refusal.retry_at for ref, refusal in observed.refused.items() if ref not in forget]
     waits = [when - now for when in due if when > now]
     return min(waits) + 0.05 if waits else None

@@ -55,6 +55,13 @@ def choose_target(
     return Target(update, "", rollout, stalled=True)
 
 
+def current_revision(target: Target, before: LLMDeploymentStatus) -> str:
+    """The last revision that all groups had."""
+    rollout = target.rollout
+    done = rollout is not None and rollout.complete and rollout.revision == target.revision
+    return target.revision if done else before.current_revision
+
+
 def _rollout(
     spec: LLMDeploymentSpec, revision: str, status: LLMDeploymentStatus, groups: Sequence[Group], now: float
 ) -> RolloutStatus:
