@@ -97,7 +97,7 @@ def test_the_operator_has_the_rights_that_it_uses() -> None:
         ("gllm.dev", "llmdeployments/status"): {"patch"},
         ("gllm.dev", "llmdeployments/finalizers"): {"update"},
         ("", "secrets"): {"create"},
-        ("", "events"): {"create"},
+        ("", "events"): {"create", "list", "watch"},
         ("coordination.k8s.io", "leases"): {"get", "patch"},
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gllm_operator.controller.execute import Executor
+from gllm_operator.controller.memory import Memory
 from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.kube.informer import Informer
@@ -89,7 +90,7 @@ def test_a_late_answer_does_not_bring_an_object_back(final: bool) -> None:
             return None if final else pod("a", version=11, deletionTimestamp="2026-11-27T21:10:38Z")
 
     delete = Delete(ref_of(pod("a")), "uid-a", "drains")
-    asyncio.run(Executor(Api(), cache)._delete(delete, Owner("default", "llm", "u0")))  # type: ignore[arg-type]
+    asyncio.run(Executor(Api(), cache)._delete(delete, Owner("default", "llm", "u0"), Memory()))  # type: ignore[arg-type]
     assert names(cache) == set()
 
 

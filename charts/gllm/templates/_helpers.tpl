@@ -83,8 +83,12 @@ capabilities: {drop: [ALL]}
   resources: [pods]
   verbs: [get, list, watch, delete]
 - apiGroups: [""]
-  resources: [secrets, events]
+  resources: [secrets]
   verbs: [create]
+# Only events say why a StatefulSet may not create a pod.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list, watch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]

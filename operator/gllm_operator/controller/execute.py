@@ -14,7 +14,7 @@ from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.observe import controller_of, fields_digest
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
-from gllm_operator.names import FINALIZER, MANAGER, Owner
+from gllm_operator.names import FINALIZER, MANAGER, ROLE, Owner
 from gllm_operator.objects import Manifest, Object, ObjectRef, digest, ref_of, timestamp, without_nulls
 from gllm_operator.plan import Delete, Event, Plan
 from gllm_operator.plan.observed import CREATION, DELETION, Applied
@@ -61,7 +61,8 @@ class Executor:
         for delete in plan.drains:
             await self._delete(delete, owner, memory)
         for manifest in plan.applies:
-            await self._apply(manifest, owner, memory)
+            if not self._lacks_master(manifest, owner):
+                await self._apply(manifest, owner, memory)
         for delete in plan.deletes:
             await self._delete(delete, owner, memory)
         await self._post_events(deployment, plan.events)
@@ -109,6 +110,14 @@ class Executor:
         memory.refused.pop(ref_of(manifest), None)
         memory.keys_known = True
 
+    def _lacks_master(self, manifest: Manifest, owner: Owner) -> bool:
+        """Whether it is the slaves' StatefulSet of a group whose master's was refused: the group would count as
+        draining."""
+        ref = ref_of(manifest)
+        if ref.kind != "StatefulSet" or manifest["metadata"]["labels"][ROLE] == "master":
+            return False
+        return self._cache.known(owner.namespace, ref._replace(name=ref.name.removesuffix("s") + "m")) is None
+
     def _new_sets(self, plan: Plan, owner: Owner) -> list[Manifest]:
         sets = [one for one in plan.applies if one["kind"] == "StatefulSet"]
         return [one for one in sets if self._cache.known(owner.namespace, ref_of(one)) is None]
@@ -148,7 +157,8 @@ class Executor:
         try:
             return await self._api.apply(manifest)
         except ApiError as error:
-            if not error.invalid or manifest["kind"] == "StatefulSet" or self._cache.known(owner.namespace, ref_of(manifest)) is None:
+            exists = self._cache.known(owner.namespace, ref_of(manifest)) is not None
+            if not (error.invalid and exists) or manifest["kind"] == "StatefulSet":
                 raise
         # An apply merges lists. What another manager has added, such as a second port of the same name, can make the
         # result invalid; a patch replaces the lists.

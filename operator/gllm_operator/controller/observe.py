@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,6 +11,7 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.controller.masters import NO_ANSWERS, Answers
+from gllm_operator.kube.failed_creates import FailedCreate
 from gllm_operator.names import (
     FINALIZER,
     INDEX,
@@ -26,6 +27,7 @@ from gllm_operator.names import (
 from gllm_operator.objects import Object, ObjectRef, digest, ref_of, seconds_of
 from gllm_operator.plan.observed import (
     CANNOT_START,
+    FAILED_CREATE,
     Applied,
     Observed,
     ObservedPod,
@@ -53,6 +55,7 @@ def observe(
     default_image: str = "",
     model: ModelConfig | None = None,
     answers: Answers = NO_ANSWERS,
+    failed_create: Callable[[str], FailedCreate | None] = lambda uid: None,
 ) -> Observed:
     metadata = deployment["metadata"]
     owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
@@ -68,7 +71,9 @@ def observe(
         status=decode_status(deployment.get("status")),
         deleting_since=seconds_of(metadata.get("deletionTimestamp")),
         has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
-        sets=tuple(filter(None, (observed_set(one) for one in controlled if one["kind"] == "StatefulSet"))),
+        sets=tuple(
+            filter(None, (observed_set(one, failed_create) for one in controlled if one["kind"] == "StatefulSet"))
+        ),
         pods=tuple(filter(None, (observed_pod(one) for one in found if one["kind"] == "Pod"))),
         revisions=tuple(observed_revision(one) for one in controlled if one["kind"] == "ControllerRevision"),
         owned={
@@ -130,11 +135,12 @@ def group_of(found: Object) -> GroupId | None:
         return None
 
 
-def observed_set(found: Object) -> ObservedSet | None:
+def observed_set(found: Object, failed_create: Callable[[str], FailedCreate | None]) -> ObservedSet | None:
     group = group_of(found)
     if group is None:
         return None
     metadata = found["metadata"]
+    failed = failed_create(metadata["uid"])
     return ObservedSet(
         group,
         metadata["labels"].get(ROLE, ""),
@@ -143,6 +149,7 @@ def observed_set(found: Object) -> ObservedSet | None:
         found["spec"].get("replicas", 1),
         seconds_of(metadata.get("creationTimestamp")) or 0.0,
         "deletionTimestamp" in metadata,
+        None if failed is None else PodFailure(failed.time, FAILED_CREATE, None, failed.message),
     )
 
 

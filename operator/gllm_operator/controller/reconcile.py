@@ -21,6 +21,7 @@ from gllm_operator.controller.metrics import OperatorMetrics
 from gllm_operator.controller.observe import observe
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
+from gllm_operator.kube.failed_creates import FailedCreate
 from gllm_operator.names import FINALIZER, GROUP_NAME, ROLE, Owner, keys_name
 from gllm_operator.objects import Object, ObjectKey, key_of, resource_version
 from gllm_operator.plan import Plan, plan
@@ -50,6 +51,8 @@ class Dependencies:
     clock: Callable[[], float] = time.time
     ask_masters: Asker = ask_masters
     make_keys: Callable[[], str] = make_keys
+    failed_create: Callable[[str], FailedCreate | None] = lambda uid: None
+    """Why the StatefulSet with this uid could not create a pod."""
     read_model: Callable[[str], ModelConfig | None] = lambda source: None
     default_image: str = ""
     apis: frozenset[str] = frozenset()
@@ -216,6 +219,7 @@ class Reconciler:
             fresh_keys=dependencies.make_keys(),
             default_image=dependencies.default_image,
             model=dependencies.read_model(source),
+            failed_create=dependencies.failed_create,
             answers=await dependencies.ask_masters(
                 _masters(objects, state.watch_requests), _masters(objects, state.watch_loading)
             ),

@@ -43,19 +43,21 @@ def _of_groups(before: tuple[GroupStatus, ...], after: tuple[GroupStatus, ...]) 
 
 def _of_conditions(before: tuple[Condition, ...], after: tuple[Condition, ...]) -> list[Event]:
     known = {one.type: (one.status, one.reason) for one in before}
-    found = []
+    found: list[Event] = []
     for one in after:
         old = known.get(one.type)
         if old == (one.status, one.reason) or (
-            one.type in ("ModelLoaded", "Ready", "Available", "Degraded") and old is None
+            one.type in ("ModelLoaded", "Ready", "Available", "Degraded", "Reconciling", "Stalled") and old is None
         ):
             continue
         bad = _BAD.get(one.type) == one.status or one.reason in ("ProgressDeadlineExceeded",)
         if old is None and not bad:
             continue
-        if one.type in ("Degraded", "Ready", "Available") and one.reason in ("GroupRecovering", "GroupBroken"):
+        if one.reason in ("GroupRecovering", "GroupBroken", "GroupFailed"):
             continue  # The event of the group says the same.
         if one.type == "ModelLoaded" or (not bad and not one.message):
             continue
+        if any(event.reason == one.reason for event in found):
+            continue  # Another condition has the same reason.
         found.append(Event("Warning" if bad else "Normal", one.reason, one.message[:1000]))
     return found

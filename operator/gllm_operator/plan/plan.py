@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import OrdinalStatus
+from gllm_operator.build.group import group_sets
 from gllm_operator.build.probes import termination_grace
 from gllm_operator.build.singletons import keys_secret, missing_apis, singletons
 from gllm_operator.names import GroupId
@@ -104,19 +105,14 @@ def _plan_spec(
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     if not observed.has_finalizer:
         return Plan(observed.status, add_finalizer=True, wake_after=0.0)
+    staying = writes.staying
     forget = refusals.forgotten(
         observed, (*writes.creates, *writes.wanted), (*writes.drains, *writes.deletes), desired.update
     )
-    probes = (
-        ()
-        if desired.refused is None
-        else refusals.probes(observed, desired.sources[desired.update], *desired.refused, now)
-    )
-    staying = writes.staying
     return Plan(
         status=status,
         forget=forget,
-        probes=probes,
+        probes=_probes(observed, desired, groups, changes, created, target, now),
         creates=tuple(one for one in writes.creates if not refusals.waits(observed, ref_of(one), CREATION, now)),
         applies=writes.applies,
         drains=refusals.due_deletes(observed, writes.drains, now),
@@ -128,6 +124,26 @@ def _plan_spec(
             group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
         ),
     )
+
+
+def _probes(
+    observed: Observed,
+    desired: DesiredState,
+    groups: list[Group],
+    changes: GroupChanges,
+    created: list[GroupId],
+    target: Target,
+    now: float,
+) -> tuple[Manifest, ...]:
+    """StatefulSets that are tried without writing them, so that nothing drains for pods that are refused: those that
+    were refused, and those of a new revision whose first group has to wait for room."""
+    if desired.refused is not None:
+        return refusals.probes(observed, desired.sources[desired.update], *desired.refused, now)
+    new = target.revision and all(group.id.revision != target.revision for group in groups)
+    if not (new and changes.drain) or created:
+        return ()
+    first = GroupId(changes.drain[0].id.index, target.revision, 1)
+    return tuple(group_sets(observed.owner, desired.sources[target.revision], first))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.cache import WATCHED, Cache
 from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.elect import Elector
+from gllm_operator.kube.failed_creates import FailedCreates
 from gllm_operator.kube.informer import Informer
 from gllm_operator.kube.login import login
 from gllm_operator.process.handlers import watch_deployments
@@ -101,10 +102,13 @@ async def _reconcile(
     """Reconcile until `stop` is set. Returns 1 if an optional API was installed or removed meanwhile, else 0."""
     apis = await _optional_apis(api)
     cache = Cache(lambda deployment: reconciler.wake(deployment))
+    failures = FailedCreates(api, lambda deployment: reconciler.wake(deployment), settings.namespaces)
     reconciler = Reconciler(
         api,
         cache,
-        Dependencies(read_model=ModelReader(), default_image=settings.default_image, apis=apis),
+        Dependencies(
+            failed_create=failures.of, read_model=ModelReader(), default_image=settings.default_image, apis=apis
+        ),
         metrics=metrics,
         concurrency=settings.concurrency,
         may_write=(lambda: elector.leads) if elector is not None else (lambda: True),
@@ -112,6 +116,7 @@ async def _reconcile(
     kinds = [*WATCHED, *((api_version, _OPTIONAL_KINDS[api_version]) for api_version in sorted(apis))]
     informers += [Informer(api, cache, *kind, namespaces=settings.namespaces) for kind in kinds]
     tasks = [asyncio.create_task(informer.run(), name=informer.kind) for informer in informers]
+    tasks.append(asyncio.create_task(failures.run(), name="failed creates"))
     try:
         # No deployment is planned before all lists are in: objects that were not listed yet would be written again.
         synced = asyncio.create_task(_all_synced(informers))
