@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from operator_stage import Operators, Play, Stage, stage
 
 from fixtures.api_server import api_server, binaries, install_crd
 from gllm_operator.kube.client import ApiClient
@@ -56,6 +58,25 @@ def talk(login: Login) -> Callable[[Callable[[ApiClient], Coroutine[Any, Any, An
                 return await work(api)
 
         return asyncio.run(inside())
+
+    return run
+
+
+@pytest.fixture
+def operators(login: Login, tmp_path: Path, namespace: str) -> Iterator[Operators]:
+    found = Operators(login, tmp_path, namespace)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def play(login: Login, namespace: str) -> Play:
+    def run(work: Callable[[Stage], Awaitable[None]]) -> None:
+        async def inside() -> None:
+            async with stage(login, namespace) as found:
+                await work(found)
+
+        asyncio.run(inside())
 
     return run
 
