@@ -1,6 +1,6 @@
 """Measure the engine's time for a step: `python benchmarks/scheduler_step.py`.
 
-The scheduler runs with an instant worker, at steady decode with pp steps in flight. The program prints milliseconds
+The scheduler runs with an instant worker, at steady decode with pp + 1 steps in flight. The program prints milliseconds
 for scheduling and building the scheduler output, for encoding it for the workers, for decoding and processing the
 result with the stages' reports, and for building and encoding the outputs for the gateway. With pp > 1 a step has a
 share of the running requests. New requests replace finished ones, so the figures include admission, prefill, pages and
@@ -56,6 +56,11 @@ class Load:
             self.live += 1
 
 
+def report(output: SchedulerOutput, stage: int) -> StageReport:
+    elapsed = 0.01 + 1e-4 * sum(output.num_tokens)
+    return StageReport(epoch=output.epoch, step=output.step, stage=stage, started=0.0, elapsed=elapsed)
+
+
 def measure(
     running: int, steps: int, policy: PolicyName, pp: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
@@ -75,26 +80,18 @@ def measure(
             encode(output)
             in_flight.append(output)
         marks.append(clock())
-        if output is not None and len(in_flight) <= pp:
+        if len(in_flight) <= pp:
+            if output is None:  # The first stages are full: the oldest step goes on to the last stage.
+                scheduler.observe(report(in_flight[0], pp - 2))
             continue
         done = in_flight.popleft()
         tokens = [load.random.randrange(VOCAB) for samples in done.samples if samples]
         payload = encode(StepResult(epoch=done.epoch, step=done.step, token_ids=tokens, elapsed=0.01))
-        reports = [
-            encode(
-                StageReport(
-                    epoch=done.epoch,
-                    step=done.step,
-                    stage=stage,
-                    started=0.0,
-                    elapsed=0.01 + 1e-4 * sum(done.num_tokens),
-                )
-            )
-            for stage in range(pp)
-        ]
+        # When the last stage has a result, the stage before it has passed the next step on.
+        reports = [encode(report(in_flight[0] if stage == pp - 2 else done, stage)) for stage in range(pp)]
         marks.append(clock())
-        for report in reports:
-            scheduler.observe(decode(report))
+        for message in reports:
+            scheduler.observe(decode(message))
         outputs = scheduler.process_result(decode(payload))
         marks.append(clock())
         for entries in outputs.values():

@@ -38,7 +38,6 @@ class BatchBuilder:
         self._new: list[NewSequence] = []
         self._sampled: list[Sequence] = []
         self._scored: list[Sequence] = []
-        self._tokens: list[int] = []
         self._chunked: list[Sequence] = []
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -64,14 +63,11 @@ class BatchBuilder:
         count = len(chosen)
         running.decode_context += count
         ready = running.ready
-        if not running.overlap:
-            self._tokens = [seq.tokens[-1] for seq in chosen]
+        if count == len(ready):
+            ready.clear()
+        else:
             for seq in chosen:
                 del ready[seq]
-        elif count < len(ready):
-            for seq in chosen:
-                del ready[seq]
-                ready[seq] = None
         for seq in ending:
             running.end_decode(seq)
         self.rows += chosen
@@ -149,5 +145,4 @@ class BatchBuilder:
             pages=self._pages,
             new=self._new,
             freed=freed,
-            tokens=self._tokens,
         )

@@ -83,13 +83,11 @@ def _pairs(seq: Sequence) -> float:
 class RunningSet:
     """The sequences with a slot: their pages, their state, and the counts that policies read.
 
-    With one stage a decode stays ready while its last token is still on the device (`overlap`). With more stages the
-    token must arrive first, so that a sequence is in at most one decode micro-batch.
+    A decode is ready while its last step is on the last stage, or has a result. Its last token may still be unknown.
     """
 
-    def __init__(self, pool: PagePool, *, max_num_seqs: int, overlap: bool) -> None:
+    def __init__(self, pool: PagePool, *, max_num_seqs: int) -> None:
         self.pool = pool
-        self.overlap = overlap
         self.members: dict[Sequence, None] = {}
         self.prefilling: dict[Sequence, None] = {}
         self.ready: dict[Sequence, None] = {}
@@ -130,8 +128,13 @@ class RunningSet:
         seq.status = SequenceStatus.DECODING
         self.num_decoding += 1
         self.decode_context += seq.num_scheduled
-        if self.overlap:
-            self.ready[seq] = None
+
+    def make_ready(self, sampled: list[Sequence], step: int) -> None:
+        """Record that a step with these sampled rows has reached the last stage: their next step may be scheduled."""
+        decoding, ready = SequenceStatus.DECODING, self.ready
+        for seq in sampled:
+            if seq.status is decoding and seq.last_step == step:  # otherwise it was preempted meanwhile
+                ready[seq] = None
 
     def end_decode(self, seq: Sequence) -> None:
         """Record that the decode's last token is scheduled."""

@@ -10,9 +10,8 @@ from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
 
-# Looking up members of an enum is slow, and these are compared for every row.
-_DECODING = SequenceStatus.DECODING
 _FINISHED = SequenceStatus.FINISHED
+"""Looking up a member of an enum is slow, and this one is compared for every row."""
 
 OutputsByClient = dict[bytes, list[RequestOutput]]
 """Client -> outputs of its requests, in row order."""
@@ -63,7 +62,6 @@ class ResultReader:
                 self._add_prompt_logprobs(batch.rows[row], entries)
 
         running = self._running
-        ready = None if running.overlap else running.ready
         client: bytes | None = None
         group: list[RequestOutput] = []
         self.num_generated = len(sampled)
@@ -96,8 +94,6 @@ class ResultReader:
                 self._end(seq, output, "stop")
             elif length >= seq.max_length:
                 self._end(seq, output, "length")
-            elif ready is not None and seq.status is _DECODING:
-                ready[seq] = None
 
         for seq in batch.scored:
             if seq.status is not _FINISHED:

@@ -42,9 +42,11 @@ _rank = attrgetter("rank")
 class Scheduler:
     """Continuous batching with chunked prefill, a prefix cache, priorities and preemption by recompute.
 
-    Up to pp + 1 micro-batches are in flight: call `schedule` until it returns None, and `process_result` for each
-    result. The number of tokens is known before results arrive, so max_tokens is never exceeded. A token that was
-    sampled after an EOS that was still on the device is discarded.
+    Up to pp + 1 micro-batches are in flight: call `schedule` until it returns None, `observe` for each report of a
+    stage, and `process_result` for each result. When a step reaches the last stage, the next step of its sequences may
+    be scheduled: the first stage gets it before it gets the sampled tokens, which come from the last stage and not from
+    here. The number of tokens is known before results arrive, so max_tokens is never exceeded. Tokens that were sampled
+    after an EOS that was not known here are discarded.
     """
 
     def __init__(
@@ -61,7 +63,6 @@ class Scheduler:
             raise ValueError(f"max_model_len {max_model_len} does not fit {pool.num_pages} pages of {pool.page_size}")
         self.pool = pool
         self.pp = pp
-        self._depth = pp + 1
         self.epoch = epoch
         self.max_model_len = max_model_len
         self._clock = clock
@@ -69,12 +70,14 @@ class Scheduler:
         self._policy = POLICIES[config.policy]
         self._sees_time = config.policy in TIME_AWARE
         self._reserve = config.kv_threshold
-        self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs, overlap=pp == 1)
+        self._running = RunningSet(pool, max_num_seqs=config.max_num_seqs)
         self._queue = WaitingQueue()
         self._requests: dict[str, Sequence] = {}
         self.grammars = Grammars()
         self._results = ResultReader(self._requests, self._queue, self._running, self.grammars, clock)
         self._in_flight: deque[MicroBatch] = deque()
+        self._num_reached = 0
+        """The number of micro-batches in flight that have reached the last stage: the first ones."""
         self._step = 0
         self._arrivals = 0
         self._meter = Meter(pp, clock())
@@ -150,9 +153,12 @@ class Scheduler:
     # --- steps ---------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput | None:
-        """Return the next micro-batch; None if pp + 1 are in flight or nothing can be scheduled."""
+        """Return the next micro-batch; None if enough are in flight or nothing can be scheduled.
+
+        Enough are pp + 1, or pp that have not reached the last stage: one for each stage before it, and one that waits.
+        """
         running = self._running
-        if len(self._in_flight) >= self._depth:
+        if len(self._in_flight) > self.pp or len(self._in_flight) - self._num_reached >= self.pp:
             return None
         while self._queue or running.prefilling or running.ready:
             preemptions = self._meter.num_preemptions
@@ -162,6 +168,8 @@ class Scheduler:
                 micro_batch = batch.micro_batch()
                 self._in_flight.append(micro_batch)
                 self._meter.scheduled(self._step, micro_batch.work, self._clock())
+                if self.pp == 1:
+                    self._reach_last_stage(self._step)
                 return batch.scheduler_output(self.epoch)
             if self._meter.num_preemptions == preemptions:
                 return None
@@ -187,7 +195,9 @@ class Scheduler:
         """Apply the result of the oldest step in flight. Returns outputs by client. Raises ValueError."""
         if not self._in_flight or self._in_flight[0].step != result.step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
+        self._reach_last_stage(result.step)
         batch = self._in_flight.popleft()
+        self._num_reached -= 1
         self._meter.answered(batch.work, result.elapsed, self._clock())
         outputs = self._results.read(batch, result)
         self._meter.count_tokens(batch.work.prefill_tokens + self._results.num_generated)
@@ -197,6 +207,15 @@ class Scheduler:
         """Learn the time of a step on a stage. Reports of an earlier epoch or of a long past step are ignored."""
         if report.epoch == self.epoch:
             self._meter.observe(report, self._clock())
+            if report.stage == self.pp - 2:
+                self._reach_last_stage(report.step)
+
+    def _reach_last_stage(self, step: int) -> None:
+        """Record that this step and those before it have reached the last stage, or passed it."""
+        in_flight = self._in_flight
+        while self._num_reached < len(in_flight) and (batch := in_flight[self._num_reached]).step <= step:
+            self._num_reached += 1
+            self._running.make_ready(batch.sampled, batch.step)
 
     def work_of(self, step: int) -> Work | None:
         """Return the work of a recent step; None if it is not remembered."""
@@ -209,6 +228,7 @@ class Scheduler:
             self._queue,
             self._running,
             [batch.work for batch in self._in_flight],
+            self._num_reached,
             self._meter,
             kv_reserve=self._reserve,
             now=self._clock() if self._sees_time else None,

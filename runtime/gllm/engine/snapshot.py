@@ -21,12 +21,17 @@ def take_snapshot(
     queue: WaitingQueue,
     running: RunningSet,
     in_flight: Seq[Work],
+    reached: int,
     meter: Meter,
     *,
     kv_reserve: float,
     now: float | None,
 ) -> Snapshot:
-    """Return the snapshot that a policy reads. now: on the scheduler's clock; None: the policy does not use time."""
+    """Return the snapshot that a policy reads.
+
+    reached: the number of micro-batches in flight, the first ones, that have reached the last stage; now: on the
+    scheduler's clock; None: the policy does not use time.
+    """
     for seq in islice(queue, _LISTED):
         queue.estimate_hits(seq, running.pool)
     return Snapshot(
@@ -38,7 +43,7 @@ def take_snapshot(
         decode_context=running.decode_context,
         kv_free=running.pool.free_share,
         in_flight=len(in_flight),
-        decodes_in_flight=sum(work.decode_rows > 0 for work in in_flight),
+        decodes_in_flight=sum(work.decode_rows > 0 for work in in_flight[reached:]),
         step_times=tuple(meter.step_times),
         kv_reserve=kv_reserve,
         **({} if now is None else _predicted_times(queue, running, in_flight, meter, now)),

@@ -1,4 +1,7 @@
-"""Activations from stage to stage: [num_tokens, hidden] tensors whose size both ends know from the step."""
+"""Links between stages: activations to the next stage, and sampled tokens from the last stage to the first.
+
+Both ends know the size of a tensor from the step.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,49 @@ import torch.distributed as dist
 
 from gllm.parallel.exchange import exchange
 
-_MOST_UNSENT = 8
-"""Maximum number of sends in progress: more than the micro-batches in flight between two stages."""
-
 
 class Receiver(Protocol):
-    def receive(self, num_tokens: int) -> torch.Tensor:
-        """Return [num_tokens, hidden] from the stage before, in the order of its sends."""
+    def receive(self, num_rows: int) -> torch.Tensor:
+        """Return [num_rows, ...] from the other stage, in the order of its sends."""
 
 
 class Sender(Protocol):
-    def send(self, hidden: torch.Tensor) -> None:
-        """Send [num_tokens, hidden], contiguous, to the stage after, without waiting until it arrives.
+    def send(self, rows: torch.Tensor) -> None:
+        """Send [num_rows, ...], contiguous, to the other stage, without waiting until it arrives.
 
-        The caller must not change `hidden` afterwards.
+        The caller must not change `rows` afterwards.
         """
 
 
+class Loopback:
+    """Both ends of the link from the last stage to the first, where one stage is both."""
+
+    def __init__(self) -> None:
+        self._sent: deque[torch.Tensor] = deque()
+
+    def send(self, rows: torch.Tensor) -> None:
+        self._sent.append(rows)
+
+    def receive(self, num_rows: int) -> torch.Tensor:
+        rows = self._sent.popleft()
+        assert len(rows) == num_rows
+        return rows
+
+
 class DistributedReceiver:
-    """Receives from the rank `source`, over a group that only this pair of ranks uses."""
+    """Receives from the rank `source`, over a group that only this link uses."""
 
     def __init__(
-        self, group: dist.ProcessGroup, source: int, hidden_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        group: dist.ProcessGroup,
+        source: int,
+        row_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self._group = group
         self._source = source
-        self._hidden_size = hidden_size
+        self._row_shape = row_shape
         self._dtype = dtype
         self._device = device
         self._stream: torch.cuda.Stream | None = None
@@ -43,36 +63,38 @@ class DistributedReceiver:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @exchange
-    def receive(self, num_tokens: int) -> torch.Tensor:
+    def receive(self, num_rows: int) -> torch.Tensor:
         if self._stream is None:
-            return self._receive(num_tokens)
+            return self._receive(num_rows)
         # The transfer has its own stream, so that it does not wait for the compute of the previous step.
         with torch.cuda.stream(self._stream):
-            hidden = self._receive(num_tokens)
+            rows = self._receive(num_rows)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        hidden.record_stream(current)
-        return hidden
+        rows.record_stream(current)
+        return rows
 
-    def _receive(self, num_tokens: int) -> torch.Tensor:
-        hidden = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device=self._device)
-        dist.recv(hidden, self._source, group=self._group)
-        return hidden
+    def _receive(self, num_rows: int) -> torch.Tensor:
+        rows = torch.empty(num_rows, *self._row_shape, dtype=self._dtype, device=self._device)
+        dist.recv(rows, self._source, group=self._group)
+        return rows
 
 
 class DistributedSender:
     """Sends to the rank `target`. Keeps a tensor alive until it is sent."""
 
-    def __init__(self, group: dist.ProcessGroup, target: int) -> None:
+    def __init__(self, group: dist.ProcessGroup, target: int, most_unsent: int) -> None:
+        """most_unsent: maximum number of sends in progress; more than the micro-batches in flight."""
         self._group = group
         self._target = target
+        self._most_unsent = most_unsent
         self._unsent: deque[tuple[Any, torch.Tensor]] = deque()
 
     @exchange
-    def send(self, hidden: torch.Tensor) -> None:
-        while self._unsent and (len(self._unsent) >= _MOST_UNSENT or self._unsent[0][0].is_completed()):
+    def send(self, rows: torch.Tensor) -> None:
+        while self._unsent and (len(self._unsent) >= self._most_unsent or self._unsent[0][0].is_completed()):
             self._unsent.popleft()[0].wait()
-        self._unsent.append((dist.isend(hidden, self._target, group=self._group), hidden))
+        self._unsent.append((dist.isend(rows, self._target, group=self._group), rows))
 
 
 class StagedReceiver:
@@ -82,8 +104,8 @@ class StagedReceiver:
         self._inner = inner
         self._device = device
 
-    def receive(self, num_tokens: int) -> torch.Tensor:
-        return self._inner.receive(num_tokens).to(self._device)
+    def receive(self, num_rows: int) -> torch.Tensor:
+        return self._inner.receive(num_rows).to(self._device)
 
 
 class StagedSender:
@@ -92,5 +114,5 @@ class StagedSender:
     def __init__(self, inner: DistributedSender) -> None:
         self._inner = inner
 
-    def send(self, hidden: torch.Tensor) -> None:
-        self._inner.send(hidden.cpu())
+    def send(self, rows: torch.Tensor) -> None:
+        self._inner.send(rows.cpu())

@@ -7,6 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from gllm.parallel.peer_memory import Meeting, NoPeerMemory
 from gllm.parallel.stage_link import (
     DistributedReceiver,
     DistributedSender,
+    Loopback,
     Receiver,
     Sender,
     StagedReceiver,
@@ -46,6 +48,10 @@ class World:
     """None on the first stage."""
     after: Sender | None = None
     """None on the last stage."""
+    from_last: Receiver | None = None
+    """Sampled tokens from the last stage; None unless this is the first stage."""
+    to_first: Sender | None = None
+    """Sampled tokens to the first stage; None unless this is the last stage."""
     staged: bool = False
     """Whether CUDA tensors go through the CPU, because ranks share a GPU. No graph can hold such a collective."""
 
@@ -72,15 +78,22 @@ def ranks_beside(rank: int, device: torch.device) -> list[int]:
 
 
 def join_world(
-    coords: RankCoords, *, hidden_size: int, most_tokens: int, dtype: torch.dtype, device: torch.device
+    coords: RankCoords,
+    *,
+    hidden_size: int,
+    most_tokens: int,
+    most_sampled: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> World:
     """Connect to the other ranks at MASTER_ADDR:MASTER_PORT (torch's variables). Returns when all have joined.
 
-    most_tokens: maximum number of tokens of a step.
+    most_tokens, most_sampled: maximum number of tokens of a step, and of rows that sample.
     Raises RuntimeError (torch's DistError) if they do not join within JOIN_SECONDS.
     """
+    loop = Loopback() if coords.pp == 1 else None
     if coords.pp * coords.tp == 1:
-        return World(coords)
+        return World(coords, from_last=loop, to_first=loop)
     staged = device.type == "cuda" and ranks_per_device(device) > 1
     backend = "nccl" if device.type == "cuda" and not staged else "gloo"
     timeout = timedelta(seconds=JOIN_SECONDS)
@@ -105,14 +118,17 @@ def join_world(
                 if backend == "nccl":
                     meeting = Meeting(PrefixStore(f"sums/{stage}", store), ranks, coords.rank)
                     group = with_peer_memory(inner, meeting, device)
-    before: Receiver | None = None
-    after: Sender | None = None
+    if coords.pp == 1:
+        return World(coords, group, from_last=loop, to_first=loop, staged=staged)
+    make = partial(_link, coords, store=store, backend=backend, device=device, staged=staged)
+    before = after = from_last = to_first = None
     for source in range((coords.pp - 1) * coords.tp):
-        # Both ends know the size of the largest message.
-        largest = (most_tokens, hidden_size)
-        receiver, sender = _link(coords, source, source + coords.tp, largest, dtype, store, backend, device, staged)
+        receiver, sender = make(source, source + coords.tp, (most_tokens, hidden_size), dtype)
         before, after = receiver or before, sender or after
-    return World(coords, group, before, after, staged)
+    for target in range(coords.tp):
+        receiver, sender = make((coords.pp - 1) * coords.tp + target, target, (most_sampled,), torch.int64)
+        from_last, to_first = receiver or from_last, sender or to_first
+    return World(coords, group, before, after, from_last, to_first, staged)
 
 
 def _link(
@@ -121,6 +137,7 @@ def _link(
     target: int,
     largest: tuple[int, ...],
     dtype: torch.dtype,
+    *,
     store: TCPStore,
     backend: str,
     device: torch.device,
@@ -143,16 +160,16 @@ def _link(
         if outcome == "shared":
             return ends
         if coords.rank == target:
-            logger.warning("activations from rank %d go through NCCL: %s", source, outcome)
+            logger.warning("data from rank %d go through NCCL: %s", source, outcome)
     pair = dist.new_group([source, target], backend=backend, pg_options=_pair_options(backend))
     wire = torch.device("cpu") if backend == "gloo" else device
     receiver: Receiver | None = None
     sender: Sender | None = None
     if target == coords.rank:
-        inner = DistributedReceiver(pair, source, largest[1], dtype, wire)
+        inner = DistributedReceiver(pair, source, largest[1:], dtype, wire)
         receiver = StagedReceiver(inner, device) if staged else inner
     if source == coords.rank:
-        outer = DistributedSender(pair, target)
+        outer = DistributedSender(pair, target, most_unsent=2 * (coords.pp + 1))
         sender = StagedSender(outer) if staged else outer
     return receiver, sender
 

@@ -208,8 +208,8 @@ class SchedulerOutput(Message, kw_only=True):
     """One micro-batch, as a delta to what the workers know.
 
     A worker frees the slots `freed`, registers `new`, appends `pages`, and then runs the rows.
-    Rows are parallel lists: first decode rows (one token), then prefill chunks. The input token of a decode row may
-    still be on the device: it is the last one sampled for the slot.
+    Rows are parallel lists: first decode rows (one token), then prefill chunks. The input token of a decode row is the
+    last one sampled for the slot. It goes from the last stage to the first without the engine, which may not know it.
     """
 
     epoch: int
@@ -223,8 +223,6 @@ class SchedulerOutput(Message, kw_only=True):
     """(slot, pages appended to its block table)."""
     new: list[NewSequence]
     freed: list[int]
-    tokens: list[int] = []
-    """With pp > 1: the input token of each decode row. Empty with pp = 1: the worker has these tokens."""
 
 
 class Stop(Message):

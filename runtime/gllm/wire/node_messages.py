@@ -11,7 +11,7 @@ import msgspec
 from gllm.config import EngineConfig
 from gllm.wire.messages import Message, ProcessStatus
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Increases with each change of a message between nodes; nodes with different numbers do not work together."""
 
 

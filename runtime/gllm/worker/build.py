@@ -64,6 +64,7 @@ class WorkerBuilder:
             self.coords,
             hidden_size=model_config.hidden_size,
             most_tokens=self._max_tokens,
+            most_sampled=config.max_num_seqs,
             dtype=platform.dtype,
             device=platform.device,
         )
@@ -168,7 +169,6 @@ class WorkerBuilder:
                 self.world.group,
                 table,
                 self._sampler() if self.coords.samples else None,
-                overlap=config.pp == 1,
                 device=self.platform.device,
             )
         graphs = [] if config.enforce_eager else self._capture(configure)
@@ -223,16 +223,13 @@ def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) ->
     sequence = NewSequence(
         slot=0, token_ids=[0] * prompt, num_prompt_tokens=prompt, num_computed_tokens=0, pages=pages, sampling=sampling
     )
-    tokens = [0] if config.pp > 1 else []
     runner.launch(
         SchedulerOutput(
             epoch=0, step=0, slots=[0], num_tokens=[prompt], samples=[True], pages=[], new=[sequence], freed=[]
         )
     ).wait()
     runner.launch(
-        SchedulerOutput(
-            epoch=0, step=1, slots=[0], num_tokens=[1], samples=[True], pages=[], new=[], freed=[], tokens=tokens
-        )
+        SchedulerOutput(epoch=0, step=1, slots=[0], num_tokens=[1], samples=[True], pages=[], new=[], freed=[])
     ).wait()
     runner.launch(
         SchedulerOutput(epoch=0, step=2, slots=[], num_tokens=[], samples=[], pages=[], new=[], freed=[0])

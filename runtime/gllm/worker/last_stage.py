@@ -26,7 +26,7 @@ class StageOutput:
     """The result of a step. The device may still compute the tokens."""
 
     tokens: torch.Tensor | None = None
-    """[sampled rows] int64 on the device; None if nothing was sampled, or another rank has them."""
+    """[sampled rows] int64 on the device; None if nothing was sampled."""
     sampled: Sampled | None = None
     prompt_logprobs: PromptLogprobs = field(default_factory=list)
 
@@ -34,8 +34,8 @@ class StageOutput:
 class LastStage:
     """Exists on every rank of the last stage, since each of them computes a share of the logits.
 
-    Only the first rank has a sampler. With one stage it broadcasts its tokens, so that the other ranks can run the next
-    step before the engine has them.
+    Only the first rank has a sampler. It broadcasts its tokens, and each rank sends them to a rank of the first stage,
+    which can run the next step before the engine has them.
     """
 
     def __init__(
@@ -45,14 +45,12 @@ class LastStage:
         table: SlotTable,
         sampler: Sampler | None,
         *,
-        overlap: bool,
         device: torch.device,
     ) -> None:
         self._model = model
         self._group = group
         self._table = table
         self.sampler = sampler
-        self._overlap = overlap
         self._device = device
         num_slots = len(table.num_known)
         self._num_prompt_logprobs = np.full(num_slots, -1, np.int64)
@@ -86,7 +84,7 @@ class LastStage:
             if self.sampler is not None:
                 output.sampled = self.sampler.sample(logits, batch.slots[batch.sample_rows])
                 output.tokens = output.sampled.tokens
-            if self._overlap and self._group.size > 1:
+            if self._group.size > 1:
                 tokens = output.tokens
                 if tokens is None:
                     tokens = torch.empty(len(batch.sample_rows), dtype=torch.int64, device=self._device)

@@ -1,8 +1,8 @@
 """Runs scheduled steps on one rank: its state, its layers, and on the last stage logits and sampling.
 
 A step is launched and later collected. Between the two the host may already launch the next step: the sampled tokens
-that it needs stay on the device. `launch` never makes the host wait for the device; on a CPU it waits for the
-activations of the stage before.
+that it needs go from the last stage to the first on the device. `launch` never makes the host wait for the device; on a
+CPU it waits for the inputs from another stage.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 from gllm.worker.captured_graph import CapturedGraph
 from gllm.worker.devices import to_device
 from gllm.worker.last_stage import LastStage, StageOutput
+from gllm.worker.last_tokens import LastTokens
 from gllm.worker.sampling.grammar import GrammarStore
 from gllm.worker.slots import SlotTable
 from gllm.worker.step_batch import StepBatch, build_batch
@@ -109,8 +110,9 @@ class ModelRunner:
         self.device = device
         self.graphs = graphs
         self._to_device = partial(to_device, device=device)
-        self._last_tokens = torch.zeros(len(table.num_known), dtype=torch.int64, device=device)
-        """[slots] with one stage, the token sampled last for each slot: input of its next decode row."""
+        self._last_tokens: LastTokens | None = None
+        if world.from_last is not None:
+            self._last_tokens = LastTokens(len(table.num_known), world.coords.pp + 1, world.from_last, device)
 
     @property
     def grammars(self) -> GrammarStore:
@@ -127,16 +129,14 @@ class ModelRunner:
             self.last_stage.apply(scheduled)
         batch = build_batch(scheduled, self.table)
         graph = next((graph for graph in self.graphs if graph.fits(batch.attention)), None)
-        # The host prepares what it can before it waits for the activations.
+        # The host prepares what it can before it waits for the inputs.
         metadata = (graph or self.attention).prepare(batch.attention) if scheduled.slots else None
-        received = None
-        if self.world.before is not None and scheduled.slots:
-            received = self.world.before.receive(len(batch.token_ids))
+        inputs = self._inputs(scheduled.step, batch) if scheduled.slots else None
         started, begun_at = time.time(), time.perf_counter()
         begun, done = self._events()
         output, tokens = None, None
-        if metadata is not None:
-            states = self._forward(batch, received, metadata, graph)
+        if metadata is not None and inputs is not None:
+            states = self._forward(batch, inputs, metadata, graph)
             if self.last_stage is None:
                 assert self.world.after is not None
                 self.world.after.send(states)
@@ -164,16 +164,15 @@ class ModelRunner:
     def _forward(
         self,
         batch: StepBatch,
-        received: torch.Tensor | None,
+        inputs: torch.Tensor,
         metadata: AttentionMetadata,
         graph: CapturedGraph | None,
     ) -> torch.Tensor:
-        """Run this stage's layers. received: [n, hidden] from the stage before, if there is one.
+        """Run this stage's layers. inputs: see `_inputs`.
 
         Returns this stage's states [n, hidden]. On the last stage: only [sampled rows, hidden], unless all are needed;
         without sampled rows one meaningless row, so that no kernel gets an empty batch.
         """
-        inputs = self._token_ids(batch) if received is None else received
         logits_indices = None
         if self.last_stage is not None and not self.last_stage.needs_every_state(batch):
             logits_indices = self._logits_indices(batch)
@@ -184,11 +183,12 @@ class ModelRunner:
         # The graph's buffer may be padded, and the next launch overwrites it, maybe while it is being sent.
         return states[: len(batch.positions)].clone() if self.last_stage is None else states
 
-    def _token_ids(self, batch: StepBatch) -> torch.Tensor:
-        token_ids = self._to_device(batch.token_ids)
-        if len(batch.device_tokens):
-            token_ids[self._to_device(batch.device_tokens)] = self._last_tokens[self._to_device(batch.device_slots)]
-        return token_ids
+    def _inputs(self, step: int, batch: StepBatch) -> torch.Tensor:
+        """Return token ids [n] on the first stage, else the states [n, hidden] of the stage before."""
+        if self._last_tokens is not None:
+            return self._last_tokens.inputs(step, batch)
+        assert self.world.before is not None
+        return self.world.before.receive(len(batch.token_ids))
 
     def _logits_indices(self, batch: StepBatch) -> torch.Tensor | None:
         """See `Step`: the last token of each sampled row; None if those are all tokens."""
@@ -204,6 +204,7 @@ class ModelRunner:
         if every is not None and len(states) != len(batch.sample_tokens):
             last = every[self._to_device(batch.sample_tokens)]
         output = self.last_stage.run(batch, last, every)
-        if output.tokens is not None and self.world.coords.pp == 1:
-            self._last_tokens[self._to_device(batch.slots[batch.sample_rows].astype(np.int64))] = output.tokens
+        if output.tokens is not None:
+            assert self.world.to_first is not None
+            self.world.to_first.send(output.tokens)
         return output

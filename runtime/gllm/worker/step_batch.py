@@ -52,10 +52,6 @@ def build_batch(scheduled: SchedulerOutput, table: SlotTable) -> StepBatch:
         first = firsts[row]
         known = table.tokens(slots[row])[starts[row] : kv_lens[row]]
         token_ids[first : first + len(known)] = known
-    on_device = sampled
-    if scheduled.tokens:  # The engine knows them already: one for each decode row, which are the first rows.
-        token_ids[: len(scheduled.tokens)] = scheduled.tokens
-        on_device = np.zeros(len(slots), np.bool_)
     sample_rows = np.flatnonzero(np.asarray(scheduled.samples, np.bool_))
 
     max_pages = -(-int(kv_lens.max(initial=0)) // table.page_size)
@@ -71,8 +67,8 @@ def build_batch(scheduled: SchedulerOutput, table: SlotTable) -> StepBatch:
         starts=starts,
         token_ids=token_ids,
         positions=positions,
-        device_tokens=firsts[on_device].astype(np.int64),
-        device_slots=slots[on_device].astype(np.int64),
+        device_tokens=firsts[sampled].astype(np.int64),
+        device_slots=slots[sampled].astype(np.int64),
         sample_rows=sample_rows,
         sample_tokens=(ends[sample_rows] - 1).astype(np.int64),
     )

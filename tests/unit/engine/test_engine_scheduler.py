@@ -13,7 +13,7 @@ from gllm.engine.batch import BatchBuilder
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.policies import Budget
 from gllm.engine.scheduler import Scheduler
-from gllm.wire.messages import RequestOutput, SchedulerOutput, StepResult
+from gllm.wire.messages import RequestOutput, SchedulerOutput, StageReport, StepResult
 
 
 class Bench:
@@ -37,6 +37,9 @@ class Bench:
         assert scheduled is not None
         self.results.append(self.worker.execute(scheduled))
         return scheduled
+
+    def report(self, step: int, stage: int) -> None:
+        self.scheduler.observe(StageReport(epoch=0, step=step, stage=stage, started=0.0, elapsed=1e-3))
 
     def answer(self) -> list[RequestOutput]:
         outputs = self.scheduler.process_result(self.results.pop(0))
@@ -67,20 +70,67 @@ def test_the_next_decode_is_scheduled_before_the_last_token_is_known() -> None:
     assert output.token_ids == [next_token([1, 2, 3])]
 
 
-def test_with_more_stages_a_decode_waits_for_its_token() -> None:
+def test_with_more_stages_a_decode_waits_until_its_last_step_is_on_the_last_stage() -> None:
+    bench = Bench(pp=3)
+    bench.add("a", [1, 2, 3], stop_token_ids=())
+    bench.schedule()
+    bench.report(1, stage=0)
+    assert bench.scheduler.schedule() is None
+    bench.report(1, stage=1)
+    assert bench.schedule().num_tokens == [1]
+    assert bench.scheduler.schedule() is None
+    [output] = bench.answer()
+    assert output.token_ids == [next_token([1, 2, 3])]
+    assert bench.scheduler.schedule() is None
+
+
+def test_a_result_counts_as_a_report() -> None:
     bench = Bench(pp=2)
     bench.add("a", [1, 2, 3], stop_token_ids=())
     bench.schedule()
-    assert bench.scheduler.schedule() is None
     bench.answer()
     assert bench.schedule().num_tokens == [1]
+    bench.report(1, stage=0)
+    assert bench.scheduler.schedule() is None, "the report of an earlier step says nothing about the one in flight"
+
+
+def test_full_pipeline_rotates_pp_micro_batches_one_step_ahead_of_the_tokens() -> None:
+    bench = Bench(pp=2, min_prefill_tokens=64)
+    for request_id in "abcd":
+        bench.add(request_id, [ord(request_id)], max_tokens=50, stop_token_ids=())
+    bench.schedule()
+    bench.answer()
+    first, second = bench.schedule(), bench.schedule()
+    assert sorted([*first.slots, *second.slots]) == [0, 1, 2, 3]
+    assert bench.scheduler.schedule() is None, "one on the first stage, one that waits for it"
+    bench.report(first.step, stage=0)
+    assert bench.schedule().slots == first.slots
     assert bench.scheduler.schedule() is None
+    bench.report(second.step, stage=0)
+    assert bench.scheduler.schedule() is None, "pp + 1 are in flight"
+    bench.answer()
+    assert bench.schedule().slots == second.slots
+
+
+def test_a_sequence_that_was_preempted_meanwhile_is_not_ready() -> None:
+    bench = Bench(pp=2)
+    bench.add("a", [1, 2, 3], stop_token_ids=())
+    bench.schedule()
+    bench.scheduler._preempt(bench.scheduler._running.last_in_order())
+    bench.report(1, stage=0)
+    assert not bench.scheduler._running.ready
+    assert bench.scheduler.schedule() is None, "its token is in flight"
+    bench.answer()
+    assert bench.schedule().num_tokens == [4]
 
 
 def test_chunks_of_one_prompt_are_in_successive_micro_batches() -> None:
     bench = Bench(pp=3, max_prefill_tokens=8, policy="chunked_prefill")
     bench.add("a", list(range(28)), max_tokens=1)
-    steps = [bench.schedule() for _ in range(4)]
+    steps = [bench.schedule() for _ in range(3)]
+    assert bench.scheduler.schedule() is None, "one for each stage before the last, and one that waits"
+    bench.report(1, stage=1)
+    steps.append(bench.schedule())
     assert [scheduled.num_tokens for scheduled in steps] == [[8], [8], [8], [4]]
     assert [scheduled.samples for scheduled in steps] == [[False], [False], [False], [True]]
     assert [len(scheduled.new) for scheduled in steps] == [1, 0, 0, 0]

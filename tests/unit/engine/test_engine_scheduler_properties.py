@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
@@ -78,6 +78,14 @@ class Answer:
     failed_row: int | None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """The stage before the last reports the first `steps` of the steps in flight, again or for the first time."""
+
+    steps: int
+
+
+Operation = Add | Abort | Answer | Pass
 OPERATIONS = st.lists(
     st.one_of(
         st.builds(
@@ -95,6 +103,8 @@ OPERATIONS = st.lists(
         st.builds(Abort, index=st.integers(0, 30)),
         st.builds(Answer, failed_row=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 8))),
         st.builds(Answer, failed_row=st.none()),
+        st.builds(Pass, steps=st.integers(0, 5)),
+        st.builds(Pass, steps=st.just(5)),
         st.builds(
             Add,
             prompt_length=st.integers(1, 8),
@@ -117,6 +127,8 @@ class InFlight:
     result: StepResult
     rows: list[Sequence]
     decodes: list[Sequence]
+    passed: bool
+    """Whether the scheduler knows that the step has reached the last stage."""
 
 
 @dataclass
@@ -127,6 +139,8 @@ class Trial:
     added: dict[str, Sequence] = field(default_factory=dict)
     outputs: dict[str, list[RequestOutput]] = field(default_factory=dict)
     in_flight: deque[InFlight] = field(default_factory=deque)
+    ahead: int = 0
+    """While it drains: the number of steps that are reported before their results arrive."""
 
     def __post_init__(self) -> None:
         s = self.setting
@@ -183,17 +197,24 @@ class Trial:
             rows = self.scheduler._in_flight[-1].rows
             assert len(rows) == len(scheduled.slots)
             decodes = [seq for seq, slot in zip(rows, scheduled.slots, strict=True) if slot in self.worker.decode_slots]
-            assert len(scheduled.tokens) == (0 if pp == 1 else len(decodes)), "decode rows need inputs if pp > 1"
             prefill = sum(scheduled.num_tokens) - len(decodes)
             assert prefill <= self.setting.max_prefill_tokens
             self.check_bound()
-            self.in_flight.append(InFlight(result, rows, decodes))
+            before = [step for step in self.in_flight if not step.passed]
+            waiting = {seq for step in before for seq in step.decodes}
+            assert waiting.isdisjoint(decodes), "the first stage would wait for tokens that come late"
+            assert len(before) < pp
+            self.in_flight.append(InFlight(result, rows, decodes, passed=pp == 1))
             assert len(self.in_flight) <= pp + 1
         assert self.scheduler.num_in_flight == len(self.in_flight)
         if not self.in_flight:
             assert not self.scheduler.has_work, "live requests, and nothing is scheduled"
-        in_flight = Counter(seq for step in self.in_flight for seq in step.decodes)
-        assert all(count <= (2 if pp == 1 else 1) for count in in_flight.values())
+
+    def report(self, steps: int) -> None:
+        for step in list(self.in_flight)[:steps]:
+            stage = self.setting.pp - 2
+            self.scheduler.observe(StageReport(epoch=3, step=step.result.step, stage=stage, started=0.0, elapsed=1e-3))
+            step.passed = True
 
     def check_bound(self) -> None:
         """A micro-batch with decodes is within the bound on its time, or has no more than a floor of prefill."""
@@ -234,6 +255,8 @@ class Trial:
         for _ in range(20_000):
             if not self.in_flight:
                 break
+            self.report(self.ahead)
+            self.schedule()
             self.answer(None)
             self.schedule()
         assert not self.scheduler.has_work
@@ -277,9 +300,9 @@ class Trial:
 
 
 @settings(max_examples=400)
-@given(setting=SETTINGS, operations=OPERATIONS)
-def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Add | Abort | Answer]) -> None:
-    trial = Trial(setting)
+@given(setting=SETTINGS, operations=OPERATIONS, ahead=st.integers(0, 5))
+def test_any_workload_keeps_the_invariants(setting: Setting, ahead: int, operations: list[Operation]) -> None:
+    trial = Trial(setting, ahead=ahead)
     for operation in operations:
         match operation:
             case Add():
@@ -288,15 +311,18 @@ def test_any_workload_keeps_the_invariants(setting: Setting, operations: list[Ad
                 trial.abort(index)
             case Answer(failed_row=failed_row):
                 trial.answer(failed_row)
+            case Pass(steps=steps):
+                trial.report(steps)
         trial.schedule()
     trial.drain()
     trial.check_pool()
     trial.check_outputs()
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 3])
 @pytest.mark.parametrize("pp", [1, 2, 4])
 @pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_many_requests_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyName, pp: int) -> None:
+def test_many_requests_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyName, pp: int, ahead: int) -> None:
     setting = Setting(
         policy=policy,
         pp=pp,
@@ -307,7 +333,7 @@ def test_many_requests_in_a_tiny_pool_is_served_with_preemptions(policy: PolicyN
         min_prefill_tokens=4,
         prefix_caching=True,
     )
-    trial = Trial(setting)
+    trial = Trial(setting, ahead=ahead)
     for number in range(30):
         trial.add(Add(5 + number % 17, number % 9, 30, 0, number % 2, "", True, False, number % 5 == 0))
     trial.schedule()

@@ -22,9 +22,9 @@ def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
     """Return the pipeline, and for each stage the mean relative error of the fitted times.
 
     Stage times follow the scheduler's own model (`gllm.engine.time_model`), scaled to the sum of the run: the model
-    ignores outliers, which a simulated run must contain. The delays between stages and through the engine are
-    medians of the waits of idle stages; they contain transfers, wake-ups and the work before a step. The clocks of the
-    stages must agree, as they do on one machine. Raises ValueError if a stage has no steps.
+    ignores outliers, which a simulated run must contain. The delays between stages are medians of the waits of idle
+    stages; they contain transfers and wake-ups. The clocks of the stages must agree, as they do on one machine. Raises
+    ValueError if a stage has no steps.
     """
     runs: dict[int, list[Slice]] = {}
     for piece in read_slices(path):
@@ -38,14 +38,13 @@ def fit_trace(path: Path, kv_tokens: int) -> tuple[Hardware, list[float]]:
         for stage, model in zip(stages, models, strict=True)
     ]
     usual = Hardware(stages=(), kv_tokens=0)
-    round_trip = _delay(_over_engine(stages), usual.result + usual.engine + usual.dispatch + usual.prepare)
     jitter = _jitter(errors)
     hardware = Hardware(
         stages=tuple(_scaled(model, stage, jitter) for model, stage in zip(models, stages, strict=True)),
         kv_tokens=kv_tokens,
         transfer=_delay(_between_stages(stages), usual.transfer),
         transfer_per_token=0.0,
-        prepare=max(round_trip - usual.result - usual.engine - usual.dispatch, 0.0),
+        feedback=_delay(_to_first_stage(stages), usual.feedback),
         jitter=jitter,
     )
     return hardware, errors
@@ -84,7 +83,7 @@ def _between_stages(stages: list[list[Slice]]) -> list[float]:
     return waits
 
 
-def _over_engine(stages: list[list[Slice]]) -> list[float]:
+def _to_first_stage(stages: list[list[Slice]]) -> list[float]:
     """Return the waits from the end of a step on the last stage to the next start on the first, if that was idle."""
     ends = [piece.end for piece in stages[-1]]
     waits = []

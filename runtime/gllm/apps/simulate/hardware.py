@@ -73,7 +73,9 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Host time to launch a step with prefill kernel by kernel, beside the device: such a step is not shorter. 0: such
     steps are captured, as decodes are."""
     result: float = 300e-6
-    """Time of the sampled tokens from the last stage to the engine."""
+    """Time of the sampled tokens, or of a stage's report, to the engine."""
+    feedback: float = 50e-6
+    """Time of the sampled tokens from the last stage to the first, if there are two."""
     jitter: float = 0.03
     """Standard deviation of log(time of a step / time by the formula)."""
 

@@ -17,14 +17,17 @@ class StageIntervals:
     """(start, duration) on each stage."""
     result_time: float
     """The time at which its sampled tokens reach the engine."""
+    tokens_time: float
+    """The time at which they reach the first stage."""
 
 
 class Pipeline:
     """Computes the intervals of micro-batches, which keep their order on every stage.
 
-    A stage starts a micro-batch when three things are done: the one before it on this stage, the same one on the stage
-    before, and its preparation. Scheduler outputs go to all stages at once; a stage prepares them one after the other,
-    while it computes earlier ones. An eager step ends no earlier than the host has launched its last kernel.
+    A stage starts a micro-batch when three things are done: the one before it on this stage, its preparation, and the
+    transfer of its inputs from the stage before (to the first stage: of sampled tokens from the last one). Scheduler
+    outputs go to all stages at once; a stage prepares them one after the other, while it computes earlier ones. An eager
+    step ends no earlier than the host has launched its last kernel.
     """
 
     def __init__(self, hardware: Hardware, seed: int) -> None:
@@ -35,13 +38,12 @@ class Pipeline:
         self.busy = [0.0] * hardware.pp
         """Seconds of computation of each stage."""
 
-    def send(self, work: Work, now: float) -> StageIntervals:
-        """Send a micro-batch to all stages at `now`."""
+    def send(self, work: Work, now: float, ready: float = 0.0) -> StageIntervals:
+        """Send a micro-batch to all stages at `now`. ready: the time at which the first stage has its input tokens."""
         hardware = self._hardware
         arrival = now + hardware.dispatch
         transfer = hardware.transfer + hardware.transfer_per_token * work.tokens
         intervals = []
-        ready = 0.0
         for stage, times in enumerate(hardware.stages):
             self._host_free[stage] = prepared = max(arrival, self._host_free[stage]) + hardware.prepare
             start = max(self._free[stage], ready, prepared)
@@ -56,4 +58,5 @@ class Pipeline:
             self.busy[stage] += end - start
             intervals.append((start, end - start))
             ready = end + transfer
-        return StageIntervals(intervals, self._free[-1] + hardware.result)
+        feedback = hardware.feedback if hardware.pp > 1 else 0.0
+        return StageIntervals(intervals, end + hardware.result, end + feedback)

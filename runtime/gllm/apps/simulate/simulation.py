@@ -26,9 +26,6 @@ from gllm.engine.trace import TraceWriter
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import SchedulerOutput, StageReport, StepResult
 
-_REPORT_SECONDS = 1e-3
-"""Delay from the end of a step on a stage until the scheduler gets its duration."""
-
 
 class SimulationError(RuntimeError):
     """The scheduler never finishes some requests: there is a bug in it or in a policy."""
@@ -135,6 +132,8 @@ class Simulation:
         }
         self._in_flight: deque[tuple[SchedulerOutput, StageIntervals]] = deque()
         self._reports: list[tuple[float, int, StageReport]] = []
+        self._tokens_time: dict[int, float] = {}
+        """Slot -> the time at which the first stage has the token that was sampled last for it."""
         self._outcome = Outcome(list(self._records.values()), 0.0, 0.0, [], 0)
 
     def run(self) -> Outcome:
@@ -161,6 +160,8 @@ class Simulation:
             times.append(self._in_flight[0][1].result_time)
         if self._arrivals:
             times.append(self._arrivals[0].arrival)
+        if self._reports:
+            times.append(self._reports[0][0])
         before = self.now
         self.now = max(self.now, min(times))
         if self._in_flight:
@@ -206,11 +207,18 @@ class Simulation:
             self._outcome.present += self.now - busy_from
         work = self.scheduler.work_of(step.step)
         assert work is not None
-        stages = self._pipeline.send(work, self.now)
+        tokens_time = self._tokens_time
+        for sequence in step.new:
+            tokens_time.pop(sequence.slot, None)
+        ready = max((tokens_time.get(slot, 0.0) for slot in step.slots), default=0.0)
+        stages = self._pipeline.send(work, self.now, ready)
+        tokens_time |= {
+            slot: stages.tokens_time for slot, samples in zip(step.slots, step.samples, strict=True) if samples
+        }
         self._in_flight.append((step, stages))
         for stage, (start, elapsed) in enumerate(stages.intervals):
             report = StageReport(epoch=step.epoch, step=step.step, stage=stage, started=start, elapsed=elapsed)
-            due = start + elapsed + _REPORT_SECONDS
+            due = start + elapsed + self._hardware.result
             heapq.heappush(self._reports, (due, step.step * self._hardware.pp + stage, report))
         self._outcome.works.append(work)
         self._outcome.sent.append(self.now)

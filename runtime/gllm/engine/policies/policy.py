@@ -96,7 +96,7 @@ class Snapshot:
     in_flight: int
     """Micro-batches in flight."""
     decodes_in_flight: int
-    """Micro-batches in flight that have decode rows."""
+    """Micro-batches that have decode rows and have not reached the last stage: their sequences are not ready."""
     step_times: tuple[float, ...]
     """Measured seconds of the last steps, oldest first."""
 
