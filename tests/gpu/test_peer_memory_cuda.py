@@ -19,6 +19,7 @@ RANKS = 2
 SECONDS = 90
 HIDDEN = 80
 MOST_TOKENS = 500
+MOST_SAMPLED = 300
 
 
 def _run(check: Callable[[Any, int], None], pp: int, rank: int, port: int, failures: Any) -> None:
@@ -35,7 +36,8 @@ def _run(check: Callable[[Any, int], None], pp: int, rank: int, port: int, failu
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
         coords = RankCoords(pp=pp, tp=RANKS // pp, rank=rank)
-        world = join_world(coords, hidden_size=HIDDEN, most_tokens=MOST_TOKENS, dtype=torch.bfloat16, device=device)
+        sizes = {"hidden_size": HIDDEN, "most_tokens": MOST_TOKENS, "most_sampled": MOST_SAMPLED}
+        world = join_world(coords, **sizes, dtype=torch.bfloat16, device=device)
         with torch.inference_mode():
             check(world, rank)
         torch.cuda.synchronize()
@@ -153,6 +155,27 @@ def _messages(world: Any, rank: int) -> None:
 
 def test_messages_arrive_whole_and_in_order_through_a_full_ring() -> None:
     on_two_gpus(_messages, pp=2)
+
+
+def _tokens(world: Any, rank: int) -> None:
+    """The last stage runs up to three steps ahead of what the first one receives."""
+    chooser = torch.Generator().manual_seed(5)
+    sizes = (1 + torch.randint(0, MOST_SAMPLED, (400,), generator=chooser)).tolist()
+    got = []
+    for number, rows in enumerate(sizes):
+        if rank == 1:
+            world.to_first.send(torch.full((rows,), number, device="cuda"))
+        elif number >= 3:
+            got.append(world.from_last.receive(sizes[number - 3]))
+    for number, tokens in enumerate(got):
+        assert tokens.dtype == torch.int64
+        assert tokens.tolist() == [number] * sizes[number]
+
+
+@pytest.mark.parametrize("disabled", ["0", "1"], ids=["peer-memory", "nccl"])
+def test_sampled_tokens_return_to_the_first_stage(disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", disabled)
+    on_two_gpus(_tokens, pp=2)
 
 
 def _without_peers(world: Any, rank: int) -> None:

@@ -26,8 +26,8 @@ class Pipeline:
 
     A stage starts a micro-batch when three things are done: the one before it on this stage, its preparation, and the
     transfer of its inputs from the stage before (to the first stage: of sampled tokens from the last one). Scheduler
-    outputs go to all stages at once; a stage prepares them one after the other, while it computes earlier ones. An eager
-    step ends no earlier than the host has launched its last kernel.
+    outputs go to all stages at once; a stage prepares them one after the other, while it computes earlier ones. An
+    eager step ends no earlier than the host has launched its last kernel.
     """
 
     def __init__(self, hardware: Hardware, seed: int) -> None:
