@@ -39,7 +39,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 class CudaDriver:
     """Works in the context that torch made current. Addresses are integers; sizes are bytes.
 
-    Raises OSError if there is no driver, and DriverError if it refuses a call.
+    Raises OSError or AttributeError if the driver, or one of these calls, is missing; DriverError if it refuses a call.
     """
 
     def __init__(self, device: torch.device) -> None:

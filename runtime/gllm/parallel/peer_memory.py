@@ -68,7 +68,7 @@ def share(meeting: Meeting, device: torch.device, nbytes: int, fill: int = 0) ->
     obstacle = "NCCL_P2P_DISABLE is set" if os.environ.get("NCCL_P2P_DISABLE", "0") not in ("", "0") else ""
     try:
         driver = CudaDriver(device)
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # no driver, or one without these calls
         obstacle = obstacle or str(error)
     meeting.agree("begin", obstacle)
     assert driver is not None
