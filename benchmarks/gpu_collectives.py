@@ -122,7 +122,9 @@ def links(world: Any, rank: int) -> None:
         options.config.max_ctas = ctas
         pair = dist.new_group([0, 1], pg_options=options)
         ends[f"NCCL, {ctas} CTAs"] = (
-            DistributedSender(pair, 1) if rank == 0 else DistributedReceiver(pair, 0, HIDDEN, torch.bfloat16, device)
+            DistributedSender(pair, 1, most_unsent=8)
+            if rank == 0
+            else DistributedReceiver(pair, 0, (HIDDEN,), torch.bfloat16, device)
         )
     products, arrivals = Products(), torch.cuda.Stream()
     for name, end in ends.items():
@@ -164,7 +166,8 @@ def _run(part: Callable[[Any, int], None], pp: int, tp: int, rank: int, port: in
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     coords = RankCoords(pp, tp, rank)
-    world = join_world(coords, hidden_size=HIDDEN, most_tokens=TOKENS, dtype=torch.bfloat16, device=device)
+    sizes = {"hidden_size": HIDDEN, "most_tokens": TOKENS, "most_sampled": 1}
+    world = join_world(coords, **sizes, dtype=torch.bfloat16, device=device)
     with torch.inference_mode():
         part(world, rank)
     torch.cuda.synchronize()
