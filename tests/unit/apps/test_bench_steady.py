@@ -177,6 +177,15 @@ def test_too_few_requests() -> None:
         steady_window(closed_loop([(1, 4)] * 3, 3))
 
 
+def test_a_window_without_a_whole_request_says_so() -> None:
+    records = closed_loop([(10, 5), (10, 9), (10, 50), (10, 50)], 2, step=1.0)
+    found = measure_steady(records, plan_steady(5, 2), {"ttft": 2000.0})
+    assert found.window == Window(5.0, 9.0)
+    assert found.summary.completed == 1
+    assert found.summary.request_goodput is None
+    assert "TPOT and goodput are not known" in found.warning
+
+
 def test_gpus_by_name() -> None:
     assert parse_gpu("H200") == (GPUS["H200"], 1)
     assert parse_gpu("8xh100") == (GPUS["H100"], 8)

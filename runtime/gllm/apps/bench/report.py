@@ -106,7 +106,7 @@ def summarize(
         total_input_tokens=inputs,
         total_output_tokens=round(outputs),
         request_throughput=len(ended) / duration,
-        request_goodput=_share_that_meets(whole, goodput) * len(ended) / duration if goodput else None,
+        request_goodput=_goodput(whole, len(ended) / duration, goodput) if goodput else None,
         output_throughput=outputs / duration,
         peak_output_throughput=_busiest_second(good, window),
         total_token_throughput=(inputs + outputs) / duration,
@@ -134,8 +134,11 @@ def parse_goodput(bounds: Sequence[str]) -> dict[str, float]:
     return parsed
 
 
-def _share_that_meets(records: Sequence[RequestRecord], bounds: dict[str, float]) -> float:
-    return sum(_meets(record, bounds) for record in records) / len(records) if records else 0.0
+def _goodput(whole: Sequence[RequestRecord], rate: float, bounds: dict[str, float]) -> float | None:
+    """Return the requests per second that meet the bounds, of `rate` that end; None if none can be judged."""
+    if not whole:
+        return None if rate else 0.0
+    return rate * sum(_meets(record, bounds) for record in whole) / len(whole)
 
 
 def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:

@@ -12,6 +12,11 @@ from gllm.apps.bench.client import RequestRecord
 from gllm.apps.bench.roofline import Gpus, Roofline, roofline
 from gllm.apps.bench.window import Window, check_requests, mean_in_flight, steady_window
 
+NONE_INSIDE = (
+    "no request has both its first token and its end in the window, so TPOT and goodput are not known: "
+    "set --num-prompts to more"
+)
+
 
 class SteadyLoad(msgspec.Struct, frozen=True, kw_only=True):
     """A closed loop that is about to run."""
@@ -48,13 +53,15 @@ def measure_steady(
 ) -> SteadyFigures:
     """Return the figures of a run's window. Raises ValueError if the window is empty."""
     window = steady_window(records)
+    summary = report.summarize(records, window.duration, goodput, window)
+    inside = any(window.holds(record.first_token) and window.holds(record.end) for record in records)
     return SteadyFigures(
         window=window,
         concurrency=load.concurrency,
         mean_in_flight=mean_in_flight(records, window),
-        summary=report.summarize(records, window.duration, goodput, window),
+        summary=summary,
         roofline=roofline(records, window, load.concurrency, load.gpus) if load.gpus is not None else None,
-        warning=load.warning,
+        warning=load.warning or ("" if inside else NONE_INSIDE),
     )
 
 

@@ -39,6 +39,7 @@ from gllm.apps.cli.bench_options import (
     WorkloadOption,
     parse_rate,
     read_steady,
+    warn_of_window,
     with_gpus,
 )
 from gllm.apps.cli.configure import make_config
@@ -84,6 +85,7 @@ def finish(
     if load is not None:
         with errors_in_one_line():
             found = measure_steady(records, load, bounds)
+        warn_of_window(found, load)
         shown, more = found.summary, steady_rows(found)
         result["steady"] = steady_json(found)
     print_table(report.COLUMNS, report.cells(shown, more), title=title, plain=report.as_text(shown, title, more))

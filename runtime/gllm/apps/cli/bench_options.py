@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from gllm.apps.bench.roofline import GPUS, Gpus, parse_gpu
-from gllm.apps.bench.steady import SteadyLoad, plan_steady
+from gllm.apps.bench.steady import SteadyFigures, SteadyLoad, plan_steady
 from gllm.apps.bench.window import default_requests
 from gllm.apps.bench.workloads import WORKLOADS
 from gllm.config import ModelSource
@@ -112,9 +112,19 @@ def read_steady(
         )
     count = num_prompts or default_requests(published, max_concurrency or 0)
     load = plan_steady(count, max_concurrency)
-    if load.warning:
-        print(f"gllm: warning: {load.warning}", file=sys.stderr)
+    _warn(load.warning)
     return count, load
+
+
+def warn_of_window(figures: SteadyFigures, load: SteadyLoad) -> None:
+    """Print the warning that only the run has shown."""
+    if figures.warning != load.warning:
+        _warn(figures.warning)
+
+
+def _warn(warning: str) -> None:
+    if warning:
+        print(f"gllm: warning: {warning}", file=sys.stderr)
 
 
 def with_gpus(load: SteadyLoad | None, gpu: str, model_config: str) -> SteadyLoad | None:

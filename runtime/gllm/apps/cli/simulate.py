@@ -26,6 +26,7 @@ from gllm.apps.cli.bench_options import (
     WorkloadName,
     parse_rate,
     read_steady,
+    warn_of_window,
     with_gpus,
 )
 from gllm.apps.cli.engine_start import errors_in_one_line
@@ -154,6 +155,8 @@ def simulate(
             if writer is not None:
                 writer.close()
             found = figures.figures_of(outcome, load=load)
+            if load is not None and found.steady is not None:
+                warn_of_window(found.steady, load)
             outcomes[name] = outcome
             rows.append([name, *figures.cells(found)])
             results.append(figures.as_json(found, {"policy": name, **settings}))
