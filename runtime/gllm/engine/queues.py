@@ -13,12 +13,16 @@ from gllm.engine.time_model import chunk_pairs
 
 
 class WaitingQueue:
-    """Sequences by priority, then arrival, with the sum of their waiting tokens. Operations are O(1) in its length."""
+    """Sequences by rank, with the sum of their waiting tokens. Operations are O(1) in its length.
+
+    There is a bucket in order of arrival for each priority, and another for its late sequences. Iteration goes through
+    the buckets one by one.
+    """
 
     def __init__(self) -> None:
-        self._buckets: dict[int, OrderedDict[Sequence, float]] = {}
-        """Priority -> sequence -> what it adds to `pairs`."""
-        self._priorities: list[int] = []
+        self._buckets: dict[tuple[int, bool], OrderedDict[Sequence, float]] = {}
+        """(priority, late) -> sequence -> what it adds to `pairs`."""
+        self._keys: list[tuple[int, bool]] = []
         self._length = 0
         self.tokens = 0
         """Sum of `queued_tokens`."""
@@ -29,18 +33,20 @@ class WaitingQueue:
         return self._length
 
     def __iter__(self) -> Iterator[Sequence]:
-        for priority in self._priorities:
-            yield from self._buckets[priority]
+        for key in self._keys:
+            yield from self._buckets[key]
 
     def peek(self) -> Sequence | None:
-        return next(iter(self._buckets[self._priorities[0]])) if self._length else None
+        heads = [next(iter(self._buckets[key])) for key in self._keys[:2]]
+        return min(heads, key=lambda seq: seq.rank) if heads else None
 
     def push(self, seq: Sequence, *, front: bool = False) -> None:
         """Add a sequence at the back of its priority, or at the front: a preempted one arrived before the others."""
-        bucket = self._buckets.get(seq.priority)
+        key = (seq.priority, seq.late)
+        bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[seq.priority] = OrderedDict()
-            self._priorities.insert(bisect_left(self._priorities, seq.priority), seq.priority)
+            bucket = self._buckets[key] = OrderedDict()
+            self._keys.insert(bisect_left(self._keys, key), key)
         bucket[seq] = pairs = _pairs(seq)
         if front:
             bucket.move_to_end(seq, last=False)
@@ -49,11 +55,12 @@ class WaitingQueue:
         self.pairs += pairs
 
     def remove(self, seq: Sequence) -> None:
-        bucket = self._buckets[seq.priority]
+        key = (seq.priority, seq.late)
+        bucket = self._buckets[key]
         self.pairs -= bucket.pop(seq)
         if not bucket:
-            del self._buckets[seq.priority]
-            del self._priorities[bisect_left(self._priorities, seq.priority)]
+            del self._buckets[key]
+            del self._keys[bisect_left(self._keys, key)]
         self._length -= 1
         self.tokens -= seq.queued_tokens
         if not self._length:
@@ -63,7 +70,7 @@ class WaitingQueue:
         """Change the number of waiting tokens of a sequence in the queue."""
         self.tokens += queued_tokens - seq.queued_tokens
         seq.queued_tokens = queued_tokens
-        bucket = self._buckets[seq.priority]
+        bucket = self._buckets[seq.priority, seq.late]
         self.pairs -= bucket[seq]
         bucket[seq] = pairs = _pairs(seq)
         self.pairs += pairs

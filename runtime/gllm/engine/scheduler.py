@@ -17,6 +17,7 @@ from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
+from gllm.engine.lateness import postpone_late
 from gllm.engine.meter import Meter
 from gllm.engine.policies import (
     POLICIES,
@@ -180,6 +181,8 @@ class Scheduler:
         """Build a micro-batch within the policy's budget; it may have no rows."""
         running = self._running
         preemptions = self._meter.num_preemptions
+        if self._sees_time and self._limits.ttft_target:
+            postpone_late(self._limits, self._meter.times.cost, self._queue, running, self._clock())
         budget = self._policy(self.snapshot())
         batch = BatchBuilder(running, self._step + 1)
         if running.ready and budget.decode_rows > 0:

@@ -43,6 +43,7 @@ class Sequence:
         "grammar",
         "hit_pages",
         "last_step",
+        "late",
         "max_length",
         "min_length",
         "num_cached",
@@ -92,6 +93,8 @@ class Sequence:
         self.arrival_time = arrival_time
         self.rank = (priority, 0)
         """Order of service; the scheduler sets the arrival number when it queues the request."""
+        self.late = False
+        """Whether it cannot meet the TTFT target any more; later requests then overtake it."""
 
         self.tokens = list(token_ids)
         """Prompt and generated tokens known here."""

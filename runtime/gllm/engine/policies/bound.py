@@ -12,6 +12,8 @@ from gllm.engine.policies.policy import Budget, Limits
 
 UNASKED_SECONDS = 0.25
 """The bound without a TPOT target."""
+_COMPUTED = 0.97
+"""Share of the target for the stages' computation; transfers, noise and unequal micro-batches take the rest."""
 FLOOR = 1 / 16
 """Prefill gets this share of a micro-batch's other time although the bound is exceeded: it never starves. TPOT stays
 within a sixteenth of what the decodes alone need, and so little prefill starts fewer decodes than end."""
@@ -25,7 +27,7 @@ def step_seconds(limits: Limits) -> float:
     """
     if not limits.tpot_target:
         return UNASKED_SECONDS
-    return limits.tpot_target / (limits.pp + 1 if limits.pp > 1 else 1)
+    return _COMPUTED * limits.tpot_target / (limits.pp + 1 if limits.pp > 1 else 1)
 
 
 def prefill_room(limits: Limits, base: float) -> float:
