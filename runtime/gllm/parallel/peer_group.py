@@ -66,6 +66,10 @@ def with_peer_memory(inner: TensorGroup, meeting: Meeting, device: torch.device)
         if inner.rank == 0:
             logger.warning("sums over tensor-parallel ranks go through NCCL: %s", reason)
         return inner
+    if inner.rank == 0:
+        logger.info(
+            "sums over tensor-parallel ranks go through peer memory", extra={"up_to_mib": _TWO_SHOT_BYTES >> 20}
+        )
     behind = [address + one_shot for address in addresses]
     sums = [OneShotSum(addresses, inner.rank, small, device), TwoShotSum(behind, inner.rank, large, device)]
     return PeerGroup(inner, sums)

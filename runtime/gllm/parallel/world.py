@@ -158,9 +158,11 @@ def _link(
                 names.set("outcome", str(reason))
         outcome = names.get("outcome").decode()  # all ranks must know whether there will be a group
         if outcome == "shared":
+            if coords.rank == target:
+                logger.info("data from rank %d come through peer memory", source)
             return ends
         if coords.rank == target:
-            logger.warning("data from rank %d go through NCCL: %s", source, outcome)
+            logger.warning("data from rank %d come through NCCL: %s", source, outcome)
     pair = dist.new_group([source, target], backend=backend, pg_options=_pair_options(backend))
     wire = torch.device("cpu") if backend == "gloo" else device
     receiver: Receiver | None = None
