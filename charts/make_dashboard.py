@@ -61,6 +61,12 @@ _ROWS: list[tuple[str, list[tuple[str, str, str, list[Query]]]]] = [
                 rate("gllm:request_success_total", "finished_reason"),
             ),
             (
+                "Goodput",
+                "reqps",
+                "Finished choices per second that met the TTFT target, the TPOT target, all that are set.",
+                rate("gllm:request_targets_met_total", "target"),
+            ),
+            (
                 "Time to first token",
                 "s",
                 "From the arrival of a request to its first token.",

@@ -29,7 +29,8 @@ class Engine:
 
 def exported() -> dict[str, set[str]]:
     """The labels of every series, by its name."""
-    gateway, operator = GatewayMetrics("model", 4096, Engine()), OperatorMetrics()  # type: ignore[arg-type]
+    engine: Any = Engine()
+    gateway, operator = GatewayMetrics("model", 4096, engine, ttft_target=1.0, tpot_target=0.1), OperatorMetrics()
     gateway.http("/v1/models", "GET", 200)
     operator.writes.labels("apply", "Service").inc()
     found: dict[str, set[str]] = {}

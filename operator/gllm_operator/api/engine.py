@@ -28,6 +28,10 @@ class Engine(ApiObject, frozen=True, kw_only=True):
     """The number of steps over which the waiting prompt tokens are spread."""
     kv_threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
     """The share of the KV cache that new prompts leave free."""
+    ttft_target: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    """The time to first token that `balanced` aims for, in seconds."""
+    tpot_target: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    """The time per output token, in seconds, to which every policy cuts prefill. Defaults to 0.25 s for each step."""
     page_size: Literal[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] | None = None
     """The number of tokens in a page of the KV cache."""
     kv_cache_memory: Annotated[str, Meta(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([KMGT]i?)?$")] | None = None

@@ -55,6 +55,8 @@ def serve_args(source: PodSource) -> list[str]:
         ("--min-prefill-tokens", engine.min_prefill_tokens),
         ("--prefill-iterations", engine.prefill_iterations),
         ("--kv-threshold", engine.kv_threshold),
+        ("--ttft-target", engine.ttft_target),
+        ("--tpot-target", engine.tpot_target),
         ("--page-size", engine.page_size),
         ("--kv-cache-memory", parse_quantity(engine.kv_cache_memory) if engine.kv_cache_memory else None),
         ("--gpu-memory-utilization", engine.gpu_memory_utilization),

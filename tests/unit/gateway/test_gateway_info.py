@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import openai
+import pytest
 from gateway_fakes import EOS, RunningServer, make_server, served_model
 from prometheus_client.parser import text_string_to_metric_families
 
 from gllm import __version__
 from gllm.gateway.protocol.fields import HINTS
-from gllm.gateway.shared.metrics import length_buckets
+from gllm.gateway.shared.metrics import FinishedChoice, GatewayMetrics, length_buckets
 from gllm.wire.messages import EngineStats, StageStats, TokenHistogram
 
 LABELS = {"model_name": "tiny", "engine": "0"}
@@ -219,3 +222,35 @@ def test_engine_metrics(http: httpx.Client, clean: RunningServer) -> None:
 
 def test_length_buckets() -> None:
     assert length_buckets(100) == (1, 2, 5, 10, 20, 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ({"ttft_target": 1.0, "tpot_target": 0.05}, {"ttft": 2.0, "tpot": 2.0, "all": 1.0}),
+        ({"ttft_target": 1.0}, {"ttft": 2.0, "all": 2.0}),
+        ({}, {}),
+    ],
+)
+def test_goodput_counts_choices_that_met_the_targets(targets: dict[str, float], expected: dict[str, float]) -> None:
+    engine: Any = SimpleNamespace(hello=None, stats=EngineStats())
+    metrics = GatewayMetrics("tiny", 4096, engine, **targets)
+    for ttft, decode_time in ((0.9, 4.9), (0.9, 9.0), (2.0, 4.9)):  # both met, TPOT missed, TTFT missed
+        metrics.finished(
+            FinishedChoice(
+                reason="length",
+                prompt_tokens=5,
+                completion_tokens=101,
+                max_tokens=101,
+                latency=ttft + decode_time,
+                queue_time=0.1,
+                prefill_time=0.1,
+                decode_time=decode_time,
+            )
+        )
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            if sample.name == "gllm:request_targets_met_total":
+                found[sample.labels["target"]] = sample.value
+    assert found == expected

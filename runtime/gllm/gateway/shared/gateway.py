@@ -24,7 +24,13 @@ class Gateway:
         self.config = config
         self.model = model
         self.engine = engine
-        self.metrics = GatewayMetrics(model.name, config.engine.max_model_len or model.config.context(), engine)
+        self.metrics = GatewayMetrics(
+            model.name,
+            config.engine.max_model_len or model.config.context(),
+            engine,
+            ttft_target=config.engine.ttft_target,
+            tpot_target=config.engine.tpot_target,
+        )
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
         self.draining = False
         """Whether new connections should go to another server."""

@@ -57,7 +57,16 @@ class FinishedChoice(msgspec.Struct, kw_only=True):
 
 
 class GatewayMetrics:
-    def __init__(self, model_name: str, max_model_len: int, engine: EngineClient) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        max_model_len: int,
+        engine: EngineClient,
+        *,
+        ttft_target: float = 0.0,
+        tpot_target: float = 0.0,
+    ) -> None:
+        """Targets are in seconds; 0: none."""
         self.registry = CollectorRegistry()
         labels = (model_name, _ENGINE)
 
@@ -83,6 +92,18 @@ class GatewayMetrics:
         self._rejected = {
             r: rejected.labels(*labels, r) for r in ("queue_full", "queue_tokens", "draining", "not_ready")
         }
+        met = Counter(
+            "gllm:request_targets_met",
+            "Choices ended within --ttft-target, within --tpot-target, within all that are set (the goodput).",
+            (*_LABELS, "target"),
+            registry=self.registry,
+        )
+        self._targets = {
+            name: (seconds, met.labels(*labels, name))
+            for name, seconds in (("ttft", ttft_target), ("tpot", tpot_target))
+            if seconds
+        }
+        self._all_met = met.labels(*labels, "all") if self._targets else None
         self._http = Counter(
             "gllm:http_requests", "HTTP answers.", ("route", "method", "status"), registry=self.registry
         )
@@ -144,8 +165,18 @@ class GatewayMetrics:
         self._prompt_length.observe(choice.prompt_tokens)
         self._output_length.observe(choice.completion_tokens)
         self._longest_output.observe(choice.max_tokens)
+        tpot = choice.decode_time / max(choice.completion_tokens - 1, 1)
         if choice.completion_tokens > 1:
-            self._tpot.observe(choice.decode_time / (choice.completion_tokens - 1))
+            self._tpot.observe(tpot)
+        self._count_targets({"ttft": choice.latency - choice.decode_time, "tpot": tpot})
+
+    def _count_targets(self, measured: dict[str, float]) -> None:
+        """Count the targets that a choice has met. measured: its times in seconds, by the target's name."""
+        met = [counter for name, (target, counter) in self._targets.items() if measured[name] <= target]
+        for counter in met:
+            counter.inc()
+        if self._all_met is not None and len(met) == len(self._targets):
+            self._all_met.inc()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
