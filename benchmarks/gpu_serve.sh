@@ -5,7 +5,8 @@
 #     benchmarks/gpu_serve.sh qwen3-8b /tmp/out sharegpt:1000:steady384 decode:256 -- --policy chunked_prefill
 #
 # LOAD is steadyC (a closed loop of C requests in flight, `gllm bench serve --steady`), a rate in requests per second, or
-# inf (the default: all requests at once). For the share of the roofline set GPU, such as GPU=2xH200.
+# inf (the default: all requests at once). WORKLOAD is a name, or IN+OUT for fixed lengths: 8000+4:6:steady1 sends six
+# prompts of 8000 tokens, one after the other. For the share of the roofline set GPU, such as GPU=2xH200.
 # The first 100 requests of the server are warm-up and not counted, as in the figures of other servers.
 set -euo pipefail
 shape=$1 out=$2; shift 2
@@ -34,8 +35,12 @@ for workload in "${workloads[@]}"; do
     steady*) flags=(--steady --max-concurrency "${load#steady}" ${GPU:+--gpu "$GPU" --model-config "$model"}) ;;
     *) flags=(--request-rate "$load") ;;
   esac
+  case $name in
+    *+*) flags+=(--workload prefill --input-len "${name%+*}" --output-len "${name#*+}") ;;
+    *) flags+=(--workload "$name") ;;
+  esac
   echo "== $name $count @$load"
-  python3 -m gllm bench serve --url "http://127.0.0.1:$port" --workload "$name" --num-prompts "$count" \
-    "${flags[@]}" --num-warmups $warm --output "$file"
+  python3 -m gllm bench serve --url "http://127.0.0.1:$port" --num-prompts "$count" "${flags[@]}" \
+    --num-warmups $warm --output "$file"
   warm=0
 done
