@@ -12,7 +12,7 @@ import pytest
 import gllm_operator
 
 _ROOT = Path(gllm_operator.__file__).parent
-_ORDER = ("names", "objects", "api", "crd", "spec", "build", "plan", "kube", "controller", "local", "process")
+_ORDER = ("names", "objects", "api", "crd", "spec", "build", "plan", "kube", "controller", "local", "show", "process")
 _TOP = ("uninstall", "__main__", "__init__")
 
 

@@ -97,10 +97,9 @@ def _progressing(facts: StatusFacts, verdict: Verdict) -> _State:
     rollout = facts.target.rollout
     if rollout is None or not facts.target.revision:
         return _State("Progressing", "False", "NothingToRollOut", "there is no valid revision to roll out")
-    if not rollout.complete or reason in ("RollingOut", "GroupsStarting", "Writing"):
-        moving = "RollingOut" if not rollout.complete else reason
-        return _State("Progressing", "True", moving, message)
-    return _State("Progressing", "True", "Complete", f"all groups have revision {rollout.revision}")
+    if not rollout.complete or reason == "GroupsStarting":
+        return _State("Progressing", "True", reason if rollout.complete else "RollingOut", message)
+    return _State("Progressing", "True", "Complete", f"all {facts.replicas} groups have revision {rollout.revision}")
 
 
 def _degraded(facts: StatusFacts, verdict: Verdict) -> _State:

@@ -8,7 +8,12 @@ from typing import Literal
 from gllm_operator.api.status import Condition, GroupStatus, LLMDeploymentStatus
 from gllm_operator.plan.actions import Event
 
-_BAD = {"Ready": "False", "Available": "False", "Degraded": "True", "SpecValid": "False", "RolledBack": "True"}
+_BAD = frozenset(
+    {"SpecInvalid", "Rejected", "CannotWrite", "RolledBack", "ProgressDeadlineExceeded", "TooFewGroups", "ApiMissing"}
+)
+"""Reasons of conditions whose event is a warning."""
+_QUIET = frozenset({"GroupRecovering", "GroupBroken", "GroupFailed", "Writing", "Loaded", "NotLoaded"})
+"""Reasons without an event."""
 _PHASES: dict[str, tuple[Literal["Normal", "Warning"], str, str]] = {
     "Loading": ("Normal", "GroupLoading", "all its pods run, and the model loads"),
     "Ready": ("Normal", "GroupReady", "it serves"),
@@ -43,21 +48,15 @@ def _of_groups(before: tuple[GroupStatus, ...], after: tuple[GroupStatus, ...]) 
 
 def _of_conditions(before: tuple[Condition, ...], after: tuple[Condition, ...]) -> list[Event]:
     known = {one.type: (one.status, one.reason) for one in before}
-    found: list[Event] = []
-    for one in after:
-        old = known.get(one.type)
-        if old == (one.status, one.reason) or (
-            one.type in ("ModelLoaded", "Ready", "Available", "Degraded", "Reconciling", "Stalled") and old is None
-        ):
+    new = [one for one in after if known.get(one.type) != (one.status, one.reason) and one.message]
+    found: dict[str, Event] = {}
+    for one in new:
+        bad = one.reason in _BAD
+        first = one.type not in known
+        # Groups have their own events. Ready repeats what other conditions say, but the end of a recovery.
+        if one.reason in _QUIET or (first and (not bad or one.reason == "TooFewGroups")):
             continue
-        bad = _BAD.get(one.type) == one.status or one.reason in ("ProgressDeadlineExceeded",)
-        if old is None and not bad:
-            continue
-        if one.reason in ("GroupRecovering", "GroupBroken", "GroupFailed"):
-            continue  # The event of the group says the same.
-        if one.type == "ModelLoaded" or (not bad and not one.message):
-            continue
-        if any(event.reason == one.reason for event in found):
-            continue  # Another condition has the same reason.
-        found.append(Event("Warning" if bad else "Normal", one.reason, one.message[:1000]))
-    return found
+        found.setdefault(one.reason, Event("Warning" if bad else "Normal", one.reason, one.message[:1000]))
+    if "Complete" in found:
+        found.pop("AllGroupsReady", None)
+    return list(found.values())

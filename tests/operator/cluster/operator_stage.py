@@ -55,6 +55,13 @@ class Operators:
         self.ports.append(port)
         return self.running[-1]
 
+    def gllm(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run the `gllm` command on the test's cluster."""
+        command = [sys.executable, "-m", "gllm.apps.cli.main", *arguments]
+        env = os.environ | {"KUBECONFIG": str(self._kubeconfig)}
+        env.pop("KUBERNETES_SERVICE_HOST", None)
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def get(self, path: str, which: int = -1) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[which]}{path}", timeout=2) as answer:
             return str(answer.read().decode())

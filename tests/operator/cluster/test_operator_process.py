@@ -154,3 +154,31 @@ async def _until_gone(on: Stage) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("the deployment still exists")
+
+
+def test_gllm_status_follows_a_rollout(operators: Operators, play: Play) -> None:
+    async def work(on: Stage) -> None:
+        operators.start()
+        await on.make()
+        await on.until(ready(1))
+        watching = operators.gllm("status", "llm/smol", "-n", on.namespace, "--watch")
+        on.controllers.bad_images.add("gllm:bad")
+        await on.edit(image="gllm:bad")
+        await on.until(lambda one: one.get("reason") == "RollingOut")
+        once = operators.gllm("status", "smol", "-n", on.namespace)
+        text, _ = await asyncio.to_thread(once.communicate, timeout=30)
+        assert once.returncode == 0
+        assert text.startswith(f"llm/smol in {on.namespace}: RollingOut, ready 1/1, up to date 0, PP2xTP1")
+        await on.edit(image="gllm:good")
+        await on.until(ready(1))
+        await on.api._call("DELETE", PATH.format(on.namespace) + "/smol")
+        text, _ = await asyncio.to_thread(watching.communicate, timeout=30)
+        assert watching.returncode == 0, text
+        assert "Ready False RollingOut: revision" in text
+        assert "Ready False Deleting" in text
+        assert text.endswith("llm/smol is gone\n")
+        missing = operators.gllm("status", "nothing", "-n", on.namespace)
+        _, error = await asyncio.to_thread(missing.communicate, timeout=30)
+        assert (missing.returncode, "not found" in error) == (1, True)
+
+    play(work)

@@ -21,6 +21,7 @@ _SUBCOMMANDS = {
     "keys": ("gllm.apps.cli.keys", "Make the keys of a group of several nodes."),
     "fetch": ("gllm.apps.cli.fetch", "Download a model from a Hugging Face hub into its cache or a folder."),
     "render": ("gllm.apps.cli.manifest", "Print the Kubernetes objects that the operator makes of a manifest."),
+    "status": ("gllm.apps.cli.status", "Show an LLMDeployment of a cluster: its conditions and groups."),
     "run": ("gllm.apps.cli.manifest", "Run the pods of a manifest as processes of this machine."),
 }
 """Name to (module, line in `gllm --help`); the module has `register(parent: typer.Typer)`."""

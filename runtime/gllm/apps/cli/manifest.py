@@ -28,7 +28,7 @@ def render(filename: FileOption, *, namespace: NamespaceOption = "default", defa
     try:
         from gllm_operator.local.manifest import DEFAULT_IMAGE, objects_of, read_deployments, to_yaml, without_owner
     except ImportError as error:
-        _refuse_without_operator(error)
+        refuse_without_operator(error)
     try:
         objects = [
             without_owner(one)
@@ -50,7 +50,7 @@ def run(filename: FileOption, *, mount: MountOption = []) -> None:  # noqa: B006
     try:
         from gllm_operator.local.run import run as run_manifest
     except ImportError as error:
-        _refuse_without_operator(error)
+        refuse_without_operator(error)
     mounts = {}
     for text in mount:
         inside, equals, here = text.partition("=")
@@ -64,7 +64,8 @@ def run(filename: FileOption, *, mount: MountOption = []) -> None:  # noqa: B006
         raise typer.Exit(1) from None
 
 
-def _refuse_without_operator(error: ImportError) -> NoReturn:
+def refuse_without_operator(error: ImportError) -> NoReturn:
+    """Also for `gllm status`."""
     raise typer.BadParameter(f"the operator is not installed ({error}): pip install 'gllm[operator]'") from None
 
 

@@ -1,0 +1,1 @@
+"""`gllm status`: an LLMDeployment of a cluster in the terminal."""
