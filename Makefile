@@ -58,6 +58,7 @@ format: $(INSTALLED)
 # Rewrite every generated file. Tests fail when one is out of date.
 generate: $(INSTALLED)
 	@$(BIN)/python -m gllm_operator.crd > .generated && mv .generated crds/llmdeployments.yaml
+	@cp crds/llmdeployments.yaml charts/gllm/values.yaml charts/gllm/files/
 	@$(BIN)/python -m gllm_operator.crd.reference > .generated && mv .generated docs/llmdeployment.md
 	@$(BIN)/python charts/make_dashboard.py > .generated && mv .generated charts/gllm/dashboards/gllm.json
 	@$(BIN)/python -m gllm.apps.cli.compat_flags_docs docs/coming-from-vllm.md

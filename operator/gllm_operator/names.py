@@ -12,6 +12,8 @@ MANAGER = "gllm-operator"
 FINALIZER = PREFIX + "drain"
 RESTART_ANNOTATION = PREFIX + "restart"
 """Annotation of an LLMDeployment. A new value makes a new revision, so all groups are replaced, also failed ones."""
+OPERATOR = PREFIX + "operator"
+"""Annotation of an LLMDeployment: NAMESPACE/NAME of the operator that manages it. All others stand back."""
 
 DEPLOYMENT, ROLE, INDEX, REVISION, INSTANCE, GROUP_NAME = (
     PREFIX + name for name in ("deployment", "role", "index", "revision", "instance", "group")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,8 +30,8 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([HELM, *arguments], capture_output=True, text=True, check=False)
 
 
-def render(*arguments: str) -> list[dict[str, Any]]:
-    done = helm("template", "gllm", str(CHART), "--namespace", "serving", "--kube-version", "1.34.0", *arguments)
+def render(*arguments: str, chart: Path = CHART) -> list[dict[str, Any]]:
+    done = helm("template", "gllm", str(chart), "--namespace", "serving", "--kube-version", "1.34.0", *arguments)
     assert done.returncode == 0, done.stderr
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
@@ -50,7 +52,7 @@ def rights(objects: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
     """The operator's verbs by (API group, resource)."""
     found: dict[tuple[str, str], set[str]] = {}
     for role in of_kind(objects, "ClusterRole") + of_kind(objects, "Role"):
-        if role["metadata"]["name"] not in ("gllm", "gllm-lease"):
+        if role["metadata"]["name"] not in ("serving-gllm", "gllm", "gllm-lease"):
             continue
         for rule in role["rules"]:
             for group in rule["apiGroups"]:
@@ -111,8 +113,13 @@ def test_no_wildcards_anywhere() -> None:
 
 def test_namespaces_limit_the_rights() -> None:
     objects = render(*NAMESPACED)
-    assert {role["metadata"]["name"] for role in of_kind(objects, "ClusterRole")} == {"gllm-view", "gllm-edit"}
-    assert of_kind(objects, "ClusterRoleBinding") == []
+    assert {role["metadata"]["name"] for role in of_kind(objects, "ClusterRole")} == {
+        "serving-gllm-view",
+        "serving-gllm-edit",
+        "serving-gllm-uninstall-crd",
+    }
+    (binding,) = of_kind(objects, "ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == "serving-gllm-uninstall-crd"
     places = {role["metadata"]["namespace"] for role in of_kind(objects, "Role") if role["metadata"]["name"] == "gllm"}
     assert places == {"a", "b"}
     (operator,) = of_kind(objects, "Deployment")
@@ -133,18 +140,103 @@ def test_the_operator_reads_every_variable_of_its_pod(monkeypatch: pytest.Monkey
     assert set(env) - {"USER"} <= known
 
 
-def test_the_chart_has_the_crd_of_the_tree() -> None:
-    (found,) = of_kind(render(), "CustomResourceDefinition")
+@pytest.mark.parametrize("keep", ["true", "false"])
+def test_the_chart_has_the_crd_of_the_tree_and_helm_never_deletes_it(keep: str) -> None:
+    (found,) = of_kind(render("--set", f"crds.keep={keep}"), "CustomResourceDefinition")
+    assert found["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
     assert found == crd()
-    (kept,) = of_kind(render("--set", "crds.keep=true"), "CustomResourceDefinition")
-    assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
-    assert kept == crd()
     assert of_kind(render("--set", "crds.install=false"), "CustomResourceDefinition") == []
+
+
+def test_the_files_of_the_chart_are_current() -> None:
+    """`make generate` copies them. They are no links, which helm mentions at every command."""
+    for name, source in (
+        ("values.yaml", CHART / "values.yaml"),
+        ("llmdeployments.yaml", ROOT / "crds/llmdeployments.yaml"),
+    ):
+        copy = CHART / "files" / name
+        assert not copy.is_symlink()
+        assert copy.read_text() == source.read_text()
+
+
+def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value and key not in ("resources", "labels"):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield path + key
+
+
+def test_values_of_an_older_chart_suffice() -> None:
+    """`helm upgrade --reuse-values` brings no key that the chart has gained since. Null removes a key."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    inner, outer = set(leaves(values)) - {"image.repository"}, set(values) - {"image"}
+    assert {"dashboard.enabled", "metrics.serviceMonitor.interval", "replicas"} <= inner
+    wanted = render()
+    for names in (inner, outer):
+        assert render(*(part for name in sorted(names) for part in ("--set", f"{name}=null"))) == wanted
+
+
+def test_a_user_may_remove_keys_of_maps_that_are_the_users() -> None:
+    (operator,) = of_kind(render("--set", "resources.limits=null"), "Deployment")
+    assert "limits" not in operator["spec"]["template"]["spec"]["containers"][0]["resources"]
+    found = of_kind(render("--set", "dashboard.labels.grafana_dashboard=null"), "ConfigMap")
+    assert "grafana_dashboard" not in found[0]["metadata"]["labels"]
+
+
+def test_values_that_are_false_stay_false() -> None:
+    objects = render("--set", "networkPolicy.enabled=false,dashboard.enabled=false,uninstall.enabled=false,replicas=0")
+    assert {"NetworkPolicy", "ConfigMap", "Job"}.isdisjoint(one["kind"] for one in objects)
+    assert of_kind(objects, "Deployment")[0]["spec"]["replicas"] == 0
+
+
+def test_two_releases_share_no_object() -> None:
+    """The same name in another namespace, and another name in the same one."""
+
+    def names(namespace: str, release: str) -> set[tuple[str, ...]]:
+        done = helm(
+            "template", release, str(CHART), "-n", namespace, "--kube-version", "1.34.0", "--set", "crds.install=false"
+        )
+        found = [one for one in yaml.safe_load_all(done.stdout) if one]
+        assert len(found) > 10
+        return {(one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]) for one in found}
+
+    first = names("serving", "gllm")
+    assert first.isdisjoint(names("other", "gllm"))
+    assert first.isdisjoint(names("serving", "gllm2"))
+
+
+NOTES = {
+    ("true", "true", "true"): "keeps the CRD and all LLMDeployments",
+    ("true", "true", "false"): "The CRD goes too, if no other LLMDeployment is left",
+    ("true", "false", "false"): "The CRD, which is not of this release, stays",
+    ("false", "true", "false"): "removes the operator only",
+    ("false", "true", "true"): "removes the operator only",
+}
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_the_notes_say_what_uninstall_does(case: tuple[str, str, str], tmp_path: Path) -> None:
+    enabled, install, keep = case
+    settings = f"uninstall.enabled={enabled},crds.install={install},crds.keep={keep}"
+    # `helm template` does not render notes, so they become the template of an object.
+    chart = shutil.copytree(CHART, tmp_path / "gllm")
+    notes = (chart / "templates/NOTES.txt").read_text()
+    text = f'{{{{- define "notes" }}}}{notes}{{{{ end }}}}\nkind: Notes\ntext: {{{{ include "notes" . | quote }}}}\n'
+    (chart / "templates/notes.yaml").write_text(text)
+    (found,) = of_kind(render("--set", settings, chart=chart), "Notes")
+    assert [text for text in set(NOTES.values()) if text in found["text"]] == [NOTES[case]]
+    jobs = of_kind(render("--set", settings), "Job")
+    arguments = jobs[0]["spec"]["template"]["spec"]["containers"][0]["args"] if jobs else []
+    assert bool(jobs) == (enabled == "true")
+    if jobs:
+        assert ("--keep" in arguments, "--crd" in arguments) == (keep == "true", install == "true" and keep == "false")
 
 
 def test_the_chart_creates_the_lease() -> None:
     (lease,) = of_kind(render(), "Lease")
     assert lease["metadata"]["name"] == "gllm"
+    assert "spec" not in lease, "the holder's fields are no drift"
 
 
 def test_the_service_monitor_needs_its_api() -> None:
@@ -157,10 +249,36 @@ def test_the_uninstall_hook_runs_before_the_operator_is_removed() -> None:
     (job,) = of_kind(render(), "Job")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
     arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert arguments == ["--namespaces=", "--timeout=240"]
+    own = ["--release=serving/gllm", "--operator=serving/gllm", "--namespaces=", "--timeout=240"]
+    assert arguments == [*own, "--crd"]
     (keeping,) = of_kind(render("--set", "crds.keep=true"), "Job")
     arguments = keeping["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert arguments[2:] == ["--keep", "--operator=serving/gllm"]
+    assert arguments == [*own, "--keep"]
+    (operator,) = of_kind(render(), "Deployment")
+    env = {one["name"]: one.get("value") for one in operator["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert f"{env['GLLM_OPERATOR_LEASE_NAMESPACE']}/{env['GLLM_OPERATOR_LEASE_NAME']}" == "serving/gllm", "its mark"
+
+
+def test_the_job_may_read_only_the_records_of_helm() -> None:
+    """It needs no rights on pods or StatefulSets: the operator removes them."""
+    for extra in ((), NAMESPACED):
+        objects = render(*extra)
+        roles = [one for one in of_kind(objects, "Role") + of_kind(objects, "ClusterRole") if "uninstall" in str(one)]
+        found = {
+            (resource, verb)
+            for role in roles
+            if "-uninstall" in role["metadata"]["name"]
+            for rule in role["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        assert found == {
+            *(("llmdeployments", verb) for verb in ("get", "list", "patch", "delete")),
+            ("secrets", "list"),
+            ("configmaps", "list"),
+            ("customresourcedefinitions", "get"),
+            ("customresourcedefinitions", "delete"),
+        }
 
 
 @pytest.mark.parametrize(

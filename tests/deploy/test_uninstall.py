@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from fixtures.kube_memory import MemoryApi
 from fixtures.operator_harness import deployment
-from gllm_operator.names import FINALIZER
-from gllm_operator.uninstall import delete_all, release_all, stop_operator
+from gllm_operator.names import FINALIZER, OPERATOR
+from gllm_operator.objects import Object
+from gllm_operator.uninstall import Mine, delete_all, delete_crd, is_uninstalling, release_all, stop_operator
+
+MINE = Mine("system/gllm")
 
 
 class Scene:
@@ -19,6 +24,7 @@ class Scene:
         for number in range(count):
             made = deployment(name=f"d{number}")
             made["metadata"]["finalizers"] = [FINALIZER, "other.dev/mine"]
+            made["metadata"]["annotations"] = {OPERATOR: "system/gllm"}
             self.api.put(made)
 
     @property
@@ -50,7 +56,7 @@ def test_deletes_and_waits_for_the_operator() -> None:
                     self.api.drop(one)
 
     scene = Working()
-    asyncio.run(delete_all(scene.api, (), 60, scene.said.append, scene.sleep, scene.clock))
+    asyncio.run(delete_all(scene.api, MINE, 60, scene.said.append, scene.sleep, scene.clock))
     assert scene.deployments == []
     assert 10 <= scene.now < 15
     assert len(scene.said) == 2
@@ -62,7 +68,7 @@ def test_removes_finalizers_after_the_timeout() -> None:
             self.release("other.dev/mine")
 
     scene = Dead()
-    asyncio.run(delete_all(scene.api, (), 60, scene.said.append, scene.sleep, scene.clock))
+    asyncio.run(delete_all(scene.api, MINE, 60, scene.said.append, scene.sleep, scene.clock))
     assert scene.deployments == []
     assert 60 <= scene.now < 70
     assert "removes their finalizers" in scene.said[-1]
@@ -70,7 +76,7 @@ def test_removes_finalizers_after_the_timeout() -> None:
 
 def test_keeps_other_finalizers_and_namespaces() -> None:
     scene = Scene()
-    asyncio.run(release_all(scene.api, (), scene.said.append, scene.sleep))
+    asyncio.run(release_all(scene.api, MINE, scene.said.append, scene.sleep))
     assert [one["metadata"]["finalizers"] for one in scene.deployments] == [["other.dev/mine"]] * 2
     assert not any("deletionTimestamp" in one["metadata"] for one in scene.deployments)
 
@@ -80,16 +86,17 @@ def test_removes_a_finalizer_that_was_added_again() -> None:
         def act(self) -> None:
             if self.now < 3:
                 for one in self.deployments:
-                    self.api.edit(one, lambda found: found["metadata"].update(finalizers=[FINALIZER]))
+                    marks = {"finalizers": [FINALIZER], "annotations": {OPERATOR: "system/gllm"}}
+                    self.api.edit(one, lambda found, marks=marks: found["metadata"].update(marks))
 
     scene = Stubborn(1)
-    asyncio.run(release_all(scene.api, (), scene.said.append, scene.sleep))
+    asyncio.run(release_all(scene.api, MINE, scene.said.append, scene.sleep))
     assert scene.deployments[0]["metadata"]["finalizers"] == []
 
 
 def test_an_empty_cluster_needs_no_wait() -> None:
     scene = Scene(0)
-    asyncio.run(delete_all(scene.api, (), 60, scene.said.append, scene.sleep, scene.clock))
+    asyncio.run(delete_all(scene.api, MINE, 60, scene.said.append, scene.sleep, scene.clock))
     assert scene.now == 0
 
 
@@ -114,3 +121,64 @@ def test_stops_the_operator_and_waits() -> None:
     (found,) = [one for one in scene.api.objects.values() if one["kind"] == "Deployment"]
     assert found["spec"]["replicas"] == 0
     assert 5 <= scene.now < 8
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_another_operators_deployments_and_unmarked_ones_are_left_alone(keep: bool) -> None:
+    scene = Scene(1)
+    for name, marks in (("theirs", {OPERATOR: "other/gllm"}), ("unmarked", {})):
+        made = deployment(name=name)
+        made["metadata"] |= {"finalizers": [FINALIZER], "annotations": marks}
+        scene.api.put(made)
+    mine, *others = scene.deployments
+    scene.api.edit(mine, lambda one: one["metadata"].update(finalizers=[FINALIZER]))
+    if keep:
+        asyncio.run(release_all(scene.api, MINE, scene.said.append, scene.sleep))
+        assert scene.deployments[0]["metadata"]["annotations"] == {}
+        assert scene.deployments[1:] == others
+    else:
+        asyncio.run(delete_all(scene.api, MINE, 5, scene.said.append, scene.sleep, scene.clock))
+        assert scene.deployments == others
+
+
+def record(scene: Scene, name: str, status: str, kind: str = "Secret", namespace: str = "system") -> None:
+    labels = {"owner": "helm", "name": name, "status": status}
+    metadata = {"name": f"sh.helm.release.v1.{name}.v{scene.api.version}", "namespace": namespace, "labels": labels}
+    scene.api.put({"apiVersion": "v1", "kind": kind, "metadata": metadata})
+
+
+def test_nothing_is_done_unless_helm_uninstalls_this_release() -> None:
+    """A rendered chart that is applied has the Job too, but no such record of helm."""
+
+    def uninstalling() -> bool:
+        return asyncio.run(is_uninstalling(scene.api, "system", "gllm"))
+
+    scene = Scene()
+    assert not uninstalling()
+    record(scene, "gllm", "superseded")
+    record(scene, "gllm", "deployed")
+    record(scene, "other", "uninstalling")
+    record(scene, "gllm", "uninstalling", namespace="elsewhere")
+    assert not uninstalling()
+    record(scene, "gllm", "uninstalling")
+    assert uninstalling()
+    scene = Scene()
+    record(scene, "gllm", "uninstalling", "ConfigMap")
+    assert uninstalling()
+
+
+def crd(scene: Scene, release: str = "gllm") -> list[Object]:
+    annotations = {"meta.helm.sh/release-namespace": "system", "meta.helm.sh/release-name": release}
+    metadata = {"name": "llmdeployments.gllm.dev", "namespace": "", "annotations": annotations}
+    scene.api.put({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata})
+    asyncio.run(delete_crd(scene.api, "system/gllm", scene.said.append))
+    return scene.api.of_kind("CustomResourceDefinition")
+
+
+def test_the_crd_is_deleted_only_if_it_is_unused_and_of_this_release() -> None:
+    assert crd(Scene(0)) == []
+    used = Scene(1)
+    assert crd(used)
+    assert "default/d0" in used.said[-1]
+    assert crd(Scene(0), "other")
+    asyncio.run(delete_crd(Scene(0).api, "system/gllm"))

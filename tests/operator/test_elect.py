@@ -100,3 +100,28 @@ def test_a_leader_that_leaves_hands_over_at_once(api: MemoryApi, clock: Clock) -
         assert (first.leads, second.leads) == (False, True)
 
     asyncio.run(go())
+
+
+def test_a_leader_outlives_other_writers_of_its_lease(api: MemoryApi, clock: Clock) -> None:
+    """Tools that apply the chart again write to the Lease, or make it anew. The leader keeps it either way."""
+
+    async def go() -> None:
+        first, second = elector(api, clock, "first"), elector(api, clock, "second")
+        await first.acquire()
+        keeping = asyncio.create_task(first.keep())
+        for number in range(3):
+            (lease,) = api.of_kind("Lease")
+            api.edit(lease, lambda one, number=number: one["metadata"].update(annotations={"applied": str(number)}))
+            await asyncio.sleep(0.05)
+            assert first.leads
+        (lease,) = api.of_kind("Lease")
+        api.edit(lease, lambda one: one.pop("spec"))
+        await asyncio.sleep(0.05)
+        assert first.leads
+        # A holder that has taken it is respected.
+        (lease,) = api.of_kind("Lease")
+        api.edit(lease, lambda one: one["spec"].update(holderIdentity=second.identity))
+        await asyncio.wait_for(keeping, 2)
+        assert not first.leads
+
+    asyncio.run(go())

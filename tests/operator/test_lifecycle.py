@@ -390,7 +390,7 @@ def test_a_restart_annotation_replaces_all_groups() -> None:
     harness.run_until_quiet()
     names = {group.name for group in harness.status.groups}
     assert harness.deployment is not None
-    harness.api.edit(harness.deployment, lambda one: one["metadata"].update(annotations={"gllm.dev/restart": "now"}))
+    harness.api.edit(harness.deployment, lambda one: one["metadata"]["annotations"].update({"gllm.dev/restart": "now"}))
     harness.run_until_quiet()
     assert names.isdisjoint({group.name for group in harness.status.groups})
     assert harness.status.ready == "1/1"
@@ -469,3 +469,45 @@ def test_events_are_not_repeated() -> None:
     for _ in range(5):
         harness.run_pass()
     assert len(harness.api.of_kind("Event")) == len(events)
+
+
+def test_a_second_operator_stands_back_until_it_is_asked() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    assert harness.status.operator == "default/gllm-operator"
+    harness.start_operator("other/gllm")
+    before = len(harness.api.writes)
+    harness.edit(image("2"))
+    for _ in range(3):
+        harness.run_pass()
+        harness.world.step()
+    assert [kind for _, kind, _ in harness.api.writes[before:]] == ["Event"]
+    event = harness.api.of_kind("Event")[-1]
+    assert event["reason"] == "StandsBack"
+    assert "default/gllm-operator manages" in event["message"]
+    assert "gllm.dev/operator=other/gllm" in event["message"]
+    assert harness.deployment is not None
+    harness.api.begin_delete(harness.deployment)
+    harness.run_pass()
+    assert harness.sets()
+    harness.api.edit(harness.deployment, lambda one: one["metadata"].pop("deletionTimestamp"))
+    # Handed over, the second one carries out the edit, and the first one stands back.
+    harness.api.edit(
+        harness.deployment, lambda one: one["metadata"].update(annotations={"gllm.dev/operator": "other/gllm"})
+    )
+    harness.run_until_quiet()
+    assert harness.status.operator == "other/gllm"
+    assert harness.status.ready == "1/1"
+    assert {group.revision for group in harness.status.groups} == {harness.status.update_revision}
+    harness.start_operator()
+    before = len(harness.api.writes)
+    harness.run_pass()
+    assert [kind for _, kind, _ in harness.api.writes[before:]] == ["Event"]
+
+
+def test_a_deployment_is_marked_before_anything_is_written() -> None:
+    harness = OperatorHarness()
+    harness.run_pass()
+    assert harness.api.writes[0] == ("patch", "LLMDeployment", "smol")
+    assert harness.deployment is not None
+    assert harness.deployment["metadata"]["annotations"]["gllm.dev/operator"] == "default/gllm-operator"

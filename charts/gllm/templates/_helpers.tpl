@@ -1,3 +1,22 @@
+{{/*
+Fill in the values that are missing. `helm upgrade --reuse-values` brings the values of the chart that was installed, and
+so none of the keys that this chart has gained. Every template includes it first.
+*/}}
+{{- define "gllm.values" -}}
+{{- include "gllm.fill" (dict "into" .Values "from" (.Files.Get "files/values.yaml" | fromYaml)) }}
+{{- end }}
+
+{{/* Keys of `from` that `into` lacks. Maps that belong to the user as a whole are not filled: null removes a key there. */}}
+{{- define "gllm.fill" -}}
+{{- range $key, $value := .from }}
+{{- if not (hasKey $.into $key) }}
+{{- $_ := set $.into $key $value }}
+{{- else if and (kindIs "map" $value) (kindIs "map" (get $.into $key)) (not (has $key (list "resources" "labels"))) }}
+{{- include "gllm.fill" (dict "into" (get $.into $key) "from" $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "gllm.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
@@ -56,9 +75,9 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The namespaces in which the operator has rights; empty means the whole cluster. */}}
-{{- define "gllm.scopes" -}}
-{{- if .Values.watchNamespaces }}{{ join "," .Values.watchNamespaces }}{{ end }}
+{{/* The name of cluster-wide objects. Releases of the same name in other namespaces have their own. */}}
+{{- define "gllm.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "gllm.fullname" .) }}
 {{- end }}
 
 {{/* The operator's rights: only the verbs that it uses. It does not read Secrets. */}}

@@ -156,6 +156,9 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     """The revision whose rollout failed. To try again, edit the spec or set the annotation gllm.dev/restart."""
     reason: Annotated[str, Meta(max_length=64)] = ""
     """The reason of the most important condition."""
+    operator: Annotated[str, Meta(max_length=512)] = ""
+    """NAMESPACE/NAME of the operator that manages the deployment. Others that watch the namespace stand back. The
+    annotation gllm.dev/operator hands the deployment over."""
     endpoint: Endpoint | None = None
     """Where the model is served."""
     shape: ParallelismStatus | None = None

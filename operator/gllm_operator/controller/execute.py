@@ -14,7 +14,7 @@ from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.observe import controller_of, fields_digest
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
-from gllm_operator.names import FINALIZER, MANAGER, ROLE, Owner
+from gllm_operator.names import FINALIZER, MANAGER, OPERATOR, ROLE, Owner
 from gllm_operator.objects import Manifest, Object, ObjectRef, digest, ref_of, timestamp, without_nulls
 from gllm_operator.plan import Delete, Event, Plan
 from gllm_operator.plan.observed import CREATION, DELETION, Applied
@@ -45,8 +45,12 @@ class Executor:
 
     async def execute(self, deployment: Object, plan: Plan, owner: Owner, memory: Memory) -> Object:
         """Return the deployment as last written. Raises Stale, NotLeading or ApiError; the next plan continues."""
-        if plan.add_finalizer:
-            return await self._set_finalizers(deployment, add=True)
+        if plan.managed_by:
+            await self._stand_back(deployment, plan, memory)
+            return deployment
+        memory.managed_by = ""
+        if plan.claim:
+            return await self._claim(deployment, plan.claim)
         deployment = await self._write_status(deployment, plan.status)
         for ref in plan.forget:
             memory.refused.pop(ref, None)
@@ -67,7 +71,7 @@ class Executor:
             await self._delete(delete, owner, memory)
         await self._post_events(deployment, plan.events)
         if plan.remove_finalizer:
-            return await self._set_finalizers(deployment, add=False)
+            return await self._patch(deployment, {"metadata": {"finalizers": _other_finalizers(deployment)}})
         return deployment
 
     # --- the deployment itself -------------------------------------------------------------------------
@@ -78,10 +82,19 @@ class Executor:
             return deployment
         return await self._patch(deployment, {"status": body}, "status")
 
-    async def _set_finalizers(self, deployment: Object, *, add: bool) -> Object:
-        others = [one for one in deployment["metadata"].get("finalizers") or [] if one != FINALIZER]
-        finalizers = [*others, FINALIZER] if add else others
-        return await self._patch(deployment, {"metadata": {"finalizers": finalizers}})
+    async def _claim(self, deployment: Object, operator: str) -> Object:
+        finalizers = [*_other_finalizers(deployment), FINALIZER]
+        return await self._patch(
+            deployment, {"metadata": {"finalizers": finalizers, "annotations": {OPERATOR: operator}}}
+        )
+
+    async def _stand_back(self, deployment: Object, plan: Plan, memory: Memory) -> None:
+        """Say once that another operator manages the deployment."""
+        if memory.managed_by != plan.managed_by:
+            self._check()
+            _log.warning("stands back", extra={"managed_by": plan.managed_by})
+            await self._post_events(deployment, plan.events)
+            memory.managed_by = plan.managed_by
 
     async def _patch(self, deployment: Object, body: Object, subresource: str = "") -> Object:
         self._check()
@@ -246,6 +259,10 @@ class Executor:
     def _check(self) -> None:
         if not self._may_write():
             raise NotLeading
+
+
+def _other_finalizers(deployment: Object) -> list[str]:
+    return [one for one in deployment["metadata"].get("finalizers") or [] if one != FINALIZER]
 
 
 def status_patch(status: LLMDeploymentStatus) -> Object:

@@ -17,6 +17,8 @@ class Memory:
     applied: dict[ObjectRef, Applied] = field(default_factory=dict)
     refused: dict[ObjectRef, Refusal] = field(default_factory=dict)
     keys_known: bool = False
+    managed_by: str = ""
+    """The other operator that this one has said to stand back for."""
 
     def refuse(self, ref: ObjectRef, digest: str, error: ApiError, held: tuple[str, str], now: float) -> None:
         """Note that the API server refuses a write."""

@@ -55,6 +55,8 @@ class Dependencies:
     """Why the StatefulSet with this uid could not create a pod."""
     read_model: Callable[[str], ModelConfig | None] = lambda source: None
     default_image: str = ""
+    operator: str = "default/gllm-operator"
+    """NAMESPACE/NAME of this operator, with which it marks what it manages."""
     apis: frozenset[str] = frozenset()
 
 
@@ -187,7 +189,7 @@ class Reconciler:
                     await self._refresh(key, state)
                     result = "stale"
                     continue
-                if made.add_finalizer:
+                if made.claim:
                     continue
                 state.watch_requests, state.watch_loading = made.watch_requests, made.watch_loading
                 state.status = made.status
@@ -218,6 +220,7 @@ class Reconciler:
             keys_known=memory.keys_known,
             fresh_keys=dependencies.make_keys(),
             default_image=dependencies.default_image,
+            operator=dependencies.operator,
             model=dependencies.read_model(source),
             failed_create=dependencies.failed_create,
             answers=await dependencies.ask_masters(

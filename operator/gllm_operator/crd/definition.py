@@ -96,6 +96,7 @@ def _columns() -> list[dict[str, Any]]:
         column("URL", ".status.endpoint.url", wide=True),
         column("Revision", ".status.updateRevision", wide=True),
         column("GPUs", ".status.shape.accelerators", "integer", wide=True),
+        column("Operator", ".status.operator", wide=True, text="The operator that manages the deployment."),
         column("Fits", ".status.estimate.fits", wide=True),
         column(
             "Message",

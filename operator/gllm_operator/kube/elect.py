@@ -66,11 +66,10 @@ class Elector:
         while True:
             await asyncio.sleep(self._renew_every)
             try:
-                if not await self._try(self._lease, stale=False):
+                # Others may write to the Lease, such as tools that apply the chart. Only its holder counts.
+                if not (await self._try(self._lease, stale=False) or await self._try(await self._read(), stale=False)):
                     break
             except ApiError as error:
-                if error.status == 409:
-                    break
                 _log.warning("cannot renew the lease", extra={"error": str(error)})
             if not self.leads:
                 break
@@ -120,7 +119,7 @@ class Elector:
                 }
                 self._lease = await self._api.create(body)
             else:
-                holder = lease["spec"].get("holderIdentity")
+                holder = (lease.get("spec") or {}).get("holderIdentity")
                 if holder not in ("", None, self.identity) and not stale:
                     return False
                 version = lease["metadata"]["resourceVersion"]

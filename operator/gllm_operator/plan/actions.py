@@ -31,7 +31,10 @@ class Plan:
     """The decisions of a pass. They are carried out in the order of the fields: the next plan relies on the status."""
 
     status: LLMDeploymentStatus
-    add_finalizer: bool = False
+    claim: str = ""
+    """The operator's name: mark the LLMDeployment with it and add the finalizer, before anything else is written."""
+    managed_by: str = ""
+    """The operator that manages the LLMDeployment, if it is another one. Then this one writes only the events, once."""
     forget: tuple[ObjectRef, ...] = ()
     """Objects whose refusals no longer matter."""
     probes: tuple[Manifest, ...] = ()

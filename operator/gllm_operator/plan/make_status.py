@@ -94,6 +94,7 @@ def make_status(
         update_revision=inputs.update or before.update_revision,
         failed_revision=inputs.target.failed if inputs.update and not inputs.blocked else before.failed_revision,
         reason=headline(facts, found),
+        operator=observed.operator,
         endpoint=_endpoint(owner, spec),
         shape=None if spec is None or parallel is None else _parallelism(parallel, spec),
         estimate=None if spec is None or parallel is None else estimate(spec, parallel, observed.model),

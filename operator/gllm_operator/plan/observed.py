@@ -164,6 +164,10 @@ class Observed:
     fresh_keys: str = ""
     """New keys, for the case that the Secret has to be created. Randomness is an input of `plan`."""
     default_image: str = ""
+    operator: str = ""
+    """NAMESPACE/NAME of this operator."""
+    managed_by: str = ""
+    """NAMESPACE/NAME of the operator that has marked the LLMDeployment; empty: none."""
     model: ModelConfig | None = None
     """The model's config, if the operator can read it."""
     in_flight: Mapping[str, int] = field(default_factory=dict)

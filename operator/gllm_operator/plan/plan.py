@@ -10,10 +10,10 @@ from gllm_operator.api.status import OrdinalStatus
 from gllm_operator.build.group import group_sets
 from gllm_operator.build.probes import termination_grace
 from gllm_operator.build.singletons import keys_secret, missing_apis, singletons
-from gllm_operator.names import GroupId
+from gllm_operator.names import OPERATOR, GroupId
 from gllm_operator.objects import Manifest, ObjectRef, ref_of
 from gllm_operator.plan import owned_objects, refusals
-from gllm_operator.plan.actions import Delete, Plan
+from gllm_operator.plan.actions import Delete, Event, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.health import Health, health_of, is_loading
@@ -50,6 +50,11 @@ class DesiredState:
 
 
 def plan(observed: Observed, now: float) -> Plan:
+    if observed.managed_by not in ("", observed.operator):
+        return Plan(observed.status, managed_by=observed.managed_by, events=(_stands_back(observed),))
+    deleting = observed.deleting_since is not None
+    if not deleting and (not observed.has_finalizer or observed.managed_by != observed.operator):
+        return Plan(observed.status, claim=observed.operator, wake_after=0.0)
     desired = _desired_state(observed)
     groups = groups_of(observed, now)
     if observed.deleting_since is not None:
@@ -57,6 +62,15 @@ def plan(observed: Observed, now: float) -> Plan:
     if desired.spec is None:
         return _only_status(observed, desired, groups, now)
     return _plan_spec(observed, desired, desired.spec, groups, now)
+
+
+def _stands_back(observed: Observed) -> Event:
+    return Event(
+        "Warning",
+        "StandsBack",
+        f"the operator {observed.managed_by} manages this LLMDeployment, so {observed.operator} stands back. "
+        f"To hand it over: kubectl annotate llm {observed.owner.name} {OPERATOR}={observed.operator} --overwrite",
+    )
 
 
 def _desired_state(observed: Observed) -> DesiredState:
@@ -103,8 +117,6 @@ def _plan_spec(
         blocked=desired.refused is not None,
     )
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
-    if not observed.has_finalizer:
-        return Plan(observed.status, add_finalizer=True, wake_after=0.0)
     staying = writes.staying
     forget = refusals.forgotten(
         observed, (*writes.creates, *writes.wanted), (*writes.drains, *writes.deletes), desired.update

@@ -107,7 +107,11 @@ async def _reconcile(
         api,
         cache,
         Dependencies(
-            failed_create=failures.of, read_model=ModelReader(), default_image=settings.default_image, apis=apis
+            failed_create=failures.of,
+            read_model=ModelReader(),
+            default_image=settings.default_image,
+            operator=settings.name,
+            apis=apis,
         ),
         metrics=metrics,
         concurrency=settings.concurrency,

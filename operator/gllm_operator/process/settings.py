@@ -27,6 +27,11 @@ class Settings:
     concurrency: int
     log_level: str
 
+    @property
+    def name(self) -> str:
+        """NAMESPACE/NAME of the operator, equal in all its replicas. It marks what it manages with it."""
+        return f"{self.lease_namespace}/{self.lease_name or 'gllm-operator'}"
+
 
 def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     parser = argparse.ArgumentParser(
