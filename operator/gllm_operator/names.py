@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 PREFIX = "gllm.dev/"
@@ -30,6 +31,9 @@ class Owner:
     namespace: str
     name: str
     uid: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of all its objects, from spec.objectMeta."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> dict[str, object]:
@@ -76,14 +80,15 @@ def base_labels(deployment: str) -> dict[str, str]:
     }
 
 
-def metadata(owner: Owner, name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
-    """metadata of an object that belongs to the deployment as a whole."""
-    return {
+def metadata(owner: Owner, name: str, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """metadata of an object of the deployment."""
+    made: dict[str, Any] = {
         "name": name,
         "namespace": owner.namespace,
-        "labels": base_labels(owner.name) | (labels or {}),
+        "labels": {**owner.labels, **base_labels(owner.name), **(labels or {})},
         "ownerReferences": [owner.reference],
     }
+    return made | ({"annotations": dict(owner.annotations)} if owner.annotations else {})
 
 
 def group_labels(deployment: str, group: GroupId, role: str) -> dict[str, str]:

@@ -511,3 +511,87 @@ def test_a_deployment_is_marked_before_anything_is_written() -> None:
     assert harness.api.writes[0] == ("patch", "LLMDeployment", "smol")
     assert harness.deployment is not None
     assert harness.deployment["metadata"]["annotations"]["gllm.dev/operator"] == "default/gllm-operator"
+
+
+def test_a_revision_that_comes_back_surges_no_further_and_reuses_no_name() -> None:
+    """A -> B -> A while the first group of A still drains: it holds its accelerators."""
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (first,) = [group.name for group in harness.status.groups]
+    drains = harness.world._pod_actions
+    harness.world._pod_actions = lambda pod: (  # type: ignore[method-assign]
+        [] if first in pod["metadata"]["name"] and "deletionTimestamp" in pod["metadata"] else drains(pod)
+    )
+    harness.edit(image("2"))
+    harness.run_until_quiet()
+    assert {group.phase for group in harness.status.groups} == {"Draining", "Ready"}
+    harness.edit(image("1"))
+    harness.run_until_quiet()
+    assert len(harness.sets()) == 2, "three groups with replicas 1 and maxSurge 1"
+    harness.world._pod_actions = drains  # type: ignore[method-assign]
+    harness.run_until_quiet()
+    (last,) = [group.name for group in harness.status.groups]
+    assert harness.status.ready == "1/1"
+    assert last.rpartition("-")[0] == first.rpartition("-")[0]
+    assert last != first
+
+
+def test_an_ordinal_that_comes_back_reuses_no_name() -> None:
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    before = {group.name for group in harness.status.groups}
+    for replicas in (1, 2):
+        harness.edit(lambda one, replicas=replicas: one.update(replicas=replicas))
+        harness.run_until_quiet()
+    assert len(before & {group.name for group in harness.status.groups}) == 1
+
+
+@pytest.mark.parametrize("orphaned", [True, False])
+def test_orphans_continue_to_serve(orphaned: bool) -> None:
+    """kubectl delete --cascade=orphan: before or after the garbage collector has removed the owner references."""
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    assert harness.deployment is not None
+    if orphaned:
+        for one in harness.api.of_kind("StatefulSet"):
+            harness.api.edit(one, lambda found: found["metadata"].pop("ownerReferences"))
+    else:
+        harness.api.edit(harness.deployment, lambda one: one["metadata"]["finalizers"].append("orphan"))
+    harness.api.begin_delete(harness.deployment)
+    harness.run_pass()
+    if not orphaned:
+        assert (harness.deployment or {})["metadata"]["finalizers"] == ["orphan"]
+    else:
+        assert harness.deployment is None
+    assert all("deletionTimestamp" not in one["metadata"] for one in harness.sets())
+    assert len(ready_masters(harness.api)) == 2
+
+
+def test_labels_annotations_and_service_settings_pass_through() -> None:
+    service = {
+        "metadata": {"annotations": {"lb.example.com/kind": "internal"}},
+        "spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local"},
+    }
+    common = {"labels": {"team": "a", "gllm.dev/deployment": "other"}, "annotations": {"owner": "b"}}
+    harness = OperatorHarness(
+        spec(objectMeta=common, server={"serviceType": "LoadBalancer", "serviceTemplate": service})
+    )
+    harness.run_until_quiet()
+    groups = {group.name for group in harness.status.groups}
+    mine = [one for one in harness.api.objects.values() if one["kind"] not in ("Pod", "Event", "LLMDeployment")]
+    assert len(mine) >= 8
+    for one in mine:
+        assert one["metadata"]["labels"]["team"] == "a", one["kind"]
+        assert one["metadata"]["labels"]["gllm.dev/deployment"] == "smol"
+        assert one["metadata"]["annotations"]["owner"] == "b"
+    (found,) = [one for one in mine if (one["kind"], one["metadata"]["name"]) == ("Service", "smol")]
+    assert found["metadata"]["annotations"]["lb.example.com/kind"] == "internal"
+    assert found["spec"]["externalTrafficPolicy"] == "Local"
+    assert found["spec"]["type"] == "LoadBalancer"
+    harness.edit(lambda one: one["objectMeta"]["labels"].update(team="c"))
+    harness.run_until_quiet()
+    assert {group.name for group in harness.status.groups} == groups, "no pod changes"
+    assert harness.sets()[0]["metadata"]["labels"]["team"] == "c"
+    harness.edit(lambda one: one["server"].update(serviceTemplate={"spec": {"selector": {}}}))
+    harness.run_until_quiet()
+    assert harness.condition("SpecValid") == ("False", "SpecInvalid")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from fixtures.kube_memory import Crash
 from fixtures.kube_world import NODES, ready_masters
 from fixtures.operator_harness import SPEC, OperatorHarness
-from gllm_operator.names import MANAGED_BY, MANAGER, REVISION, ROLE
+from gllm_operator.names import MANAGED_BY, MANAGER, ROLE
 from gllm_operator.objects import Object
 
 SPECS = st.fixed_dictionaries(
@@ -55,6 +55,8 @@ class Watched(OperatorHarness):
         self.chance = random.Random(seed)
         self.foreign = [self.api.put(one) for one in _foreign_objects()]
         self.crash_after: int | None = None
+        self.names: set[str] = set()
+        self.meddled: set[str] = set()
         self.before: dict[Any, Object] = {}
         self.api.fail = self.on_write
 
@@ -84,7 +86,8 @@ class Watched(OperatorHarness):
                 and new["kind"] == "StatefulSet"
                 and new["metadata"]["labels"][ROLE] == "master"
             ):
-                self.check_surge(new)
+                self.check_surge()
+                self.check_name(new["metadata"]["name"])
 
     def spec_now(self) -> tuple[int, int, int]:
         assert self.deployment is not None
@@ -93,17 +96,20 @@ class Watched(OperatorHarness):
         replicas = 0 if spec.get("suspend") else spec["replicas"]
         return replicas, rollout.get("maxSurge", 1), rollout.get("maxUnavailable", 0)
 
-    def check_surge(self, new: Object) -> None:
-        """At most replicas + maxSurge groups, including draining ones of other revisions."""
+    def check_surge(self) -> None:
+        """At most replicas + maxSurge groups that hold pods, including draining ones."""
         replicas, surge, _ = self.spec_now()
-        revision = new["metadata"]["labels"][REVISION]
         held = 0
         for one in self.sets():
             draining = "deletionTimestamp" in one["metadata"]
-            other = one["metadata"]["labels"][REVISION] != revision
-            held += not draining or (other and self._holds_pods(one))
+            held += not draining or self._holds_pods(one)
         names = [(one["metadata"]["name"], "deletionTimestamp" in one["metadata"]) for one in self.sets()]
         assert held <= replicas + surge, f"{held} groups with replicas {replicas}, maxSurge {surge}: {names}"
+
+    def check_name(self, name: str) -> None:
+        """No name is used twice, unless its set was deleted by hand."""
+        assert name not in self.names or name in self.meddled, name
+        self.names.add(name)
 
     def check_drain(self, old: Object) -> None:
         """A serving group drains only if enough others serve."""
@@ -175,6 +181,7 @@ class Watched(OperatorHarness):
             return
         one = self.chance.choice(mine)
         if action == "delete object":
+            self.meddled.add(one["metadata"]["name"])
             self.api.begin_delete(one)
         else:
             self.api.edit(

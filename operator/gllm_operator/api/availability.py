@@ -25,8 +25,8 @@ class Rollout(ApiObject, frozen=True, kw_only=True):
     )
 
     max_surge: Groups = 1
-    """The maximum number of groups beyond spec.replicas during a change. Draining groups of the old revision count,
-    because they hold their accelerators."""
+    """The maximum number of groups beyond spec.replicas during a change. Draining groups count, because they hold their
+    accelerators."""
     max_unavailable: Groups = 0
     """The maximum number of groups below spec.replicas that may be unavailable during a change."""
     paused: bool = False

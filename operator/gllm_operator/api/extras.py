@@ -1,4 +1,4 @@
-"""spec.autoscaling, spec.security, spec.monitoring."""
+"""spec.autoscaling, spec.objectMeta, spec.security, spec.monitoring."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ class Autoscaling(ApiObject, frozen=True, kw_only=True):
     """The HorizontalPodAutoscalerBehavior of autoscaling/v2."""
     triggers: Annotated[tuple[RawObject, ...], Meta(max_length=16)] = ()
     """Triggers of a KEDA ScaledObject."""
+
+
+class ObjectMeta(ApiObject, frozen=True, kw_only=True):
+    labels: Annotated[dict[str, Annotated[str, Meta(max_length=63)]], Meta(max_length=64)] = field(default_factory=dict)
+    """Labels of these objects. Those that the operator sets itself take precedence."""
+    annotations: Annotated[dict[str, Annotated[str, Meta(max_length=65536)]], Meta(max_length=64)] = field(
+        default_factory=dict
+    )
+    """Annotations of these objects."""
 
 
 class Security(ApiObject, frozen=True, kw_only=True):

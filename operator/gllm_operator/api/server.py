@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from gllm_operator.api.types import ApiObject, KeyRef, Port, Rule, Seconds, ShortText, Variable
+from gllm_operator.api.types import ApiObject, KeyRef, Port, RawObject, Rule, Seconds, ShortText, Variable
 
 
 class Server(ApiObject, frozen=True, kw_only=True):
@@ -16,6 +16,9 @@ class Server(ApiObject, frozen=True, kw_only=True):
     """The port of the Service, which has the name of the LLMDeployment."""
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     """The type of the Service."""
+    service_template: RawObject = field(default_factory=dict)
+    """A Service whose metadata (labels, annotations) and spec (loadBalancerClass, loadBalancerSourceRanges,
+    externalTrafficPolicy and so on) are merged into the Service. The operator sets its type, ports and selector."""
     api_key_secret_ref: KeyRef | None = None
     """The key of a Secret with the API key that requests must carry. Without it, requests need no key."""
 

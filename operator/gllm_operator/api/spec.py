@@ -8,7 +8,7 @@ from msgspec import Meta, field
 
 from gllm_operator.api.availability import Disruption, Recovery, Rollout
 from gllm_operator.api.engine import Engine
-from gllm_operator.api.extras import Autoscaling, Monitoring, Security
+from gllm_operator.api.extras import Autoscaling, Monitoring, ObjectMeta, Security
 from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes, Server
@@ -82,6 +82,9 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     """A PodTemplateSpec that is merged into the master pods only, after template."""
     slave: RawObject = field(default_factory=dict)
     """A PodTemplateSpec that is merged into the slave pods only, after template."""
+    object_meta: ObjectMeta = ObjectMeta()
+    """Labels and annotations of all objects that the operator creates, as policies of a cluster may demand them. Those
+    of pods are in template.metadata, since a change of pods needs new groups."""
     server: Server = Server()
     """How clients reach the deployment."""
     network: Network = Network()

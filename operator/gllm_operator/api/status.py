@@ -52,7 +52,7 @@ class GroupStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     revision: Annotated[str, Meta(max_length=16)]
     """The revision of the group's pods."""
     instance: int
-    """A number, from 1, that distinguishes groups with the same ordinal and revision."""
+    """A number that grows with every group of the ordinal, so that no name is used twice (999 is followed by 1)."""
     phase: Phase
     """The phase of the group. It is informational. For Broken, BackingOff and Failed, lastFailure has the cause."""
     ready_ranks: Annotated[str, Meta(max_length=16)]

@@ -36,12 +36,7 @@ def _stateful_set(
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": {
-            "name": group.set_name(owner.name, role),
-            "namespace": owner.namespace,
-            "labels": group_labels(owner.name, group, role),
-            "ownerReferences": [owner.reference],
-        },
+        "metadata": metadata(owner, group.set_name(owner.name, role), group_labels(owner.name, group, role)),
         "spec": spec,
     }
 

@@ -12,6 +12,7 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.build.env import KEYS_KEY
 from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
 from gllm_operator.build.model_source import model_files
+from gllm_operator.build.overlay import overlay
 from gllm_operator.names import DEPLOYMENT, Owner, headless_name, keys_name, masters_selector, metadata
 from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
 
@@ -57,12 +58,15 @@ def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
 def client_service(owner: Owner, server: Server) -> dict[str, Any]:
     """The Service for clients. It selects the masters, of which Kubernetes includes the ready ones."""
     port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
-    return {
+    own = {"type": server.service_type, "selector": masters_selector(owner.name), "ports": [port]}
+    given = server.service_template
+    service: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(owner, owner.name),
-        "spec": {"type": server.service_type, "selector": masters_selector(owner.name), "ports": [port]},
+        "metadata": overlay(given.get("metadata") or {}, metadata(owner, owner.name)),
+        "spec": overlay(given.get("spec") or {}, own),
     }
+    return service
 
 
 def headless_service(owner: Owner) -> dict[str, Any]:

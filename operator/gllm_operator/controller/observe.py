@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gllm_operator.api.extras import ObjectMeta
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
@@ -60,10 +61,15 @@ def observe(
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None,
 ) -> Observed:
     metadata = deployment["metadata"]
-    owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"])
     spec, problem = decode_spec(deployment.get("spec"))
+    common = ObjectMeta() if spec is None else spec.object_meta
+    owner = Owner(metadata["namespace"], metadata["name"], metadata["uid"], common.labels, common.annotations)
     found = list(objects)
     controlled = [one for one in found if one["kind"] != "Pod" and controller_of(one) == owner.uid]
+    # Sets that were orphaned, or belong to an earlier LLMDeployment of this name, keep their pods.
+    theirs = {one["metadata"]["uid"] for one in found if one["kind"] == "StatefulSet"}
+    theirs -= {one["metadata"]["uid"] for one in controlled}
+    pods = [one for one in found if one["kind"] == "Pod" and controller_of(one) not in theirs]
     return Observed(
         owner=owner,
         generation=metadata.get("generation", 1),
@@ -72,11 +78,12 @@ def observe(
         restart=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
         status=decode_status(deployment.get("status")),
         deleting_since=seconds_of(metadata.get("deletionTimestamp")),
+        orphaned="orphan" in (metadata.get("finalizers") or []),
         has_finalizer=FINALIZER in (metadata.get("finalizers") or []),
         sets=tuple(
             filter(None, (observed_set(one, failed_create) for one in controlled if one["kind"] == "StatefulSet"))
         ),
-        pods=tuple(filter(None, (observed_pod(one) for one in found if one["kind"] == "Pod"))),
+        pods=tuple(filter(None, (observed_pod(one) for one in pods))),
         revisions=tuple(observed_revision(one) for one in controlled if one["kind"] == "ControllerRevision"),
         owned={
             ref_of(one): owned_object_of(one, owner)

@@ -149,6 +149,8 @@ class Observed:
     """Value of the annotation gllm.dev/restart."""
     status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
     deleting_since: float | None = None
+    orphaned: bool = False
+    """Whether it is deleted with --cascade=orphan: its objects stay and serve."""
     has_finalizer: bool = True
     sets: tuple[ObservedSet, ...] = ()
     pods: tuple[ObservedPod, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,9 @@ from gllm_operator.api.status import OrdinalStatus
 from gllm_operator.names import GroupId
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.health import Health, is_stable
+
+_MOST_INSTANCES = 999
+"""Names have room for three digits. After so many groups of an ordinal the numbers begin again."""
 
 
 def next_ordinals(
@@ -38,12 +41,11 @@ def next_ordinals(
     for index in created:
         ordinal = kept.get(index)
         same_revision = ordinal is not None and ordinal.revision == target
-        used = [group.id.instance for group in groups if (group.id.index, group.id.revision) == (index, target)]
-        if ordinal is not None and same_revision:
-            used.append(ordinal.instance)
+        used = {group.id.instance for group in groups if group.id.index == index}
+        last = ordinal.instance if ordinal is not None else max(used, default=0)
         # A group that was never seen could not be written, so its name is still free.
         tried = ordinal is not None and same_revision and not ordinal.seen
-        id = GroupId(index, target, max(used, default=0) + (0 if tried else 1))
+        id = GroupId(index, target, last if tried else _next_instance(last, used))
         ids.append(id)
         kept[index] = OrdinalStatus(
             index=index,
@@ -51,6 +53,13 @@ def next_ordinals(
             instance=id.instance,
             restarts=ordinal.restarts if ordinal is not None and same_revision else 0,
         )
-    replicas = spec.effective_replicas
-    present = {group.id.index for group in groups}
-    return tuple(kept[index] for index in sorted(kept) if index < replicas or index in present), ids
+    return tuple(kept[index] for index in sorted(kept)), ids
+
+
+def _next_instance(last: int, used: Collection[int]) -> int:
+    """The number after `last` that no group of the ordinal has. It grows with every group of whatever revision, so that
+    names are not reused when a revision or an ordinal comes back."""
+    number = last % _MOST_INSTANCES + 1
+    while number in used:
+        number = number % _MOST_INSTANCES + 1
+    return number

@@ -55,6 +55,8 @@ def plan(observed: Observed, now: float) -> Plan:
     deleting = observed.deleting_since is not None
     if not deleting and (not observed.has_finalizer or observed.managed_by != observed.operator):
         return Plan(observed.status, claim=observed.operator, wake_after=0.0)
+    if deleting and observed.orphaned:
+        return Plan(observed.status, remove_finalizer=observed.has_finalizer)
     desired = _desired_state(observed)
     groups = groups_of(observed, now)
     if observed.deleting_since is not None:

@@ -46,7 +46,7 @@ def next_changes(
     drain = broken + _to_drain(old, new, live, health, bounds, now)
     create: tuple[int, ...] = ()
     if target:
-        create = _to_create(groups, new, drain, target, bounds)
+        create = _to_create(groups, new, drain, bounds)
     return GroupChanges(create, tuple(drain))
 
 
@@ -82,13 +82,10 @@ def _drain_order(groups: list[Group], health: Mapping[str, Health], available: s
     return sorted(groups, key=rank)
 
 
-def _to_create(
-    groups: Sequence[Group], new: list[Group], drained: list[Group], target: str, bounds: Bounds
-) -> tuple[int, ...]:
-    """Draining groups of other revisions count against maxSurge, because they hold their accelerators. Those of the
-    target revision do not count, so that a scale-up need not wait for the scale-down before it."""
+def _to_create(groups: Sequence[Group], new: list[Group], drained: list[Group], bounds: Bounds) -> tuple[int, ...]:
+    """Draining groups count against maxSurge, whatever their revision, because they hold their accelerators."""
     leaving = [group for group in groups if group.draining or group in drained]
-    holding = [group for group in leaving if group.id.revision != target and not group.stuck]
+    holding = [group for group in leaving if not group.stuck]
     staying = [group for group in groups if group not in leaving]
     room = bounds.most - len(staying) - len(holding)
     kept = [group for group in new if group not in drained]

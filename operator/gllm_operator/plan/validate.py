@@ -25,6 +25,7 @@ def problems(spec: LLMDeploymentSpec, name: str, image: str, model: ModelConfig 
     found = _name(name) + _image(image) + _bounds(spec)
     for field, template in (("template", spec.template), ("master", spec.master), ("slave", spec.slave)):
         found += _template(template, f"spec.{field}")
+    found += _service(spec.server.service_template)
     found += _arguments(spec.engine.extra_args)
     try:
         parallel = parallel_config(spec.parallelism, spec.accelerator)
@@ -92,6 +93,21 @@ def _template(template: dict[str, Any], where: str) -> list[str]:
     if spec.get("hostNetwork"):
         found.append(f"{where}: hostNetwork lets pods of one node collide on their ports; remove it")
     return found
+
+
+def _service(template: dict[str, Any]) -> list[str]:
+    where = "spec.server.serviceTemplate"
+    allowed = {"": {"metadata", "spec"}, ".metadata": {"labels", "annotations"}}
+    for path, names in allowed.items():
+        part = template.get(path[1:]) or {} if path else template
+        unknown = sorted(set(part) - names) if isinstance(part, dict) else [str(part)]
+        if unknown:
+            return [f"{where}{path} takes {' and '.join(sorted(names))}; {', '.join(unknown)} does not belong there"]
+    fields = template.get("spec") or {}
+    if not isinstance(fields, dict):
+        return [f"{where}.spec is an object"]
+    own = {"type": "server.serviceType", "ports": "server.port and server.servicePort", "selector": "the operator"}
+    return [f"{where}.spec sets {name}, which {own[name]} decides: remove it" for name in own if name in fields]
 
 
 def _arguments(extra: tuple[str, ...]) -> list[str]:
