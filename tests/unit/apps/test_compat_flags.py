@@ -185,6 +185,12 @@ def test_the_word_after_a_flag_is_its_value_even_if_it_looks_like_a_flag(model: 
     assert translate(["--", "--tensor-parallel-size"], {}, compat_flags=True) == ["--", "--tensor-parallel-size"]
 
 
+def test_all_bounds_of_the_goodput_after_one_flag() -> None:
+    given = ["--goodput", "ttft:200", "tpot:50", "--seed", "1"]
+    expected = ["--goodput", "ttft:200", "--goodput", "tpot:50", "--seed", "1"]
+    assert translate(given, {"--goodput": True, "--seed": True}, compat_flags=False) == expected
+
+
 def test_a_command_without_an_engine_keeps_its_own_flags() -> None:
     options = {"--model": True, "--max-model-len": True}
     given = ["--model", "x", "--max_model_len=5"]

@@ -21,8 +21,10 @@ from gllm.apps.cli.main import app
 from gllm.apps.simulate.ablation import Grid, capacity, means, run_grid
 from gllm.apps.simulate.figures import figures_of
 from gllm.apps.simulate.fit import fit_trace
+from gllm.apps.simulate.goodput import TARGETS, Curves, rows, run_curves
 from gllm.apps.simulate.hardware import Hardware, StageTimes, read_hardware
 from gllm.apps.simulate.pipeline import Pipeline
+from gllm.apps.simulate.plots import plot_goodput
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
@@ -272,6 +274,31 @@ def test_errors_of_the_command(arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert "Traceback" not in result.output
+
+
+def test_goodput_of_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert invoke("--goodput", "ttft:1e6", "tpot:1e6", "-o", str(out)).exit_code != 0, "plain numbers of milliseconds"
+    result = invoke("--goodput", "ttft:100000", "tpot:100000", "-o", str(out))
+    assert result.exit_code == 0, result.output
+    assert "goodput req/s" in result.output
+    [figures] = json.loads(out.read_text())
+    assert figures["request_goodput"] == figures["request_throughput"] > 0
+
+
+def test_goodput_curves(tmp_path: Path) -> None:
+    """Beyond capacity only targets keep requests within bounds; the figures are means over seeds."""
+    curves = Curves(depths=(1,), workloads=("azure",), loads=(0.3, 1.4), fixed=(512,), seeds=1, seconds=8)
+    points = run_curves(curves, processes=1)
+    assert len(points) == 2 * (1 + len(POLICY_NAMES))
+    found = {(point.line, round(point.rate, 3)): point.goodput for point in points}
+    low, high = sorted({round(point.rate, 3) for point in points})
+    assert found[TARGETS, low] == pytest.approx(low, rel=0.2)
+    assert found[TARGETS, high] > 2 * max(found[name, high] for name in POLICY_NAMES)
+    assert len(rows(points)) == 2 + len(POLICY_NAMES)
+    pytest.importorskip("matplotlib")
+    plot_goodput(points, tmp_path / "goodput.png")
+    assert (tmp_path / "goodput.png").stat().st_size > 1000
 
 
 def test_plots(tmp_path: Path) -> None:

@@ -138,10 +138,11 @@ def _goodput(whole: Sequence[RequestRecord], rate: float, bounds: dict[str, floa
     """Return the requests per second that meet the bounds, of `rate` that end; None if none can be judged."""
     if not whole:
         return None if rate else 0.0
-    return rate * sum(_meets(record, bounds) for record in whole) / len(whole)
+    return rate * sum(meets(record, bounds) for record in whole) / len(whole)
 
 
-def _meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
+def meets(record: RequestRecord, bounds: dict[str, float]) -> bool:
+    """Whether a request met all bounds, in milliseconds."""
     measured = {"ttft": record.ttft, "tpot": record.tpot or 0.0, "e2el": record.latency}
     return all(1e3 * measured[name] <= bound for name, bound in bounds.items())
 

@@ -53,7 +53,7 @@ OutputOption = Annotated[
 RecordsOption = Annotated[bool, typer.Option("--save-requests", help="Put a record of every request into --output.")]
 GoodputOption = Annotated[
     list[str] | None,
-    typer.Option("--goodput", help="Count requests within bounds in ms: ttft:200, tpot:50, e2el:5000; repeatable."),
+    typer.Option("--goodput", help="Count requests within bounds in ms: ttft:200 tpot:50 e2el:5000."),
 ]
 ConcurrencyOption = Annotated[
     int | None, typer.Option("--max-concurrency", min=1, help="Most requests in flight; the rest wait in the client.")

@@ -88,6 +88,8 @@ def translate(args: list[str], options: dict[str, bool], *, compat_flags: bool) 
             done.append(name + equals + value)
             if options.get(name) and not equals and words:
                 done.append(words.popleft())
+            while name == "--goodput" and words and re.fullmatch(r"[a-z0-9]+:[0-9.]+", words[0]):
+                done += [name, words.popleft()]  # vLLM writes all bounds after one flag.
         else:
             raise ValueError(f"No such option: {name}{_suggestion(name, options, compat_flags=compat_flags)}")
     return done

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from gllm.apps.bench.report import parse_goodput
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.cli.bench_options import (
     ConcurrencyOption,
+    GoodputOption,
     GpuOption,
     InputLenOption,
     ModelConfigOption,
@@ -34,6 +36,7 @@ from gllm.apps.cli.flag import takes_flags
 from gllm.apps.cli.options import ENGINE_FLAGS
 from gllm.apps.cli.parsing import Command
 from gllm.apps.simulate import ablation, figures, fit
+from gllm.apps.simulate import goodput as goodputs
 from gllm.apps.simulate.hardware import Hardware, read_hardware
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
@@ -109,6 +112,7 @@ def simulate(
     max_concurrency: ConcurrencyOption = None,
     gpu: GpuOption = "",
     model_config: ModelConfigOption = "",
+    goodput: GoodputOption = None,
     seed: SeedOption = 0,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write what the stages do, for ui.perfetto.dev (the last policy's).")
@@ -121,7 +125,15 @@ def simulate(
         bool,
         typer.Option("--ablation", help="All policies at PP2 to PP16 on sharegpt and azure, three loads: minutes."),
     ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of --ablation.")] = 2,
+    curves: Annotated[
+        bool,
+        typer.Option(
+            "--goodput-curves",
+            help="Goodput against the request rate at PP1 and PP4: balanced with targets (--ttft-target, default 1 s; "
+            "--tpot-target, default 0.05 s), and each policy with its best --max-prefill-tokens: minutes.",
+        ),
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of --ablation and --goodput-curves.")] = 2,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -129,6 +141,10 @@ def simulate(
     with errors_in_one_line():
         if ablate:
             return _ablation(ablation.Grid(preset=preset, seeds=seeds), output, plots)
+        if curves:
+            ttft, tpot = flags["ttft_target"] or 1.0, flags["tpot_target"] or 0.05
+            return _curves(goodputs.Curves(preset=preset, seeds=seeds, ttft=ttft, tpot=tpot), output, plots)
+        bounds = parse_goodput(goodput or [])
         pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens, eager=eager)
         if save_hardware is not None:
             save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
@@ -154,13 +170,13 @@ def simulate(
             outcome = Simulation(config, pipeline, requests, seed=seed, concurrency=max_concurrency, trace=writer).run()
             if writer is not None:
                 writer.close()
-            found = figures.figures_of(outcome, load=load)
+            found = figures.figures_of(outcome, bounds, load)
             if load is not None and found.steady is not None:
                 warn_of_window(found.steady, load)
             outcomes[name] = outcome
             rows.append([name, *figures.cells(found)])
             results.append(figures.as_json(found, {"policy": name, **settings}))
-        print_table(["policy", *figures.columns(load)], rows)
+        print_table(["policy", *figures.columns(load, goodput=bool(bounds))], rows)
         if output is not None:
             output.write_text(json.dumps(results, indent=1) + "\n")
         if plots is not None:
@@ -205,6 +221,22 @@ def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> N
         plot_microbatches(
             {name: ablation.simulate_case(case, name) for name in _policies(_COMPARED)}, plots / "microbatches.png"
         )
+
+
+def _curves(curves: goodputs.Curves, output: Path | None, plots: Path | None) -> None:
+    """Run the grid of `--goodput-curves`; print its table, write JSON and the plot."""
+    with Bars(kind="count") as bars:
+        points = goodputs.run_curves(curves, on_done=partial(bars.show, "runs"))
+    print(f"{curves.preset}, TTFT {curves.ttft:g} s, TPOT {curves.tpot:g} s, {curves.seeds} seeds. Requests per second")
+    print("within both; in brackets the best of #MaxP " + ", ".join(map(str, curves.fixed)) + ".\n")
+    print_table(goodputs.columns(curves), goodputs.rows(points))
+    if output is not None:
+        output.write_text(json.dumps(msgspec.to_builtins(points), indent=1) + "\n")
+    if plots is not None:
+        from gllm.apps.simulate.plots import plot_goodput
+
+        plots.mkdir(parents=True, exist_ok=True)
+        plot_goodput(points, plots / "goodput.png")
 
 
 def register(parent: typer.Typer) -> None:

@@ -80,13 +80,15 @@ def as_json(figures: Figures, settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, **flat(figures.summary), **values, "tokens_cv": figures.tokens_cv, **steady}
 
 
-def columns(load: SteadyLoad | None = None) -> list[str]:
-    """Return the heads of the table; a steady run has other throughputs."""
+def columns(load: SteadyLoad | None = None, *, goodput: bool = False) -> list[str]:
+    """Return the heads of the table; a steady run has other throughputs. goodput: whether there are bounds for it."""
     rates = ["tok/s", "steady tok/s"]
     if load is not None:
         rates = ["out tok/s", "total tok/s"]
         if load.gpus is not None:
             rates.append("TFLOP/s a GPU (of its peak)")
+    if goodput:
+        rates.append("goodput req/s")
     return [
         *rates,
         *("TTFT mean/p50/p99 ms", "TPOT mean/p50/p99 ms", "E2EL mean/p50/p99 ms", "bubble"),
@@ -104,6 +106,7 @@ def cells(figures: Figures) -> list[str]:
     return [
         *(f"{rate:.0f}" for rate in rates),
         *([] if roof is None else [f"{roof.flops / 1e12:.0f} ({100 * roof.compute_share:.0f} %)"]),
+        *([] if summary.request_goodput is None else [f"{summary.request_goodput:.2f}"]),
         _spread(summary.ttft),
         _spread(summary.tpot),
         _spread(summary.e2el),

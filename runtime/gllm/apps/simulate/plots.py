@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gllm.apps.simulate.ablation import Mean
+from gllm.apps.simulate.goodput import Point
 from gllm.apps.simulate.simulation import Outcome
 
 STYLES: dict[str, tuple[str, str]] = {
@@ -70,6 +72,40 @@ def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.96))
+    _save(figure, path)
+    pyplot.close(figure)
+
+
+def plot_goodput(points: Sequence[Point], path: Path) -> None:
+    """Plot goodput against the request rate: a column for each pp, a row for each workload."""
+    pyplot = _pyplot()
+    depths = sorted({point.pp for point in points})
+    workloads = list(dict.fromkeys(point.workload for point in points))
+    figure, axes = pyplot.subplots(
+        len(workloads), len(depths), figsize=(3.6 * len(depths) + 0.6, 2.8 * len(workloads) + 0.8), squeeze=False
+    )
+    for (row, workload), (column, depth) in itertools.product(enumerate(workloads), enumerate(depths)):
+        axis = axes[row][column]
+        here = [point for point in points if (point.pp, point.workload) == (depth, workload)]
+        rates = sorted({point.rate for point in here})
+        axis.plot(rates, rates, color="#999999", lw=0.8, ls=":", label="every request")
+        for line in reversed(dict.fromkeys(point.line for point in here)):
+            colour, marker = STYLES.get(line, ("#000000", "*"))
+            values = sorted((point.rate, point.goodput) for point in here if point.line == line)
+            strong = line not in STYLES
+            axis.plot(
+                *zip(*values, strict=True), color=colour, marker=marker, markersize=7 if strong else 4,
+                lw=2.0 if strong else 1.0, label=line if strong else f"{line}, best #MaxP",
+            )  # fmt: skip
+        axis.set_ylim(bottom=0)
+        axis.set_title(f"{workload}, PP{depth}")
+        if row == len(workloads) - 1:
+            axis.set_xlabel("requests/s")
+        if column == 0:
+            axis.set_ylabel("goodput, requests/s")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="upper center", ncols=3, frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.88 if len(workloads) > 1 else 0.8))
     _save(figure, path)
     pyplot.close(figure)
 
