@@ -123,6 +123,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_delay: float = 0.0
     """Seconds at the start of a drain in which new connections are served, because a load balancer still sends some."""
     log_requests: bool = False
+    engines: tuple[tuple[str, int], ...] = ()
+    """Host and port of engines on other machines. Empty: the engine of the own group."""
+    engine_timeout: float = 120.0
+    """Seconds that a request waits while none of `engines` serves."""
 
     @property
     def drain_seconds(self) -> float:
@@ -144,6 +148,8 @@ class NodesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rendezvous of torch.distributed (+2)."""
     node_addr: str = ""
     """This node's own address, which it binds; empty: its address on the route to the master."""
+    engine_port: int = 0
+    """Port on which the engine also serves gateways of other machines (`gllm gateway`); 0: none."""
     join_timeout: float = 600.0
     """Seconds that a slave may take to find the master, and that the master waits for all nodes before it first
     serves."""
@@ -183,6 +189,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def engine_address_of(self, epoch: int) -> str:
         return f"ipc://{Path(self.run_dir)}/engine-{epoch}.sock"
+
+    @property
+    def engine_link_address(self) -> str:
+        """The engine's ROUTER for gateways of other machines; empty: none."""
+        host = self.nodes.node_addr or (self.nodes.master_addr if self.nodes.nnodes > 1 else "127.0.0.1")
+        return tcp_address(host, self.nodes.engine_port) if self.nodes.engine_port else ""
 
     @property
     def worker_address(self) -> str:

@@ -38,15 +38,15 @@ def gone(pid: int) -> bool:
 
 
 class Process:
-    """A `gllm serve`, master or slave; its stderr goes to a file."""
+    """A `gllm serve`, master or slave, or another command; its stderr goes to a file."""
 
-    def __init__(self, err_path: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, err_path: Path, *flags: str, env: dict[str, str] | None = None, command: str = "serve") -> None:
         self.err_path = err_path
         # A supervisor that is killed cannot remove its run_dir. A socket's path has at most 107 bytes, so it is short.
         self._run_base = tempfile.mkdtemp(prefix="run-", dir="/tmp")
         with err_path.open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gllm.apps.cli.main", "serve", *flags],
+                [sys.executable, "-m", "gllm.apps.cli.main", command, *flags],
                 stdout=subprocess.PIPE,
                 stderr=err,
                 text=True,
@@ -109,11 +109,18 @@ class Process:
 class Server(Process):
     """A `gllm serve` that speaks HTTP."""
 
-    def __init__(self, model: Path, err_path: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        err_path: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        command: str = "serve",
+    ) -> None:
         self.port = free_port()
-        super().__init__(
-            err_path, str(model), "--port", str(self.port), "--served-model-name", "tiny", *LIGHT, *flags, env=env
-        )
+        light = LIGHT if command == "serve" else []
+        own = [str(model), "--port", str(self.port), "--served-model-name", "tiny", *light]
+        super().__init__(err_path, *own, *flags, env=env, command=command)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
 
     def wait_ready(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence as Seq
 from contextlib import suppress
 
 import msgspec
@@ -21,6 +22,7 @@ from gllm.wire.messages import (
     EngineStats,
     GatewayToEngine,
     Hello,
+    Leave,
     RequestOutput,
     RequestOutputs,
     Submit,
@@ -31,10 +33,13 @@ logger = logging.getLogger("gllm.engine")
 
 
 class Gateways:
-    """All clients on one ROUTER socket. Clients that connect before `open` wait for it."""
+    """The clients of some ROUTER sockets. Clients that connect before `open` wait for it.
 
-    def __init__(self, socket: zmq.Socket[bytes], model: ModelConfig) -> None:
-        self._socket = socket
+    A client's key is the number of its socket, in one byte, and its identity there: two sockets may know equal ones.
+    """
+
+    def __init__(self, sockets: Seq[zmq.Socket[bytes]], model: ModelConfig) -> None:
+        self._sockets = sockets
         self._model = model
         self._scheduler: Scheduler | None = None
         self._hello: Hello | None = None
@@ -49,8 +54,9 @@ class Gateways:
         for client in list(self._clients):
             self._send(client, hello)
 
-    def receive(self, client: bytes, payload: bytes) -> None:
-        """Handle one message."""
+    def receive(self, socket: int, identity: bytes, payload: bytes) -> None:
+        """Handle one message. socket: its index in `sockets`."""
+        client = bytes((socket,)) + identity
         self._clients[client] = None
         try:
             message = self._decoder.decode(payload)
@@ -68,6 +74,15 @@ class Gateways:
             case Connect():
                 if self._scheduler is not None and self._hello is not None:
                     self._send(client, self._hello)
+            case Leave():
+                self._leave()
+
+    def _leave(self) -> None:
+        """Tell all clients that the group will end; they send no new requests."""
+        if self._hello is not None and not self._hello.leaving:
+            self._hello = msgspec.structs.replace(self._hello, leaving=True)
+            for client in list(self._clients):
+                self._send(client, self._hello)
 
     def _submit(self, client: bytes, submit: Submit) -> None:
         scheduler = self._scheduler
@@ -126,7 +141,7 @@ class Gateways:
 
     def _send(self, client: bytes, message: Hello | RequestOutputs) -> None:
         try:
-            self._socket.send_multipart((client, encode(message)), zmq.NOBLOCK)
+            self._sockets[client[0]].send_multipart((client[1:], encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             self._forget(client, str(error))
 

@@ -8,9 +8,13 @@ import socket as unix
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
+import msgspec
 import zmq
 
+from gllm import __version__
+from gllm.checkpoint.model_digest import digest_model
 from gllm.config import Config
 from gllm.engine.gateways import Gateways
 from gllm.engine.kv_pages import PagePool
@@ -20,7 +24,7 @@ from gllm.engine.workers import EngineFailure, Workers, WorkersHang
 from gllm.models.config import ModelConfig
 from gllm.wire.curve import Keys, keys_of_group, secure_server, start_authenticator
 from gllm.wire.messages import GrammarReady, Hello, StageReport, StepResult
-from gllm.wire.transport import configure_socket
+from gllm.wire.transport import configure_socket, detect_lost_peers
 
 logger = logging.getLogger("gllm.engine")
 
@@ -35,7 +39,7 @@ _GC_ALLOCATIONS = 100_000
 class EngineLoop:
     """The loop has two states: while workers join there is no scheduler and gateways wait; then the engine serves.
 
-    Gateways and workers have one ROUTER socket each.
+    Workers have one ROUTER socket. So have the gateway of the group, and gateways of other machines with --engine-port.
     """
 
     _gateways: Gateways
@@ -70,11 +74,14 @@ class EngineLoop:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         keys = authenticator = None
         try:
-            if self._config.nodes.nnodes > 1:
+            nodes, remote = self._config.nodes, self._config.engine_link_address
+            if nodes.nnodes > 1 or remote:
                 keys = keys_of_group()
                 authenticator = start_authenticator(context, keys)
-            to_gateways = self._bind(context, self._config.engine_address)
-            to_workers = self._bind(context, self._config.worker_bind_address, keys)
+            to_gateways = [self._bind(context, self._config.engine_address)]
+            if remote:
+                to_gateways.append(self._bind(context, remote, keys))
+            to_workers = self._bind(context, self._config.worker_bind_address, keys if nodes.nnodes > 1 else None)
             self._serve(to_gateways, to_workers)
         except EngineFailure as error:
             logger.error("engine failed", extra={"reason": str(error)})
@@ -98,15 +105,16 @@ class EngineLoop:
         configure_socket(socket)
         if keys is not None:
             secure_server(socket, keys)
+            detect_lost_peers(socket)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
-            hint = "; see --node-addr and --master-port" if address.startswith("tcp") else ""
+            hint = "; see --node-addr, --master-port and --engine-port" if address.startswith("tcp") else ""
             raise EngineFailure(f"cannot bind {address}: {error}{hint}") from None
         return socket
 
-    def _serve(self, to_gateways: zmq.Socket[bytes], to_workers: zmq.Socket[bytes]) -> None:
+    def _serve(self, to_gateways: list[zmq.Socket[bytes]], to_workers: zmq.Socket[bytes]) -> None:
         gateways = self._gateways = Gateways(to_gateways, self._model)
         workers = self._workers = Workers(
             to_workers,
@@ -117,7 +125,7 @@ class EngineLoop:
             on_message=self._on_message,
         )
         poller = zmq.Poller()
-        for socket in (to_gateways, to_workers, self._wake_reader):
+        for socket in (*to_gateways, to_workers, self._wake_reader):
             poller.register(socket, zmq.POLLIN)
         next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
         try:
@@ -126,8 +134,9 @@ class EngineLoop:
                 events = dict(poller.poll(int(wait * 1000) + 1))
                 if to_workers in events:
                     self._read(to_workers, workers.receive)
-                if to_gateways in events:
-                    self._read(to_gateways, gateways.receive)
+                for number, socket in enumerate(to_gateways):
+                    if socket in events:
+                        self._read(socket, partial(gateways.receive, number))
                 # Steps first: a stage may be idle without one; an output only reaches its client a little later.
                 self._send_steps()
                 gateways.send_outputs()
@@ -157,7 +166,8 @@ class EngineLoop:
             extra={"pages": hello.num_pages, "max_model_len": hello.max_model_len, "policy": engine.policy},
         )
         self._report("ready", "")
-        self._gateways.open(scheduler, hello)
+        digest = digest_model(engine.model, weights=False).config if self._config.nodes.engine_port else ""
+        self._gateways.open(scheduler, msgspec.structs.replace(hello, version=__version__, model=digest))
 
     def _on_message(self, message: StepResult | StageReport | GrammarReady) -> None:
         """Handle a worker's message about a step or a grammar of this epoch."""

@@ -7,8 +7,10 @@ import logging
 import os
 import sys
 
+from gllm.checkpoint.model_digest import digest_model
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
+from gllm.engine.client.engines import RemoteEngines
 from gllm.gateway.http.connections import raise_descriptor_limit
 from gllm.gateway.http.server import bind
 from gllm.gateway.http_process import HttpProcess
@@ -18,8 +20,18 @@ from gllm.gateway.shared.served_model import load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.link import SupervisorLink, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
+from gllm.wire.curve import keys_of_group
 
 logger = logging.getLogger("gllm.gateway")
+
+
+def engine_client(config: Config) -> EngineClient | RemoteEngines:
+    """Return the client of the group's engine, or of engines on other machines. Raises ValueError."""
+    settings = config.gateway
+    if not settings.engines:
+        return EngineClient(config)
+    digest = digest_model(config.engine.model, weights=False).config
+    return RemoteEngines(settings.engines, keys_of_group(), model=digest, wait_seconds=settings.engine_timeout)
 
 
 async def serve(config: Config) -> int:
@@ -28,7 +40,7 @@ async def serve(config: Config) -> int:
     try:
         try:
             listener = bind(config.gateway.host, config.gateway.port)
-            gateway = Gateway(config, load_served_model(config), EngineClient(config))
+            gateway = Gateway(config, load_served_model(config), engine_client(config))
         except (OSError, ValueError) as error:
             if not config.run_dir:  # otherwise the supervisor prints the reason
                 logger.error(str(error))
@@ -41,11 +53,12 @@ async def serve(config: Config) -> int:
 
 
 def main() -> None:
-    die_with_parent()
+    config = Config.from_environment()
+    if config.run_dir:  # `gllm gateway` has no supervisor.
+        die_with_parent()
     raise_descriptor_limit()
     # text_threads.py chooses the thread of each text and its priority; the library must not start threads of its own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = Config.from_environment()
     show_stacks_on_signal(config, "gateway")
     setup_logging(config, "gateway")
     sys.exit(asyncio.run(serve(config)))

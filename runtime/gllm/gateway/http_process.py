@@ -11,10 +11,12 @@ import socket
 import zmq
 from starlette.types import ASGIApp
 
+from gllm.engine.client.engines import RemoteEngines
 from gllm.engine.client.stream import EngineError
 from gllm.gateway.http.server import HttpServer
 from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
+from gllm.supervisor.ready_line import ready_line
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class HttpProcess:
             loop.add_signal_handler(number, self._on_signal)
         await self._link.report("starting")
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
+        if isinstance(self._gateway.engine, RemoteEngines):
+            tasks.append(asyncio.create_task(self._announce(self._gateway.engine)))
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -57,6 +61,13 @@ class HttpProcess:
         while not self._server.started:
             await asyncio.sleep(0.01)
         self._serving.set()
+
+    async def _announce(self, engines: RemoteEngines) -> None:
+        """Find the engines, and tell the terminal when the first one serves."""
+        engines.start()
+        await engines.serving()
+        await self._serving.wait()
+        print(ready_line(self._gateway.config), flush=True)
 
     async def _listen(self) -> None:
         """Handle the supervisor's messages.
@@ -85,10 +96,12 @@ class HttpProcess:
 
     async def _connect_to(self, epoch: int) -> None:
         """Try until the engine answers, or until a later message of the supervisor replaces this attempt."""
+        engine = self._gateway.engine
+        assert not isinstance(engine, RemoteEngines), "it has no supervisor, which sends this message"
         self._gateway.down_reason = "waiting for the engine to load the model"
         while True:
             try:
-                hello = await self._gateway.engine.connect(epoch)
+                hello = await engine.connect(epoch)
                 break
             except (EngineError, TimeoutError) as error:
                 self._gateway.down_reason = str(error) or "the engine did not answer"
@@ -127,12 +140,16 @@ class HttpProcess:
     async def _drain(self, timeout: float) -> None:
         admission = self._gateway.admission
         self._gateway.draining = True
+        engine = self._gateway.engine
+        engine.leave()
         logger.info("draining", extra={"live": admission.live, "timeout": timeout})
         await self._link.report("draining")
         try:
             async with asyncio.timeout(timeout):
                 await self._server.drain(self._gateway.config.gateway.drain_delay)
                 await admission.empty()
+                if self._gateway.config.nodes.engine_port:
+                    await engine.idle()
         except TimeoutError:
             logger.warning("drain timed out", extra={"live": admission.live})
             self._gateway.engine.engine_down(SHUTTING_DOWN)

@@ -29,7 +29,7 @@ from gllm.supervisor.process_group import ProcessGroup
 from gllm.supervisor.restart import RestartConfig, RestartPolicy
 from gllm.supervisor.signals import kill_stopped
 from gllm.supervisor.stacks import log_stacks
-from gllm.wire.curve import KEYS_VARIABLE
+from gllm.wire.curve import KEYS_VARIABLE, Keys
 from gllm.wire.messages import EngineDown, EngineUp, ProcessStatus, SupervisorToProcess
 
 _log = logging.getLogger(__name__)
@@ -59,9 +59,10 @@ class EngineGroup:
         restart: RestartConfig | None = None,
         commands: Commands | None = None,
         nodes: OtherNodes | None = None,
+        keys: Keys | None = None,
         on_event: Callable[[GroupEvent], None] = lambda event: None,
     ) -> None:
-        """nodes: the other nodes, if the group has several."""
+        """nodes: the other nodes, if the group has several. keys: for gateways of other machines."""
         self.config = config
         """The config of the current epoch; `run_dir` is set after `start`."""
         self.failure: str | None = None
@@ -69,6 +70,7 @@ class EngineGroup:
         self._restart = RestartPolicy(restart or RestartConfig())
         self._commands = commands or Commands()
         self._nodes = nodes
+        self._keys = keys
         self._on_event = on_event
         self._processes = ProcessGroup(self.bring_down)
         self._control: ControlServer | None = None
@@ -223,7 +225,8 @@ class EngineGroup:
     async def _spawn(self) -> None:
         config = self.config
         secrets = {KEYS_VARIABLE: ""} if self._nodes is None else self._nodes.environment()
-        await self._processes.spawn("engine", self._commands.engine, config, secrets)
+        keys = secrets if self._keys is None else {KEYS_VARIABLE: self._keys.text()}
+        await self._processes.spawn("engine", self._commands.engine, config, keys)
         rendezvous, interface = rendezvous_of(config), interface_of(config.nodes.node_addr)
         for rank in local_ranks(config):
             environment = worker_environment(config, rank, rendezvous, interface)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import shlex
 import signal
 import sys
-from pathlib import Path
 from typing import TextIO
 
 from gllm.config import Config
@@ -18,9 +15,10 @@ from gllm.supervisor.group import EngineGroup
 from gllm.supervisor.group_interface import EngineReady, GroupEvent, GroupFailed, Note, OtherNodes, Restarting
 from gllm.supervisor.process_group import REPORT_GRACE_SECONDS
 from gllm.supervisor.progress import LoadProgress, ProgressPrinter
+from gllm.supervisor.ready_line import ready_line
 from gllm.supervisor.restart import RestartConfig
 from gllm.supervisor.signals import handle_signals, kill_stopped
-from gllm.wire.curve import KEYS_VARIABLE
+from gllm.wire.curve import KEYS_VARIABLE, Keys
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading, ProcessStatus
 
 _STOP_SECONDS = 2.0
@@ -49,6 +47,7 @@ class Supervisor:
         restart: RestartConfig | None = None,
         commands: Commands | None = None,
         nodes: OtherNodes | None = None,
+        keys: Keys | None = None,
         out: TextIO = sys.stdout,
         err: TextIO = sys.stderr,
     ) -> None:
@@ -58,7 +57,7 @@ class Supervisor:
         self._progress = ProgressPrinter(err)
         self._loading = LoadProgress(config.engine.world_size)
         self._group = EngineGroup(
-            config, restart=self._restart, commands=self._commands, nodes=nodes, on_event=self._on_event
+            config, restart=self._restart, commands=self._commands, nodes=nodes, keys=keys, on_event=self._on_event
         )
         self._gateway: ChildProcess | None = None
         self._gateway_reported = False
@@ -201,17 +200,3 @@ class Supervisor:
             self._gateway.kill()
         self._group.kill()
         os._exit(128 + signal.SIGINT)
-
-
-def ready_line(config: Config, url: str = "") -> str:
-    """Return the line with the server's address and a command to try it. `url` overrides the configured address."""
-    gateway = config.gateway
-    if not url.startswith("http"):
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(gateway.host, gateway.host)
-        url = f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{gateway.port}"
-    name = gateway.served_model_name or Path(config.engine.model).name
-    body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
-    data = shlex.quote(json.dumps(body))
-    key = ' -H "Authorization: Bearer $GLLM_API_KEY"' if gateway.api_key else ""
-    curl = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {data}"
-    return f"gLLM serves {name} at {url} - try: {curl}"

@@ -1,4 +1,6 @@
-"""CURVE keys of a group with several nodes: made once, the same on every node, never part of a config.
+"""CURVE keys of a group with several nodes or with gateways on other machines.
+
+They are made once, are the same on every machine, and are never part of a config.
 
 Their text `HEX.HEX` holds two secret keys, the servers' and the clients'. A server accepts only clients that have the
 group's client key.
@@ -70,7 +72,7 @@ def read_keys(path: str) -> Keys:
     text = os.environ.get(KEYS_VARIABLE, "")
     if not text:
         raise ValueError(
-            f"several nodes need keys: `gllm keys --output FILE` makes them once; give every node the same file "
+            f"several machines need keys: `gllm keys --output FILE` makes them once; give every machine the same file "
             f"with --keys-file FILE, or its content in {KEYS_VARIABLE}"
         )
     return parse_keys(text, KEYS_VARIABLE)

@@ -47,6 +47,10 @@ class Abort(Message):
     request_ids: list[str]
 
 
+class Leave(Message):
+    """The group will end: the engine tells all its gateways, and they send it no new requests."""
+
+
 # --- engine -> gateway ---------------------------------------------------------------------------
 
 
@@ -161,6 +165,12 @@ class Hello(Message, kw_only=True):
     num_pages: int
     page_size: int
     max_num_seqs: int
+    version: str = ""
+    """gLLM's version."""
+    model: str = ""
+    """Digest of the model's configuration, if gateways of other machines may connect."""
+    leaving: bool = False
+    """Whether the group will end, so that it should get no new requests; sent again when that changes."""
 
 
 # --- engine -> worker ----------------------------------------------------------------------------
@@ -330,7 +340,7 @@ class Drain(Message):
     timeout: float
 
 
-GatewayToEngine = Connect | Submit | Abort
+GatewayToEngine = Connect | Submit | Abort | Leave
 EngineToGateway = Hello | RequestOutputs
 EngineToWorker = Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
 WorkerToEngine = Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed

@@ -34,6 +34,13 @@ def configure_socket(socket: Any, identity: str | None = None) -> None:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
 
 
+def detect_lost_peers(socket: Any) -> None:
+    """Close TCP connections whose peer does not answer: a machine that is lost says nothing. For both ends."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
+
+
 def worker_identity(rank: int, epoch: int, purpose: str = "") -> str:
     """Return the identity of a worker's socket. It has the epoch: with several nodes all epochs share a port."""
     return f"worker-{rank}{'-' if purpose else ''}{purpose}@{epoch}"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from gllm.apps.cli.configure import make_config
 from gllm.apps.cli.flag import takes_flags
-from gllm.apps.cli.flag_values import parse_bytes, parse_origins
+from gllm.apps.cli.flag_values import parse_bytes, parse_origins, parse_places
 from gllm.apps.cli.main import app
 from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
@@ -101,6 +101,13 @@ def test_the_error_for_a_missing_model_says_where_it_was_searched(tmp_path: Path
     (tmp_path / "a.gguf").touch()
     with pytest.raises(AssertionError, match=r"has several GGUF files: name one, such as .*a\.gguf"):
         parse(str(tmp_path))
+
+
+def test_addresses_of_engines() -> None:
+    assert parse_places("a:1, [::1]:65535,") == (("a", 1), ("::1", 65535))
+    for wrong in ("a", "a:", ":1", "a:0", "a:65536", "a:b"):
+        with pytest.raises(typer.BadParameter, match="is not an address of an engine"):
+            parse_places(wrong)
 
 
 @pytest.mark.parametrize(("text", "amount"), [("123", 123), ("512M", 2**29), ("2G", 2**31), ("1.5GiB", 3 * 2**29)])

@@ -180,13 +180,15 @@ def test_the_engine_survives_frames_that_do_not_decode(run_dir: str) -> None:
     async def talk(client: EngineClient) -> None:
         submit = msgspec.to_builtins(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
         submit[3] = {"temperature": -1.0}
-        socket = client._socket
-        assert socket is not None
+        assert client._link is not None
+        socket = client._link._socket
         for payload in (b"", b"\xc1", encode(Stop()), msgspec.msgpack.encode(["Submit"])):
             await socket.send(payload)
         await socket.send_multipart([b"one", b"frame", b"too many"])
         record = RequestRecord(Submit(request_id="odd", token_ids=[1], sampling=SamplingParams()))
-        stream = client._live["odd"] = OutputStream("odd", record, lambda stream: None)
+        stream = OutputStream("odd", record, lambda stream: None)
+        client._link.sent["odd"] = stream
+        client._link._ids[stream] = "odd"
         await socket.send(msgspec.msgpack.encode(submit))
         [output] = [output async for output in stream]
         assert output.finish_reason == "error"

@@ -150,7 +150,7 @@ def test_a_request_that_ends_engine_after_engine_fails_and_others_continue(run_d
         while engines.client.num_live > len(prompts):
             assert recoveries < 20
             # There is no token while the engine has the poison; a suspect that is submitted alone gets its token.
-            while engines.client._trial not in (None, poison):
+            while engines.client.requests.trial not in (None, poison):
                 await engines.steps(1)
             await engines.replace()
             recoveries += 1

@@ -167,6 +167,7 @@ class FakeEngine:
         self.hold_at: int | None = None
         """Requests wait after this many tokens, until it is None again."""
         self.reason: str | None = None
+        self.left = False
         self.refuse: str | None = None
 
     @property
@@ -207,6 +208,12 @@ class FakeEngine:
         self.hello = self.up
         self.reason = None
         return self.up
+
+    def leave(self) -> None:
+        self.left = True
+
+    async def idle(self) -> None:
+        pass
 
     def pause(self, reason: str) -> None:
         self.hello, self.lasting = None, self.hello or self.lasting

@@ -341,7 +341,7 @@ def test_requests_wait_while_the_engine_is_replaced(folder: Path) -> None:
         running.join(10)
         waiting.join(10)
         resubmitted = group.submitted[1]
-        assert resubmitted.request_id == group.submitted[0].request_id
+        assert resubmitted.request_id == f"{group.submitted[0].request_id}~2"
         assert resubmitted.token_ids == [*group.submitted[0].token_ids, *b"Hi"]
         assert resubmitted.num_generated == 2
         assert resubmitted.sampling.seed is not None

@@ -15,10 +15,10 @@ import typer
 from fixtures.tiny_models import write_gguf, write_hf
 from gllm import __version__
 from gllm.apps.cli.nodes import make_nodes
+from gllm.checkpoint.model_digest import digest_model
 from gllm.config import Config, EngineConfig, NodesConfig
 from gllm.supervisor.nodes.addresses import address_towards, interface_of, is_wildcard, resolve_by
 from gllm.supervisor.nodes.join_checks import parallel_config_of, refusal_of, refusal_of_other_version
-from gllm.supervisor.nodes.model_digest import digest_model
 from gllm.supervisor.nodes.placement import check_nodes, ranks_of, rendezvous_of, worker_environment
 from gllm.wire.node_messages import PROTOCOL, Join, ModelDigest, ParallelConfig
 from gllm.wire.transport import encode
@@ -211,6 +211,12 @@ def test_the_environment_counts_only_if_there_are_nodes() -> None:
         node_addr="10.0.0.2",
         join_timeout=30.0,
     )
+
+
+def test_a_single_node_may_serve_gateways_of_other_machines() -> None:
+    expected = NodesConfig(engine_port=7100, node_addr="10.0.0.2")
+    assert nodes(ENVIRONMENT | {"GLLM_ENGINE_PORT": "7100"}) == expected
+    assert nodes(ENVIRONMENT, engine_port=7100) == expected
 
 
 def test_flags_win_over_the_environment() -> None:

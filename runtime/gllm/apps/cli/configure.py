@@ -12,8 +12,10 @@ from gllm.apps.cli.options import ENGINE_FLAGS, GATEWAY_FLAGS, SOURCE_FLAGS
 from gllm.config import Config, EngineConfig, GatewayConfig, LogLevel, ModelSource
 
 
-def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info") -> Config:
+def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "info", weights: bool = True) -> Config:
     """Return the `Config` for a MODEL argument ("": the default model) and the values of flags.
+
+    weights: whether the weights are needed, unless they are dummy ones.
 
     Raises typer.BadParameter, which names the argument or flag and the fix.
     """
@@ -23,7 +25,9 @@ def make_config(model: str, flags: dict[str, Any], *, log_level: LogLevel = "inf
             values[flag.owner][flag.name] = flags[flag.name]
     engine = EngineConfig(model="", **values[EngineConfig])
     _check_together(engine)  # first, because finding the model may take a download
-    path, name = find_model(model, ModelSource(**values[ModelSource]), weights=engine.load_format != "dummy")
+    path, name = find_model(
+        model, ModelSource(**values[ModelSource]), weights=weights and engine.load_format != "dummy"
+    )
     engine = msgspec.structs.replace(engine, model=str(path))
     _check_model(engine)
     values[GatewayConfig]["served_model_name"] = values[GatewayConfig].get("served_model_name") or name

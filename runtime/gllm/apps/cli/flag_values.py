@@ -55,6 +55,17 @@ def parse_names(text: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
+def parse_places(text: str) -> tuple[tuple[str, int], ...]:
+    """Parse `host:port,[::1]:port`."""
+    places = []
+    for place in parse_names(text):
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise typer.BadParameter(f"{place!r} is not an address of an engine; write for example 10.0.0.7:29600")
+        places.append((host.removeprefix("[").removesuffix("]"), int(port)))
+    return tuple(places)
+
+
 def check_page_size(value: int) -> int:
     if value < 1 or value > 1024 or value & (value - 1):
         raise typer.BadParameter(f"{value} is not a power of two from 1 to 1024; 16 is usual")

@@ -14,6 +14,7 @@ from gllm import __version__
 
 _SUBCOMMANDS = {
     "serve": ("gllm.apps.cli.serve", "Serve a model over HTTP with the OpenAI API."),
+    "gateway": ("gllm.apps.cli.gateway", "Serve a model over HTTP with engines of other machines."),
     "chat": ("gllm.apps.cli.chat", "Talk to a model in the terminal, loaded here or behind a URL."),
     "generate": ("gllm.apps.cli.generate", "Answer a file of prompts offline, JSONL in and out."),
     "simulate": ("gllm.apps.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),

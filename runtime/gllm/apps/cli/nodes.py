@@ -27,6 +27,8 @@ NODES_FLAGS: tuple[Flag, ...] = (
     _node("master_addr", "Address or DNS name at which the nodes find the master.", shown_default=False),
     _node("master_port", "First of three ports on the master.", shown_default="29500"),
     _node("node_addr", "Address on which this node listens.", shown_default="that of the route to the master"),
+    _node("engine_port", "Port on which the engine also serves the gateways of other machines (`gllm gateway`).",
+          least=0, most=65535, shown_default="none"),
     _node("join_timeout", "Seconds within which the nodes must find each other.", shown_default="600"),
     _node("heartbeat_timeout", "Seconds of silence after which a node is lost.", shown_default="5"),
 )  # fmt: skip
@@ -38,6 +40,7 @@ _VARIABLES = {
     "master_addr": "MASTER_ADDR",
     "master_port": "MASTER_PORT",
     "node_addr": "GLLM_NODE_ADDR",
+    "engine_port": "GLLM_ENGINE_PORT",
     "join_timeout": "GLLM_JOIN_TIMEOUT",
     "heartbeat_timeout": "GLLM_HEARTBEAT_TIMEOUT",
 }
@@ -49,10 +52,12 @@ def make_nodes(flags: Mapping[str, Any], engine: EngineConfig, environment: Mapp
     """Make the config from flags (None: not given) and environment; flags win. Raises typer.BadParameter."""
     given = {name: value for name, value in flags.items() if value is not None}
     mode = given.get("launch_mode") or environment.get(_VARIABLES["launch_mode"]) or "normal"
-    if mode != "normal":
-        for name, variable in _VARIABLES.items():
-            if environment.get(variable):
-                given.setdefault(name, _number(name, variable, environment[variable]))
+    names = set(_VARIABLES) if mode != "normal" else set()
+    if given.get("engine_port") or environment.get(_VARIABLES["engine_port"]):
+        names |= {"engine_port", "node_addr"}  # A group of one node may serve gateways of other machines too.
+    for name, variable in _VARIABLES.items():
+        if environment.get(variable) and name in names:
+            given.setdefault(name, _number(name, variable, environment[variable]))
     try:
         nodes = msgspec.convert(given, NodesConfig)
     except msgspec.ValidationError as error:
@@ -76,9 +81,10 @@ def make_nodes(flags: Mapping[str, Any], engine: EngineConfig, environment: Mapp
 
 
 def _number(name: str, variable: str, text: str) -> Any:
-    kind = {"nnodes": int, "node_rank": int, "master_port": int, "join_timeout": float, "heartbeat_timeout": float}
     try:
-        return kind[name](text) if name in kind else text
+        if name in ("nnodes", "node_rank", "master_port", "engine_port"):
+            return int(text)
+        return float(text) if name in ("join_timeout", "heartbeat_timeout") else text
     except ValueError:
         raise typer.BadParameter(
             f"{variable}={text} in the environment is not a number; set it, or give --{name.replace('_', '-')}"

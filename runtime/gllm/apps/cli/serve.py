@@ -80,23 +80,26 @@ def _run(config: Config, restart: RestartConfig, keys_file: str) -> int:
 
     from gllm.supervisor.supervisor import Supervisor
 
-    if config.nodes.nnodes == 1:
+    nodes = config.nodes
+    if nodes.nnodes == 1 and not nodes.engine_port:
         return asyncio.run(Supervisor(config, restart=restart).run())
 
+    from gllm.checkpoint.model_digest import digest_model
     from gllm.supervisor.nodes.master import Master
-    from gllm.supervisor.nodes.model_digest import digest_model
     from gllm.supervisor.nodes.slave import Slave
     from gllm.wire.curve import read_keys
 
     try:
         keys = read_keys(keys_file)
+        if nodes.nnodes == 1:
+            return asyncio.run(Supervisor(config, restart=restart, keys=keys).run())
         model = digest_model(config.engine.model, weights=config.engine.load_format != "dummy")
     except ValueError as error:
         typer.echo(f"gllm: error: {error}", err=True)
         return 1
 
     async def run() -> int:
-        if config.nodes.launch_mode == "slave":
+        if nodes.launch_mode == "slave":
             return await Slave(config, keys, model).run()
         return await Supervisor(config, restart=restart, nodes=Master(keys, model)).run()
 

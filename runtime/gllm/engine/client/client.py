@@ -1,31 +1,20 @@
-"""The client's end of the engine's socket, for asyncio: it submits requests, and resubmits them to the next engine.
-
-No request is lost with an engine: the client keeps the prompt and the generated tokens of each, and submits them to the
-next engine, which continues with the same tokens that the last one would have generated.
-"""
+"""The client of a process group's own engine: it outlives each engine, and resubmits requests to the next one."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import deque
-from contextlib import suppress
 
-import msgspec
-import zmq
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.engine.client.resubmit import RequestRecord, for_engine
+from gllm.engine.client.link import EngineLink
+from gllm.engine.client.requests import LiveRequests
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
-from gllm.wire.messages import Abort, Connect, EngineStats, EngineToGateway, Hello, RequestOutputs, Submit
-from gllm.wire.transport import configure_socket, decoder, encode
+from gllm.wire.messages import EngineStats, Hello
 
-logger = logging.getLogger("gllm.engine.client")
-
-_CONNECT_SECONDS = 0.1
+_IDLE_CHECK_SECONDS = 0.1
 
 
 class EngineClient:
@@ -36,29 +25,32 @@ class EngineClient:
     """
 
     def __init__(self, config: Config) -> None:
-        self.hello: Hello | None = None
-        """None while no engine serves."""
         self.limits: Hello | None = None
         """`hello`; during a restart the last engine's `hello`."""
-        self.stats = EngineStats()
-        self.last_message_time = 0.0
-        """time.monotonic() of the engine's last message."""
+        self.requests = LiveRequests(lambda stream: self._link if self.hello is not None else None)
         self._config = config
         self._context: zmq.asyncio.Context | None = None
-        self._socket: zmq.asyncio.Socket | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._greeted: asyncio.Future[Hello] | None = None
-        self._live: dict[str, OutputStream] = {}
-        self._suspects: deque[OutputStream] = deque()
-        """Live requests, not sent yet, that may have caused the failures."""
-        self._trial: OutputStream | None = None
-        """The suspect that the engine has; the next one is sent when this one has a token or has ended."""
-        self._decoder = decoder(EngineToGateway)
+        self._link: EngineLink | None = None
+        self._last_link: EngineLink | None = None
+
+    @property
+    def hello(self) -> Hello | None:
+        """None while no engine serves."""
+        return self._link.hello if self._link is not None else None
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._last_link.stats if self._last_link is not None else EngineStats()
+
+    @property
+    def last_message_time(self) -> float:
+        """time.monotonic() of the engine's last message."""
+        return self._last_link.last_message_time if self._last_link is not None else 0.0
 
     @property
     def num_live(self) -> int:
         """The number of requests that were submitted and have not ended."""
-        return len(self._live)
+        return len(self.requests)
 
     async def connect(self, epoch: int, timeout: float = 600.0) -> Hello:
         """Wait until the engine of this epoch is ready, then use it; it gets the live requests of an earlier one.
@@ -68,28 +60,18 @@ class EngineClient:
         self.pause("the engine is being restarted")
         if self._context is None:
             self._context = zmq.asyncio.Context()
-        socket = self._socket = self._context.socket(zmq.DEALER)
-        configure_socket(socket)
-        socket.connect(self._config.engine_address_of(epoch))
-        greeted: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
-        self._greeted = greeted
-        self._reader = asyncio.create_task(self._read(socket, greeted, epoch))
-        deadline = time.monotonic() + timeout
+        link = self._link = self._last_link = EngineLink(
+            self._context, self._config.engine_address_of(epoch), epoch=epoch, on_output=self.requests.on_output
+        )
         try:
-            while time.monotonic() < deadline:
-                socket.send(encode(Connect()))
-                await asyncio.wait((greeted,), timeout=min(_CONNECT_SECONDS, timeout))
-                if greeted.cancelled():
-                    raise EngineError("the connection to the engine was closed")
-                if greeted.done():
-                    return greeted.result()
-        except asyncio.CancelledError:
-            if self._socket is socket:
+            hello = await link.greet(timeout)
+        except BaseException:
+            if self._link is link:
                 self._disconnect()
             raise
-        if self._socket is socket:
-            self._disconnect()
-        raise EngineError(f"the engine was not ready within {timeout:g} seconds")
+        self.limits = hello
+        self.requests.submit_waiting()
+        return hello
 
     def generate(
         self,
@@ -107,123 +89,44 @@ class EngineClient:
         """
         if self.limits is None:
             raise EngineError("the engine is not ready")
-        if request_id in self._live:
-            raise ValueError(f"request_id {request_id!r} is already live")
-        record = RequestRecord(
-            Submit(
-                request_id=request_id,
-                token_ids=token_ids,
-                sampling=for_engine(sampling),
-                priority=priority,
-                cache_salt=cache_salt,
-            )
-        )
-        stream = self._live[request_id] = OutputStream(request_id, record, self._leave)
-        if self.hello is not None:
-            self._submit(stream)
-        return stream
+        return self.requests.add(request_id, token_ids, sampling, priority, cache_salt)
 
     def pause(self, reason: str) -> None:
         """Record that the engine ended and another one starts. Live requests wait, or fail if they lost too many."""
-        self.hello = None
-        self._disconnect()
-        self._trial = None
-        self._suspects.clear()
-        for stream in list(self._live.values()):
-            stream.record.on_engine_lost()
-            if stream.record.exhausted:
-                del self._live[stream.request_id]
-                stream.fail(
-                    f"the engine failed {stream.record.losses} times in a row while it had this request, "
-                    f"which is not submitted again: {reason}"
-                )
+        link = self._disconnect()
+        if link is not None:
+            self.requests.lose(link, reason)
+
+    def leave(self) -> None:
+        """Let the engine tell its gateways on other machines that the group will end."""
+        if self._link is not None:
+            self._link.leave()
+
+    async def idle(self) -> None:
+        """Wait until the engine has no requests of any gateway, or is lost."""
+        began = time.monotonic()
+        while self.hello is not None:
+            if self.last_message_time > began and not self.stats.num_running + self.stats.num_waiting:
+                return
+            await asyncio.sleep(_IDLE_CHECK_SECONDS)
 
     def engine_down(self, reason: str) -> None:
         """Record that no engine will start: live requests raise EngineError(reason) after their outputs so far."""
-        self.hello = self.limits = None
-        self._trial = None
-        self._suspects.clear()
-        live, self._live = self._live, {}
-        for stream in live.values():
-            stream.fail(reason)
+        self._disconnect()
+        self.limits = None
+        self.requests.fail_all(reason)
 
     async def close(self) -> None:
         """Close the connection; live requests fail."""
         self.engine_down("the engine client was closed")
-        reader = self._reader
-        self._disconnect()
-        if reader is not None:
-            with suppress(asyncio.CancelledError):
-                await reader
+        if self._last_link is not None:
+            await self._last_link.closed()
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
 
-    def _disconnect(self) -> None:
-        if self._greeted is not None and not self._greeted.done():
-            self._greeted.cancel()
-        if self._reader is not None:
-            self._reader.cancel()
-        if self._socket is not None:
-            self._socket.close(linger=0)
-        self._greeted = self._reader = self._socket = None
-
-    # --- requests ------------------------------------------------------------------------------------
-
-    def _submit(self, stream: OutputStream) -> None:
-        if self._socket is not None:
-            self._socket.send(encode(stream.record.to_submit()))
-
-    def _resubmit(self) -> None:
-        """Submit all live requests to a new engine, in order of arrival; suspects one after another."""
-        for stream in self._live.values():
-            if stream.record.suspect:
-                self._suspects.append(stream)
-            else:
-                self._submit(stream)
-        self._try_next_suspect()
-
-    def _try_next_suspect(self) -> None:
-        self._trial = None
-        while self._suspects and self._trial is None:
-            stream = self._suspects.popleft()
-            if self._live.get(stream.request_id) is stream:
-                self._trial = stream
-                self._submit(stream)
-
-    def _leave(self, stream: OutputStream) -> None:
-        if self._live.get(stream.request_id) is not stream:
-            return
-        del self._live[stream.request_id]
-        if self._socket is not None and stream.record.sent:
-            self._socket.send(encode(Abort([stream.request_id])))
-        if stream is self._trial:
-            self._try_next_suspect()
-
-    async def _read(self, socket: zmq.asyncio.Socket, greeted: asyncio.Future[Hello], epoch: int) -> None:
-        while True:
-            payload = await socket.recv()
-            try:
-                message = self._decoder.decode(payload)
-            except msgspec.DecodeError as error:
-                logger.error("engine sent a message that does not decode", extra={"reason": str(error)})
-                continue
-            self.last_message_time = time.monotonic()
-            if isinstance(message, Hello):
-                if message.epoch == epoch and not greeted.done():
-                    self.hello = self.limits = message
-                    greeted.set_result(message)
-                    self._resubmit()
-                continue
-            self._take(message)
-
-    def _take(self, message: RequestOutputs) -> None:
-        self.stats = message.stats
-        for output in message.outputs:
-            stream = self._live.get(output.request_id)
-            if stream is not None:
-                if output.finish_reason is not None:
-                    del self._live[output.request_id]
-                stream.put(output)
-                if stream is self._trial:
-                    self._try_next_suspect()
+    def _disconnect(self) -> EngineLink | None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        return link

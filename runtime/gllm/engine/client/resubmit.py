@@ -28,12 +28,24 @@ def for_engine(sampling: SamplingParams) -> SamplingParams:
 class RequestRecord:
     """A request and its tokens so far. An engine that gets `to_submit()` continues as the last one would have."""
 
-    __slots__ = ("_arrived", "_cached", "_described", "_sent_at", "_submit", "generated", "losses", "sent")
+    __slots__ = (
+        "_arrived",
+        "_cached",
+        "_described",
+        "_sent_at",
+        "_submissions",
+        "_submit",
+        "generated",
+        "losses",
+        "sent",
+        "waits_since",
+    )
 
     def __init__(self, submit: Submit) -> None:
         """submit: the message of a new request, with a seed."""
         self._submit = submit
         self._arrived = self._sent_at = time.monotonic()
+        self._submissions = 0
         self._described = False
         self._cached = 0
         self.generated: list[int] = []
@@ -41,6 +53,13 @@ class RequestRecord:
         """Engines that failed with it since its last token."""
         self.sent = False
         """Whether the current engine has it."""
+        self.waits_since = self._arrived
+        """time.monotonic() since which it waits for an engine, while none has it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that an engine computes before the next new one, if it has none of them in its cache."""
+        return len(self._submit.token_ids) + len(self.generated)
 
     @property
     def exhausted(self) -> bool:
@@ -51,13 +70,18 @@ class RequestRecord:
         return self.losses >= SUSPECT_LOSSES
 
     def to_submit(self) -> Submit:
-        """Return the message that submits it to an engine."""
+        """Return the message that submits it to an engine.
+
+        Each has its own id: an engine that a connection has lost may still have the request of the last message.
+        """
         self.sent = True
         self._sent_at = time.monotonic()
-        if not self.generated:
+        self._submissions += 1
+        if self._submissions == 1:
             return self._submit
         return msgspec.structs.replace(
             self._submit,
+            request_id=f"{self._submit.request_id}~{self._submissions}",
             token_ids=self._submit.token_ids + self.generated,
             num_generated=len(self.generated),
         )
@@ -66,6 +90,7 @@ class RequestRecord:
         """Record that the engine ended."""
         if self.sent:
             self.sent = False
+            self.waits_since = time.monotonic()
             self.losses += 1
 
     def receive(self, output: RequestOutput) -> None:

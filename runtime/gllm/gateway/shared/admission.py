@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from gllm.config import GatewayConfig
 from gllm.engine.client.client import EngineClient
+from gllm.engine.client.engines import RemoteEngines
 from gllm.gateway.protocol.errors import ApiError, overloaded, unavailable
 
 RETRY_AFTER_RANGE = (1, 60)
@@ -25,7 +26,7 @@ class Admission:
     def __init__(
         self,
         config: GatewayConfig,
-        engine: EngineClient,
+        engine: EngineClient | RemoteEngines,
         *,
         on_reject: Callable[[str], None] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,

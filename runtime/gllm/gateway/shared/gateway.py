@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gllm.config import Config
 from gllm.engine.client.client import EngineClient
+from gllm.engine.client.engines import RemoteEngines
 from gllm.gateway.protocol.errors import engine_dead
 from gllm.gateway.shared.admission import Admission
 from gllm.gateway.shared.metrics import GatewayMetrics
@@ -19,7 +20,11 @@ MAX_SILENCE = 5.0
 
 class Gateway:
     def __init__(
-        self, config: Config, model: ServedModel, engine: EngineClient, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        model: ServedModel,
+        engine: EngineClient | RemoteEngines,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.model = model
@@ -46,7 +51,7 @@ class Gateway:
         self.down_reason = reason
         self.loaded = None
         self._recovery_deadline = self._clock() + recovery_seconds if recovery_seconds else 0.0
-        if recovery_seconds:
+        if recovery_seconds and not isinstance(self.engine, RemoteEngines):
             self.engine.pause(reason)
         else:
             self.engine.engine_down(reason)
@@ -55,7 +60,10 @@ class Gateway:
         """Return why the process should be restarted, None if it is healthy.
 
         It does not wait for the engine, which may hang. The replacement of an engine is healthy until its deadline.
+        A gateway in front of several engines is healthy by itself: a restart would not bring an engine back.
         """
+        if isinstance(self.engine, RemoteEngines):
+            return None
         if self.engine.hello is None:
             return None if self._clock() < self._recovery_deadline else self._disconnected()
         silence = self._clock() - self.engine.last_message_time
@@ -88,4 +96,6 @@ class Gateway:
         return self.unhealthy()
 
     def _disconnected(self) -> str:
+        if isinstance(self.engine, RemoteEngines):
+            return self.engine.problem()
         return f"the engine is not connected: {self.down_reason}"

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gllm.engine.client.client import EngineClient
+from gllm.engine.client.engines import RemoteEngines
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
 
@@ -61,7 +62,7 @@ class GatewayMetrics:
         self,
         model_name: str,
         max_model_len: int,
-        engine: EngineClient,
+        engine: EngineClient | RemoteEngines,
         *,
         ttft_target: float = 0.0,
         tpot_target: float = 0.0,
@@ -124,7 +125,9 @@ class GatewayMetrics:
         )
         self._n = histogram("request_params_n", "Parameter n.", N_BUCKETS)
         self._max_tokens = histogram("request_params_max_tokens", "Parameter max_tokens.", lengths)
-        self.registry.register(EngineCollector(engine, labels))
+        self.registry.register(
+            EnginesCollector(engine) if isinstance(engine, RemoteEngines) else EngineCollector(engine, labels)
+        )
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
@@ -180,6 +183,24 @@ class GatewayMetrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class EnginesCollector(Collector):
+    """What a gateway in front of several engines knows of them. The groups export the figures of the engines."""
+
+    def __init__(self, engines: RemoteEngines) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("gllm:gateway_engine_up", "1 if the engine at this address serves.", labels=("address",))
+        live = GaugeMetricFamily("gllm:gateway_engine_requests", "Requests that the engine has.", labels=("address",))
+        for address, requests in self._engines.known().items():
+            up.add_metric((address,), float(requests is not None))
+            live.add_metric((address,), float(requests or 0))
+        yield from (up, live)
+        moved = CounterMetricFamily("gllm:gateway_resubmitted", "Requests whose engine was lost.", labels=())
+        moved.add_metric((), self._engines.resubmitted)
+        yield moved
 
 
 class EngineCollector(Collector):
