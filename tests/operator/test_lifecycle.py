@@ -595,3 +595,44 @@ def test_labels_annotations_and_service_settings_pass_through() -> None:
     harness.edit(lambda one: one["server"].update(serviceTemplate={"spec": {"selector": {}}}))
     harness.run_until_quiet()
     assert harness.condition("SpecValid") == ("False", "SpecInvalid")
+
+
+def test_an_evicted_master_is_replaced_with_its_group_while_it_drains() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (old,) = [group.name for group in harness.status.groups]
+    (master,) = ready_masters(harness.api)
+    harness.world.evict(master)
+    actions = harness.world._pod_actions
+    harness.world._pod_actions = lambda pod: (  # type: ignore[method-assign]
+        [] if "deletionTimestamp" in pod["metadata"] else actions(pod)
+    )
+    harness.run_until_quiet()
+    assert {group.phase for group in harness.status.groups} == {"Draining", "Ready"}
+    assert harness.status.ready == "1/1"
+    harness.world._pod_actions = actions  # type: ignore[method-assign]
+    harness.run_until_quiet()
+    assert [group.phase for group in harness.status.groups] == ["Ready"]
+    assert harness.status.groups[0].name != old
+
+
+def test_an_evicted_slave_joins_its_group_again() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    names = [group.name for group in harness.status.groups]
+    slave = next(pod for pod in harness.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    harness.world.evict(slave)
+    harness.run_until_quiet()
+    assert harness.status.ready == "1/1"
+    assert [group.name for group in harness.status.groups] == names
+
+
+def test_evictions_take_no_more_pods_than_groups() -> None:
+    """Whatever pods they are: two pods may be of two groups. In a rollout the budget does not grow with the pods."""
+    harness = OperatorHarness(spec(replicas=2, disruption={"maxUnavailableGroups": 1}))
+    harness.run_until_quiet()
+    (budget,) = harness.api.of_kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in budget["spec"]
+    matching = budget["spec"]["selector"]["matchLabels"].items()
+    assert all(matching <= pod["metadata"]["labels"].items() for pod in harness.api.of_kind("Pod"))

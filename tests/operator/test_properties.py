@@ -39,7 +39,10 @@ SPECS = st.fixed_dictionaries(
 ACTIONS = st.one_of(
     st.tuples(st.just("edit"), SPECS),
     st.tuples(st.just("scale"), st.integers(0, 4)),
-    st.tuples(st.sampled_from(["world", "pass", "wait", "wait long", "crash pod", "unready", "delete pod"]), st.none()),
+    st.tuples(
+        st.sampled_from(["world", "pass", "wait", "wait long", "crash pod", "unready", "delete pod", "evict pod"]),
+        st.none(),
+    ),
     st.tuples(
         st.sampled_from(["delete object", "edit object", "restart operator", "lose node", "find nodes"]), st.none()
     ),
@@ -158,6 +161,8 @@ class Watched(OperatorHarness):
                 self.world.set_ready(self.chance.choice(pods), False)
             case "delete pod" if pods:
                 self.world.delete_pod(self.chance.choice(pods))
+            case "evict pod" if pods:
+                self.world.evict(self.chance.choice(pods))
             case "delete object" | "edit object":
                 self._meddle(action)
             case "restart operator":

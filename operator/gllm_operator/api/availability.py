@@ -77,5 +77,5 @@ class Recovery(ApiObject, frozen=True, kw_only=True):
 
 class Disruption(ApiObject, frozen=True, kw_only=True):
     max_unavailable_groups: Groups = 1
-    """The number of groups that evictions, such as those of a drained node, may make unavailable at once. 0 blocks
-    evictions."""
+    """The number of groups that evictions, such as those of a drained node, may make unavailable at once: so many pods
+    may go at a time, and the next when they are ready again. 0 blocks evictions."""

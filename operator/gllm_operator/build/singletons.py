@@ -14,7 +14,6 @@ from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_moni
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.names import DEPLOYMENT, Owner, headless_name, keys_name, masters_selector, metadata
-from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
 
 
 def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> list[dict[str, Any]]:
@@ -37,11 +36,10 @@ def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
 
 
 def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
-    shape = parallel_config(spec.parallelism, spec.accelerator)
     children = [
         headless_service(owner),
         client_service(owner, spec.server),
-        disruption_budget(owner, spec.disruption, 0 if spec.suspend else spec.replicas, shape),
+        disruption_budget(owner, spec.disruption),
     ]
     if spec.security.service_account_name is None:
         children.append(service_account(owner))
@@ -83,16 +81,17 @@ def headless_service(owner: Owner) -> dict[str, Any]:
     }
 
 
-def disruption_budget(owner: Owner, disruption: Disruption, replicas: int, shape: ParallelConfig) -> dict[str, Any]:
-    kept = max(0, replicas - disruption.max_unavailable_groups)
+def disruption_budget(owner: Owner, disruption: Disruption) -> dict[str, Any]:
+    """Evictions may take as many pods at once as they may take groups, since each pod could be of another group."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(owner, owner.name),
         "spec": {
-            "minAvailable": kept * shape.pods,
+            # Not minAvailable: in a rollout there are more pods, and it would let more of them go.
+            "maxUnavailable": disruption.max_unavailable_groups,
             "selector": {"matchLabels": {DEPLOYMENT: owner.name}},
-            # Pods that are not ready must not block the drain of a node.
+            # A pod that is not ready must not block the drain of a node: its group is unavailable already.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }

@@ -44,6 +44,9 @@ from gllm_operator.spec.revision import source_of
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
 
+_EVICTIONS = frozenset({"EvictionByEvictionAPI", "PreemptionByScheduler"})
+"""Reasons of the condition DisruptionTarget of pods that end in their grace period, on a node that works."""
+
 
 def observe(
     deployment: Object,
@@ -198,6 +201,9 @@ def observed_pod(found: Object) -> ObservedPod | None:
         ready_since=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         terminating="deletionTimestamp" in metadata,
         gone_by=seconds_of(metadata.get("deletionTimestamp")),
+        evicted="deletionTimestamp" in metadata
+        and disruption.get("status") == "True"
+        and disruption.get("reason") in _EVICTIONS,
         node_lost="deletionTimestamp" in metadata
         and disruption.get("status") == "True"
         and disruption.get("reason") == "DeletionByTaintManager",

@@ -45,6 +45,11 @@ class Group:
         return not masters or any(one.terminating for one in self.sets if one.role == "master")
 
     @property
+    def evicted(self) -> bool:
+        """Whether its master is evicted. It finishes its requests, but accepts none until its pod is made anew."""
+        return any(pod.evicted and pod.role == "master" for pod in self.pods)
+
+    @property
     def has_served(self) -> bool:
         return self.ready_since is not None
 

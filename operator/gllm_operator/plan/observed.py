@@ -120,6 +120,8 @@ class ObservedPod:
     terminating: bool = False
     gone_by: float | None = None
     """Of a terminating pod: the time by which its grace period ends."""
+    evicted: bool = False
+    """Whether it terminates because it was evicted from its node, or preempted."""
     node_lost: bool = False
     """Whether it terminates because its node is lost; then no kubelet will confirm that its containers ended."""
     restarts: int = 0

@@ -39,7 +39,8 @@ def next_changes(
 ) -> GroupChanges:
     """target: the revision that groups should have. Empty: no group is created, and only surplus groups drain."""
     live = [group for group in groups if not group.draining]
-    broken = [group for group in live if health[group.name].replace]
+    # An evicted master takes its group along, so that a new one starts at once where there is room.
+    broken = [group for group in live if health[group.name].replace or group.evicted]
     live = [group for group in live if group not in broken]
     new = [group for group in live if not target or group.id.revision == target]
     old = [group for group in live if group not in new]
