@@ -10,7 +10,6 @@ import pytest
 from fixtures.inprocess import Answer, greedy
 from fixtures.ranks import RankedEngine
 from fixtures.tiny_models import greedy_reference, random_prompts, write_hf
-from gllm.wire.messages import SchedulerOutput
 
 SHAPES = [(2, 1), (2, 2), (3, 1)]
 
@@ -18,20 +17,6 @@ SHAPES = [(2, 1), (2, 2), (3, 1)]
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_hf("llama", tmp_path_factory.mktemp("llama"), num_hidden_layers=4)
-
-
-class AbortingEngine(RankedEngine):
-    """Aborts requests after steps were launched, while their tokens are in flight."""
-
-    def __init__(self, model: Path, aborts: dict[int, str], **settings: Any) -> None:
-        """aborts: step -> the request that is aborted right after it was launched."""
-        super().__init__(model, **settings)
-        self._aborts = aborts
-
-    def launch(self, output: SchedulerOutput) -> None:
-        super().launch(output)
-        if (request_id := self._aborts.get(output.step)) is not None:
-            self.scheduler.abort(request_id)
 
 
 @pytest.mark.parametrize(("pp", "tp"), SHAPES)
@@ -48,9 +33,9 @@ def test_aborts_and_reused_slots_change_no_other_token(llama: Path, pp: int, tp:
     """With few slots, a new sequence begins where the tokens of an aborted one are still on their way."""
     prompts = random_prompts([3, 9, 5, 14, 7, 4, 11, 6, 8, 3], seed=4)
     expected = greedy_reference(llama, prompts, 24)
-    aborts = {4: "r1", 7: "r2", 9: "r4", 14: "r5", 23: "r7", 30: "r8"}
     settings: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 3, "max_prefill_tokens": 8, "page_size": 4}
-    with AbortingEngine(llama, aborts, pp=pp, tp=tp, **settings) as engine:
+    with RankedEngine(llama, pp=pp, tp=tp, **settings) as engine:
+        engine.aborts = {4: "r1", 7: "r2", 9: "r4", 14: "r5", 23: "r7", 30: "r8"}
         for prompt in prompts:
             engine.submit(prompt, greedy(24))
         answers = engine.run()
@@ -58,7 +43,7 @@ def test_aborts_and_reused_slots_change_no_other_token(llama: Path, pp: int, tp:
     for number, tokens in enumerate(expected, start=1):
         answer = answers.get(f"r{number}", Answer())
         assert answer.token_ids == tokens[: len(answer.token_ids)]
-        if f"r{number}" not in aborts.values():
+        if f"r{number}" not in engine.aborts.values():
             assert answer.token_ids == tokens
 
 

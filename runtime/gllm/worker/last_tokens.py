@@ -33,14 +33,17 @@ class LastTokens:
         """[slots] the last step in which the slot's row samples."""
         self._expected: deque[tuple[int, Int64]] = deque()
         """(step, slots of its sampled rows), of steps whose tokens were not received yet."""
+        self._step = 0
+        """Steps so far, from 1."""
 
-    def inputs(self, step: int, batch: StepBatch) -> torch.Tensor:
+    def inputs(self, batch: StepBatch) -> torch.Tensor:
         """Return the step's token ids [n] int64 on the device. Called for each step with rows, in order.
 
         On a CPU it waits for the tokens that are still sampled, on CUDA the device does.
         """
+        self._step += 1
         # When this step was scheduled, the engine had the result of the step `most_in_flight` before it.
-        needed = step - self._most_in_flight
+        needed = self._step - self._most_in_flight
         if len(batch.device_slots):
             needed = max(needed, int(self._sampled_in[batch.device_slots].max()))
         while self._expected and self._expected[0][0] <= needed:
@@ -52,6 +55,6 @@ class LastTokens:
             token_ids[to_device(batch.device_tokens, self._device)] = found
         if len(batch.sample_rows):
             slots = batch.slots[batch.sample_rows].astype(np.int64)
-            self._sampled_in[slots] = step
-            self._expected.append((step, slots))
+            self._sampled_in[slots] = self._step
+            self._expected.append((self._step, slots))
         return token_ids

@@ -131,7 +131,7 @@ class ModelRunner:
         graph = next((graph for graph in self.graphs if graph.fits(batch.attention)), None)
         # The host prepares what it can before it waits for the inputs.
         metadata = (graph or self.attention).prepare(batch.attention) if scheduled.slots else None
-        inputs = self._inputs(scheduled.step, batch) if scheduled.slots else None
+        inputs = self._inputs(batch) if scheduled.slots else None
         started, begun_at = time.time(), time.perf_counter()
         begun, done = self._events()
         output, tokens = None, None
@@ -183,10 +183,10 @@ class ModelRunner:
         # The graph's buffer may be padded, and the next launch overwrites it, maybe while it is being sent.
         return states[: len(batch.positions)].clone() if self.last_stage is None else states
 
-    def _inputs(self, step: int, batch: StepBatch) -> torch.Tensor:
+    def _inputs(self, batch: StepBatch) -> torch.Tensor:
         """Return token ids [n] on the first stage, else the states [n, hidden] of the stage before."""
         if self._last_tokens is not None:
-            return self._last_tokens.inputs(step, batch)
+            return self._last_tokens.inputs(batch)
         assert self.world.before is not None
         return self.world.before.receive(len(batch.token_ids))
 

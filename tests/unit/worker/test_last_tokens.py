@@ -63,7 +63,7 @@ class FirstStage:
             freed=freed or [],
         )
         self.table.apply(scheduled)
-        return self.last_tokens.inputs(self.step, build_batch(scheduled, self.table)).tolist()
+        return self.last_tokens.inputs(build_batch(scheduled, self.table)).tolist()
 
     def sample(self, *tokens: int) -> None:
         self.link.sent.append(torch.tensor(tokens))
