@@ -34,7 +34,8 @@ _MOST_PREFILL = 0.95
 def balanced(s: Snapshot) -> Budget:
     """Decodes by `pack_decodes`, and as much prefill as makes the micro-batch last the target time.
 
-    While prefill is most of the work, `prefill_led` gives its seconds. Otherwise target = a + share of the decodes +
+    With one stage and no decodes nothing waits for a micro-batch: it has #MaxP tokens. While prefill is most of the
+    work of a pipeline, `prefill_led` gives its seconds. Otherwise target = a + share of the decodes +
     prefill, where prefill is equation 3 in seconds:
 
         max(min(demand, token * #MaxP * (KV_free - reserve) / (1 - reserve)), token * #MinP)
@@ -49,6 +50,8 @@ def balanced(s: Snapshot) -> Budget:
     decodes, decode_seconds = pack_decodes(s, share)
     if s.total_decodes and s.kv_free < s.kv_reserve:
         return Budget(0, len(decodes), 0.0, 0, decodes)
+    if s.limits.pp == 1 and not s.total_decodes:
+        return Budget(limits.max_prefill_tokens, 0, least_tokens=limits.min_prefill_tokens, decodes=())
     base = cost.a + share
     least = cost.prefill_token * limits.min_prefill_tokens
     usage = max((s.kv_free - s.kv_reserve) / (1.0 - s.kv_reserve), 0.0) if s.total_decodes else 1.0
