@@ -40,7 +40,7 @@ def test_as_few_as_possible_are_late(jobs: list[tuple[int, int]]) -> None:
 
 def queue_of(*prompts: tuple[int, float]) -> tuple[WaitingQueue, RunningSet, list[Sequence]]:
     """Return a queue with prompts of (tokens, arrival time)."""
-    queue, running = WaitingQueue(), RunningSet(PagePool(1000, 16), max_num_seqs=8, overlap=True)
+    queue, running = WaitingQueue(), RunningSet(PagePool(1000, 16), max_num_seqs=8)
     sequences = []
     for number, (tokens, arrival) in enumerate(prompts, 1):
         seq = make_sequence(f"request-{number}", list(range(1, tokens + 1)), max_model_len=8000)
