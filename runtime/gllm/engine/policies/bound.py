@@ -22,12 +22,11 @@ within a sixteenth of what the decodes alone need, and so little prefill starts 
 def step_seconds(limits: Limits) -> float:
     """Return the maximum predicted seconds of a micro-batch while requests decode.
 
-    While prefill waits, pp + 1 micro-batches are in flight, one of them without decodes (with pp = 1 each has all
-    decodes). A token takes as long as all of them: TPOT = (pp + 1) t, or t with pp = 1.
+    A round has pp micro-batches, and a token takes a round: TPOT = pp * t.
     """
     if not limits.tpot_target:
         return UNASKED_SECONDS
-    return _COMPUTED * limits.tpot_target / (limits.pp + 1 if limits.pp > 1 else 1)
+    return _COMPUTED * limits.tpot_target / limits.pp
 
 
 def prefill_room(limits: Limits, base: float) -> float:
