@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gllm_operator.build.integrations import OPTIONAL_APIS
 from gllm_operator.local.manifest import objects_of, read_deployments, to_yaml, without_owner
 
 _FOLDER = Path(__file__).parent / "golden"
-_APIS = frozenset({"keda.sh/v1alpha1", "monitoring.coreos.com/v1"})
+_APIS = frozenset(OPTIONAL_APIS)
 CASES = sorted(path.name.removesuffix(".in.yaml") for path in _FOLDER.glob("*.in.yaml"))
 
 

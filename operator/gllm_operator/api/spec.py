@@ -11,6 +11,7 @@ from gllm_operator.api.engine import Engine
 from gllm_operator.api.extras import Autoscaling, Monitoring, ObjectMeta, Security
 from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
+from gllm_operator.api.route import Route
 from gllm_operator.api.server import Network, Probes, Server
 from gllm_operator.api.types import ApiObject, Name, RawObject, Rule
 
@@ -87,6 +88,8 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     of pods are in template.metadata, since a change of pods needs new groups."""
     server: Server = Server()
     """How clients reach the deployment."""
+    route: Route | None = None
+    """A route of the Gateway API to the deployment, with weights for canaries; the Gateway owns TLS and the hosts."""
     network: Network = Network()
     """How the ranks of a group reach each other."""
     probes: Probes = Probes()

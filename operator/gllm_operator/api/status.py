@@ -174,7 +174,7 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     twice after a crash."""
     conditions: Annotated[tuple[Condition, ...], Meta(max_length=16)] = ()
     """The conditions Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended, RolledBack,
-    Reconciling, Stalled and, if the cluster lacks an API that the spec needs, Integrated."""
+    Reconciling and Stalled; Routed if the spec has a route; Integrated if the cluster lacks an API that it needs."""
 
 
 def decode_status(raw: object) -> LLMDeploymentStatus:

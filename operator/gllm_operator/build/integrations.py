@@ -7,11 +7,12 @@ from typing import Any
 from gllm_operator.api import GROUP, KIND, VERSION
 from gllm_operator.api.extras import Autoscaling, Monitoring
 from gllm_operator.api.types import KeyRef
+from gllm_operator.build.route import GATEWAY_API, INFERENCE_API
 from gllm_operator.names import REVISION, Owner, masters_selector, metadata
 
 KEDA_API = "keda.sh/v1alpha1"
 MONITORING_API = "monitoring.coreos.com/v1"
-OPTIONAL_APIS = (KEDA_API, MONITORING_API)
+OPTIONAL_APIS = (KEDA_API, MONITORING_API, GATEWAY_API, INFERENCE_API)
 """The API groups that a cluster may lack."""
 
 

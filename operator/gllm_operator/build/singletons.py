@@ -13,6 +13,7 @@ from gllm_operator.build.env import KEYS_KEY
 from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
+from gllm_operator.build.route import route_objects
 from gllm_operator.names import DEPLOYMENT, Owner, headless_name, keys_name, masters_selector, metadata
 
 
@@ -48,6 +49,8 @@ def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
         children.append(network_policy(owner, spec.server.port, downloads))
     if spec.autoscaling is not None:
         children.append(autoscaler(owner, spec.autoscaling))
+    if spec.route is not None:
+        children += route_objects(owner, spec.route, spec.server)
     if spec.monitoring.pod_monitor:
         children.append(pod_monitor(owner, spec.monitoring, spec.server.api_key_secret_ref))
     return children

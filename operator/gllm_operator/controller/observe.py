@@ -38,6 +38,7 @@ from gllm_operator.plan.observed import (
     OwnedObject,
     PodFailure,
     Refusal,
+    RouteAnswer,
 )
 from gllm_operator.spec.revision import source_of
 
@@ -93,6 +94,9 @@ def observe(
             for one in found
             if one["kind"] != "Pod" and not (one["kind"] == "ControllerRevision" and controller_of(one) != owner.uid)
         },
+        route_answers=tuple(
+            answer for one in controlled if one["kind"] == "HTTPRoute" for answer in route_answers(one)
+        ),
         applied=applied,
         refused=refused,
         apis=apis,
@@ -165,6 +169,23 @@ def observed_set(found: Object, failed_create: Callable[[str], FailedCreate | No
         "deletionTimestamp" in metadata,
         None if failed is None else PodFailure(failed.time, FAILED_CREATE, None, failed.message),
     )
+
+
+def route_answers(route: Object) -> list[RouteAnswer]:
+    """The conditions Accepted and ResolvedRefs that the controllers of Gateways have set for the current spec."""
+    generation = route["metadata"].get("generation", 0)
+    return [
+        RouteAnswer(
+            parent.get("parentRef", {}).get("name", ""),
+            one["type"],
+            one["status"],
+            one.get("reason", ""),
+            one.get("message", ""),
+        )
+        for parent in (route.get("status") or {}).get("parents") or []
+        for one in parent.get("conditions") or []
+        if one["type"] in ("Accepted", "ResolvedRefs") and one.get("observedGeneration", generation) >= generation
+    ]
 
 
 def observed_revision(found: Object) -> ObservedRevision:

@@ -97,6 +97,8 @@ def _bounds(meta: msgspec.Meta) -> Schema:
 
 def _default_of(field: msgspec.structs.FieldInfo) -> Any:
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if isinstance(default, tuple) and default:
+        return list(default)
     if not isinstance(default, ApiObject):
         return default
     # In full: the API server checks a default against the object's rules before it fills in nested defaults.

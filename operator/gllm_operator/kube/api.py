@@ -23,6 +23,8 @@ PLURALS = {
     ("coordination.k8s.io/v1", "Lease"): "leases",
     ("keda.sh/v1alpha1", "ScaledObject"): "scaledobjects",
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitors",
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): "httproutes",
+    ("inference.networking.k8s.io/v1", "InferencePool"): "inferencepools",
     ("gllm.dev/v1alpha1", "LLMDeployment"): "llmdeployments",
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"): "customresourcedefinitions",
 }

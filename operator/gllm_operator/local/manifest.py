@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from gllm_operator.api import GROUP, KIND, VERSION
+from gllm_operator.build.integrations import OPTIONAL_APIS
 from gllm_operator.controller.observe import observe
 from gllm_operator.names import FINALIZER
 from gllm_operator.plan import plan
@@ -15,6 +16,7 @@ from gllm_operator.plan.validate import problems
 
 Manifest = dict[str, Any]
 
+ALL_APIS = frozenset(OPTIONAL_APIS)
 NO_UID = "00000000-0000-0000-0000-000000000000"
 DEFAULT_IMAGE = "gllm:dev"
 """The image if neither the manifest nor a flag names one."""

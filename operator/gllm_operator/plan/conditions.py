@@ -9,6 +9,7 @@ from typing import Literal
 from gllm_operator.api.status import Condition
 from gllm_operator.objects import timestamp
 from gllm_operator.plan.describe import describe
+from gllm_operator.plan.observed import RouteAnswer
 from gllm_operator.plan.ready import SUSPENDED, StatusFacts, Verdict, rolled_back
 
 Truth = Literal["True", "False", "Unknown"]
@@ -70,6 +71,8 @@ def _states(facts: StatusFacts, verdict: Verdict) -> list[_State]:
         _when(verdict.course == "moving", "Reconciling", verdict.reason, verdict.message),
         _when(verdict.course == "stalled", "Stalled", verdict.reason, verdict.message),
     ]
+    if facts.route is not None:
+        states.append(_routed(facts.route))
     if facts.missing:
         states.append(_State("Integrated", "False", "ApiMissing", "; ".join(facts.missing)))
     return states
@@ -100,6 +103,18 @@ def _progressing(facts: StatusFacts, verdict: Verdict) -> _State:
     if not rollout.complete or reason == "GroupsStarting":
         return _State("Progressing", "True", reason if rollout.complete else "RollingOut", message)
     return _State("Progressing", "True", "Complete", f"all {facts.replicas} groups have revision {rollout.revision}")
+
+
+def _routed(answers: tuple[RouteAnswer, ...]) -> _State:
+    """Whether the Gateways of spec.route serve it, in their own words."""
+    refused = next((one for one in answers if one.status != "True"), None)
+    if refused is not None:
+        text = f"Gateway {refused.gateway} does not serve the route: {refused.message or refused.reason}"
+        return _State("Routed", "False", refused.reason or refused.type, text)
+    accepted = [one.gateway for one in answers if one.type == "Accepted"]
+    if not accepted:
+        return _State("Routed", "Unknown", "Pending", "no Gateway has answered yet; does the one of parentRefs exist?")
+    return _State("Routed", "True", "Accepted", f"served by {', '.join(sorted(set(accepted)))}")
 
 
 def _degraded(facts: StatusFacts, verdict: Verdict) -> _State:

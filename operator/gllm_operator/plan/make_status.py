@@ -10,6 +10,7 @@ import msgspec
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Endpoint, GroupStatus, LLMDeploymentStatus, OrdinalStatus, ParallelismStatus
 from gllm_operator.build.model_source import served_name
+from gllm_operator.build.route import has_route
 from gllm_operator.names import GroupId, Owner, masters_selector
 from gllm_operator.plan.conditions import conditions, headline
 from gllm_operator.plan.group_status import group_status, new_group_status
@@ -77,6 +78,7 @@ def make_status(
         available=available,
         fewest=min(inputs.fewest, replicas),
         deleting=observed.deleting_since is not None,
+        route=observed.route_answers if spec is not None and has_route(spec, observed.apis) else None,
     )
     found = verdict(facts)
     parallel = _parallel(spec)

@@ -140,6 +140,18 @@ class ObservedRevision:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class RouteAnswer:
+    """What a Gateway's controller says about the HTTPRoute: one of its conditions."""
+
+    gateway: str
+    type: str
+    """Accepted or ResolvedRefs."""
+    status: str
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True)
 class Observed:
     owner: Owner
@@ -159,6 +171,7 @@ class Observed:
     revisions: tuple[ObservedRevision, ...] = ()
     owned: Mapping[ObjectRef, OwnedObject] = field(default_factory=dict)
     """Objects of every kind except Pods; StatefulSets and ControllerRevisions are among them."""
+    route_answers: tuple[RouteAnswer, ...] = ()
     applied: Mapping[ObjectRef, Applied] = field(default_factory=dict)
     refused: Mapping[ObjectRef, Refusal] = field(default_factory=dict)
     apis: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gllm_operator.build.group import controller_revision, group_sets
 from gllm_operator.build.integrations import KEDA_API, MONITORING_API
+from gllm_operator.build.route import GATEWAY_API, INFERENCE_API
 from gllm_operator.names import GroupId
 from gllm_operator.objects import Manifest, digest, ref_of
 from gllm_operator.plan.actions import Delete
@@ -23,6 +24,8 @@ _SINGLETON_KINDS = frozenset(
         ("autoscaling/v2", "HorizontalPodAutoscaler"),
         (KEDA_API, "ScaledObject"),
         (MONITORING_API, "PodMonitor"),
+        (GATEWAY_API, "HTTPRoute"),
+        (INFERENCE_API, "InferencePool"),
     }
 )
 """Kinds whose objects are deleted when the spec no longer asks for them."""

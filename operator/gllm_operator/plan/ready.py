@@ -9,6 +9,7 @@ from typing import Literal
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import GroupStatus
 from gllm_operator.plan.describe import describe, worst
+from gllm_operator.plan.observed import RouteAnswer
 from gllm_operator.plan.refusals import Obstacle
 from gllm_operator.plan.target import Target
 
@@ -47,6 +48,8 @@ class StatusFacts:
     fewest: int
     """The number of groups that must be available."""
     deleting: bool = False
+    route: tuple[RouteAnswer, ...] | None = None
+    """What Gateways say about the HTTPRoute; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,12 @@ from gllm_operator.process.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_OPTIONAL_KINDS = {"keda.sh/v1alpha1": "ScaledObject", "monitoring.coreos.com/v1": "PodMonitor"}
+_OPTIONAL_KINDS = {
+    "keda.sh/v1alpha1": "ScaledObject",
+    "monitoring.coreos.com/v1": "PodMonitor",
+    "gateway.networking.k8s.io/v1": "HTTPRoute",
+    "inference.networking.k8s.io/v1": "InferencePool",
+}
 _API_CHECK_SECONDS = 60.0
 _SILENCE_SECONDS = 600.0
 """The API server sends bookmarks every minute, so a watch that is silent for this long hangs."""

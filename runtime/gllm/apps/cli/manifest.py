@@ -21,19 +21,26 @@ MountOption = Annotated[
 
 
 def render(filename: FileOption, *, namespace: NamespaceOption = "default", default_image: ImageOption = "") -> None:
-    """Print the objects that the operator would apply on an empty cluster, as YAML.
+    """Print the objects that the operator would apply on an empty cluster with all optional APIs, as YAML.
 
     The Secret of the keys has no keys: the operator makes them when it applies the Secret.
     """
     try:
-        from gllm_operator.local.manifest import DEFAULT_IMAGE, objects_of, read_deployments, to_yaml, without_owner
+        from gllm_operator.local.manifest import (
+            ALL_APIS,
+            DEFAULT_IMAGE,
+            objects_of,
+            read_deployments,
+            to_yaml,
+            without_owner,
+        )
     except ImportError as error:
         refuse_without_operator(error)
     try:
         objects = [
             without_owner(one)
             for deployment in read_deployments(filename, namespace)
-            for one in objects_of(deployment, keys="", default_image=default_image or DEFAULT_IMAGE)
+            for one in objects_of(deployment, keys="", default_image=default_image or DEFAULT_IMAGE, apis=ALL_APIS)
         ]
     except ValueError as error:
         typer.echo(f"gllm: error: {error}", err=True)
