@@ -13,14 +13,10 @@ def even_decodes(s: Snapshot) -> int:
     """Return equation 4, D = #RD / pp: every micro-batch of the pipeline gets the same share of the decodes.
 
     With rounding up alone a micro-batch could stay empty: 5 decodes over 4 stages as 2, 2, 1, 0. So the ready decodes
-    are also divided among the micro-batches without decodes: 2, 1, 1, 1.
-
-    Decodes stay in pp micro-batches although pp + 1 are in flight: one more would read the weights once more per round
-    (simulated: 1 to 6 % of throughput, docs/simulator.md). The additional micro-batch is for prefill.
+    are also divided among the micro-batches of this round that have no decodes yet: 2, 1, 1, 1. A micro-batch on the
+    last stage belongs to the round before: its sequences are ready.
     """
     pp = s.limits.pp
-    if pp == 1:
-        return s.ready_decodes
     unfilled = pp - s.decodes_in_flight
     if unfilled <= 0:
         return 0
