@@ -5,6 +5,7 @@ After a change that is meant: UPDATE_GOLDEN=1 pytest tests/operator/test_golden.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from gllm_operator.build.group import group_sets
 from gllm_operator.build.integrations import OPTIONAL_APIS
+from gllm_operator.build.rendering import render, stored
+from gllm_operator.controller.observe import observe
 from gllm_operator.local.manifest import objects_of, read_deployments, to_yaml, without_owner
+from gllm_operator.names import GroupId
+from gllm_operator.spec.revision import pod_source
 
 _FOLDER = Path(__file__).parent / "golden"
 _APIS = frozenset(OPTIONAL_APIS)
@@ -58,3 +64,17 @@ def check_restricted(pod: dict[str, Any]) -> None:
 def test_rendered_yaml_is_parsed_again(case: str) -> None:
     names = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(to_yaml(rendered(case)))]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stored_rendering_gives_what_was_rendered(case: str) -> None:
+    """For any group: nothing of the placeholder is left, and every field that depends on the group has its value."""
+    (deployment,) = read_deployments(str(_FOLDER / f"{case}.in.yaml"))
+    observed = observe(deployment, [], applied={}, refused={})
+    assert observed.spec is not None
+    source = pod_source(observed.spec, observed.owner.name, "gllm:1")
+    rendering = render(observed.owner, source)
+    again = stored(json.loads(json.dumps(rendering.record())))
+    assert again.revision == rendering.revision
+    for group in (GroupId(0, rendering.revision, 1), GroupId(12, "k7b2f", 345)):
+        assert again.sets_of(observed.owner, group) == group_sets(observed.owner, source, group)

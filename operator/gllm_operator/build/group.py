@@ -1,24 +1,33 @@
-"""The StatefulSets of a group, one for its master and one for its slaves, and the ControllerRevision of its source."""
+"""The StatefulSets of a group, one for its master and one for its slaves."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gllm_operator.build.pod import pod_template
-from gllm_operator.names import GROUP_NAME, REVISION, ROLE, GroupId, Owner, group_labels, headless_name, metadata
+from gllm_operator.names import GROUP_NAME, ROLE, GroupId, Owner, group_labels, headless_name, metadata
 from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
-from gllm_operator.spec.revision import PodSource, record_of
+from gllm_operator.spec.revision import PodSource
 
 
 def group_sets(owner: Owner, source: PodSource, group: GroupId) -> list[dict[str, Any]]:
     shape = parallel_config(source.parallelism, source.accelerator)
-    sets = [_stateful_set(owner, source, shape, group, "master", 1, 0)]
+    specs = {"master": _spec(owner, source, shape, group, "master", 1, 0)}
     if shape.pods > 1:
-        sets.append(_stateful_set(owner, source, shape, group, "slave", shape.pods - 1, 1))
-    return sets
+        specs["slave"] = _spec(owner, source, shape, group, "slave", shape.pods - 1, 1)
+    return [stateful_set(owner, group, role, spec) for role, spec in specs.items()]
 
 
-def _stateful_set(
+def stateful_set(owner: Owner, group: GroupId, role: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": metadata(owner, group.set_name(owner.name, role), group_labels(owner.name, group, role)),
+        "spec": spec,
+    }
+
+
+def _spec(
     owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str, replicas: int, start: int
 ) -> dict[str, Any]:
     spec: dict[str, Any] = {
@@ -33,19 +42,4 @@ def _stateful_set(
     }
     if start:
         spec["ordinals"] = {"start": start}  # A pod's index is its rank in the group.
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": metadata(owner, group.set_name(owner.name, role), group_labels(owner.name, group, role)),
-        "spec": spec,
-    }
-
-
-def controller_revision(owner: Owner, source: PodSource, revision: str, number: int) -> dict[str, Any]:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "ControllerRevision",
-        "metadata": metadata(owner, f"{owner.name}-{revision}", {REVISION: revision}),
-        "revision": number,
-        "data": record_of(source),
-    }
+    return spec

@@ -11,6 +11,7 @@ from gllm_operator.api.extras import ObjectMeta
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
+from gllm_operator.build.rendering import stored
 from gllm_operator.controller.masters import NO_ANSWERS, Answers
 from gllm_operator.kube.failed_creates import FailedCreate
 from gllm_operator.names import (
@@ -40,7 +41,6 @@ from gllm_operator.plan.observed import (
     Refusal,
     RouteAnswer,
 )
-from gllm_operator.spec.revision import source_of
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
@@ -191,11 +191,11 @@ def route_answers(route: Object) -> list[RouteAnswer]:
 def observed_revision(found: Object) -> ObservedRevision:
     metadata = found["metadata"]
     try:
-        source = source_of(found.get("data"))
+        rendering = stored(found.get("data"))
     except msgspec.ValidationError:
-        source = None
+        rendering = None
     revision = metadata["labels"].get(REVISION, "")
-    return ObservedRevision(revision, found.get("revision", 0), source, ref_of(found), metadata["uid"])
+    return ObservedRevision(revision, found.get("revision", 0), rendering, ref_of(found), metadata["uid"])
 
 
 def observed_pod(found: Object) -> ObservedPod | None:

@@ -83,8 +83,9 @@ def groups_of(observed: Observed, now: float) -> list[Group]:
 def _pods_of_revisions(observed: Observed) -> dict[str, int]:
     sizes = {}
     for one in observed.revisions:
-        if one.source is not None:
-            sizes[one.revision] = parallel_config(one.source.parallelism, one.source.accelerator).pods
+        if one.rendering is not None:
+            source = one.rendering.source
+            sizes[one.revision] = parallel_config(source.parallelism, source.accelerator).pods
     return sizes
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.build.rendering import Rendering
 from gllm_operator.names import GroupId, Owner
 from gllm_operator.objects import ObjectRef
-from gllm_operator.spec.revision import PodSource
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
@@ -134,7 +134,7 @@ class ObservedRevision:
 
     revision: str
     number: int
-    source: PodSource | None
+    rendering: Rendering | None
     """None: a version of the operator wrote it that this one cannot read."""
     ref: ObjectRef
     uid: str

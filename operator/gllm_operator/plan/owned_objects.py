@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from gllm_operator.build.group import controller_revision, group_sets
 from gllm_operator.build.integrations import KEDA_API, MONITORING_API
+from gllm_operator.build.rendering import Rendering, controller_revision
 from gllm_operator.build.route import GATEWAY_API, INFERENCE_API
 from gllm_operator.names import GroupId
 from gllm_operator.objects import Manifest, digest, ref_of
@@ -13,7 +13,6 @@ from gllm_operator.plan.actions import Delete
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.refusals import waits
-from gllm_operator.spec.revision import PodSource
 
 _SINGLETON_KINDS = frozenset(
     {
@@ -62,26 +61,26 @@ def to_delete(observed: Observed, desired: Iterable[Manifest]) -> list[Delete]:
 
 
 def desired_sets(
-    observed: Observed, groups: Iterable[Group], created: Iterable[GroupId], sources: dict[str, PodSource]
+    observed: Observed, groups: Iterable[Group], created: Iterable[GroupId], renderings: Mapping[str, Rendering]
 ) -> list[Manifest]:
-    """StatefulSets of the groups that stay and of new groups. Sets of a revision without a source are left alone."""
+    """StatefulSets of the groups that stay and of new groups. Sets of a revision that cannot be read are left alone."""
     ids = [group.id for group in groups] + list(created)
     return [
         manifest
         for id in ids
-        if id.revision in sources
-        for manifest in group_sets(observed.owner, sources[id.revision], id)
+        if id.revision in renderings
+        for manifest in renderings[id.revision].sets_of(observed.owner, id)
     ]
 
 
-def desired_revisions(observed: Observed, sources: dict[str, PodSource], kept: Sequence[str]) -> list[Manifest]:
-    """ControllerRevisions of the revisions in `kept` that have a source."""
+def desired_revisions(observed: Observed, renderings: Mapping[str, Rendering], kept: Sequence[str]) -> list[Manifest]:
+    """ControllerRevisions of the revisions in `kept` that can be read."""
     numbers = {one.revision: one.number for one in observed.revisions}
     next_number = max(numbers.values(), default=0) + 1
     return [
-        controller_revision(observed.owner, sources[revision], revision, numbers.get(revision, next_number))
+        controller_revision(observed.owner, renderings[revision], revision, numbers.get(revision, next_number))
         for revision in dict.fromkeys(kept)
-        if revision in sources
+        if revision in renderings
     ]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import OrdinalStatus
-from gllm_operator.build.group import group_sets
 from gllm_operator.build.probes import termination_grace
+from gllm_operator.build.rendering import Rendering, render
 from gllm_operator.build.singletons import keys_secret, missing_apis, singletons
 from gllm_operator.names import OPERATOR, GroupId
 from gllm_operator.objects import Manifest, ObjectRef, ref_of
@@ -24,7 +24,7 @@ from gllm_operator.plan.rollout import Bounds, GroupChanges, next_changes
 from gllm_operator.plan.target import Target, choose_target, current_revision
 from gllm_operator.plan.validate import problems
 from gllm_operator.spec.parallel_config import parallel_config
-from gllm_operator.spec.revision import PodSource, pod_source, revision_of
+from gllm_operator.spec.revision import pod_source
 
 _WATCH_SECONDS = 2.0
 """How often masters are asked for their requests (draining groups) or their loading progress."""
@@ -38,7 +38,7 @@ class DesiredState:
     problems: tuple[str, ...]
     update: str
     """The spec's revision; empty if the spec is invalid."""
-    sources: dict[str, PodSource]
+    renderings: Mapping[str, Rendering]
     """The source of each revision whose pods can be rendered."""
     refused: tuple[ObjectRef, Refusal] | None = None
     """The StatefulSet of the spec's revision that the API server refuses as invalid, and its refusal."""
@@ -76,19 +76,20 @@ def _stands_back(observed: Observed) -> Event:
 
 
 def _desired_state(observed: Observed) -> DesiredState:
-    sources = {one.revision: one.source for one in observed.revisions if one.source is not None}
+    renderings = {one.revision: one.rendering for one in observed.revisions if one.rendering is not None}
     spec = observed.spec
     if spec is None:
-        return DesiredState(None, (observed.spec_error,), "", sources)
+        return DesiredState(None, (observed.spec_error,), "", renderings)
     image = spec.image or observed.default_image
     found = tuple(problems(spec, observed.owner.name, image, observed.model))
     if found:
-        return DesiredState(spec, found, "", sources)
+        return DesiredState(spec, found, "", renderings)
     source = pod_source(spec, observed.owner.name, image, observed.restart)
-    update = revision_of(source)
+    rendering = render(observed.owner, source)
+    update = rendering.revision
     refused = refusals.rejected(observed, update)
     found = () if refused is None else (f"the API server refuses the pods: {refused[1].message}",)
-    return DesiredState(spec, found, update, sources | {update: source}, refused)
+    return DesiredState(spec, found, update, renderings | {update: rendering}, refused)
 
 
 def _plan_spec(
@@ -97,7 +98,7 @@ def _plan_spec(
     ordinals = observed.status.places
     health = {group.name: health_of(group, spec, ordinals, now) for group in groups}
     failed = frozenset(name for name, one in health.items() if one.phase == "Failed")
-    target = choose_target(spec, desired.possible, frozenset(desired.sources), observed.status, groups, failed, now)
+    target = choose_target(spec, desired.possible, frozenset(desired.renderings), observed.status, groups, failed, now)
     bounds = Bounds(
         replicas=spec.effective_replicas,
         max_surge=spec.rollout.max_surge,
@@ -152,12 +153,12 @@ def _probes(
     """StatefulSets that are tried without writing them, so that nothing drains for pods that are refused: those that
     were refused, and those of a new revision whose first group has to wait for room."""
     if desired.refused is not None:
-        return refusals.probes(observed, desired.sources[desired.update], *desired.refused, now)
+        return refusals.probes(observed, desired.renderings[desired.update], *desired.refused, now)
     new = target.revision and all(group.id.revision != target.revision for group in groups)
     if not (new and changes.drain) or created:
         return ()
     first = GroupId(changes.drain[0].id.index, target.revision, 1)
-    return tuple(group_sets(observed.owner, desired.sources[target.revision], first))
+    return tuple(desired.renderings[target.revision].sets_of(observed.owner, first))
 
 
 @dataclass(frozen=True)
@@ -192,15 +193,16 @@ def _writes(
     singles = singletons(observed.owner, spec, observed.apis) if _renderable(spec) else []
     wanted: list[Manifest] = [
         *singles,
-        *owned_objects.desired_revisions(observed, desired.sources, kept),
-        *owned_objects.desired_sets(observed, staying, created, desired.sources),
+        *owned_objects.desired_revisions(observed, desired.renderings, kept),
+        *owned_objects.desired_sets(observed, staying, created, desired.renderings),
     ]
     deletes = [
         *_lost_pods(groups, spec.recovery.lost_pods == "Replace", now),
         *(owned_objects.to_delete(observed, singles) if singles else ()),
         *owned_objects.old_revisions(observed, kept, spec.rollout.revision_history_limit),
     ]
-    several = any(parallel_config(one.parallelism, one.accelerator).pods > 1 for one in desired.sources.values())
+    shapes = [parallel_config(one.source.parallelism, one.source.accelerator) for one in desired.renderings.values()]
+    several = any(shape.pods > 1 for shape in shapes)
     drains = owned_objects.drains_of([*changes.drain, *(group for group in groups if group.draining)])
     return _Writes(
         staying=staying,
@@ -223,7 +225,7 @@ def _renderable(spec: LLMDeploymentSpec) -> bool:
 def _plan_deletion(observed: Observed, desired: DesiredState, groups: list[Group], now: float) -> Plan:
     """All groups drain. The finalizer is removed when they are gone, or at a deadline."""
     assert observed.deleting_since is not None
-    grace = max((termination_grace(source) for source in desired.sources.values()), default=30)
+    grace = max((termination_grace(one.source) for one in desired.renderings.values()), default=30)
     deadline = observed.deleting_since + grace + STUCK_SECONDS
     gone = all(group.stuck for group in groups)
     health = {group.name: Health("Draining") for group in groups}

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gllm_operator.build.group import group_sets
+from gllm_operator.build.rendering import Rendering
 from gllm_operator.names import parse_set_name
 from gllm_operator.objects import Manifest, ObjectRef, digest, ref_of
 from gllm_operator.plan.actions import Delete
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.observed import CREATION, DELETION, Observed, Refusal
-from gllm_operator.spec.revision import PodSource
 
 Kind = Literal["CannotWrite", "Rejected"]
 
@@ -56,13 +55,15 @@ def rejected(observed: Observed, revision: str) -> tuple[ObjectRef, Refusal] | N
     )
 
 
-def probes(observed: Observed, source: PodSource, ref: ObjectRef, refusal: Refusal, now: float) -> tuple[Manifest, ...]:
+def probes(
+    observed: Observed, rendering: Rendering, ref: ObjectRef, refusal: Refusal, now: float
+) -> tuple[Manifest, ...]:
     """The StatefulSets that are tried without writing them, if the next attempt is due: as long as they are refused,
     nothing drains for their sake."""
     parsed = parse_set_name(ref.name)
     if parsed is None or now < refusal.retry_at:
         return ()
-    return tuple(group_sets(observed.owner, source, parsed[1]))
+    return tuple(rendering.sets_of(observed.owner, parsed[1]))
 
 
 def obstacles(

@@ -23,8 +23,8 @@ P = TypeVar("P", bound=ApiObject)
 class PodSource(ApiObject, frozen=True, kw_only=True):
     """The part of a spec from which pods are rendered. Specs with an equal source have the same revision.
 
-    A ControllerRevision stores it, so that groups of old revisions can be rendered. Fields that have their default are
-    left out, so that a new field does not change existing revisions.
+    A ControllerRevision stores it, with what was rendered from it (build/rendering.py). Fields that have their default
+    are left out, so that a new field does not change existing revisions.
     """
 
     model: Model
@@ -100,8 +100,11 @@ def source_of(record: object) -> PodSource:
     return msgspec.convert(record, PodSource)
 
 
-def revision_of(source: PodSource) -> str:
+def revision_of(source: PodSource, rendered: object = None) -> str:
+    """rendered: the pods as rendered from the source, so that another rendering is another revision."""
     text = msgspec.json.encode(source, order="deterministic")
+    if rendered:
+        text += msgspec.json.encode(rendered, order="sorted")
     number = int.from_bytes(hashlib.sha256(text).digest()[:8])
     letters = ""
     for _ in range(_LENGTH):

@@ -1,0 +1,243 @@
+"""Groups as units: budgets, surge, names, revisions of other versions of the operator, owners, orphans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.kube_world import ready_masters
+from fixtures.operator_harness import SPEC, OperatorHarness
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return SPEC | changes
+
+
+def image(tag: str) -> Any:
+    return lambda one: one.update(image=f"gllm:{tag}")
+
+
+def test_a_second_operator_stands_back_until_it_is_asked() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    assert harness.status.operator == "default/gllm-operator"
+    harness.start_operator("other/gllm")
+    before = len(harness.api.writes)
+    harness.edit(image("2"))
+    for _ in range(3):
+        harness.run_pass()
+        harness.world.step()
+    assert [kind for _, kind, _ in harness.api.writes[before:]] == ["Event"]
+    event = harness.api.of_kind("Event")[-1]
+    assert event["reason"] == "StandsBack"
+    assert "default/gllm-operator manages" in event["message"]
+    assert "gllm.dev/operator=other/gllm" in event["message"]
+    assert harness.deployment is not None
+    harness.api.begin_delete(harness.deployment)
+    harness.run_pass()
+    assert harness.sets()
+    harness.api.edit(harness.deployment, lambda one: one["metadata"].pop("deletionTimestamp"))
+    # Handed over, the second one carries out the edit, and the first one stands back.
+    harness.api.edit(
+        harness.deployment, lambda one: one["metadata"].update(annotations={"gllm.dev/operator": "other/gllm"})
+    )
+    harness.run_until_quiet()
+    assert harness.status.operator == "other/gllm"
+    assert harness.status.ready == "1/1"
+    assert {group.revision for group in harness.status.groups} == {harness.status.update_revision}
+    harness.start_operator()
+    before = len(harness.api.writes)
+    harness.run_pass()
+    assert [kind for _, kind, _ in harness.api.writes[before:]] == ["Event"]
+
+
+def test_a_deployment_is_marked_before_anything_is_written() -> None:
+    harness = OperatorHarness()
+    harness.run_pass()
+    assert harness.api.writes[0] == ("patch", "LLMDeployment", "smol")
+    assert harness.deployment is not None
+    assert harness.deployment["metadata"]["annotations"]["gllm.dev/operator"] == "default/gllm-operator"
+
+
+def test_a_revision_that_comes_back_surges_no_further_and_reuses_no_name() -> None:
+    """A -> B -> A while the first group of A still drains: it holds its accelerators."""
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (first,) = [group.name for group in harness.status.groups]
+    drains = harness.world._pod_actions
+    harness.world._pod_actions = lambda pod: (  # type: ignore[method-assign]
+        [] if first in pod["metadata"]["name"] and "deletionTimestamp" in pod["metadata"] else drains(pod)
+    )
+    harness.edit(image("2"))
+    harness.run_until_quiet()
+    assert {group.phase for group in harness.status.groups} == {"Draining", "Ready"}
+    harness.edit(image("1"))
+    harness.run_until_quiet()
+    assert len(harness.sets()) == 2, "three groups with replicas 1 and maxSurge 1"
+    harness.world._pod_actions = drains  # type: ignore[method-assign]
+    harness.run_until_quiet()
+    (last,) = [group.name for group in harness.status.groups]
+    assert harness.status.ready == "1/1"
+    assert last.rpartition("-")[0] == first.rpartition("-")[0]
+    assert last != first
+
+
+def test_an_ordinal_that_comes_back_reuses_no_name() -> None:
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    before = {group.name for group in harness.status.groups}
+    for replicas in (1, 2):
+        harness.edit(lambda one, replicas=replicas: one.update(replicas=replicas))
+        harness.run_until_quiet()
+    assert len(before & {group.name for group in harness.status.groups}) == 1
+
+
+@pytest.mark.parametrize("orphaned", [True, False])
+def test_orphans_continue_to_serve(orphaned: bool) -> None:
+    """kubectl delete --cascade=orphan: before or after the garbage collector has removed the owner references."""
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    assert harness.deployment is not None
+    if orphaned:
+        for one in harness.api.of_kind("StatefulSet"):
+            harness.api.edit(one, lambda found: found["metadata"].pop("ownerReferences"))
+    else:
+        harness.api.edit(harness.deployment, lambda one: one["metadata"]["finalizers"].append("orphan"))
+    harness.api.begin_delete(harness.deployment)
+    harness.run_pass()
+    if not orphaned:
+        assert (harness.deployment or {})["metadata"]["finalizers"] == ["orphan"]
+    else:
+        assert harness.deployment is None
+    assert all("deletionTimestamp" not in one["metadata"] for one in harness.sets())
+    assert len(ready_masters(harness.api)) == 2
+
+
+def test_labels_annotations_and_service_settings_pass_through() -> None:
+    service = {
+        "metadata": {"annotations": {"lb.example.com/kind": "internal"}},
+        "spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local"},
+    }
+    common = {"labels": {"team": "a", "gllm.dev/deployment": "other"}, "annotations": {"owner": "b"}}
+    harness = OperatorHarness(
+        spec(objectMeta=common, server={"serviceType": "LoadBalancer", "serviceTemplate": service})
+    )
+    harness.run_until_quiet()
+    groups = {group.name for group in harness.status.groups}
+    mine = [one for one in harness.api.objects.values() if one["kind"] not in ("Pod", "Event", "LLMDeployment")]
+    assert len(mine) >= 8
+    for one in mine:
+        assert one["metadata"]["labels"]["team"] == "a", one["kind"]
+        assert one["metadata"]["labels"]["gllm.dev/deployment"] == "smol"
+        assert one["metadata"]["annotations"]["owner"] == "b"
+    (found,) = [one for one in mine if (one["kind"], one["metadata"]["name"]) == ("Service", "smol")]
+    assert found["metadata"]["annotations"]["lb.example.com/kind"] == "internal"
+    assert found["spec"]["externalTrafficPolicy"] == "Local"
+    assert found["spec"]["type"] == "LoadBalancer"
+    harness.edit(lambda one: one["objectMeta"]["labels"].update(team="c"))
+    harness.run_until_quiet()
+    assert {group.name for group in harness.status.groups} == groups, "no pod changes"
+    assert harness.sets()[0]["metadata"]["labels"]["team"] == "c"
+    harness.edit(lambda one: one["server"].update(serviceTemplate={"spec": {"selector": {}}}))
+    harness.run_until_quiet()
+    assert harness.condition("SpecValid") == ("False", "SpecInvalid")
+
+
+def test_an_evicted_master_is_replaced_with_its_group_while_it_drains() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (old,) = [group.name for group in harness.status.groups]
+    (master,) = ready_masters(harness.api)
+    harness.world.evict(master)
+    actions = harness.world._pod_actions
+    harness.world._pod_actions = lambda pod: (  # type: ignore[method-assign]
+        [] if "deletionTimestamp" in pod["metadata"] else actions(pod)
+    )
+    harness.run_until_quiet()
+    assert {group.phase for group in harness.status.groups} == {"Draining", "Ready"}
+    assert harness.status.ready == "1/1"
+    harness.world._pod_actions = actions  # type: ignore[method-assign]
+    harness.run_until_quiet()
+    assert [group.phase for group in harness.status.groups] == ["Ready"]
+    assert harness.status.groups[0].name != old
+
+
+def test_an_evicted_slave_joins_its_group_again() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    names = [group.name for group in harness.status.groups]
+    slave = next(pod for pod in harness.api.of_kind("Pod") if pod["metadata"]["labels"]["gllm.dev/role"] == "slave")
+    harness.world.evict(slave)
+    harness.run_until_quiet()
+    assert harness.status.ready == "1/1"
+    assert [group.name for group in harness.status.groups] == names
+
+
+def test_evictions_take_no_more_pods_than_groups() -> None:
+    """Whatever pods they are: two pods may be of two groups. In a rollout the budget does not grow with the pods."""
+    harness = OperatorHarness(spec(replicas=2, disruption={"maxUnavailableGroups": 1}))
+    harness.run_until_quiet()
+    (budget,) = harness.api.of_kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in budget["spec"]
+    matching = budget["spec"]["selector"]["matchLabels"].items()
+    assert all(matching <= pod["metadata"]["labels"].items() for pod in harness.api.of_kind("Pod"))
+
+
+def test_a_newer_operator_does_not_touch_running_groups_and_shows_a_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It renders the same spec in another way. A set that is lost meanwhile comes back as the group's others are."""
+
+    def period(one: Any) -> int:
+        return int(one["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["periodSeconds"])
+
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    old, before = harness.status.update_revision, period(harness.sets()[0])
+    monkeypatch.setattr("gllm_operator.build.probes._LIVENESS_PERIOD", before + 2)
+    harness.start_operator()
+    harness.run_pass()
+    assert harness.status.update_revision != old
+    assert harness.condition("Progressing") == ("True", "RollingOut")
+    (slaves,) = [one for one in harness.sets("slave") if f"-{old}-" in one["metadata"]["name"]]
+    harness.api.drop(slaves)
+    harness.run_pass()
+    found = {one["metadata"]["name"]: period(one) for one in harness.sets() + harness.sets("slave")}
+    assert found[slaves["metadata"]["name"]] == before
+    assert all(seconds == before + 2 * (f"-{old}-" not in name) for name, seconds in found.items())
+    harness.run_until_quiet()
+    assert {period(one) for one in harness.sets()} == {before + 2}
+    assert harness.status.ready == "1/1"
+
+
+def test_a_failed_rollout_of_a_newer_operator_returns_to_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (good,) = harness.sets()
+    monkeypatch.setattr("gllm_operator.build.probes._LIVENESS_PERIOD", 7)
+    harness.start_operator()
+    harness.run_pass()
+    harness.world.bad_revisions.add(harness.status.update_revision)
+    harness.run_until_quiet()
+    harness.now += 3000
+    harness.run_until_quiet()
+    assert harness.condition("RolledBack") == ("True", "RolledBack")
+    harness.edit(lambda one: one.update(replicas=2))
+    harness.run_until_quiet()
+    first, second = harness.sets()
+    assert (
+        first["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
+        == (second["spec"]["template"]["spec"]["containers"][0]["livenessProbe"])
+    )
+    assert good["metadata"]["name"] in (first["metadata"]["name"], second["metadata"]["name"])
+
+
+def test_revisions_of_an_operator_that_stored_no_rendering_still_work() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (revision,) = harness.api.of_kind("ControllerRevision")
+    harness.api.edit(revision, lambda one: one.update(data=one["data"]["source"]))
+    before = harness.status.groups[0].name
+    harness.start_operator()
+    harness.run_until_quiet()
+    assert [group.name for group in harness.status.groups] == [before]
