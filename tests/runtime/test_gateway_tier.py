@@ -136,6 +136,22 @@ def test_streams_of_a_lost_group_continue_in_the_other_one(tier: Tier) -> None:
     assert "Traceback" not in gateway.err()
 
 
+def test_requests_with_one_beginning_meet_on_one_engine(tier: Tier) -> None:
+    """Two conversations, whose turns arrive in an order in which taking turns would always miss."""
+    gateway, groups = tier.serving()
+    beginnings = ["a cat sat on the mat " * 20, "the dog ran after a car " * 20]
+    cached = []
+    for turn in range(3):
+        for beginning in beginnings if turn % 2 else reversed(beginnings):
+            usage = gateway.complete(prompt=beginning + "so " * 16 * turn, max_tokens=2)["usage"]
+            cached.append(usage["prompt_tokens_details"]["cached_tokens"] / usage["prompt_tokens"])
+            until(lambda: requests_of(gateway, groups) == [0, 0], 5)
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) > 0.6, cached
+    salted = gateway.complete(prompt=beginnings[0], max_tokens=2, cache_salt="mine")["usage"]
+    assert salted["prompt_tokens_details"]["cached_tokens"] == 0
+
+
 def test_a_group_that_drains_gets_no_new_requests_and_finishes_its_own(tier: Tier) -> None:
     gateway, groups = tier.serving()
     streams = streams_of(gateway, 4)

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 import zmq
 
-from gllm.engine.kv_pages import root_digest
+from gllm.engine.kv_pages import prompt_root
 from gllm.engine.results import OutputsByClient
 from gllm.engine.scheduler import Scheduler
 from gllm.engine.sequence import Sequence
@@ -18,6 +18,7 @@ from gllm.models.config import ModelConfig
 from gllm.sampling_params import ParameterError
 from gllm.wire.messages import (
     Abort,
+    CachedPages,
     Connect,
     EngineStats,
     GatewayToEngine,
@@ -44,6 +45,8 @@ class Gateways:
         self._scheduler: Scheduler | None = None
         self._hello: Hello | None = None
         self._clients: dict[bytes, None] = {}
+        self._followers: dict[bytes, None] = {}
+        """The clients on other machines; they know the prefix cache."""
         self._outputs: OutputsByClient = {}
         self._decoder = decoder(GatewayToEngine)
 
@@ -52,7 +55,26 @@ class Gateways:
         self._scheduler = scheduler
         self._hello = hello
         for client in list(self._clients):
-            self._send(client, hello)
+            self._greet(client)
+
+    def _greet(self, client: bytes) -> None:
+        """Send the client what it needs to begin; one on another machine chooses engines by their cached pages."""
+        if self._scheduler is None or self._hello is None:
+            return
+        self._send(client, self._hello)
+        if client[0] and client not in self._followers:
+            self._send_pages()
+            self._followers[client] = None
+            self._send(client, CachedPages(self._scheduler.pool.cached_digests(), [], whole=True))
+
+    def _send_pages(self) -> None:
+        """Send the changes of the prefix cache to the gateways of other machines."""
+        if self._scheduler is None or not self._followers:
+            return
+        added, removed = self._scheduler.pool.take_changes()
+        if added or removed:
+            for client in list(self._followers):
+                self._send(client, CachedPages(added, removed))
 
     def receive(self, socket: int, identity: bytes, payload: bytes) -> None:
         """Handle one message. socket: its index in `sockets`."""
@@ -72,8 +94,7 @@ class Gateways:
                     if self._scheduler is not None and (output := self._scheduler.abort(request_id, client)):
                         self.merge({client: [output]})
             case Connect():
-                if self._scheduler is not None and self._hello is not None:
-                    self._send(client, self._hello)
+                self._greet(client)
             case Leave():
                 self._leave()
 
@@ -125,6 +146,7 @@ class Gateways:
 
     def send_outputs(self) -> None:
         """Send the collected outputs, one message for each client."""
+        self._send_pages()
         if not self._outputs:
             return
         outputs, self._outputs = self._outputs, {}
@@ -139,7 +161,7 @@ class Gateways:
             for client in list(self._clients):
                 self._send(client, heartbeat)
 
-    def _send(self, client: bytes, message: Hello | RequestOutputs) -> None:
+    def _send(self, client: bytes, message: Hello | RequestOutputs | CachedPages) -> None:
         try:
             self._sockets[client[0]].send_multipart((client[1:], encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -148,7 +170,10 @@ class Gateways:
     def _forget(self, client: bytes, reason: str) -> None:
         """Abort the requests of a client that has left."""
         self._clients.pop(client, None)
+        self._followers.pop(client, None)
         if self._scheduler is not None:
+            if not self._followers:
+                self._scheduler.pool.ignore_changes()
             aborted = self._scheduler.requests_of(client)
             for request_id in aborted:
                 self._scheduler.abort(request_id)
@@ -203,14 +228,13 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
         max_model_len=max_model_len,
         num_generated=submit.num_generated,
         priority=submit.priority,
-        root=root_digest(submit.cache_salt),
         client=client,
         arrival_time=now,
     )
     switch = model.rope.switches_at
+    seq.root = prompt_root(submit.cache_salt, seq.num_prompt, switch)
     if switch is not None and seq.num_prompt > switch:
         seq.rope_start = max_model_len
-        seq.root = root_digest(submit.cache_salt, long_rope=True)
     return seq
 
 

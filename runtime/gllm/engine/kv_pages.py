@@ -22,6 +22,11 @@ def root_digest(salt: str, *, long_rope: bool = False) -> bytes:
     return sha256((_LONG_ROPE_ROOT if long_rope else _ROOT) + salt.encode()).digest()
 
 
+def prompt_root(salt: str, num_prompt: int, long_rope_from: int | None) -> bytes:
+    """Return the root of a prompt's digests. Prompts of more than `long_rope_from` tokens have their own rope."""
+    return root_digest(salt, long_rope=long_rope_from is not None and num_prompt > long_rope_from)
+
+
 def extend_digests(digests: list[bytes], root: bytes, token_ids: Seq[int], page_size: int) -> None:
     """Append the digests of the full pages of `token_ids` that `digests` does not have yet.
 
@@ -58,6 +63,8 @@ class PagePool:
         self._references = [0] * num_pages
         self._digest: list[bytes | None] = [None] * num_pages
         self._page: dict[bytes, int] = {}
+        self._changes: dict[bytes, bool] | None = None
+        """Since the last `take_changes`: whether the digest came or went; None: nobody asks."""
 
     @property
     def num_free(self) -> int:
@@ -88,6 +95,8 @@ class PagePool:
         assert digest is not None
         del self._page[digest]
         self._digest[page] = None
+        if self._changes is not None:
+            self._changes[digest] = False
         return page
 
     def release(self, pages: Seq[int]) -> None:
@@ -107,6 +116,25 @@ class PagePool:
         if self.prefix_caching and digest not in self._page and self._digest[page] is None:
             self._page[digest] = page
             self._digest[page] = digest
+            if self._changes is not None:
+                self._changes[digest] = True
+
+    def cached_digests(self) -> list[bytes]:
+        """Return the digests of all pages that can be found; `take_changes` continues from here."""
+        self._changes = {}
+        return list(self._page)
+
+    def ignore_changes(self) -> None:
+        """Note no changes until the next `cached_digests`."""
+        self._changes = None
+
+    def take_changes(self) -> tuple[list[bytes], list[bytes]]:
+        """Return (digests that came, digests that went) since the last call."""
+        if not self._changes:
+            return [], []
+        changes, self._changes = self._changes, {}
+        came = [digest for digest, there in changes.items() if there]
+        return came, [digest for digest, there in changes.items() if not there]
 
     def count_hits(self, digests: Seq[bytes], known: int, most: int) -> int:
         """Return the number of leading digests, at most `most`, that have a page; `known` is an earlier result."""

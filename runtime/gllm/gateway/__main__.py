@@ -16,7 +16,7 @@ from gllm.gateway.http.server import bind
 from gllm.gateway.http_process import HttpProcess
 from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
-from gllm.gateway.shared.served_model import load_served_model
+from gllm.gateway.shared.served_model import ServedModel, load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.link import SupervisorLink, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
@@ -25,13 +25,19 @@ from gllm.wire.curve import keys_of_group
 logger = logging.getLogger("gllm.gateway")
 
 
-def engine_client(config: Config) -> EngineClient | RemoteEngines:
+def engine_client(config: Config, model: ServedModel) -> EngineClient | RemoteEngines:
     """Return the client of the group's engine, or of engines on other machines. Raises ValueError."""
     settings = config.gateway
     if not settings.engines:
         return EngineClient(config)
     digest = digest_model(config.engine.model, weights=False).config
-    return RemoteEngines(settings.engines, keys_of_group(), model=digest, wait_seconds=settings.engine_timeout)
+    return RemoteEngines(
+        settings.engines,
+        keys_of_group(),
+        model=digest,
+        wait_seconds=settings.engine_timeout,
+        long_rope_from=model.config.rope.switches_at,
+    )
 
 
 async def serve(config: Config) -> int:
@@ -40,7 +46,8 @@ async def serve(config: Config) -> int:
     try:
         try:
             listener = bind(config.gateway.host, config.gateway.port)
-            gateway = Gateway(config, load_served_model(config), engine_client(config))
+            model = load_served_model(config)
+            gateway = Gateway(config, model, engine_client(config, model))
         except (OSError, ValueError) as error:
             if not config.run_dir:  # otherwise the supervisor prints the reason
                 logger.error(str(error))

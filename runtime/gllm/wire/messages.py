@@ -156,6 +156,15 @@ class RequestOutputs(Message):
     stats: EngineStats
 
 
+class CachedPages(Message):
+    """Changes of the prefix cache, for gateways of other machines. Digests are those of `gllm.engine.kv_pages`."""
+
+    added: list[bytes]
+    removed: list[bytes]
+    whole: bool = False
+    """Whether `added` is all that the cache has."""
+
+
 class Hello(Message, kw_only=True):
     """The engine is ready to serve."""
 
@@ -341,7 +350,7 @@ class Drain(Message):
 
 
 GatewayToEngine = Connect | Submit | Abort | Leave
-EngineToGateway = Hello | RequestOutputs
+EngineToGateway = Hello | RequestOutputs | CachedPages
 EngineToWorker = Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
 WorkerToEngine = Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
 SupervisorToProcess = EngineUp | EngineDown | Loading | Drain

@@ -105,8 +105,8 @@ class EngineClient:
     async def idle(self) -> None:
         """Wait until the engine has no requests of any gateway, or is lost."""
         began = time.monotonic()
-        while self.hello is not None:
-            if self.last_message_time > began and not self.stats.num_running + self.stats.num_waiting:
+        while (link := self._link) is not None:
+            if link.stats_time > began and not link.stats.num_running + link.stats.num_waiting:
                 return
             await asyncio.sleep(_IDLE_CHECK_SECONDS)
 

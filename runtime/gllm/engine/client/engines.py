@@ -13,6 +13,7 @@ import zmq.asyncio
 from gllm import __version__
 from gllm.config import tcp_address
 from gllm.engine.client.link import EngineLink
+from gllm.engine.client.prefixes import cached_tokens
 from gllm.engine.client.requests import LiveRequests
 from gllm.engine.client.routing import EngineLoad, choose_engine
 from gllm.engine.client.stream import EngineError, OutputStream
@@ -34,10 +35,18 @@ class RemoteEngines:
 
     places: HOST:PORT of engines. A name with several addresses (a headless Service) means an engine at each; names are
     resolved again and again. model: the digest of the model's configuration; engines with another one are refused.
-    wait_seconds: the time that a request waits while no engine serves.
+    wait_seconds: the time that a request waits while no engine serves. long_rope_from: `RopeConfig.switches_at`.
     """
 
-    def __init__(self, places: Sequence[tuple[str, int]], keys: Keys, *, model: str, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        places: Sequence[tuple[str, int]],
+        keys: Keys,
+        *,
+        model: str,
+        wait_seconds: float,
+        long_rope_from: int | None = None,
+    ) -> None:
         self.limits: Hello | None = None
         """The limits of the engines that serve, or of those that served last."""
         self.resubmitted = 0
@@ -46,6 +55,7 @@ class RemoteEngines:
         self._keys = keys
         self._model = model
         self._wait_seconds = wait_seconds
+        self._long_rope_from = long_rope_from
         self._links: dict[tuple[str, int], EngineLink] = {}
         """The engines that serve."""
         self._problems: dict[tuple[str, int], str] = {}
@@ -195,8 +205,15 @@ class RemoteEngines:
 
     def _choose(self, stream: OutputStream) -> EngineLink | None:
         links = list(self._links.values())
-        prompt = stream.record.num_tokens
-        index = choose_engine(prompt, [_load(link) for link in links], next(self._turn))
+        if len(links) < 2:
+            return links[0] if links else None
+        token_ids, root = stream.record.token_ids, stream.record.root(self._long_rope_from)
+        cached: dict[EngineLink, int] = {}
+        for size in {link.hello.page_size for link in links if link.hello is not None}:
+            alike = [link for link in links if link.hello is not None and link.hello.page_size == size]
+            cached |= dict(zip(alike, cached_tokens(token_ids, root, size, [one.pages for one in alike]), strict=True))
+        loads = [_load(link, cached.get(link, 0)) for link in links]
+        index = choose_engine(len(token_ids), loads, next(self._turn))
         return links[index] if index is not None else None
 
     async def _fail_late(self) -> None:
@@ -218,11 +235,12 @@ def combined(hellos: Sequence[Hello]) -> Hello:
     )
 
 
-def _load(link: EngineLink) -> EngineLoad:
+def _load(link: EngineLink, cached: int) -> EngineLoad:
     stats = link.stats
     return EngineLoad(
         waiting_tokens=stats.num_waiting_tokens + link.unseen_tokens,
-        running=stats.num_running,
+        running=max(stats.num_running, len(link.sent)),  # `stats` are as old as the last message.
+        cached_tokens=cached,
         leaving=link.hello is not None and link.hello.leaving,
     )
 

@@ -16,6 +16,7 @@ from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.wire.curve import Keys, secure_client
 from gllm.wire.messages import (
     Abort,
+    CachedPages,
     Connect,
     EngineStats,
     EngineToGateway,
@@ -58,10 +59,14 @@ class EngineLink:
         self.hello: Hello | None = None
         """None until the engine serves."""
         self.stats = EngineStats()
+        self.stats_time = 0.0
+        """time.monotonic() when `stats` arrived."""
         self.last_message_time = time.monotonic()
         """time.monotonic() of the engine's last message."""
         self.unseen_tokens = 0
         """Prompt tokens that were submitted after the engine made `stats`."""
+        self.pages: set[bytes] = set()
+        """Digests of the KV pages in the engine's prefix cache."""
         self.sent: dict[str, OutputStream] = {}
         """Requests that the engine has, by their ids on the wire."""
         self._epoch = epoch
@@ -164,9 +169,15 @@ class EngineLink:
                         self._greeted.set_result(message)
                 case RequestOutputs():
                     self._take(message)
+                case CachedPages(added=added, removed=removed, whole=whole):
+                    if whole:
+                        self.pages.clear()
+                    self.pages.difference_update(removed)
+                    self.pages.update(added)
 
     def _take(self, message: RequestOutputs) -> None:
         self.stats = message.stats
+        self.stats_time = self.last_message_time
         self.unseen_tokens = 0
         for output in message.outputs:
             stream = self.sent.get(output.request_id)

@@ -7,6 +7,7 @@ import time
 
 import msgspec
 
+from gllm.engine.kv_pages import prompt_root
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
 
@@ -57,9 +58,13 @@ class RequestRecord:
         """time.monotonic() since which it waits for an engine, while none has it."""
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that an engine computes before the next new one, if it has none of them in its cache."""
-        return len(self._submit.token_ids) + len(self.generated)
+    def token_ids(self) -> list[int]:
+        """The prompt and the tokens so far."""
+        return self._submit.token_ids + self.generated
+
+    def root(self, long_rope_from: int | None) -> bytes:
+        """Return the root of the digests of its KV pages."""
+        return prompt_root(self._submit.cache_salt, len(self._submit.token_ids), long_rope_from)
 
     @property
     def exhausted(self) -> bool:
