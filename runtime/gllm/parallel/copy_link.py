@@ -33,8 +33,9 @@ class Driver(Protocol):
 class Ring:
     """Where messages lie in the ring. Both ends place the same messages, so they need not tell each other."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+    def __init__(self, nbytes: int, messages: int = 1) -> None:
+        """nbytes: size of the largest message; messages: how many of that size the ring has room for."""
+        self.nbytes = -(-nbytes // _ALIGNMENT) * _ALIGNMENT * messages
         self.count = 0
         """Messages that were placed."""
         self._end = 0
@@ -116,14 +117,16 @@ class CopySender:
 
 
 def share_link(
-    meeting: Meeting, device: torch.device, largest: tuple[int, ...], dtype: torch.dtype
+    meeting: Meeting, device: torch.device, largest: tuple[int, ...], dtype: torch.dtype, most_unread: int = 0
 ) -> tuple[Receiver | None, Sender | None]:
     """Return this rank's end of a link. The sender comes first in `meeting.ranks`, then the receiver; both call this.
 
-    largest: the shape of the largest message. Raises NoPeerMemory on both ranks.
+    largest: the shape of the largest message. most_unread: maximum number of messages that are sent and not received;
+    up to it the sender never waits. Without it the ring has room for one message. Raises NoPeerMemory on both ranks.
     """
     sends = meeting.rank == meeting.ranks[0]
-    ring = Ring(torch.Size(largest).numel() * dtype.itemsize)
+    # One message more than may be unread: a message that does not fit the end of the ring begins at its start.
+    ring = Ring(torch.Size(largest).numel() * dtype.itemsize, messages=most_unread + 1)
     consumed, address = share(meeting, device, _COUNTER_BYTES + (0 if sends else ring.nbytes))
     driver = CudaDriver(device)
     if sends:

@@ -77,11 +77,12 @@ def share(meeting: Meeting, device: torch.device, nbytes: int, fill: int = 0) ->
 
 def share_with(driver: Driver, meeting: Meeting, nbytes: int, fill: int) -> list[int]:
     """`share` with a given driver."""
-    own, obstacle, offer = 0, "", {"machine": _BOOT_ID.read_text().strip(), "device": driver.device_id(), "handle": ""}
+    own, obstacle, offer = 0, "", {"machine": "", "device": driver.device_id(), "handle": ""}
     try:
+        offer["machine"] = _BOOT_ID.read_text().strip()
         own = driver.allocate(nbytes, fill)
         offer["handle"] = driver.export(own).hex()
-    except DriverError as error:
+    except (DriverError, OSError) as error:  # a sandbox such as gVisor may hide the boot id
         obstacle = str(error)
     offers = [json.loads(text) for text in meeting.exchange("offer", json.dumps(offer))]
     mapped: dict[int, int] = {}

@@ -126,7 +126,10 @@ def join_world(
         receiver, sender = make(source, source + coords.tp, (most_tokens, hidden_size), dtype)
         before, after = receiver or before, sender or after
     for target in range(coords.tp):
-        receiver, sender = make((coords.pp - 1) * coords.tp + target, target, (most_sampled,), torch.int64)
+        source = (coords.pp - 1) * coords.tp + target
+        # The first stage reads tokens when it needs them, at the latest pp + 1 steps later. The sender must not wait
+        # for that: after the last request nobody reads, and a waiting stream would block device synchronisations.
+        receiver, sender = make(source, target, (most_sampled,), torch.int64, most_unread=coords.pp + 1)
         from_last, to_first = receiver or from_last, sender or to_first
     return World(coords, group, before, after, from_last, to_first, staged)
 
@@ -138,12 +141,13 @@ def _link(
     largest: tuple[int, ...],
     dtype: torch.dtype,
     *,
+    most_unread: int = 0,
     store: TCPStore,
     backend: str,
     device: torch.device,
     staged: bool,
 ) -> tuple[Receiver | None, Sender | None]:
-    """Make one link, as every rank must; return the ends that this rank has. largest: the shape of the largest message.
+    """Make one link, as every rank must; return the ends that this rank has. largest, most_unread: see `share_link`.
 
     Between GPUs that share memory, copy engines move the data; otherwise a group of torch.distributed does.
     """
@@ -152,7 +156,7 @@ def _link(
         ends: tuple[Receiver | None, Sender | None] = (None, None)
         if coords.rank in (source, target):
             try:
-                ends = share_link(Meeting(names, [source, target], coords.rank), device, largest, dtype)
+                ends = share_link(Meeting(names, [source, target], coords.rank), device, largest, dtype, most_unread)
                 names.set("outcome", "shared")
             except NoPeerMemory as reason:
                 names.set("outcome", str(reason))

@@ -37,6 +37,17 @@ def test_a_reader_that_consumes_as_late_as_it_may_reads_what_was_written(nbytes:
         assert memory[begin : begin + length] == [wanted] * length
 
 
+@given(st.integers(1, 5000), st.integers(1, 5), st.data())
+def test_a_sender_never_waits_while_the_ring_has_room_for_the_unread_and_one_more(
+    nbytes: int, most_unread: int, data: st.DataObject
+) -> None:
+    ring = Ring(nbytes, messages=most_unread + 1)
+    sizes = data.draw(st.lists(st.integers(1, nbytes), max_size=60))
+    for number, size in enumerate(sizes, start=1):
+        # With this message `most_unread` are unread, so the reader has consumed the one `most_unread` before it.
+        assert ring.place(size)[1] <= max(number - most_unread, 0)
+
+
 def test_small_messages_do_not_wait_until_the_ring_is_full() -> None:
     ring = Ring(1024)
     assert [ring.place(256)[1] for _ in range(6)] == [0, 0, 0, 0, 1, 2]

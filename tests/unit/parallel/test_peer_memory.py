@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +125,18 @@ def test_one_obstacle_is_told_to_all_ranks_and_nothing_stays_allocated(broken: s
         assert f"(rank {at})" in reasons[0]
     assert not machine.blocks
     assert not any(driver.mapped for driver in drivers.values())
+
+
+def test_without_a_boot_id_all_ranks_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("gllm.parallel.peer_memory._BOOT_ID", tmp_path / "boot_id")
+    machine = Machine()
+
+    def run(meeting: Meeting) -> None:
+        with pytest.raises(NoPeerMemory, match="boot_id"):
+            share_with(FakeDriver(machine, meeting.rank), meeting, NBYTES, 0)
+
+    on_all_ranks(run)
+    assert not machine.blocks
 
 
 def test_the_switch_of_nccl_holds_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
