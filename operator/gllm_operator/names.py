@@ -19,6 +19,8 @@ OPERATOR = PREFIX + "operator"
 DEPLOYMENT, ROLE, INDEX, REVISION, INSTANCE, GROUP_NAME = (
     PREFIX + name for name in ("deployment", "role", "index", "revision", "instance", "group")
 )
+SERVING = PREFIX + "serving"
+"""Label of masters: the Service selects those with "true". It is not part of a StatefulSet's selector."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 """Set by the StatefulSet controller on every pod."""

@@ -92,7 +92,7 @@ def test_the_operator_has_the_rights_that_it_uses() -> None:
     for api_version, kind in watched:
         group = api_version.rpartition("/")[0]
         verbs = found.pop((group, PLURALS[api_version, kind]))
-        want = {"get", "list", "watch", "delete"} | ({"create", "patch"} if kind != "Pod" else set())
+        want = {"get", "list", "watch", "delete"} | ({"create", "patch"} if kind != "Pod" else {"patch"})
         assert verbs == want, kind
     assert found == {
         ("gllm.dev", "llmdeployments"): {"get", "list", "watch", "patch"},

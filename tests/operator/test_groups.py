@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.kube_world import ready_masters
 from fixtures.operator_harness import SPEC, OperatorHarness
+from gllm_operator.kube.api import ApiError
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -241,3 +242,78 @@ def test_revisions_of_an_operator_that_stored_no_rendering_still_work() -> None:
     harness.start_operator()
     harness.run_until_quiet()
     assert [group.name for group in harness.status.groups] == [before]
+
+
+def endpoints(harness: OperatorHarness) -> set[str]:
+    """The groups whose masters the Service selects and Kubernetes includes."""
+    service = harness.api.objects["v1", "Service", "default", "smol"]
+    wanted = service["spec"]["selector"].items()
+    return {
+        pod["metadata"]["labels"]["gllm.dev/group"]
+        for pod in ready_masters(harness.api)
+        if wanted <= pod["metadata"]["labels"].items()
+    }
+
+
+def lose_slave(harness: OperatorHarness, group: str, ready: bool = False) -> None:
+    """The master stays ready, as that of a recovering group is."""
+    (slave,) = [one for one in harness.api.of_kind("Pod") if one["metadata"]["name"].startswith(f"{group}-s-")]
+    harness.world.set_ready(slave, ready)
+
+
+def test_a_recovering_group_leaves_the_service_while_another_serves() -> None:
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    first, second = sorted(group.name for group in harness.status.groups)
+    assert endpoints(harness) == {first, second}
+    lose_slave(harness, first)
+    harness.run_pass()
+    assert endpoints(harness) == {second}
+    lose_slave(harness, second)  # Nobody serves: both wait for requests, as one group alone does.
+    harness.run_pass()
+    assert endpoints(harness) == {first, second}
+    lose_slave(harness, first, ready=True)
+    harness.run_pass()
+    assert endpoints(harness) == {first}
+    harness.run_until_quiet()
+    assert endpoints(harness) == {first, second}
+    before = len(harness.api.writes)
+    harness.run_pass()
+    assert harness.api.writes[before:] == []
+
+
+def test_one_group_alone_stays_in_the_service() -> None:
+    harness = OperatorHarness()
+    harness.run_until_quiet()
+    (name,) = [group.name for group in harness.status.groups]
+    lose_slave(harness, name)
+    harness.run_pass()
+    assert endpoints(harness) == {name}
+
+
+def test_masters_of_an_operator_that_set_no_label_stay_in_the_service() -> None:
+    harness = OperatorHarness(spec(replicas=2))
+    harness.run_until_quiet()
+    for pod in harness.api.of_kind("Pod"):
+        harness.api.edit(pod, lambda one: one["metadata"]["labels"].pop("gllm.dev/serving", None))
+    seen = []
+    for _ in range(3):
+        harness.start_operator()
+        harness.run_pass()
+        seen.append(len(endpoints(harness)))
+    assert seen == [2, 2, 2]
+
+
+def test_without_the_right_to_label_pods_the_service_selects_all_masters() -> None:
+    harness = OperatorHarness()
+
+    def forbid(verb: str, name: str, done: bool) -> None:
+        if verb == "patch" and name.endswith("-m-0"):
+            raise ApiError(403, "Forbidden", "may not patch pods")
+
+    harness.run_until_quiet()
+    for pod in harness.api.of_kind("Pod"):
+        harness.api.edit(pod, lambda one: one["metadata"]["labels"].pop("gllm.dev/serving", None))
+    harness.api.fail = forbid
+    harness.run_pass()
+    assert len(endpoints(harness)) == 1

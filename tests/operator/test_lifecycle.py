@@ -331,7 +331,11 @@ def test_an_edited_object_is_restored() -> None:
     harness.api.edit(service, lambda one: one["spec"].update(selector={"app": "other"}), manager="kubectl-edit")
     harness.run_until_quiet()
     service = next(one for one in harness.api.of_kind("Service") if one["metadata"]["name"] == "smol")
-    assert service["spec"]["selector"] == {"gllm.dev/deployment": "smol", "gllm.dev/role": "master"}
+    assert service["spec"]["selector"] == {
+        "gllm.dev/deployment": "smol",
+        "gllm.dev/role": "master",
+        "gllm.dev/serving": "true",
+    }
 
 
 def test_a_foreign_object_of_the_same_name_is_not_changed() -> None:

@@ -9,7 +9,7 @@ from gllm_operator.build.env import container_env
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.probes import probes, termination_grace
-from gllm_operator.names import GROUP_NAME, GroupId, Owner, group_labels, masters_selector
+from gllm_operator.names import GROUP_NAME, SERVING, GroupId, Owner, group_labels, masters_selector
 from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
 
@@ -17,7 +17,7 @@ CONTAINER = "gllm"
 
 
 def pod_template(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
-    labels = group_labels(owner.name, group, role)
+    labels = group_labels(owner.name, group, role) | ({SERVING: "true"} if role == "master" else {})
     template: dict[str, Any] = {
         "metadata": {"labels": labels, "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER}},
         "spec": _pod_spec(owner, source, shape, group, role),

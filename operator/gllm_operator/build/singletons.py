@@ -14,12 +14,14 @@ from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_moni
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.route import route_objects
-from gllm_operator.names import DEPLOYMENT, Owner, headless_name, keys_name, masters_selector, metadata
+from gllm_operator.names import DEPLOYMENT, SERVING, Owner, headless_name, keys_name, masters_selector, metadata
 
 
-def singletons(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> list[dict[str, Any]]:
+def singletons(
+    owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str], *, labelled: bool = True
+) -> list[dict[str, Any]]:
     """Those for which the cluster has the API."""
-    return [one for one in _children(owner, spec) if _has_api(one, apis)]
+    return [one for one in _children(owner, spec, labelled) if _has_api(one, apis)]
 
 
 def missing_apis(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> tuple[str, ...]:
@@ -36,10 +38,10 @@ def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
     return manifest["apiVersion"] not in OPTIONAL_APIS or manifest["apiVersion"] in apis
 
 
-def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
+def _children(owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True) -> list[dict[str, Any]]:
     children = [
         headless_service(owner),
-        client_service(owner, spec.server),
+        client_service(owner, spec.server, labelled),
         disruption_budget(owner, spec.disruption),
     ]
     if spec.security.service_account_name is None:
@@ -56,10 +58,14 @@ def _children(owner: Owner, spec: LLMDeploymentSpec) -> list[dict[str, Any]]:
     return children
 
 
-def client_service(owner: Owner, server: Server) -> dict[str, Any]:
-    """The Service for clients. It selects the masters, of which Kubernetes includes the ready ones."""
+def client_service(owner: Owner, server: Server, labelled: bool) -> dict[str, Any]:
+    """The Service for clients. It selects the masters, of which Kubernetes includes the ready ones.
+
+    labelled: whether all masters have the label by which a recovering one leaves the Service.
+    """
     port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
-    own = {"type": server.service_type, "selector": masters_selector(owner.name), "ports": [port]}
+    selector = masters_selector(owner.name) | ({SERVING: "true"} if labelled else {})
+    own = {"type": server.service_type, "selector": selector, "ports": [port]}
     given = server.service_template
     service: dict[str, Any] = {
         "apiVersion": "v1",

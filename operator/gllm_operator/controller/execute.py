@@ -14,9 +14,9 @@ from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.observe import controller_of, fields_digest
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
-from gllm_operator.names import FINALIZER, MANAGER, OPERATOR, ROLE, Owner
+from gllm_operator.names import FINALIZER, MANAGER, OPERATOR, ROLE, SERVING, Owner
 from gllm_operator.objects import Manifest, Object, ObjectRef, digest, ref_of, timestamp, without_nulls
-from gllm_operator.plan import Delete, Event, Plan
+from gllm_operator.plan import Delete, Event, Plan, PodLabel
 from gllm_operator.plan.observed import CREATION, DELETION, Applied
 
 _log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class Executor:
         deployment = await self._write_status(deployment, plan.status)
         for ref in plan.forget:
             memory.refused.pop(ref, None)
+        for label in plan.labels:
+            await self._label(label, owner)
         for manifest in plan.creates:
             await self._create(manifest, owner, memory)
         # What the API server would refuse is known before anything drains for it.
@@ -109,6 +111,21 @@ class Executor:
             if error.status in (404, 409):
                 raise Stale(str(error)) from error
             raise
+
+    async def _label(self, label: PodLabel, owner: Owner) -> None:
+        self._check()
+        body = {"metadata": {"uid": label.uid, "labels": {SERVING: label.serving}}}
+        try:
+            found = await self._api.patch("v1", "Pod", owner.namespace, label.ref.name, body)
+        except ApiError as error:
+            if error.status in (404, 409):
+                raise Stale(str(error)) from error
+            if error.status != 403:
+                raise
+            # Rights of an earlier chart. The Service does not select by the label then.
+            _log.warning("cannot label a pod", extra={"pod": label.ref.name, "error": error.message})
+            return
+        self._cache.wrote({"apiVersion": "v1", "kind": "Pod", **found})
 
     # --- objects of the deployment ---------------------------------------------------------------------
 

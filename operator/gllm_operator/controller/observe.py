@@ -24,6 +24,7 @@ from gllm_operator.names import (
     RESTART_ANNOTATION,
     REVISION,
     ROLE,
+    SERVING,
     GroupId,
     Owner,
 )
@@ -222,6 +223,7 @@ def observed_pod(found: Object) -> ObservedPod | None:
         ready_since=seconds_of(ready.get("lastTransitionTime")) if ready.get("status") == "True" else None,
         terminating="deletionTimestamp" in metadata,
         gone_by=seconds_of(metadata.get("deletionTimestamp")),
+        serving=labels.get(SERVING, ""),
         evicted="deletionTimestamp" in metadata
         and disruption.get("status") == "True"
         and disruption.get("reason") in _EVICTIONS,

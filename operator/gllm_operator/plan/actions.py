@@ -20,6 +20,15 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class PodLabel:
+    """A new value of the label gllm.dev/serving."""
+
+    ref: ObjectRef
+    uid: str
+    serving: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     type: Literal["Normal", "Warning"]
     reason: str
@@ -39,6 +48,8 @@ class Plan:
     """Objects whose refusals no longer matter."""
     probes: tuple[Manifest, ...] = ()
     """Objects that were refused as invalid, to try again without writing them."""
+    labels: tuple[PodLabel, ...] = ()
+    """Masters that leave the Service, or return to it."""
     creates: tuple[Manifest, ...] = ()
     """Objects to create only if they do not exist."""
     drains: tuple[Delete, ...] = ()

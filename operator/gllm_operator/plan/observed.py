@@ -120,6 +120,8 @@ class ObservedPod:
     terminating: bool = False
     gone_by: float | None = None
     """Of a terminating pod: the time by which its grace period ends."""
+    serving: str = ""
+    """The value of the label gllm.dev/serving."""
     evicted: bool = False
     """Whether it terminates because it was evicted from its node, or preempted."""
     node_lost: bool = False

@@ -17,6 +17,7 @@ from gllm_operator.plan.actions import Delete, Event, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.health import Health, health_of, is_loading
+from gllm_operator.plan.in_service import all_labelled, labels_to_set
 from gllm_operator.plan.make_status import StatusInputs, make_status
 from gllm_operator.plan.observed import CREATION, Observed, Refusal
 from gllm_operator.plan.ordinals import next_ordinals
@@ -127,6 +128,7 @@ def _plan_spec(
     return Plan(
         status=status,
         forget=forget,
+        labels=labels_to_set(staying),
         probes=_probes(observed, desired, groups, changes, created, target, now),
         creates=tuple(one for one in writes.creates if not refusals.waits(observed, ref_of(one), CREATION, now)),
         applies=writes.applies,
@@ -190,7 +192,9 @@ def _writes(
     in_use = [group.id.revision for group in groups] + [id.revision for id in created]
     current = current_revision(target, observed.status)
     kept = [revision for revision in (*in_use, desired.update, target.revision, current) if revision]
-    singles = singletons(observed.owner, spec, observed.apis) if _renderable(spec) else []
+    singles = (
+        singletons(observed.owner, spec, observed.apis, labelled=all_labelled(observed)) if _renderable(spec) else []
+    )
     wanted: list[Manifest] = [
         *singles,
         *owned_objects.desired_revisions(observed, desired.renderings, kept),
