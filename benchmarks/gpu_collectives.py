@@ -1,9 +1,9 @@
-"""Measure sums over tensor-parallel ranks and transfers between stages: through peer memory, and through NCCL.
+"""Measure all-reduces of tensor-parallel ranks and transfers between stages: through peer memory, and through NCCL.
 
     python benchmarks/gpu_collectives.py [--gpus 2]
 
-Sums of [rows, 5120] bfloat16 are timed in CUDA graphs of 128. Transfers are timed in round trips, and by the time of
-matrix products beside a transfer that waits for its other end. Each part runs in processes of its own.
+All-reduces of [rows, 5120] bfloat16 are timed in CUDA graphs of 128. Transfers are timed in round trips, and by the
+time of matrix products beside a transfer that waits for its other end. Each part runs in processes of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 HIDDEN, TOKENS = 5120, 1800
 ROWS = (1, 8, 64, 256, 1024)
-SUMS = 128
+CALLS = 128
 TURNS = 8
 SECONDS = 120
 
@@ -31,12 +31,12 @@ def _median(times: list[float]) -> float:
 
 
 def _graph_us(run: Callable[[], Any]) -> float:
-    """Return the microseconds of one of SUMS runs in a CUDA graph."""
+    """Return the microseconds of one of CALLS runs in a CUDA graph."""
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(SUMS):
+        for _ in range(CALLS):
             run()
     times = []
     for _ in range(TURNS):
@@ -46,11 +46,11 @@ def _graph_us(run: Callable[[], Any]) -> float:
         graph.replay()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3 / SUMS)
+        times.append(begin.elapsed_time(end) * 1e3 / CALLS)
     return _median(times[1:])
 
 
-def sums(world: Any, rank: int) -> None:
+def all_reduces(world: Any, rank: int) -> None:
     from gllm.parallel.tensor_group import DistributedGroup
 
     groups = {"peer memory": world.group}
@@ -63,7 +63,7 @@ def sums(world: Any, rank: int) -> None:
             times.append(_graph_us(lambda group=group, x=x: group.all_reduce(x)))  # type: ignore[misc]
         if rank == 0:
             print(
-                f"{f'sums, {name}':>32}: "
+                f"{f'all-reduce, {name}':>32}: "
                 + ", ".join(f"{r} rows {t:.1f} us" for r, t in zip(ROWS, times, strict=True)),
                 flush=True,
             )
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, default=2)
     options = parser.parse_args()
-    _start(sums, pp=1, tp=options.gpus)
+    _start(all_reduces, pp=1, tp=options.gpus)
     _start(links, pp=2, tp=1)
 
 

@@ -1,4 +1,4 @@
-"""Peer memory on two GPUs: sums with the same bits on both, of any size, in graphs, with slow peers; stage links."""
+"""Peer memory on two GPUs: all-reduces with equal bits on both: any size, in graphs, with slow peers; stage links."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _same_on_all_ranks(group: Any, x: torch.Tensor) -> bool:
     return all(torch.equal(other, x) for other in group.all_gather(x.view(torch.int32)).view(x.dtype).unbind(0))
 
 
-def _sums(world: Any, rank: int) -> None:
+def _all_reduces(world: Any, rank: int) -> None:
     from gllm.parallel.peer_group import PeerGroup
 
     group = world.group
@@ -88,8 +88,8 @@ def _sums(world: Any, rank: int) -> None:
             assert dtype == torch.float32 or _same_on_all_ranks(group, got)
 
 
-def test_sums_are_exact_and_equal_on_all_ranks() -> None:
-    on_two_gpus(_sums)
+def test_all_reduces_are_exact_and_equal_on_all_ranks() -> None:
+    on_two_gpus(_all_reduces)
 
 
 def _graphs(world: Any, rank: int) -> None:
@@ -100,7 +100,7 @@ def _graphs(world: Any, rank: int) -> None:
     world.group.all_reduce(inputs[0].clone())
     torch.cuda.synchronize()
     graphs = []
-    for some in (range(4), range(4, 9)):  # an even and an odd number of sums, since two halves take turns
+    for some in (range(4), range(4, 9)):  # an even and an odd number of all-reduces, since two halves take turns
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for index in some:
@@ -122,11 +122,11 @@ def _graphs(world: Any, rank: int) -> None:
                 graph, some = graphs[(kind + step) % 2]
                 graph.replay()
                 used += some
-        if checked < 4:  # otherwise the next sums follow at once
+        if checked < 4:  # otherwise the next ones follow at once
             assert all(torch.equal(outs[index], wanted[index]) for index in used)
 
 
-def test_graphs_and_single_sums_follow_each_other_in_any_order() -> None:
+def test_graphs_and_single_all_reduces_follow_each_other_in_any_order() -> None:
     on_two_gpus(_graphs)
 
 

@@ -1,7 +1,7 @@
 """Matrix products: what is fused, and along which dimension each is divided between ranks.
 
 The scheme is Megatron's (arXiv 1909.08053): products into heads and into the MLP are divided by output, products back
-to the residual stream by input, so that a block needs one sum over ranks.
+to the residual stream by input, so that a block needs one all-reduce.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class GateUpLinear(ColumnLinear):
 class OutputLinear(Linear):
     """Back to the residual stream: o_proj and down_proj, divided by input and summed over ranks.
 
-    The bias is the first rank's, so that the sum has it once. `partial` leaves the sum over ranks to the caller.
+    The bias is the first rank's, so that the sum has it once. `partial` leaves the all-reduce to the caller.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from gllm.layers.parameter import Layer
 class GatedMLP(Layer):
     """down(activation(gate(x)) * up(x)), x: [n, hidden].
 
-    fused: the checkpoint's one tensor with the rows of gate and up. `partial` leaves the sum over ranks to the caller.
+    fused: the checkpoint's one tensor with the rows of gate and up. `partial` leaves the all-reduce to the caller.
     """
 
     def __init__(

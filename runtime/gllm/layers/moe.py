@@ -40,7 +40,7 @@ class SharedExpert(Layer):
 class MoE(Layer):
     """x: [n, hidden] -> [n, hidden].
 
-    With ep = 1 every rank holds a slice of every expert, and one sum over ranks ends the block, as in an MLP. Otherwise
+    With ep = 1 every rank holds a slice of every expert, and one all-reduce ends the block, as in an MLP. Otherwise
     tokens are sent to the ranks of their experts (`Dispatch`). The shared expert is divided like an MLP in both cases.
     """
 

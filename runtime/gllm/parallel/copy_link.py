@@ -14,7 +14,7 @@ import torch
 
 from gllm.parallel.cuda_driver import CudaDriver
 from gllm.parallel.exchange import exchange
-from gllm.parallel.peer_memory import Meeting, share
+from gllm.parallel.peer_memory import Rendezvous, share
 from gllm.parallel.stage_link import Receiver, Sender
 
 _ALIGNMENT = 256
@@ -117,17 +117,17 @@ class CopySender:
 
 
 def share_link(
-    meeting: Meeting, device: torch.device, largest: tuple[int, ...], dtype: torch.dtype, most_unread: int = 0
+    rendezvous: Rendezvous, device: torch.device, largest: tuple[int, ...], dtype: torch.dtype, most_unread: int = 0
 ) -> tuple[Receiver | None, Sender | None]:
-    """Return this rank's end of a link. The sender comes first in `meeting.ranks`, then the receiver; both call this.
+    """Return this rank's end of a link. Both ranks call this; the first one of `rendezvous.ranks` is the sender.
 
     largest: the shape of the largest message. most_unread: maximum number of messages that are sent and not received;
     up to it the sender never waits. Without it the ring has room for one message. Raises NoPeerMemory on both ranks.
     """
-    sends = meeting.rank == meeting.ranks[0]
+    sends = rendezvous.rank == rendezvous.ranks[0]
     # One message more than may be unread: a message that does not fit the end of the ring begins at its start.
     ring = Ring(torch.Size(largest).numel() * dtype.itemsize, messages=most_unread + 1)
-    consumed, address = share(meeting, device, _COUNTER_BYTES + (0 if sends else ring.nbytes))
+    consumed, address = share(rendezvous, device, _COUNTER_BYTES + (0 if sends else ring.nbytes))
     driver = CudaDriver(device)
     if sends:
         return None, CopySender(driver, address, ring, consumed, device)

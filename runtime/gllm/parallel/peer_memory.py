@@ -37,7 +37,7 @@ class Driver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class Rendezvous:
     """The ranks that want to share memory, and the store where they leave messages for each other."""
 
     store: Store
@@ -57,7 +57,7 @@ class Meeting:
                 raise NoPeerMemory(f"{found} (rank {rank})")
 
 
-def share(meeting: Meeting, device: torch.device, nbytes: int, fill: int = 0) -> list[int]:
+def share(rendezvous: Rendezvous, device: torch.device, nbytes: int, fill: int = 0) -> list[int]:
     """Allocate memory on each rank's GPU, and map it in all processes. All ranks call it together.
 
     nbytes: this rank's share, even, at least 16 for each rank; ranks may differ. fill: all its 16-bit words.
@@ -70,12 +70,12 @@ def share(meeting: Meeting, device: torch.device, nbytes: int, fill: int = 0) ->
         driver = CudaDriver(device)
     except (OSError, AttributeError) as error:  # no driver, or one without these calls
         obstacle = obstacle or str(error)
-    meeting.agree("begin", obstacle)
+    rendezvous.agree("begin", obstacle)
     assert driver is not None
-    return share_with(driver, meeting, nbytes, fill)
+    return share_with(driver, rendezvous, nbytes, fill)
 
 
-def share_with(driver: Driver, meeting: Meeting, nbytes: int, fill: int) -> list[int]:
+def share_with(driver: Driver, rendezvous: Rendezvous, nbytes: int, fill: int) -> list[int]:
     """`share` with a given driver."""
     own, obstacle, offer = 0, "", {"machine": "", "device": driver.device_id(), "handle": ""}
     try:
@@ -84,22 +84,22 @@ def share_with(driver: Driver, meeting: Meeting, nbytes: int, fill: int) -> list
         offer["handle"] = driver.export(own).hex()
     except (DriverError, OSError) as error:  # a sandbox such as gVisor may hide the boot id
         obstacle = str(error)
-    offers = [json.loads(text) for text in meeting.exchange("offer", json.dumps(offer))]
+    offers = [json.loads(text) for text in rendezvous.exchange("offer", json.dumps(offer))]
     mapped: dict[int, int] = {}
     try:
-        meeting.agree("reach", obstacle or _out_of_reach(driver, offer, offers))
-        meeting.agree("map", _map(driver, meeting, offers, mapped))
-        addresses = [mapped.get(rank, own) for rank in meeting.ranks]
-        _probe(driver, meeting, addresses)
+        rendezvous.agree("reach", obstacle or _out_of_reach(driver, offer, offers))
+        rendezvous.agree("map", _map(driver, rendezvous, offers, mapped))
+        addresses = [mapped.get(rank, own) for rank in rendezvous.ranks]
+        _probe(driver, rendezvous, addresses)
     except NoPeerMemory:
         for address in mapped.values():
             driver.unmap(address)
-        meeting.exchange("unmapped", "")
+        rendezvous.exchange("unmapped", "")
         if own:
             driver.free(own)
         raise
-    driver.write(own, fill.to_bytes(2, "little", signed=fill < 0) * (_PROBE_BYTES * len(meeting.ranks) // 2))
-    meeting.exchange("ready", "")
+    driver.write(own, fill.to_bytes(2, "little", signed=fill < 0) * (_PROBE_BYTES * len(rendezvous.ranks) // 2))
+    rendezvous.exchange("ready", "")
     return addresses
 
 
@@ -114,33 +114,33 @@ def _out_of_reach(driver: Driver, own: dict[str, str], offers: list[dict[str, st
     return "" if all(reached) else "no NVLink joins the GPUs, or a process sees only its own"
 
 
-def _map(driver: Driver, meeting: Meeting, offers: list[dict[str, str]], mapped: dict[int, int]) -> str:
+def _map(driver: Driver, rendezvous: Rendezvous, offers: list[dict[str, str]], mapped: dict[int, int]) -> str:
     """Map the memory of the other ranks into `mapped`; return what went wrong."""
     try:
-        for rank, offer in zip(meeting.ranks, offers, strict=True):
-            if rank != meeting.rank:
+        for rank, offer in zip(rendezvous.ranks, offers, strict=True):
+            if rank != rendezvous.rank:
                 mapped[rank] = driver.map(bytes.fromhex(offer["handle"]))
     except DriverError as error:
         return str(error)
     return ""
 
 
-def _probe(driver: Driver, meeting: Meeting, addresses: list[int]) -> None:
+def _probe(driver: Driver, rendezvous: Rendezvous, addresses: list[int]) -> None:
     """Check that what each rank writes arrives: some virtual machines map memory and then lose writes."""
-    obstacle, place = "", meeting.ranks.index(meeting.rank)
+    obstacle, place = "", rendezvous.ranks.index(rendezvous.rank)
     try:
         for to, address in enumerate(addresses):
             driver.write(address + place * _PROBE_BYTES, _pattern(place, to))
     except DriverError as error:
         obstacle = str(error)
-    meeting.agree("written", obstacle)
+    rendezvous.agree("written", obstacle)
     try:
         found = driver.read(addresses[place], _PROBE_BYTES * len(addresses))
         if found != b"".join(_pattern(sender, place) for sender in range(len(addresses))):
             obstacle = "a write to another GPU's memory did not arrive"
     except DriverError as error:
         obstacle = str(error)
-    meeting.agree("arrived", obstacle)
+    rendezvous.agree("arrived", obstacle)
 
 
 def _pattern(sender: int, receiver: int) -> bytes:

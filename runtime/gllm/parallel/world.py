@@ -17,7 +17,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from gllm.parallel.copy_link import share_link
 from gllm.parallel.layout import RankCoords
 from gllm.parallel.peer_group import with_peer_memory
-from gllm.parallel.peer_memory import Meeting, NoPeerMemory
+from gllm.parallel.peer_memory import NoPeerMemory, Rendezvous
 from gllm.parallel.stage_link import (
     DistributedReceiver,
     DistributedSender,
@@ -116,8 +116,8 @@ def join_world(
                 inner = DistributedGroup(made, ranks, coords.tp_rank)
                 group = StagedGroup(inner) if staged else inner
                 if backend == "nccl":
-                    meeting = Meeting(PrefixStore(f"sums/{stage}", store), ranks, coords.rank)
-                    group = with_peer_memory(inner, meeting, device)
+                    rendezvous = Rendezvous(PrefixStore(f"all-reduce/{stage}", store), ranks, coords.rank)
+                    group = with_peer_memory(inner, rendezvous, device)
     if coords.pp == 1:
         return World(coords, group, from_last=loop, to_first=loop, staged=staged)
     make = partial(_link, coords, store=store, backend=backend, device=device, staged=staged)
@@ -156,7 +156,7 @@ def _link(
         ends: tuple[Receiver | None, Sender | None] = (None, None)
         if coords.rank in (source, target):
             try:
-                ends = share_link(Meeting(names, [source, target], coords.rank), device, largest, dtype, most_unread)
+                ends = share_link(Rendezvous(names, [source, target], coords.rank), device, largest, dtype, most_unread)
                 names.set("outcome", "shared")
             except NoPeerMemory as reason:
                 names.set("outcome", str(reason))

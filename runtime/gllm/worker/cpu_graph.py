@@ -76,7 +76,7 @@ class CpuGraph(CapturedGraph):
 def capture_steps(model: CausalLM, attention: NativeAttention, max_tokens: int, dtype: torch.dtype) -> CpuGraph | None:
     """Capture the steps; None for a model whose layers also compute with torch: its steps run eagerly.
 
-    Such layers have experts, or sums over ranks.
+    Such layers have experts, or all-reduces.
     """
     try:
         return CpuGraph(model, attention, max_tokens, dtype)

@@ -15,7 +15,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from gllm.parallel.cuda_driver import DriverError
 from gllm.parallel.peer_group import PeerGroup
-from gllm.parallel.peer_memory import Meeting, NoPeerMemory, share, share_with
+from gllm.parallel.peer_memory import NoPeerMemory, Rendezvous, share, share_with
 from gllm.parallel.tensor_group import UnconnectedGroup
 
 RANKS = [4, 5, 6]
@@ -88,17 +88,17 @@ class FakeDriver:
         return bytes(block[offset : offset + nbytes])
 
 
-def on_all_ranks(run: Callable[[Meeting], Any]) -> list[Any]:
+def on_all_ranks(run: Callable[[Rendezvous], Any]) -> list[Any]:
     store = HashStore()
     store.set_timeout(timedelta(seconds=10))
     with ThreadPoolExecutor(len(RANKS)) as pool:
-        return list(pool.map(lambda rank: run(Meeting(store, RANKS, rank)), RANKS))
+        return list(pool.map(lambda rank: run(Rendezvous(store, RANKS, rank)), RANKS))
 
 
 def test_every_rank_reaches_every_share() -> None:
     machine = Machine()
     drivers = {rank: FakeDriver(machine, rank) for rank in RANKS}
-    addresses = on_all_ranks(lambda meeting: share_with(drivers[meeting.rank], meeting, NBYTES, -32768))
+    addresses = on_all_ranks(lambda rendezvous: share_with(drivers[rendezvous.rank], rendezvous, NBYTES, -32768))
     for rank, own in zip(RANKS, addresses, strict=True):
         assert len({address % 1_000_000 for address in own}) == len(RANKS)
         assert [address % 1_000_000 for address in own] == [address % 1_000_000 for address in addresses[0]]
@@ -114,9 +114,9 @@ def test_one_obstacle_is_told_to_all_ranks_and_nothing_stays_allocated(broken: s
     machine = Machine()
     drivers = {rank: FakeDriver(machine, rank, broken if rank == at else "") for rank in RANKS}
 
-    def run(meeting: Meeting) -> str:
+    def run(rendezvous: Rendezvous) -> str:
         with pytest.raises(NoPeerMemory) as error:
-            share_with(drivers[meeting.rank], meeting, NBYTES, 0)
+            share_with(drivers[rendezvous.rank], rendezvous, NBYTES, 0)
         return str(error.value)
 
     reasons = on_all_ranks(run)
@@ -131,9 +131,9 @@ def test_without_a_boot_id_all_ranks_are_told(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("gllm.parallel.peer_memory._BOOT_ID", tmp_path / "boot_id")
     machine = Machine()
 
-    def run(meeting: Meeting) -> None:
+    def run(rendezvous: Rendezvous) -> None:
         with pytest.raises(NoPeerMemory, match="boot_id"):
-            share_with(FakeDriver(machine, meeting.rank), meeting, NBYTES, 0)
+            share_with(FakeDriver(machine, rendezvous.rank), rendezvous, NBYTES, 0)
 
     on_all_ranks(run)
     assert not machine.blocks
@@ -142,14 +142,14 @@ def test_without_a_boot_id_all_ranks_are_told(monkeypatch: pytest.MonkeyPatch, t
 def test_the_switch_of_nccl_holds_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
 
-    def run(meeting: Meeting) -> None:
+    def run(rendezvous: Rendezvous) -> None:
         with pytest.raises(NoPeerMemory, match="NCCL_P2P_DISABLE is set"):
-            share(meeting, torch.device("cuda", 0), NBYTES)
+            share(rendezvous, torch.device("cuda", 0), NBYTES)
 
     on_all_ranks(run)
 
 
-class CountingSum:
+class CountingAllReduce:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.calls = 0
@@ -171,11 +171,13 @@ class CountingSum:
         ((10, 10), torch.int16, [0, 0]),
     ],
 )
-def test_sums_are_chosen_by_size_and_type(shape: tuple[int, int], dtype: torch.dtype, calls: list[int]) -> None:
-    inner, sums = UnconnectedGroup(2, 1), [CountingSum(100), CountingSum(1000)]
-    group = PeerGroup(inner, sums)
+def test_the_all_reduce_is_chosen_by_size_and_type(
+    shape: tuple[int, int], dtype: torch.dtype, calls: list[int]
+) -> None:
+    inner, all_reduces = UnconnectedGroup(2, 1), [CountingAllReduce(100), CountingAllReduce(1000)]
+    group = PeerGroup(inner, all_reduces)
     x = torch.zeros(shape, dtype=dtype)
     assert group.all_reduce(x) is x
-    assert [one.calls for one in sums] == calls
+    assert [all_reduce.calls for all_reduce in all_reduces] == calls
     assert (group.size, group.rank) == (2, 1)
     assert group.broadcast(x) is x

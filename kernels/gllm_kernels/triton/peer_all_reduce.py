@@ -1,4 +1,4 @@
-"""Sums over ranks in one kernel, which writes into memory of the other ranks' GPUs and reads what they wrote.
+"""All-reduce in one kernel, which writes into memory of the other ranks' GPUs and reads what they wrote.
 
 A rank has parts of its memory for values from the others. A place is empty while it holds minus zero, so a value
 announces itself: there are no flags, and the order of writes does not matter (TensorRT-LLM calls this a Lamport
@@ -117,8 +117,8 @@ def _two_shot(x, addresses, state, capacity, n, RANK: tl.constexpr, RANKS: tl.co
     _end(state)
 
 
-class _PeerSum:
-    """Sums in memory that all ranks have mapped, filled with EMPTY. All ranks call it in the same order.
+class _PeerAllReduce:
+    """All-reduces in memory that all ranks have mapped, filled with EMPTY. All ranks call it in the same order.
 
     It can be captured in CUDA graphs: which half comes next is on the device.
     """
@@ -151,8 +151,8 @@ class _PeerSum:
         return x
 
 
-class OneShotSum(_PeerSum):
-    """One exchange: the faster one for small sums."""
+class OneShotAllReduce(_PeerAllReduce):
+    """One exchange: the faster one for small tensors."""
 
     kernel = _one_shot
     whole_groups = False
@@ -163,8 +163,8 @@ class OneShotSum(_PeerSum):
         return 2 * ranks * _room(ranks, capacity) * 2
 
 
-class TwoShotSum(_PeerSum):
-    """Two exchanges, each of 1 / ranks of the values with each rank: the faster one for large sums."""
+class TwoShotAllReduce(_PeerAllReduce):
+    """A reduce-scatter and an all-gather, each of 1 / ranks of the values with each rank: faster for large tensors."""
 
     kernel = _two_shot
     whole_groups = True
