@@ -21,7 +21,7 @@ from gllm.worker.captured_graph import CapturedGraph
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
-    """Return the batch sizes to capture: dense where padding would cost most; above the last one steps run eagerly."""
+    """Return the batch sizes to capture: dense where padding would cost most. Larger ones are piecewise graphs."""
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 32)]
     return [size for size in sizes if size < max_num_seqs] + ([max_num_seqs] if max_num_seqs <= 512 else [])
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gllm.engine.client.requests import LiveRequests
-from gllm.engine.client.resubmit import MAX_LOSSES
+from gllm.engine.client.resubmit import MAX_LOSSES, SUSPECT_LOSSES
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput
@@ -113,5 +113,38 @@ def test_a_request_whose_client_leaves_is_aborted_or_never_sent() -> None:
         await stream.aclose()
         assert not world.links[0].sent
         assert len(world.requests) == 0
+
+    asyncio.run(main())
+
+
+def test_suspects_fail_too_when_no_engine_serves_for_long() -> None:
+    async def main() -> None:
+        world = World()
+        world.act("arrive", 0)
+        for _ in range(SUSPECT_LOSSES):
+            world.act("up", 0)
+            world.act("lost", 0)
+        assert world.streams[0].record.suspect
+        world.requests.fail_waiting(-1.0, "no engine")
+        assert len(world.requests) == 0
+        world.act("up", 0)
+        assert not world.links[0].sent
+        assert world.requests.trial is None
+
+    asyncio.run(main())
+
+
+def test_suspects_that_wait_for_the_one_that_is_tried_do_not_fail() -> None:
+    async def main() -> None:
+        world = World()
+        world.act("arrive", 0)
+        world.act("arrive", 0)
+        for _ in range(SUSPECT_LOSSES):
+            world.act("up", 0)
+            world.act("lost", 0)
+        world.act("up", 0)
+        assert len(world.links[0].sent) == 1
+        world.requests.fail_waiting(-1.0, "no engine")
+        assert len(world.requests) == 2
 
     asyncio.run(main())

@@ -87,10 +87,10 @@ class LiveRequests:
         self.trial = None
 
     def fail_waiting(self, seconds: float, reason: str) -> None:
-        """Let the requests fail that have waited this long for an engine."""
+        """Let requests fail that have waited this long for an engine. Suspects also wait for the one that is tried."""
         limit = time.monotonic() - seconds
-        waiting = [one for one in self._live.values() if one not in self._place and one is not self.trial]
-        self._fail([one for one in waiting if one.record.waits_since < limit and one not in self._suspects], reason)
+        waiting = [one for one in self._live.values() if one not in self._place and one.record.waits_since < limit]
+        self._fail([one for one in waiting if self.trial is None or one not in self._suspects], reason)
 
     def on_output(self, stream: OutputStream, ended: bool) -> None:
         """Follow a stream: its engine has sent an output."""
