@@ -149,13 +149,18 @@ class EngineLoop:
             if self._trace is not None:
                 self._trace.close()
 
-    def _on_ready(self, hello: Hello) -> None:
+    def _on_ready(self, hello: Hello, step_sizes: list[int]) -> None:
         """Begin to serve: all workers are ready."""
         engine = self._config.engine
         pool = PagePool(hello.num_pages, hello.page_size, prefix_caching=engine.enable_prefix_caching)
         try:
             scheduler = Scheduler(
-                engine, pool, max_model_len=hello.max_model_len, pp=engine.pp, epoch=self._config.epoch
+                engine,
+                pool,
+                max_model_len=hello.max_model_len,
+                pp=engine.pp,
+                epoch=self._config.epoch,
+                step_sizes=step_sizes,
             )
             self._trace = open_trace(engine.trace, self._config.epoch, engine.pp)
         except ValueError as error:

@@ -10,11 +10,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from itertools import islice
 from operator import attrgetter
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
+from gllm.engine.borders import on_border
 from gllm.engine.grammars import Grammars
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.lateness import postpone_late
@@ -58,8 +60,10 @@ class Scheduler:
         max_model_len: int,
         pp: int = 1,
         epoch: int = 0,
+        step_sizes: Seq[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """step_sizes: numbers of tokens, ascending, to which steps with prompts are padded."""
         if max_model_len > pool.num_pages * pool.page_size:
             raise ValueError(f"max_model_len {max_model_len} does not fit {pool.num_pages} pages of {pool.page_size}")
         self.pool = pool
@@ -67,6 +71,7 @@ class Scheduler:
         self.epoch = epoch
         self.max_model_len = max_model_len
         self._clock = clock
+        self._step_sizes = step_sizes
         self._limits = Limits.of(config, pp)
         self._policy = POLICIES[config.policy]
         self._sees_time = config.policy in TIME_AWARE
@@ -321,6 +326,10 @@ class Scheduler:
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
+            if chunk < seq.num_uncomputed:
+                # The step ends here: what is left of the budget would be padding and no whole prompt.
+                tokens = chunk = on_border(chunk, beside, self._step_sizes)
+            if seconds < math.inf:
                 seconds -= cost.chunk(seq.num_scheduled, chunk, beside) + cost.e * (chunk == seq.num_uncomputed)
             if chunk == 0:
                 return

@@ -50,7 +50,7 @@ class Workers:
         model: ModelConfig,
         *,
         report: Callable[[str, str], None],
-        on_ready: Callable[[Hello], None],
+        on_ready: Callable[[Hello, list[int]], None],
         on_message: Callable[[StepResult | StageReport | GrammarReady], None],
     ) -> None:
         """on_message(message) gets the messages about steps and grammars of this epoch."""
@@ -94,13 +94,13 @@ class Workers:
                 self._capacities[rank] = num_pages
                 if len(self._capacities) == self._world and self._hello is None:
                     self._configure()
-            case Ready(rank=rank):
+            case Ready(rank=rank, step_sizes=sizes):
                 before = len(self._ready)
                 self._ready.add(rank)
                 if before < len(self._ready) == self._world:
                     if self._hello is None:
                         raise EngineFailure("a worker was ready before it was configured")
-                    self._on_ready(self._hello)
+                    self._on_ready(self._hello, sizes)
             case WorkerFailed(rank=rank, reason=reason):
                 raise EngineFailure(f"worker-{rank} failed: {reason}")
 

@@ -260,6 +260,8 @@ class Capacity(Message):
 
 class Ready(Message):
     rank: int
+    step_sizes: list[int] = []
+    """Numbers of tokens, ascending, to which steps with prompts are padded; empty: they are not padded."""
 
 
 class GrammarReady(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -12,6 +13,9 @@ from gllm.layers.step import Step
 
 class CapturedGraph(ABC):
     """Forward passes that cost the host less than an eager pass."""
+
+    sizes: Sequence[int] = ()
+    """Numbers of tokens, ascending, to which steps are padded; empty: they are not padded."""
 
     @abstractmethod
     def fits(self, batch: AttentionBatch) -> bool:

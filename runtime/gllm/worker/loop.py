@@ -78,7 +78,7 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
         return
     assert isinstance(configure, Configure), f"expected Configure, got {configure}"
     runner = start(configure)
-    link.send(Ready(link.rank))
+    link.send(Ready(link.rank, list(runner.graphs[-1].sizes) if runner.graphs else []))
     if runner.device.type == "cuda":
         _serve_overlapped(link, runner)
     else:

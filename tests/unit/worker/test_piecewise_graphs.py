@@ -6,7 +6,7 @@ import bisect
 
 import pytest
 
-from gllm.worker.piecewise_graphs import MOST_TOKENS, piece_sizes
+from gllm.worker.piece_sizes import MOST_TOKENS, piece_sizes
 
 
 @pytest.mark.parametrize("max_tokens", [1, 8, 100, 700, 2048, 10000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 
 import msgspec
@@ -43,10 +44,11 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             return self.steps[index]
         return self.steps[-1] + self.b * (tokens - TILE * len(self.steps))
 
-    def seconds(self, work: Work) -> float:
+    def seconds(self, work: Work, padded: int = 0) -> float:
+        """padded: tokens for which products are computed; 0: those of the work."""
         return (
             self.a
-            + self.products(work.tokens)
+            + self.products(padded or work.tokens)
             + self.g * max(work.tokens - KNEE, 0)
             + self.c * work.attention
             + self.d * work.decode_context
@@ -76,12 +78,19 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Time of the sampled tokens, or of a stage's report, to the engine."""
     feedback: float = 50e-6
     """Time of the sampled tokens from the last stage to the first, if there are two."""
+    step_sizes: tuple[int, ...] = ()
+    """Numbers of tokens, ascending, to which captured steps with prefill are padded; larger steps are not."""
     jitter: float = 0.03
     """Standard deviation of log(time of a step / time by the formula)."""
 
     @property
     def pp(self) -> int:
         return len(self.stages)
+
+    def padded(self, work: Work) -> int:
+        """Return the number of tokens for which products are computed."""
+        index = bisect_left(self.step_sizes, work.tokens)
+        return self.step_sizes[index] if work.prefill_tokens and index < len(self.step_sizes) else work.tokens
 
 
 def read_hardware(path: Path) -> Hardware:

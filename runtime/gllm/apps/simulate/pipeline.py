@@ -43,11 +43,12 @@ class Pipeline:
         hardware = self._hardware
         arrival = now + hardware.dispatch
         transfer = hardware.transfer + hardware.transfer_per_token * work.tokens
+        padded = hardware.padded(work)
         intervals = []
         for stage, times in enumerate(hardware.stages):
             self._host_free[stage] = prepared = max(arrival, self._host_free[stage]) + hardware.prepare
             start = max(self._free[stage], ready, prepared)
-            elapsed = times.seconds(work)
+            elapsed = times.seconds(work, padded)
             if hardware.jitter:
                 elapsed *= self._random.lognormvariate(0.0, hardware.jitter)
             end = start + elapsed

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from gllm.apps.simulate.h200 import FURTHER_TOKEN, LAYER_STEPS
 from gllm.apps.simulate.hardware import Hardware, StageTimes
+from gllm.worker.piece_sizes import MOST_TOKENS, piece_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Preset:
     """The same, for each layer."""
     eager_layer: float = 0.0
     """Host time for each layer to launch a step with prefill kernel by kernel."""
+    step_sizes: tuple[int, ...] = ()
+    """Numbers of tokens for which steps with prefill are captured."""
     steps: tuple[float, ...] = ()
     """Measured times of a layer's products, see `StageTimes.steps`. Empty: from `weights` and `token`."""
 
@@ -64,6 +67,7 @@ class Preset:
             transfer_per_token=self.transfer_per_token,
             prepare=self.prepare + most * self.prepare_layer,
             eager=most * self.eager_layer if eager else 0.0,
+            step_sizes=() if eager else self.step_sizes,
         )
 
     def split(self, pp: int) -> list[int]:
@@ -103,7 +107,7 @@ _H200 = Preset(
     layers=64, launch=0.3e-3, launch_layer=20e-6, weights=0.262e-3, token=FURTHER_TOKEN, pair=5.2e-11, context=1.11e-9,
     head=0.42e-3, sample=5e-6, device_memory=124e9, layer_bytes=0.97e9, kv_bytes=4096,
     transfer=50e-6, transfer_per_token=0.1e-6, prepare=0.4e-3, prepare_layer=50e-6,
-    eager_layer=0.55e-3, steps=LAYER_STEPS,
+    eager_layer=0.55e-3, step_sizes=tuple(piece_sizes(MOST_TOKENS)), steps=LAYER_STEPS,
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {

@@ -120,7 +120,12 @@ class Simulation:
             raise ValueError(f"a request of {longest} tokens does not fit the KV pool or max_model_len")
         pool = PagePool(num_pages, config.page_size, prefix_caching=config.enable_prefix_caching)
         self.scheduler = Scheduler(
-            config, pool, max_model_len=self.max_model_len, pp=hardware.pp, clock=lambda: self.now
+            config,
+            pool,
+            max_model_len=self.max_model_len,
+            pp=hardware.pp,
+            step_sizes=hardware.step_sizes,
+            clock=lambda: self.now,
         )
         self._pipeline = Pipeline(hardware, seed)
         ordered = sorted(requests, key=lambda request: request.arrival)

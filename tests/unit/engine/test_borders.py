@@ -1,0 +1,37 @@
+"""Steps with prompts end on the sizes to which they are padded."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gllm.engine.borders import on_border
+
+SIZES = [8, 16, 32, 64, 96]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "beside", "expected"),
+    [
+        (40, 0, 32),
+        (32, 0, 32),
+        (40, 10, 22),
+        (95, 0, 64),
+        (96, 1, 96),  # larger than all sizes
+        (5, 0, 5),  # below all sizes
+        (40, 31, 33),
+        (32, 63, 32),  # a chunk of one token would be left
+        (4, 30, 2),
+    ],
+)
+def test_a_chunk_ends_on_the_size_below(chunk: int, beside: int, expected: int) -> None:
+    assert on_border(chunk, beside, SIZES) == expected
+
+
+@given(chunk=st.integers(1, 200), beside=st.integers(0, 200))
+def test_at_least_half_of_a_chunk_is_left(chunk: int, beside: int) -> None:
+    shorter = on_border(chunk, beside, SIZES)
+    assert chunk / 2 <= shorter <= chunk
+    assert shorter == chunk or beside + shorter in SIZES
+    assert on_border(chunk, beside, []) == chunk
