@@ -88,6 +88,24 @@ def test_a_rollout_without_surge(kube: Kube) -> None:
     kube.patch({"rollout": {"maxSurge": None, "maxUnavailable": None}})
 
 
+def test_an_image_that_cannot_be_pulled_is_told(kube: Kube) -> None:
+    """The old revision serves, the status does not say Ready, and it names the cause within seconds."""
+    serving(kube)
+    with under_load(kube, "an image that cannot be pulled, and back") as load:
+        kube.patch({"image": "registry.invalid/gllm:nope"})
+        until("the cause", lambda: "registry.invalid" in kube.condition("Progressing")["message"], 60, kube.describe)
+        status = kube.status()
+        assert (status["ready"], status["updatedReplicas"], status["reason"]) == ("1/1", 0, "RollingOut")
+        assert {one["phase"] for one in status["groups"]} == {"Ready", "Pending"}
+        with pytest.raises(RuntimeError):
+            kube.kubectl("wait", "--for=condition=Ready", "llm/smol", "--timeout=1s")
+        load.wait_for(3)
+        kube.patch({"image": kube.cluster.runtime})
+        kube.kubectl("wait", "--for=condition=Ready", "llm/smol", "--timeout=120s", seconds=150)
+        kube.wait_complete(1)
+    nothing_lost(load.report)
+
+
 def test_a_bad_revision_is_rolled_back(kube: Kube) -> None:
     """The new revision never starts. The old one serves throughout, and the status has the reason."""
     serving(kube)

@@ -134,6 +134,7 @@ def test_a_rejected_revision_drains_nothing_and_heals(status: int, set_name: str
     assert (harness.status.ready, harness.status.reason) == ("1/1", "Rejected")
     assert harness.condition("SpecValid") == ("False", "Rejected")
     assert "need the label team" in message(harness, "SpecValid")
+    assert "need the label team" in message(harness, "Progressing")
     assert [group.name for group in harness.status.groups] == [serving], "nothing drained for the refused revision"
     events = [one["reason"] for one in harness.api.of_kind("Event")]
     assert events.count("Rejected") <= 2, events

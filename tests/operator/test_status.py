@@ -188,6 +188,8 @@ def test_states_that_need_help_are_stalled() -> None:
     assert harness.condition("Ready") == ("False", "SpecInvalid"), "the spec's generation does not serve"
     assert harness.condition("Available")[0] == "True"
     assert harness.condition("Stalled") == ("True", "SpecInvalid")
+    assert harness.condition("Progressing") == ("False", "SpecInvalid")
+    assert "1 groups of the last valid spec keep serving" in message(harness, "Ready")
     harness.edit(lambda one: one.update(engine={}, image="gllm:bad"))
     harness.run_pass()
     harness.world.bad_revisions.add(harness.status.update_revision)
@@ -215,3 +217,43 @@ def test_an_api_that_the_cluster_lacks_is_told_and_stops_nothing() -> None:
     harness.run_until_quiet()
     assert harness.status.reason == "Ready"
     assert all(one.type != "Integrated" for one in harness.status.conditions)
+
+
+def kstatus(harness: OperatorHarness) -> str:
+    """What kstatus (Flux, `kpt live`) makes of the object, by the rules of its documentation."""
+    found = harness.deployment or {}
+    if "deletionTimestamp" in found["metadata"]:
+        return "Terminating"
+    status = found.get("status") or {}
+    if status.get("observedGeneration") != found["metadata"]["generation"]:
+        return "InProgress"
+    states = {one["type"]: one["status"] for one in status["conditions"]}
+    if states.get("Reconciling") == "True":
+        return "InProgress"
+    if states.get("Stalled") == "True":
+        return "Failed"
+    return "Current" if states["Ready"] == "True" else "InProgress"
+
+
+def test_kstatus_waits_for_the_new_revision_and_fails_when_help_is_needed() -> None:
+    harness = OperatorHarness(SPEC)
+    assert kstatus(harness) == "InProgress"
+    harness.run_pass()
+    assert kstatus(harness) == "InProgress"
+    harness.run_until_quiet()
+    assert kstatus(harness) == "Current"
+    harness.edit(lambda one: one.update(image="gllm:2"))
+    assert kstatus(harness) == "InProgress"
+    harness.run_pass()
+    assert kstatus(harness) == "InProgress"
+    harness.run_until_quiet()
+    assert kstatus(harness) == "Current"
+    harness.edit(lambda one: one.update(suspend=True))
+    harness.run_until_quiet()
+    assert kstatus(harness) == "Current"
+    harness.edit(lambda one: one.update(suspend=False, engine={"extraArgs": ["--pp", "4"]}))
+    harness.run_until_quiet()
+    assert kstatus(harness) == "Failed"
+    assert harness.deployment is not None
+    harness.api.begin_delete(harness.deployment)
+    assert kstatus(harness) == "Terminating"

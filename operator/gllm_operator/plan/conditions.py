@@ -94,15 +94,15 @@ def _available(facts: StatusFacts) -> _State:
 
 
 def _progressing(facts: StatusFacts, verdict: Verdict) -> _State:
-    reason, message = verdict.reason, verdict.message
-    if reason in ("Deleting", "Paused", "ProgressDeadlineExceeded"):
-        return _State("Progressing", "False", reason, message)
+    if verdict.course == "stalled" or verdict.reason in ("Deleting", "Paused"):
+        return _State("Progressing", "False", verdict.reason, verdict.message)
     rollout = facts.target.rollout
     if rollout is None or not facts.target.revision:
         return _State("Progressing", "False", "NothingToRollOut", "there is no valid revision to roll out")
-    if not rollout.complete or reason == "GroupsStarting":
-        return _State("Progressing", "True", reason if rollout.complete else "RollingOut", message)
-    return _State("Progressing", "True", "Complete", f"all {facts.replicas} groups have revision {rollout.revision}")
+    if rollout.complete and verdict.reason != "GroupsStarting":
+        text = f"all {facts.replicas} groups have revision {rollout.revision}"
+        return _State("Progressing", "True", "Complete", text)
+    return _State("Progressing", "True", verdict.reason if rollout.complete else "RollingOut", verdict.message)
 
 
 def _routed(answers: tuple[RouteAnswer, ...]) -> _State:

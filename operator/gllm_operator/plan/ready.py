@@ -102,7 +102,7 @@ def _deleting(facts: StatusFacts) -> Verdict | None:
 def _invalid(facts: StatusFacts) -> Verdict | None:
     if not facts.problems:
         return None
-    kept = "; the groups of the last valid spec keep running" if facts.groups else ""
+    kept = f"; {facts.ready} groups of the last valid spec keep serving" if facts.ready else ""
     return Verdict("Rejected" if facts.rejected else "SpecInvalid", "; ".join(facts.problems) + kept, "stalled")
 
 

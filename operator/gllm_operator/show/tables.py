@@ -37,9 +37,18 @@ def conditions_of(status: LLMDeploymentStatus) -> list[Condition]:
 
 def condition_rows(status: LLMDeploymentStatus, now: float) -> list[tuple[str, ...]]:
     return [
-        (one.type, one.status, one.reason, age(one.last_transition_time, now), one.message)
-        for one in conditions_of(status)
+        (one.type, one.status, one.reason, age(one.last_transition_time, now), message)
+        for one, message in _with_messages(status)
     ]
+
+
+def _with_messages(status: LLMDeploymentStatus) -> list[tuple[Condition, str]]:
+    """The conditions that say something, each sentence once."""
+    found, seen = [], set()
+    for one in conditions_of(status):
+        found.append((one, "" if one.message in seen else one.message))
+        seen.add(one.message)
+    return found
 
 
 def group_rows(status: LLMDeploymentStatus, now: float) -> list[tuple[str, ...]]:
@@ -100,12 +109,12 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def changes(before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> list[str]:
     """A line for each condition and group that has changed, without those that say nothing."""
-    known = {one.type: (one.status, one.reason, one.message) for one in conditions_of(before)}
+    known = {one.type: (one.status, one.reason, message) for one, message in _with_messages(before)}
     phases = {group.name: (group.phase, group.ready_ranks, failure(group)) for group in before.groups}
     lines = [
-        f"{one.type} {one.status} {one.reason}" + (f": {one.message}" if one.message else "")
-        for one in conditions_of(after)
-        if known.get(one.type) != (one.status, one.reason, one.message)
+        f"{one.type} {one.status} {one.reason}" + (f": {message}" if message else "")
+        for one, message in _with_messages(after)
+        if known.get(one.type) != (one.status, one.reason, message)
     ]
     for group in after.groups:
         state = (group.phase, group.ready_ranks, failure(group))
