@@ -106,6 +106,16 @@ class RunningSet:
         self.freed: list[int] = []
         """Slots that the next step tells the workers to free."""
 
+    def has_room(self, seq: Sequence, hits: list[int]) -> bool:
+        """Whether there are pages for all tokens of a waiting sequence and for all unfinished prefills.
+
+        So prefills never wait for each other's pages: without decodes, the pages that they still need are free. For a
+        preempted sequence each decode must also have one free page; otherwise it would soon be preempted again.
+        """
+        needed = ceil_div(len(seq.tokens), self.pool.page_size) - len(hits) + self.pool.num_unheld(hits)
+        reserve = self.pages_owed() + (self.num_decoding if seq.num_preemptions else 0)
+        return needed + reserve <= self.pool.num_free
+
     def place(self, seq: Sequence, hits: list[int]) -> None:
         """Give a waiting sequence a slot and the cached pages of its leading tokens."""
         pool = self.pool

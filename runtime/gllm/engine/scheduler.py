@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from itertools import islice
 from operator import attrgetter
 
 from gllm.config import EngineConfig
-from gllm.engine.batch import BatchBuilder, MicroBatch
+from gllm.engine.batch import BatchBuilder
 from gllm.engine.borders import on_border
 from gllm.engine.grammars import Grammars
+from gllm.engine.in_flight import InFlight
 from gllm.engine.kv_pages import PagePool, extend_digests
 from gllm.engine.lateness import postpone_late
 from gllm.engine.meter import Meter
@@ -28,7 +28,6 @@ from gllm.engine.policies import (
     Limits,
     Snapshot,
     adapted_reserve,
-    ceil_div,
     step_seconds,
     within_bound,
 )
@@ -81,9 +80,7 @@ class Scheduler:
         self._requests: dict[str, Sequence] = {}
         self.grammars = Grammars()
         self._results = ResultReader(self._requests, self._queue, self._running, self.grammars, clock)
-        self._in_flight: deque[MicroBatch] = deque()
-        self._num_reached = 0
-        """The number of micro-batches in flight that have reached the last stage: the first ones."""
+        self._in_flight = InFlight(pp)
         self._step = 0
         self._arrivals = 0
         self._meter = Meter(pp, clock())
@@ -159,12 +156,9 @@ class Scheduler:
     # --- steps ---------------------------------------------------------------------------------------
 
     def schedule(self) -> SchedulerOutput | None:
-        """Return the next micro-batch; None if enough are in flight or nothing can be scheduled.
-
-        Enough are pp + 1, or pp that have not reached the last stage: one for each stage before it, and one that waits.
-        """
+        """Return the next micro-batch; None if enough are in flight or nothing can be scheduled."""
         running = self._running
-        if len(self._in_flight) > self.pp or len(self._in_flight) - self._num_reached >= self.pp:
+        if self._in_flight.full:
             return None
         while self._queue or running.prefilling or running.ready:
             preemptions = self._meter.num_preemptions
@@ -172,7 +166,7 @@ class Scheduler:
             if batch.rows:
                 self._step += 1
                 micro_batch = batch.micro_batch()
-                self._in_flight.append(micro_batch)
+                self._in_flight.batches.append(micro_batch)
                 self._meter.scheduled(self._step, micro_batch.work, self._clock())
                 if self.pp == 1:
                     self._reach_last_stage(self._step)
@@ -201,11 +195,10 @@ class Scheduler:
 
     def process_result(self, result: StepResult) -> OutputsByClient:
         """Apply the result of the oldest step in flight. Returns outputs by client. Raises ValueError."""
-        if not self._in_flight or self._in_flight[0].step != result.step:
+        if result.step != self._in_flight.first_step:
             raise ValueError(f"worker answered step {result.step}, which is not the oldest in flight")
         self._reach_last_stage(result.step)
-        batch = self._in_flight.popleft()
-        self._num_reached -= 1
+        batch = self._in_flight.pop()
         self._meter.answered(batch.work, result.elapsed, self._clock())
         outputs = self._results.read(batch, result)
         self._meter.count_tokens(batch.work.prefill_tokens + self._results.num_generated)
@@ -220,9 +213,7 @@ class Scheduler:
 
     def _reach_last_stage(self, step: int) -> None:
         """Record that this step and those before it have reached the last stage, or passed it."""
-        in_flight = self._in_flight
-        while self._num_reached < len(in_flight) and (batch := in_flight[self._num_reached]).step <= step:
-            self._num_reached += 1
+        for batch in self._in_flight.reach_last_stage(step):
             self._running.make_ready(batch.sampled, batch.step)
 
     def work_of(self, step: int) -> Work | None:
@@ -235,8 +226,7 @@ class Scheduler:
             self._limits,
             self._queue,
             self._running,
-            [batch.work for batch in self._in_flight],
-            self._num_reached,
+            self._in_flight,
             self._meter,
             kv_reserve=self._reserve,
             now=self._clock() if self._sees_time else None,
@@ -339,18 +329,12 @@ class Scheduler:
             beside += chunk
 
     def _admit(self, seq: Sequence) -> bool:
-        """Give the queue's head a slot if there are pages for all its tokens and for all unfinished prefills.
-
-        So prefills never wait for each other's pages: without decodes, the pages that they still need are free. For a
-        preempted sequence each decode must also have one free page; otherwise it would soon be preempted again.
-        """
+        """Give the queue's head a slot and return True, or return False."""
         running, pool = self._running, self.pool
-        if not running.free_slots or (self._in_flight and seq.last_step >= self._in_flight[0].step):
+        if not running.free_slots or seq.last_step >= self._in_flight.first_step:
             return False
         hits = pool.lookup(seq.digests, seq.most_hits(pool.page_size))
-        needed = ceil_div(len(seq.tokens), pool.page_size) - len(hits) + pool.num_unheld(hits)
-        reserve = running.pages_owed() + (running.num_decoding if seq.num_preemptions else 0)
-        if needed + reserve > pool.num_free:
+        if not running.has_room(seq, hits):
             return False
         self._queue.remove(seq)
         running.place(seq, hits)

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Seq
 from itertools import chain, islice
 from typing import Any
 
+from gllm.engine.in_flight import InFlight
 from gllm.engine.meter import Meter
 from gllm.engine.policies import Limits, Snapshot, Waiting
 from gllm.engine.queues import RunningSet, WaitingQueue
@@ -20,18 +21,13 @@ def take_snapshot(
     limits: Limits,
     queue: WaitingQueue,
     running: RunningSet,
-    in_flight: Seq[Work],
-    reached: int,
+    in_flight: InFlight,
     meter: Meter,
     *,
     kv_reserve: float,
     now: float | None,
 ) -> Snapshot:
-    """Return the snapshot that a policy reads.
-
-    reached: the number of micro-batches in flight, the first ones, that have reached the last stage; now: on the
-    scheduler's clock; None: the policy does not use time.
-    """
+    """Return the snapshot that a policy reads. now: on the scheduler's clock; None: the policy does not use time."""
     for seq in islice(queue, _LISTED):
         queue.estimate_hits(seq, running.pool)
     return Snapshot(
@@ -43,10 +39,10 @@ def take_snapshot(
         decode_context=running.decode_context,
         kv_free=running.pool.free_share,
         in_flight=len(in_flight),
-        decodes_in_flight=sum(work.decode_rows > 0 for work in in_flight[reached:]),
+        decodes_in_flight=sum(work.decode_rows > 0 for work in in_flight.works_before_last_stage),
         step_times=tuple(meter.step_times),
         kv_reserve=kv_reserve,
-        **({} if now is None else _predicted_times(queue, running, in_flight, meter, now)),
+        **({} if now is None else _predicted_times(queue, running, in_flight.works, meter, now)),
     )
 
 

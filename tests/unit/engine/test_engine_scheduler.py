@@ -409,7 +409,7 @@ def test_prefill_continues_when_the_only_decode_was_preempted() -> None:
     bench.scheduler._add_prefills(batch := BatchBuilder(bench.scheduler._running, 2), Budget(11, 0))
     assert len(batch.rows) == 1
     bench.scheduler._step += 1
-    bench.scheduler._in_flight.append(batch.micro_batch())
+    bench.scheduler._in_flight.batches.append(batch.micro_batch())
     bench.results.append(bench.worker.execute(batch.scheduler_output(0)))
     assert bench.pool.num_free == 0
     bench.answer()

@@ -194,7 +194,7 @@ class Trial:
         while (scheduled := self.scheduler.schedule()) is not None:
             assert scheduled.epoch == 3
             result = self.worker.execute(scheduled)
-            rows = self.scheduler._in_flight[-1].rows
+            rows = self.scheduler._in_flight.batches[-1].rows
             assert len(rows) == len(scheduled.slots)
             decodes = [seq for seq, slot in zip(rows, scheduled.slots, strict=True) if slot in self.worker.decode_slots]
             prefill = sum(scheduled.num_tokens) - len(decodes)
@@ -219,7 +219,7 @@ class Trial:
     def check_bound(self) -> None:
         """A micro-batch with decodes is within the bound on its time, or has no more than a floor of prefill."""
         scheduler = self.scheduler
-        cost, work = scheduler._meter.times.cost, scheduler._in_flight[-1].work
+        cost, work = scheduler._meter.times.cost, scheduler._in_flight.batches[-1].work
         if work.decode_rows:
             decodes = Work(0, work.decode_rows, 0.0, work.decode_context, work.decode_rows)
             room = prefill_room(scheduler._limits, cost.predict(decodes))
