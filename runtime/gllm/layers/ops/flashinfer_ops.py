@@ -1,4 +1,4 @@
-"""Dense operations on CUDA: cuBLAS products through torch, the rest through FlashInfer."""
+"""Dense operations on CUDA: products by cuBLAS through torch, for few rows by Triton kernels; the rest by FlashInfer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import flashinfer
 import torch
 
 from gllm.layers.ops.protocols import Activation
+from gllm_kernels.triton import skinny
 
 _GATES: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {"silu": flashinfer.activation.silu_and_mul}
 
@@ -20,6 +21,8 @@ class FlashInferOps:
         return weight
 
     def linear(self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        if bias is None and skinny.fits(x, weight):
+            return skinny.linear(x, weight)
         return torch.nn.functional.linear(x, weight, bias)
 
     def linear_f32(self, x: torch.Tensor, weight: Any, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -28,6 +31,8 @@ class FlashInferOps:
     def gated_linear(
         self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: Activation
     ) -> torch.Tensor:
+        if bias is None and skinny.fits(x, weight):
+            return skinny.gated_linear(x, weight)
         return self.gate(self.linear(x, weight, bias), activation)
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
