@@ -9,6 +9,6 @@ MOST_TOKENS = 2048
 
 
 def piece_sizes(max_tokens: int) -> list[int]:
-    """Return the numbers of tokens to capture: a step up to `max_tokens` or `MOST_TOKENS` is padded by 25 % at most."""
-    sizes = [8, 16, 24, *range(32, 128, 16), *range(128, 512, 32), *range(512, 1024, 64), *range(1024, 2049, 128)]
+    """Return the numbers of tokens to capture: from 128 tokens on, a step is padded by 12 % at most."""
+    sizes = [8, *range(16, 512, 16), *range(512, 1024, 32), *range(1024, 2049, 64)]
     return sizes[: bisect.bisect_left(sizes, min(max_tokens, MOST_TOKENS)) + 1]

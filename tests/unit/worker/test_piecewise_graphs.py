@@ -17,4 +17,4 @@ def test_every_step_up_to_the_largest_fits_a_size_that_is_little_larger(max_toke
     assert most <= sizes[-1] <= MOST_TOKENS
     for tokens in range(1, most + 1):
         padded = sizes[bisect.bisect_left(sizes, tokens)]
-        assert padded <= max(1.25 * tokens, tokens + 15)
+        assert padded <= max(1.125 * tokens, tokens + 15)

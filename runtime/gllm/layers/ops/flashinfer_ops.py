@@ -1,4 +1,4 @@
-"""Dense operations on CUDA: products by cuBLAS through torch, for few rows by Triton kernels; the rest by FlashInfer."""
+"""Dense operations on CUDA: products by cuBLAS through torch, or by Triton for few rows; the rest by FlashInfer."""
 
 from __future__ import annotations
 
