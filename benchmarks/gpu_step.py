@@ -1,21 +1,28 @@
 """Measure single steps on a GPU without the engine: the time of the device and the time of the host's launches.
 
-    python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--eager] [--profile FILE]
+    python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--layers N] [--eager] [--profile FILE]
+    torchrun --nproc-per-node 2 benchmarks/gpu_step.py benchmarks/shapes/qwen2.5-32b     # tensor parallel
 
 The program prints milliseconds per step on the device and on the host, for decode batches, prefill chunks, and steps
-with both. If the host's figure is larger, the device waits for the host.
+with both. If the host's figure is larger, the device waits for the host. With --profile it also prints the kernels of
+one layer in their order.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import sys
 import time
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
 from gllm.config import EngineConfig
 from gllm.models.families import load_model_config
+from gllm.parallel.world import leave_world
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Configure, NewSequence, SchedulerOutput
 from gllm.worker.build import WorkerBuilder
@@ -100,6 +107,17 @@ def _time(runner: ModelRunner, outputs: list[SchedulerOutput]) -> tuple[float, f
     return wall / len(outputs) * 1e3, host / len(outputs) * 1e3
 
 
+def _print_layer(profile: torch.profiler.profile) -> None:
+    """Print the kernels between two MLP activations near the end, with their time and the gap that follows."""
+    events = [event for event in profile.events() or [] if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [(event.name, event.time_range) for event in sorted(events, key=lambda event: event.time_range.start)]
+    gates = [index for index, (name, _) in enumerate(kernels) if "act_and_mul" in name or "_gated" in name]
+    first, last = gates[len(gates) * 7 // 8 - 1 : len(gates) * 7 // 8 + 1]
+    for (name, span), (_, following) in pairwise(kernels[first : last + 1]):
+        print(f"    {span.end - span.start:7.1f} us, then {following.start - span.end:5.1f}  {name[:80]}")
+    print(f"    {kernels[last][1].start - kernels[first][1].start:7.1f} us in all")
+
+
 def _weights_read(builder: WorkerBuilder, rows: int) -> float:
     """Return the bytes of weights that a decode step reads, with the experts that `rows` tokens hit at even routing."""
     model, total = builder.model_config, float(builder.model.weight_bytes)
@@ -114,11 +132,16 @@ def _weights_read(builder: WorkerBuilder, rows: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("--profile", help="write a Chrome trace of a few decode steps, then of a few mixed ones")
+    parser.add_argument("--layers", type=int, help="layers of the model, fewer than it has: a stage of a pipeline")
+    parser.add_argument("--profile", help="write a Chrome trace of a few mixed steps here")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs, as `gllm serve --enforce-eager`")
     options = parser.parse_args()
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  all ranks run the same steps, one reports
     config = EngineConfig(
         model=options.model,
+        tp=ranks,
         load_format="dummy",
         device="cuda",
         num_pages=30000,
@@ -127,7 +150,9 @@ def main() -> None:
         enforce_eager=options.eager,
     )
     started = time.perf_counter()
-    builder = WorkerBuilder(config, load_model_config(config.model), lambda done: None)
+    model_config = load_model_config(config.model)
+    model_config = replace(model_config, num_layers=options.layers or model_config.num_layers)
+    builder = WorkerBuilder(config, model_config, lambda done: None, rank)
     print(f"model ready in {time.perf_counter() - started:.1f} s, {builder.model.weight_bytes / 2**30:.1f} GiB")
     runner = builder.runner(Configure(num_pages=config.num_pages, max_model_len=config.max_model_len))
     print(f"warm in {time.perf_counter() - started:.1f} s")
@@ -151,13 +176,15 @@ def main() -> None:
         wall, host = _time(runner, mixed[2:])
         print(f"{f'decode {rows} + prefill {tokens}':>24} {wall:9.2f} {host:9.2f} {(rows + tokens) / wall * 1e3:9.0f}")
     if options.profile:
-        _register(runner, 256, CONTEXT)
-        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        for steps in (_decodes(256, 6), _mixed(256, 256)):
-            with torch.profiler.profile(activities=activities) as profile:
-                _time(runner, steps)
-            print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=60))
+        for rows in (1, 32, 192):
+            _register(runner, rows, CONTEXT)
+            for steps in (_decodes(rows, 4), _mixed(rows, 192)):
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                    _time(runner, steps)
+                print(f"a layer with {rows} decodes" + (" and a prompt of 192 tokens" if len(steps[0].new) else ""))
+                _print_layer(profile)
         profile.export_chrome_trace(options.profile)
+    leave_world()
 
 
 if __name__ == "__main__":
