@@ -15,9 +15,9 @@ import os
 import random
 import sys
 import time
-from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import torch
 
 from gllm.config import EngineConfig
@@ -151,7 +151,7 @@ def main() -> None:
     )
     started = time.perf_counter()
     model_config = load_model_config(config.model)
-    model_config = replace(model_config, num_layers=options.layers or model_config.num_layers)
+    model_config = msgspec.structs.replace(model_config, num_layers=options.layers or model_config.num_layers)
     builder = WorkerBuilder(config, model_config, lambda done: None, rank)
     print(f"model ready in {time.perf_counter() - started:.1f} s, {builder.model.weight_bytes / 2**30:.1f} GiB")
     runner = builder.runner(Configure(num_pages=config.num_pages, max_model_len=config.max_model_len))
