@@ -1,7 +1,7 @@
 """Measure single steps on a GPU without the engine: the time of the device and the time of the host's launches.
 
     python benchmarks/gpu_step.py benchmarks/shapes/qwen3-8b [--layers N] [--eager] [--profile FILE]
-    torchrun --nproc-per-node 2 benchmarks/gpu_step.py benchmarks/shapes/qwen2.5-32b     # tensor parallel
+    python benchmarks/gpu_step.py benchmarks/shapes/qwen2.5-32b --tp 2
 
 The program prints milliseconds per step on the device and on the host, for decode batches, prefill chunks, and steps
 with both. If the host's figure is larger, the device waits for the host. With --profile it also prints the kernels of
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import socket
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -129,19 +131,38 @@ def _weights_read(builder: WorkerBuilder, rows: int) -> float:
     return total - experts * missed
 
 
+def _start_ranks(count: int) -> None:
+    """Run this program once for each rank. All run the same steps, the first prints."""
+    address = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address["MASTER_PORT"] = str(server.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *sys.argv],
+            env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL if rank else None,
+        )
+        for rank in range(count)
+    ]
+    if any([process.wait() for process in processes]):
+        raise SystemExit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
+    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel ranks, one for each GPU")
     parser.add_argument("--layers", type=int, help="layers of the model, fewer than it has: a stage of a pipeline")
     parser.add_argument("--profile", help="write a Chrome trace of a few mixed steps here")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs, as `gllm serve --enforce-eager`")
     options = parser.parse_args()
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  all ranks run the same steps, one reports
+    if options.tp > 1 and "RANK" not in os.environ:
+        _start_ranks(options.tp)
+        return
+    rank = int(os.environ.get("RANK", "0"))
     config = EngineConfig(
         model=options.model,
-        tp=ranks,
+        tp=options.tp,
         load_format="dummy",
         device="cuda",
         num_pages=30000,
