@@ -144,7 +144,8 @@ def _start_ranks(count: int) -> None:
         )
         for rank in range(count)
     ]
-    if any([process.wait() for process in processes]):
+    codes = [process.wait() for process in processes]
+    if any(codes):
         raise SystemExit(1)
 
 
