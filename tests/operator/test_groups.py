@@ -9,6 +9,7 @@ import pytest
 from fixtures.kube_world import ready_masters
 from fixtures.operator_harness import SPEC, OperatorHarness
 from gllm_operator.kube.api import ApiError
+from gllm_operator.kube.failed_creates import FailedCreate
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -317,3 +318,33 @@ def test_without_the_right_to_label_pods_the_service_selects_all_masters() -> No
     harness.api.fail = forbid
     harness.run_pass()
     assert len(endpoints(harness)) == 1
+
+
+def test_no_secret_is_in_an_environment_and_a_missing_one_is_told() -> None:
+    source = {"source": "hf://org/name", "tokenSecretRef": {"name": "hub", "key": "token"}}
+    server = {"apiKeySecretRef": {"name": "clients", "key": "key"}}
+    harness = OperatorHarness(spec(model=source, server=server))
+    harness.run_until_quiet()
+    for one in harness.sets() + harness.sets("slave"):
+        pod = one["spec"]["template"]["spec"]
+        master = one["metadata"]["labels"]["gllm.dev/role"] == "master"
+        containers = [*pod["containers"], *pod["initContainers"]]
+        assert not any("secretKeyRef" in str(container) for container in containers)
+        mounted = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+        assert mounted == {"smol-keys", "hub"} | ({"clients"} if master else set())
+        served = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert "hub-token" not in served, "only the download has the hub's token"
+    # The operator may not read Secrets: an event tells it that the one with the keys is gone.
+    (secret,) = harness.api.of_kind("Secret")
+    harness.api.drop(secret)
+    (slave,) = [one for one in harness.api.of_kind("Pod") if "-s-" in one["metadata"]["name"]]
+    waiting = [{"name": "gllm", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]
+    harness.api.edit(slave, lambda one: one.update(status={"phase": "Pending", "containerStatuses": waiting}))
+    uid = slave["metadata"]["uid"]
+    failed = FailedCreate(harness.now, 'MountVolume.SetUp failed for volume "link-keys" : secret "smol-keys" not found')
+    harness.reconciler.dependencies.failed_create = lambda one: failed if one == uid else None
+    harness.run_pass()
+    failure = harness.status.groups[0].last_failure
+    assert failure is not None
+    assert (failure.reason, failure.rank) == ("FailedMount", 1)
+    assert harness.api.of_kind("Secret")

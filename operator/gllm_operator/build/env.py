@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from gllm_operator.build.probes import DRAIN_DELAY_SECONDS
-from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name, keys_name
+from gllm_operator.build.secret_files import secret_files
+from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name
 from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
 
 Env = list[dict[str, Any]]
 
-KEYS_VARIABLE = "GLLM_KEYS"
 DRAIN_DELAY_VARIABLE = "GLLM_DRAIN_DELAY"
-KEYS_KEY = "keys"
-"""The key within the Secret."""
 
 _RESERVED = frozenset(
     {
@@ -38,6 +36,7 @@ _RESERVED = frozenset(
         "GLLM_TP",
         "GLLM_EP",
         "GLLM_API_KEY",
+        "GLLM_API_KEY_FILE",
         "GLLM_GROUP",
         "GLLM_REVISION",
         "GLLM_JOIN_TIMEOUT",
@@ -82,10 +81,7 @@ def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group:
         _value("GLLM_HEARTBEAT_TIMEOUT", source.probes.heartbeat_timeout_seconds),
         _value(DRAIN_DELAY_VARIABLE, DRAIN_DELAY_SECONDS),
     ]
-    if several:
-        env.append(_secret(KEYS_VARIABLE, keys_name(owner.name), KEYS_KEY))
-    if source.api_key and role == "master":
-        env.append(_secret("GLLM_API_KEY", source.api_key["name"], source.api_key["key"]))
+    env += [one.env for one in secret_files(owner, source, shape, role)]
     return env + _network_env(source)
 
 
@@ -116,7 +112,3 @@ def _value(name: str, value: object) -> dict[str, Any]:
 
 def _field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
-
-
-def _secret(name: str, secret: str, key: str) -> dict[str, Any]:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

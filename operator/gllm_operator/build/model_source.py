@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gllm_operator.api.model import Model
+from gllm_operator.build.secret_files import hub_token
 
 FOLDER = "/models"
 
@@ -21,6 +22,8 @@ class ModelFiles:
     download: tuple[str, ...] = ()
     """Arguments of `gllm` in an init container; empty: there is nothing to download."""
     download_env: tuple[dict[str, Any], ...] = ()
+    download_mounts: tuple[dict[str, Any], ...] = ()
+    """Further mounts of this init container."""
 
 
 def model_files(model: Model) -> ModelFiles:
@@ -68,17 +71,16 @@ def _hub(model: Model, rest: str) -> ModelFiles:
     if model.cache_claim is not None:
         volume = {"persistentVolumeClaim": {"claimName": model.cache_claim}}
     token = model.token_secret_ref
-    env: tuple[dict[str, Any], ...] = ()
-    if token is not None:
-        env = ({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}},)
+    files = () if token is None else (hub_token(token),)
     revision = ("--revision", model.revision) if model.revision else ()
     return ModelFiles(
         folder,
         _last(rest),
-        ({"name": "models", **volume},),
+        ({"name": "models", **volume}, *(one.volume for one in files)),
         ({"name": "models", "mountPath": FOLDER},),
         ("fetch", model.source, folder, *revision),
-        env,
+        tuple(one.env for one in files),
+        tuple(one.mount for one in files),
     )
 
 

@@ -9,6 +9,7 @@ from gllm_operator.build.env import container_env
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.probes import probes, termination_grace
+from gllm_operator.build.secret_files import secret_files
 from gllm_operator.names import GROUP_NAME, SERVING, GroupId, Owner, group_labels, masters_selector
 from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
@@ -49,6 +50,7 @@ def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gro
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
             {"name": "tmp", "emptyDir": {}},
             *files.volumes,
+            *(one.volume for one in secret_files(owner, source, shape, role)),
         ],
         "tolerations": _tolerations(source),
         "topologySpreadConstraints": _spread(owner, group, role),
@@ -71,6 +73,7 @@ def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gr
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
             *files.mounts,
+            *(one.mount for one in secret_files(owner, source, shape, role)),
         ],
         # The termination message has the last lines of the log, which contain the error.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -87,7 +90,7 @@ def _download(source: PodSource) -> dict[str, Any]:
         "args": list(files.download),
         "env": [{"name": "HOME", "value": "/tmp"}, *files.download_env],
         "securityContext": _security(source) | {"capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *files.mounts],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *files.mounts, *files.download_mounts],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 

@@ -9,11 +9,11 @@ from typing import Any
 from gllm_operator.api.availability import Disruption
 from gllm_operator.api.server import Server
 from gllm_operator.api.spec import LLMDeploymentSpec
-from gllm_operator.build.env import KEYS_KEY
 from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.route import route_objects
+from gllm_operator.build.secret_files import KEYS_KEY
 from gllm_operator.names import DEPLOYMENT, SERVING, Owner, headless_name, keys_name, masters_selector, metadata
 
 

@@ -88,7 +88,7 @@ def observe(
         sets=tuple(
             filter(None, (observed_set(one, failed_create) for one in controlled if one["kind"] == "StatefulSet"))
         ),
-        pods=tuple(filter(None, (observed_pod(one) for one in pods))),
+        pods=tuple(filter(None, (observed_pod(one, failed_create) for one in pods))),
         revisions=tuple(observed_revision(one) for one in controlled if one["kind"] == "ControllerRevision"),
         owned={
             ref_of(one): owned_object_of(one, owner)
@@ -199,7 +199,9 @@ def observed_revision(found: Object) -> ObservedRevision:
     return ObservedRevision(revision, found.get("revision", 0), rendering, ref_of(found), metadata["uid"])
 
 
-def observed_pod(found: Object) -> ObservedPod | None:
+def observed_pod(
+    found: Object, failed_mount: Callable[[str], FailedCreate | None] = lambda uid: None
+) -> ObservedPod | None:
     group = group_of(found)
     labels = found["metadata"].get("labels") or {}
     if group is None:
@@ -231,8 +233,15 @@ def observed_pod(found: Object) -> ObservedPod | None:
         and disruption.get("status") == "True"
         and disruption.get("reason") == "DeletionByTaintManager",
         restarts=sum(one.get("restartCount", 0) for one in statuses if one["name"] == CONTAINER),
-        failure=_failure(status, conditions, statuses, created),
+        failure=_failure(status, conditions, statuses, created)
+        or _mount_failure(statuses, failed_mount(metadata["uid"])),
     )
+
+
+def _mount_failure(statuses: list[Object], failed: FailedCreate | None) -> PodFailure | None:
+    """Why a volume cannot be mounted, while no container has started."""
+    waits = all("waiting" in (one.get("state") or {}) for one in statuses)
+    return PodFailure(failed.time, "FailedMount", None, failed.message) if failed is not None and waits else None
 
 
 def _failure(

@@ -208,7 +208,7 @@ class Reconciler:
     async def _plan(self, key: ObjectKey, state: _DeploymentState) -> tuple[Plan, Owner]:
         dependencies, memory = self.dependencies, state.memory
         objects = list(self._cache.of(key))
-        if memory.keys_known and _keys_are_missing(objects, key.name):
+        if memory.keys_known and _keys_are_missing(objects, key.name, dependencies.failed_create):
             memory.keys_known = False
         source = str(((state.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
         observed = observe(
@@ -267,11 +267,8 @@ def _masters(objects: list[Object], groups: tuple[str, ...]) -> dict[str, tuple[
     return found
 
 
-def _keys_are_missing(objects: list[Object], name: str) -> bool:
-    """Whether a container cannot start because the Secret with the keys is gone. The operator may not read Secrets."""
-    for one in objects:
-        for status in (one.get("status") or {}).get("containerStatuses") or []:
-            waiting = (status.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") == "CreateContainerConfigError" and keys_name(name) in waiting.get("message", ""):
-                return True
-    return False
+def _keys_are_missing(objects: list[Object], name: str, failed_mount: Callable[[str], FailedCreate | None]) -> bool:
+    """Whether a pod cannot start because the Secret with the keys is gone. The operator may not read Secrets."""
+    pods = [one for one in objects if one["kind"] == "Pod" and not (one.get("status") or {}).get("podIP")]
+    failures = [failed_mount(one["metadata"]["uid"]) for one in pods]
+    return any(one is not None and f'"{keys_name(name)}" not found' in one.message for one in failures)

@@ -1,4 +1,5 @@
-"""Why StatefulSets could not create their pods: a quota, a policy, a missing ServiceAccount. Only events say it."""
+"""Failures that only events tell: why a StatefulSet could not create its pods (a quota, a policy, a missing
+ServiceAccount), and why a volume of a pod could not be mounted (a missing Secret or claim)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from gllm_operator.objects import Object, ObjectKey, seconds_of
 _log = logging.getLogger(__name__)
 
 FIELDS = "involvedObject.kind=StatefulSet,reason=FailedCreate"
+MOUNT_FIELDS = "involvedObject.kind=Pod,reason=FailedMount"
 _LONGEST_DELAY = 60.0
 
 
@@ -27,16 +29,19 @@ class FailedCreate:
 class FailedCreates:
     """Watches the events. `run` until cancelled; nothing waits for it, since an operator may lack the right."""
 
-    def __init__(self, api: Api, on_change: Callable[[ObjectKey], None], namespaces: Sequence[str]) -> None:
+    def __init__(
+        self, api: Api, on_change: Callable[[ObjectKey], None], namespaces: Sequence[str], fields: str = FIELDS
+    ) -> None:
         self._api = api
         self._on_change = on_change
+        self._fields = fields
         self._namespaces = namespaces
         """Empty: all."""
         self._found: dict[str, dict[str, FailedCreate]] = {}
-        """By the uid of the StatefulSet and the name of the event."""
+        """By the uid of the object and the name of the event."""
 
     def of(self, uid: str) -> FailedCreate | None:
-        """The last failure of the StatefulSet with this uid."""
+        """The last failure of the object with this uid."""
         return max(self._found.get(uid, {}).values(), key=lambda one: one.time, default=None)
 
     async def run(self) -> None:
@@ -47,12 +52,12 @@ class FailedCreates:
         delay = 1.0
         while True:
             try:
-                items, version = await self._api.list("v1", "Event", namespace, fields=FIELDS)
+                items, version = await self._api.list("v1", "Event", namespace, fields=self._fields)
                 for item in items:
                     self._put(item)
                 delay = 1.0
                 while True:
-                    async for type, event in self._api.watch("v1", "Event", namespace, "", version, FIELDS):
+                    async for type, event in self._api.watch("v1", "Event", namespace, "", version, self._fields):
                         version = event["metadata"]["resourceVersion"]
                         if type == "DELETED":
                             self._remove(event)
@@ -82,5 +87,8 @@ class FailedCreates:
 
 
 def _deployment_of(event: Object) -> ObjectKey | None:
-    parsed = parse_set_name(event["involvedObject"].get("name", ""))
+    name = event["involvedObject"].get("name", "")
+    if event["involvedObject"].get("kind") == "Pod":
+        name = name.rpartition("-")[0]
+    parsed = parse_set_name(name)
     return None if parsed is None else ObjectKey(event["involvedObject"]["namespace"], parsed[0])

@@ -88,6 +88,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
         value = _value(variable, pod, secrets)
         if value is not None:
             env[variable["name"]] = value
+    _inline_secrets(env, container, pod["spec"], secrets)
     # Pods have no DNS names here, so the master's address replaces its name.
     env["MASTER_ADDR"] = loopback(0)
     env[DRAIN_DELAY_VARIABLE] = "0"  # No load balancer has to notice the drain.
@@ -118,6 +119,22 @@ def _value(variable: Manifest, pod: Manifest, secrets: Mapping[str, Mapping[str,
         return str(pod["metadata"]["labels"].get(path[len("metadata.labels['") : -2], ""))
     part, _, field = path.partition(".")
     return str(pod.get(part, {}).get(field, ""))
+
+
+def _inline_secrets(
+    env: dict[str, str], container: Manifest, spec: Manifest, secrets: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Variables X_FILE with the path of a Secret's file become X with the text, as there are no such mounts here.
+    Those of a Secret that only a cluster has are left out."""
+    volumes = {one["name"]: one["secret"] for one in spec.get("volumes", []) if "secret" in one}
+    for mount in container.get("volumeMounts", []):
+        for item in volumes.get(mount["name"], {}).get("items", []):
+            path = f"{mount['mountPath']}/{item['path']}"
+            for name in [one for one, value in env.items() if value == path]:
+                del env[name]
+                text = secrets.get(volumes[mount["name"]]["secretName"], {}).get(item["key"])
+                if text is not None:
+                    env[name.removesuffix("_FILE")] = text
 
 
 def _data(secret: Manifest) -> dict[str, str]:

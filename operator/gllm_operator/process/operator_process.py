@@ -15,7 +15,7 @@ from gllm_operator.kube.api import ApiError
 from gllm_operator.kube.cache import WATCHED, Cache
 from gllm_operator.kube.client import ApiClient
 from gllm_operator.kube.elect import Elector
-from gllm_operator.kube.failed_creates import FailedCreates
+from gllm_operator.kube.failed_creates import MOUNT_FIELDS, FailedCreates
 from gllm_operator.kube.informer import Informer
 from gllm_operator.kube.login import login
 from gllm_operator.process.handlers import watch_deployments
@@ -108,11 +108,12 @@ async def _reconcile(
     apis = await _optional_apis(api)
     cache = Cache(lambda deployment: reconciler.wake(deployment))
     failures = FailedCreates(api, lambda deployment: reconciler.wake(deployment), settings.namespaces)
+    mounts = FailedCreates(api, lambda deployment: reconciler.wake(deployment), settings.namespaces, MOUNT_FIELDS)
     reconciler = Reconciler(
         api,
         cache,
         Dependencies(
-            failed_create=failures.of,
+            failed_create=lambda uid: failures.of(uid) or mounts.of(uid),
             read_model=ModelReader(),
             default_image=settings.default_image,
             operator=settings.name,
@@ -126,6 +127,7 @@ async def _reconcile(
     informers += [Informer(api, cache, *kind, namespaces=settings.namespaces) for kind in kinds]
     tasks = [asyncio.create_task(informer.run(), name=informer.kind) for informer in informers]
     tasks.append(asyncio.create_task(failures.run(), name="failed creates"))
+    tasks.append(asyncio.create_task(mounts.run(), name="failed mounts"))
     try:
         # No deployment is planned before all lists are in: objects that were not listed yet would be written again.
         synced = asyncio.create_task(_all_synced(informers))

@@ -202,6 +202,19 @@ def test_an_empty_key_is_refused(model: str) -> None:
         parse(model, env={"GLLM_API_KEY": "secret\n"})
 
 
+def test_the_key_may_be_in_a_file(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    environment = {"GLLM_API_KEY_FILE": str(file)}
+    with pytest.raises(AssertionError, match=r"GLLM_API_KEY_FILE: .* cannot be read: "):
+        parse(model, env=environment)
+    file.write_text("\n")
+    with pytest.raises(AssertionError, match="the key is empty"):
+        parse(model, env=environment)
+    file.write_text("secret\n")
+    assert parse(model, env=environment).gateway.api_key == "secret"
+    assert parse(model, "--api-key", "other", env=environment).gateway.api_key == "other"
+
+
 @pytest.mark.parametrize("host", ["300.1.1.1", "no.such.invalid", "a" * 70 + ".b", ".", "a..b"])
 def test_an_invalid_host_is_named_in_the_error(host: str) -> None:
     with pytest.raises(OSError, match=f"^--host {re.escape(host)} is not an address of this machine: "):

@@ -100,6 +100,13 @@ def check_api_key(context: typer.Context, parameter: typer.CallbackParam, value:
     """Refuse an empty key, which would allow every request, and one that a header cannot carry."""
     source = context.get_parameter_source(str(parameter.name))
     given = source is not None and source.name != "DEFAULT"
+    path = os.environ.get("GLLM_API_KEY_FILE", "")
+    if path and not given:
+        try:
+            value = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(f"GLLM_API_KEY_FILE: {path} cannot be read: {error}") from None
+        given = True
     if not value.strip() and (given or "GLLM_API_KEY" in os.environ):
         raise typer.BadParameter("the key is empty: give one, or leave out --api-key and unset GLLM_API_KEY")
     if any(character.isspace() or not character.isprintable() for character in value):
