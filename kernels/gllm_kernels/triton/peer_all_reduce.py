@@ -2,8 +2,9 @@
 
 A rank has parts of its memory for values from the others. A place is empty while it holds minus zero, so a value
 announces itself: there are no flags, and the order of writes does not matter (TensorRT-LLM calls this a Lamport
-buffer). A reader empties what it has read. Two halves take turns. When a rank writes into a half again, it has a result
-of the call between, to which all ranks contributed: they have begun that call, so they have emptied the half before.
+buffer). A reader empties what it has read. Calls use the two halves of the memory in turn, so a rank writes into a half
+again two calls later. By then it has the result of the call in between. All ranks contributed to that result, so all
+have begun that call, and had emptied the half in the one before.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A stage link over peer memory: the sender's copy engine fills a ring on the receiver's GPU.
 
-Streams wait for two counters: the receiver's for messages that `arrived`, the sender's, if the ring is full, for
-messages that were `consumed`. A waiting stream holds no multiprocessor. NCCL's transfers are kernels, which spin while
-the other end computes, and slow down the products beside them.
+Each end has a counter that the other one sets. The receiver's stream waits until enough messages have `arrived`; if the
+ring is full, the sender's stream waits until enough were `consumed`. A waiting stream holds no multiprocessor. NCCL's
+transfers are kernels, which spin while the other end computes, and slow down the products beside them.
 """
 
 from __future__ import annotations

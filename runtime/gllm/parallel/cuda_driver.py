@@ -118,5 +118,8 @@ class CudaDriver:
         self._call("cuStreamWriteValue32_v2", stream.cuda_stream, address, value & 0xFFFFFFFF, 0)
 
     def wait_for_flag(self, address: int, value: int, stream: torch.cuda.Stream) -> None:
-        """Let the stream's later work wait until the flag has reached `value`, in 32-bit arithmetic that wraps."""
+        """Let the stream's later work wait until the flag has reached `value`, in 32-bit arithmetic that wraps.
+
+        No flush is asked for, as in NCCL's collectives by copy engines: another GPU's flag follows the data it wrote.
+        """
         self._call("cuStreamWaitValue32_v2", stream.cuda_stream, address, value & 0xFFFFFFFF, 0)

@@ -205,10 +205,11 @@ class WorkerBuilder:
             return []
         max_pages = -(-configure.max_model_len // config.page_size)
         attention = cast(GraphAttention, self.attention)
-        return [
-            CudaGraphs(self.model, attention, config.max_num_seqs, max_pages, dtype),
-            PiecewiseGraphs(self.model, attention, self._max_tokens, dtype),
-        ]
+        with memory.room_for_graphs():
+            return [
+                CudaGraphs(self.model, attention, config.max_num_seqs, max_pages, dtype),
+                PiecewiseGraphs(self.model, attention, self._max_tokens, dtype),
+            ]
 
 
 def _warm_up(runner: ModelRunner, configure: Configure, config: EngineConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def kv_pages(
             f"--gpu-memory-utilization, or use a smaller model"
         )
     return int(pages)
+
+
+@contextmanager
+def room_for_graphs() -> Iterator[None]:
+    """Say what to do if the device has no memory left for captured graphs, which are not part of the KV budget.
+
+    Raises RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's OutOfMemoryError is one; the driver's own lack of memory has no class
+        if "out of memory" not in str(error):
+            raise
+        raise RuntimeError(
+            "no memory is left for CUDA graphs; lower --gpu-memory-utilization or --kv-cache-memory, or set "
+            f"--enforce-eager ({error})"
+        ) from error
 
 
 def free_host_bytes(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = _CGROUPS) -> int:

@@ -151,3 +151,13 @@ def test_graph_sizes_cover_every_batch_up_to_their_last(most: int) -> None:
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == min(most, 512)
     assert sizes[0] == 1
+
+
+def test_a_lack_of_memory_for_graphs_names_the_flags() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"lower --gpu-memory-utilization .* --enforce-eager"),
+        memory.room_for_graphs(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(RuntimeError, match=r"^an illegal address$"), memory.room_for_graphs():
+        raise RuntimeError("an illegal address")
