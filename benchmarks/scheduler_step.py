@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--pp", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, which excludes other processes")
-    parser.add_argument("--policy", choices=POLICY_NAMES, default="token_throttling")
+    parser.add_argument("--policy", choices=POLICY_NAMES, default="balanced")
     arguments = parser.parse_args()
     clock = time.thread_time if arguments.cpu_time else time.perf_counter
     freeze_gc()

@@ -55,7 +55,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_seqs: int = 256
     enable_prefix_caching: bool = True
 
-    policy: PolicyName = "token_throttling"
+    policy: PolicyName = "balanced"
     max_prefill_tokens: int = 2048
     """#MaxP: maximum of prefill tokens in a micro-batch (for chunked_prefill and decode_cap: of all tokens)."""
     min_prefill_tokens: int = 32

@@ -134,7 +134,7 @@ def test_a_revision_depends_only_on_fields_that_change_pods() -> None:
         {"rollout": {"paused": True}},
         {"server": {"servicePort": 81}},
         {"suspend": True},
-        {"engine": {"policy": "token_throttling"}},
+        {"engine": {"policy": "balanced"}},
     ]
     other: list[dict[str, Any]] = [
         {"image": "gllm:2"},

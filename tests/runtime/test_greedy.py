@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.inprocess import InProcessEngine, greedy, shuffled
 from fixtures.tiny_models import VARIANTS, greedy_reference, random_prompts, write_hf
+from gllm.config import POLICY_NAMES
 from gllm_kernels import cpu
 
 BACKENDS = ["reference", *(["native"] if cpu.available() else [])]
@@ -63,7 +64,7 @@ def test_prefix_hits(expected: dict, variant: str, backend: str) -> None:
     assert [a.token_ids for a in engine.generate(continued, greedy(1))] == [[answer[-1]] for answer in answers]
 
 
-@pytest.mark.parametrize("policy", ["token_throttling", "chunked_prefill", "decode_cap", "no_wt", "no_ut"])
+@pytest.mark.parametrize("policy", POLICY_NAMES)
 def test_every_policy(expected: dict, policy: str) -> None:
     folder, prompts, answers = expected["llama"]
     engine = InProcessEngine(folder, dtype="float32", policy=policy, max_prefill_tokens=40, max_num_seqs=4)

@@ -14,7 +14,7 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Engine(ApiObject, frozen=True, kw_only=True):
-    policy: PolicyName = "token_throttling"
+    policy: PolicyName = "balanced"
     """The scheduling policy. It decides how many prefill and decode tokens a micro-batch has."""
     max_num_seqs: Annotated[int, Meta(ge=1, le=65536)] | None = None
     """The maximum number of sequences that run at once. Defaults to that of `gllm serve`."""

@@ -188,7 +188,7 @@ def simulate(
 
 
 def _policies(names: Sequence[str] | None) -> list[PolicyName]:
-    asked = list(names or ["token_throttling"])
+    asked = list(names or ["balanced"])
     chosen = [name for name in POLICY_NAMES if asked == ["all"] or name in asked]
     unknown = set(asked) - set(POLICY_NAMES) - {"all"}
     if unknown or not chosen:
