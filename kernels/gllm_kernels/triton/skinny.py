@@ -32,6 +32,7 @@ def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and outputs % (2 * _OUTPUTS) == 0
         and inputs % _INPUTS == 0
         and x.is_contiguous()
+        and weight.is_contiguous()
         and x.dtype.itemsize == 2
     )
 
@@ -76,7 +77,10 @@ def _rows_and_stages(n: int) -> tuple[int, int]:
 
 @cache
 def _workspace(size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return memory for `size` partial sums and zeroed counters. Steps share it: they run one after the other."""
+    """Return memory for `size` partial sums and zeroed counters. Steps share it: they run one after the other.
+
+    The first call must be eager: a capture would keep the zeros for its own replays. (Captures warm up eagerly.)
+    """
     counters = torch.zeros(_PROGRAMS, dtype=torch.int32, device=device)
     return torch.empty(size, dtype=torch.float32, device=device), counters
 

@@ -31,7 +31,7 @@ class FlashInferOps:
     def gated_linear(
         self, x: torch.Tensor, weight: Any, bias: torch.Tensor | None, activation: Activation
     ) -> torch.Tensor:
-        if bias is None and skinny.fits(x, weight):
+        if bias is None and activation == "silu" and skinny.fits(x, weight):
             return skinny.gated_linear(x, weight)
         return self.gate(self.linear(x, weight, bias), activation)
 
