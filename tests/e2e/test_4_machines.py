@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 
-from e2e.kube import Kube
+from e2e.kube import Kube, is_ready
 from e2e.steps import nothing_lost, serving, under_load
 
 pytestmark = pytest.mark.timing
@@ -52,6 +53,34 @@ def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
     assert load.report.differing == 0, load.report.line()
     ours = [one for one in load.report.failures if one.began or not resumed - 12 < one.sent_at < resumed + 20]
     assert not ours, ours
+
+
+def test_a_drained_node_never_takes_two_groups(kube: Kube) -> None:
+    """Pods of both groups are on the node; one group serves at each moment."""
+    serving(kube, 2)
+    node = kube.pods(role="master")[0]["spec"]["nodeName"]
+    least = [2]
+
+    def drained() -> bool:
+        ready = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in kube.pods(role="master"))
+        whole = kube.status()["readyReplicas"]
+        least.append(min(ready, whole))
+        return not any(pod["spec"].get("nodeName") == node for pod in kube.pods())
+
+    selector = ("--pod-selector=gllm.dev/deployment=smol", "--delete-emptydir-data", "--timeout=1s")
+    with under_load(kube, f"kubectl drain {node}, 2 groups") as load:
+        try:
+            deadline = time.monotonic() + 240
+            while not drained():
+                assert time.monotonic() < deadline, kube.describe()
+                with contextlib.suppress(RuntimeError):  # It has not ended within a second.
+                    kube.kubectl("drain", node, "--ignore-daemonsets", *selector)
+        finally:
+            kube.kubectl("uncordon", node)
+        load.wait_for(load.streams)
+        kube.wait_complete(2)
+    assert min(least) >= 1, least
+    nothing_lost(load.report)
 
 
 def test_a_node_is_disconnected(kube: Kube) -> None:

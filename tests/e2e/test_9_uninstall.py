@@ -31,6 +31,44 @@ def uninstall(kube: Kube) -> None:
     print(f"\n  helm uninstall: {time.monotonic() - began:.0f} s", flush=True)
 
 
+def test_a_rendered_chart_deletes_nothing(kube: Kube) -> None:
+    """Hooks that are applied like other objects: the Job runs, and finds that helm uninstalls nothing."""
+    serving(kube)
+    repository, _, tag = kube.cluster.operator.rpartition(":")
+    values = ("--set", f"image.repository={repository},image.tag={tag}", "--kube-version", "1.34.0")
+    text = kube.helm("template", "gllm", "charts/gllm", "-n", NAMESPACE, *values)
+    hooks = [one for one in yaml.safe_load_all(text) if one and "-uninstall" in one["metadata"]["name"]]
+    assert "Job" in {one["kind"] for one in hooks}
+    for one in hooks:
+        kube.apply(one)
+    kube.kubectl("wait", "--for=condition=complete", "job/gllm-uninstall", "-n", NAMESPACE, "--timeout=60s", seconds=90)
+    assert "does nothing" in kube.kubectl("logs", "job/gllm-uninstall", "-n", NAMESPACE)
+    assert "deletionTimestamp" not in kube.get("llm", "smol")["metadata"]
+    assert kube.complete(1)
+    for one in hooks:
+        namespace = ("-n", one["metadata"]["namespace"]) if "namespace" in one["metadata"] else ()
+        kube.kubectl("delete", one["kind"], one["metadata"]["name"], *namespace)
+
+
+def test_a_second_release_stands_back_and_takes_nothing_along(kube: Kube) -> None:
+    serving(kube)
+    repository, _, tag = kube.cluster.operator.rpartition(":")
+    values = f"image.repository={repository},image.tag={tag},crds.install=false,watchNamespaces={{default}}"
+    release = ("gllm", "-n", "second")
+    kube.helm("install", release[0], "charts/gllm", *release[1:], "--create-namespace", "--set", values, "--wait")
+
+    def stands_back() -> bool:
+        return any(one["reason"] == "StandsBack" for one in kube.events())
+
+    until("the second operator stands back", stands_back, 60, kube.describe)
+    assert kube.status()["operator"] == f"{NAMESPACE}/gllm"
+    before = [group["name"] for group in kube.status()["groups"]]
+    kube.helm("uninstall", *release, "--wait", "--timeout", "2m")
+    kube.kubectl("delete", "namespace", "second", "--wait=false")
+    assert kube.get("crd", CRD)
+    assert [group["name"] for group in kube.wait_complete(1)["groups"]] == before
+
+
 def test_uninstall_leaves_nothing(kube: Kube) -> None:
     serving(kube)
     uninstall(kube)
