@@ -234,15 +234,24 @@ def test_a_failed_rollout_of_a_newer_operator_returns_to_what_ran(monkeypatch: p
     assert good["metadata"]["name"] in (first["metadata"]["name"], second["metadata"]["name"])
 
 
-def test_revisions_of_an_operator_that_stored_no_rendering_still_work() -> None:
+def test_groups_of_an_operator_that_stored_no_rendering_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its revisions are plain sources. They can be read, to roll back to them, but not rendered for running groups."""
     harness = OperatorHarness()
     harness.run_until_quiet()
     (revision,) = harness.api.of_kind("ControllerRevision")
     harness.api.edit(revision, lambda one: one.update(data=one["data"]["source"]))
-    before = harness.status.groups[0].name
+    old = harness.sets()[0] | {"metadata": harness.sets()[0]["metadata"]}
+    monkeypatch.setattr("gllm_operator.build.probes._LIVENESS_PERIOD", 7)
     harness.start_operator()
+    harness.run_pass()
+    assert harness.condition("Progressing") == ("True", "RollingOut")
+    assert old in harness.sets()
+    harness.world.bad_revisions.add(harness.status.update_revision)
     harness.run_until_quiet()
-    assert [group.name for group in harness.status.groups] == [before]
+    harness.now += 3000
+    harness.run_until_quiet()
+    assert harness.condition("RolledBack") == ("True", "RolledBack")
+    assert harness.sets() == [old]
 
 
 def endpoints(harness: OperatorHarness) -> set[str]:

@@ -63,14 +63,11 @@ def to_delete(observed: Observed, desired: Iterable[Manifest]) -> list[Delete]:
 def desired_sets(
     observed: Observed, groups: Iterable[Group], created: Iterable[GroupId], renderings: Mapping[str, Rendering]
 ) -> list[Manifest]:
-    """StatefulSets of the groups that stay and of new groups. Sets of a revision that cannot be read are left alone."""
-    ids = [group.id for group in groups] + list(created)
-    return [
-        manifest
-        for id in ids
-        if id.revision in renderings
-        for manifest in renderings[id.revision].sets_of(observed.owner, id)
-    ]
+    """StatefulSets of the groups that stay and of new groups. Those of existing groups are left alone if their revision
+    cannot be read, or an earlier version did not store what it rendered: rendered again, they might differ."""
+    ids = [group.id for group in groups if group.id.revision in renderings and renderings[group.id.revision].sets]
+    ids += [id for id in created if id.revision in renderings]
+    return [manifest for id in ids for manifest in renderings[id.revision].sets_of(observed.owner, id)]
 
 
 def desired_revisions(observed: Observed, renderings: Mapping[str, Rendering], kept: Sequence[str]) -> list[Manifest]:
