@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 FIELDS = "involvedObject.kind=StatefulSet,reason=FailedCreate"
 MOUNT_FIELDS = "involvedObject.kind=Pod,reason=FailedMount"
 _LONGEST_DELAY = 60.0
+_MOST_OBJECTS = 2000
+"""Objects that are remembered; the oldest are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class FailedCreates:
         seconds = seconds_of(event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp"))
         found = self._found.setdefault(event["involvedObject"].get("uid", ""), {})
         found[event["metadata"]["name"]] = FailedCreate(seconds or 0.0, event.get("message", ""))
+        while len(self._found) > _MOST_OBJECTS:  # A watch that breaks misses the end of events.
+            self._found.pop(next(iter(self._found)))
         self._on_change(deployment)
 
     def _remove(self, event: Object) -> None:
