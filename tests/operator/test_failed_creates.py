@@ -1,4 +1,4 @@
-"""Events of StatefulSets that cannot create pods: found, updated and forgotten, also by an operator without the right."""
+"""Events of StatefulSets that cannot create pods: found, updated, forgotten, also without the right to read them."""
 
 from __future__ import annotations
 
