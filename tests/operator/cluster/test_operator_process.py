@@ -111,6 +111,36 @@ def test_one_of_two_operators_leads(operators: Operators, play: Play) -> None:
     play(work)
 
 
+def test_a_second_operator_stands_back_until_it_is_asked(operators: Operators, play: Play) -> None:
+    """Two releases over one namespace, each with its own Lease and another default image."""
+
+    async def work(on: Stage) -> None:
+        operators.start(**{"lease-name": "one"})
+        await on.make()
+        await on.until(ready(1))
+        operators.start(**{"lease-name": "two", "default-image": "other:1"})
+
+        async def told() -> list[str]:
+            events, _ = await on.api.list("v1", "Event", on.namespace)
+            return [one["message"] for one in events if one["reason"] == "StandsBack"]
+
+        async with asyncio.timeout(20):
+            while not await told():
+                await asyncio.sleep(0.1)
+        before = await on.versions()
+        await asyncio.sleep(2)
+        assert await on.versions() == before
+        assert len(await told()) == 1
+        mark = f"{on.namespace}/two"
+        body = {"metadata": {"annotations": {"gllm.dev/operator": mark}}}
+        await on.api.patch("gllm.dev/v1alpha1", "LLMDeployment", on.namespace, "smol", body)
+        await on.until(lambda status: status.get("operator") == mark and ready(1)(status))
+        await on.edit(image="gllm:2")
+        await on.until(ready(1))
+
+    play(work)
+
+
 def test_a_failed_revision_is_rolled_back(operators: Operators, play: Play) -> None:
     async def work(on: Stage) -> None:
         operators.start()
