@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 from gllm.config import Config
 from gllm.logs import setup_logging
@@ -14,6 +15,9 @@ from gllm.supervisor.stacks import show_stacks_on_signal
 from gllm.wire.messages import WorkerFailed
 
 logger = logging.getLogger("gllm.worker")
+
+_CAUSE_SECONDS = 1.0
+"""Time in which the supervisor notices the loss of another worker or node."""
 
 
 def main() -> int:
@@ -58,8 +62,12 @@ def main() -> int:
     try:
         serve(link, num_pages, builder.runner)
     except Exception as error:
-        # If another worker has died, the traceback of this one does not show the cause.
-        logger.error("worker failed: %s", error, exc_info=not isinstance(error, ExchangeFailed))
+        # If another worker has died, this is no cause but a consequence, and its traceback says nothing. The supervisor
+        # then ends this process while it sleeps, and reports the cause.
+        consequence = isinstance(error, ExchangeFailed)
+        if consequence:
+            time.sleep(_CAUSE_SECONDS)
+        logger.error("worker failed: %s", error, exc_info=not consequence)
         link.send(WorkerFailed(rank, f"{type(error).__name__}: {error}"))
         return 1
     finally:
