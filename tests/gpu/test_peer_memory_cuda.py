@@ -180,6 +180,18 @@ def test_sampled_tokens_return_to_the_first_stage(disabled: str, monkeypatch: py
     on_two_gpus(_tokens, pp=2)
 
 
+def _unread(world: Any, rank: int) -> None:
+    """After the last request nobody reads its tokens. A full ring would keep the sender's device busy for ever."""
+    if rank == 1:
+        for number in range(3):  # pp + 1
+            world.to_first.send(torch.full((MOST_SAMPLED,), number, device="cuda"))
+        torch.cuda.synchronize()
+
+
+def test_tokens_that_nobody_reads_do_not_block_the_device() -> None:
+    on_two_gpus(_unread, pp=2)
+
+
 def _without_peers(world: Any, rank: int) -> None:
     from gllm.parallel.stage_link import DistributedReceiver, DistributedSender
     from gllm.parallel.tensor_group import DistributedGroup
