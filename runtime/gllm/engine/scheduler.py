@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder
-from gllm.engine.borders import on_border
+from gllm.engine.borders import extended, shortened
 from gllm.engine.grammars import Grammars
 from gllm.engine.in_flight import InFlight
 from gllm.engine.kv_pages import PagePool, extend_digests
@@ -296,6 +296,9 @@ class Scheduler:
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
         tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._meter.times.cost
         least = budget.least_tokens
+        sizes = self._step_sizes
+        # Without decodes shorter chunks would only be more of them: they are extended instead.
+        shorten = budget.shorten and running.num_decoding > 0
         beside = len(batch.rows)
         blocked = False
         while tokens > 0 and (least > 0 or seconds > cost.prefill_token):
@@ -316,9 +319,11 @@ class Scheduler:
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
-            if chunk < seq.num_uncomputed:
-                # The step ends here: what is left of the budget would be padding and no whole prompt.
-                tokens = chunk = on_border(chunk, beside, self._step_sizes)
+            if 0 < chunk < seq.num_uncomputed and sizes:
+                # The step ends here, on a size: what is left of the budget would be padding.
+                most = min(tokens, seq.num_uncomputed, room)
+                chunk = shortened(chunk, beside, sizes) if shorten else extended(chunk, beside, sizes, most)
+                tokens = chunk
             if seconds < math.inf:
                 seconds -= cost.chunk(seq.num_scheduled, chunk, beside) + cost.e * (chunk == seq.num_uncomputed)
             if chunk == 0:

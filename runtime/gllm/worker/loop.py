@@ -78,6 +78,7 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
         return
     assert isinstance(configure, Configure), f"expected Configure, got {configure}"
     runner = start(configure)
+    # The last kind of graphs takes the steps with prompts.
     link.send(Ready(link.rank, list(runner.graphs[-1].sizes) if runner.graphs else []))
     if runner.device.type == "cuda":
         _serve_overlapped(link, runner)

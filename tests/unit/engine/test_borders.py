@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.engine.borders import on_border
+from gllm.engine.borders import extended, shortened
 
 SIZES = [8, 16, 32, 64, 96]
 
@@ -26,12 +26,22 @@ SIZES = [8, 16, 32, 64, 96]
     ],
 )
 def test_a_chunk_ends_on_the_size_below(chunk: int, beside: int, expected: int) -> None:
-    assert on_border(chunk, beside, SIZES) == expected
+    assert shortened(chunk, beside, SIZES) == expected
 
 
 @given(chunk=st.integers(1, 200), beside=st.integers(0, 200))
 def test_at_least_half_of_a_chunk_is_left(chunk: int, beside: int) -> None:
-    shorter = on_border(chunk, beside, SIZES)
+    shorter = shortened(chunk, beside, SIZES)
     assert chunk / 2 <= shorter <= chunk
     assert shorter == chunk or beside + shorter in SIZES
-    assert on_border(chunk, beside, []) == chunk
+    assert shortened(chunk, beside, []) == chunk
+
+
+@given(chunk=st.integers(1, 200), beside=st.integers(0, 200), more=st.integers(0, 100))
+def test_a_chunk_grows_to_the_next_size(chunk: int, beside: int, more: int) -> None:
+    longer = extended(chunk, beside, SIZES, chunk + more)
+    assert chunk <= longer <= chunk + more
+    if longer > chunk:
+        assert beside + longer <= next(size for size in SIZES if size >= beside + chunk)
+        assert longer == chunk + more or beside + longer in SIZES
+    assert extended(chunk, beside, [], chunk + more) == chunk

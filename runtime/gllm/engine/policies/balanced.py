@@ -61,13 +61,14 @@ def balanced(s: Snapshot) -> Budget:
         least = min(least, most)
     tokens = limits.max_prefill_tokens
     seconds = prefill_led(s, share, len(decodes), decode_seconds, least)
+    shorten = seconds is None
     if seconds is None:
         demand = min(max(wanted(s, base), least), most)
         target = smoothed(s, base + demand, base + least, base + most)
         seconds = target - cost.a - decode_seconds
         tokens = min(max(int(_MOST_OVER_DEMAND * demand / cost.prefill_token), limits.min_prefill_tokens), tokens)
     seconds = min(max(seconds, least), most)
-    return Budget(tokens, len(decodes), seconds, limits.min_prefill_tokens, decodes)
+    return Budget(tokens, len(decodes), seconds, limits.min_prefill_tokens, decodes, shorten)
 
 
 def decode_share(s: Snapshot) -> float:

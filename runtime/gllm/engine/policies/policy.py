@@ -126,6 +126,8 @@ class Budget:
     """Prefill tokens that are taken regardless of their time."""
     decodes: tuple[int, ...] | None = None
     """The ready decodes to take, as indices into `ready_contexts`; None: the first `decode_rows`."""
+    shorten: bool = True
+    """Whether the micro-batch may be shorter, to end on a size to which steps are padded; otherwise it gets longer."""
 
 
 Policy = Callable[[Snapshot], Budget]
