@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from operator_stage import Operators, Play, Stage, ready
 
+from gllm_operator.objects import Object
+
 pytestmark = pytest.mark.timing
 
 _POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
@@ -75,8 +77,7 @@ def test_a_policy_rejects_and_its_end_heals(operators: Operators, play: Play) ->
         status = await on.until(lambda one: one.get("reason") == "Rejected")
         assert "StatefulSets need the label team" in message(status, "SpecValid")
         assert condition(status, "Stalled") == ("True", "Rejected")
-        await asyncio.sleep(1)
-        assert len((await on.api.list("v1", "Service", on.namespace))[0]) == 2, "the others are written"
+        await _until_count(on, 2, "v1", "Service")  # The others are written.
         assert (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0] == []
         await drop_policy(on)
         status = await on.until(ready(1), seconds=60)
@@ -114,8 +115,7 @@ def test_a_quota_is_told_and_its_end_heals(operators: Operators, play: Play) -> 
         await on.make()
         status = await on.until(lambda one: condition(one, "Degraded") == ("True", "CannotWrite"))
         assert "exceeded quota: small" in message(status, "Degraded")
-        sets, _ = await on.api.list("apps/v1", "StatefulSet", on.namespace)
-        assert len(sets) == 2, "one refused object does not stop the others"
+        await _until_count(on, 2, "apps/v1", "StatefulSet")  # One refused object does not stop the others.
         await on.api._call("DELETE", f"{path}/small")
         status = await on.until(lambda one: ready(1)(one) and one["reason"] == "Ready", seconds=60)
         assert status["groups"][0]["instance"] == 1
@@ -164,8 +164,7 @@ def test_what_stops_a_stateful_set_is_told(operators: Operators, play: Play) -> 
         await on.edit(image="gllm:2")
         status = await on.until(lambda one: len(one.get("groups", [])) == 2)
         assert (status["ready"], status["updatedReplicas"], status["reason"]) == ("1/1", 0, "RollingOut")
-        sets, _ = await on.api.list("apps/v1", "StatefulSet", on.namespace)
-        new = next(one for one in sets if one["spec"]["template"]["spec"]["containers"][0]["image"] == "gllm:2")
+        new = await _set_with_image(on, "gllm:2")
         text = 'create Pod failed: pods "x" is forbidden: violates PodSecurity "restricted:latest": hostPath'
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 1))
         event = {
@@ -193,3 +192,22 @@ def test_what_stops_a_stateful_set_is_told(operators: Operators, play: Play) -> 
         assert status["reason"] == "Ready"
 
     play(work)
+
+
+async def _until_count(on: Stage, count: int, *kind: str) -> None:
+    for _ in range(100):
+        found, _version = await on.api.list(kind[0], kind[1], on.namespace)
+        if len(found) == count:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"there are {len(found)} objects of {kind[1]}")
+
+
+async def _set_with_image(on: Stage, image: str) -> Object:
+    """Wait for it: the status names a group before its StatefulSets are written."""
+    for _ in range(100):
+        for one in (await on.api.list("apps/v1", "StatefulSet", on.namespace))[0]:
+            if one["spec"]["template"]["spec"]["containers"][0]["image"] == image:
+                return one
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"no StatefulSet has {image}")
