@@ -27,9 +27,6 @@ from gllm.apps.bench.workloads import BenchRequest
 from gllm.terminal import print_table
 from servers import Server, ServerCommand, free_port
 
-HEAD_START = 1.5
-"""Seconds that the streams run before a long prompt, and between two of them."""
-
 
 @dataclass
 class Prompt:
@@ -64,7 +61,7 @@ async def drive(url: str, options: argparse.Namespace, seed: int) -> list[Prompt
     streams = [asyncio.create_task(send(index, 64, options.stream_tokens)) for index in range(options.streams)]
     long = []
     for number in range(2):
-        await asyncio.sleep(HEAD_START)
+        await asyncio.sleep(options.head_start)
         long.append(await send(100 + number, options.prompt_tokens, 2))
     records = await asyncio.gather(*streams)
     gaps = [
@@ -74,7 +71,10 @@ async def drive(url: str, options: argparse.Namespace, seed: int) -> list[Prompt
     ]
     if min(record.start + record.latency for record in records) < long[-1].start + long[-1].ttft:
         raise SystemExit("a stream ended before the long prompts: raise --stream-tokens")
-    usual = statistics.median(end - begin for begin, end in gaps if end < long[0].start)
+    early = [end - begin for begin, end in gaps if end < long[0].start]
+    if not early:
+        raise SystemExit("no stream had two tokens before the first long prompt: raise --head-start")
+    usual = statistics.median(early)
     return [
         Prompt(
             ttft=record.ttft,
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--stream-tokens", type=int, default=600)
     parser.add_argument("--prompt-tokens", type=int, default=6000)
+    parser.add_argument("--head-start", type=float, default=2.0, help="seconds of streams before each long prompt")
     options = parser.parse_args()
     found: dict[str, list[list[Prompt]]] = {flags: [] for flags in options.flags}
     with tempfile.TemporaryDirectory() as name:

@@ -15,7 +15,7 @@ from gllm.engine.time_model import Cost, Work
 
 _NEAR = 0.75
 """A step of this share of the largest one updates its seconds per token."""
-_NOTED = 1.1
+_NOTED = 1.2
 """Smaller factors are noise."""
 _VISIBLE = 0.25
 """A smaller share of a step is not blamed for all of its delay."""

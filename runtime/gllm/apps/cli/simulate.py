@@ -129,7 +129,7 @@ def simulate(
         bool,
         typer.Option(
             "--goodput-curves",
-            help="Goodput against the request rate at PP1 and PP4: balanced with targets (--ttft-target, default 1 s; "
+            help="Goodput by request rate at PP1 and PP4: balanced with targets (--ttft-target, by default 1.5 s; "
             "--tpot-target, default 0.05 s), and each policy with its best --max-prefill-tokens: minutes.",
         ),
     ] = False,
@@ -142,7 +142,7 @@ def simulate(
         if ablate:
             return _ablation(ablation.Grid(preset=preset, seeds=seeds), output, plots)
         if curves:
-            ttft, tpot = flags["ttft_target"] or 1.0, flags["tpot_target"] or 0.05
+            ttft, tpot = flags["ttft_target"] or 1.5, flags["tpot_target"] or 0.05
             return _curves(goodputs.Curves(preset=preset, seeds=seeds, ttft=ttft, tpot=tpot), output, plots)
         bounds = parse_goodput(goodput or [])
         pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens, eager=eager)

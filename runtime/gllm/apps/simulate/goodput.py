@@ -33,7 +33,8 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
     """Request rates, as shares of `gllm.apps.simulate.ablation.capacity`."""
     fixed: tuple[int, ...] = (256, 512, 1024, 2048)
     """Values of #MaxP."""
-    ttft: float = 1.0
+    ttft: float = 1.5
+    """Twice the time of the longest prompt alone with pp = 1."""
     tpot: float = 0.05
     seeds: int = 2
     seconds: float = 20.0
