@@ -3,7 +3,8 @@
     python benchmarks/simulator_vs_measured.py > docs/simulator/measured.md        # minutes on two cores
 
 `benchmarks/measured_pipelines.jsonl` has one measurement a line; to add one, append a line. Fields: see `Measured`.
-`tok_s`, `tpot_ms` and so on are the figures of `gllm bench serve`; each one that a line has is compared.
+`tok_s`, `tpot_ms` and so on are the figures of `gllm bench serve`; each one that a line has is compared. Lines measured
+with an older scheduler keep the figures that its simulation had: `gllm simulate` at the commit `simulated_at`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Measured(Load, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Date, machine, commit."""
     seeds: tuple[int, ...] = SEEDS
     """`gllm bench --seed` of the measurement, so that the simulator gets the same requests; default: it is unknown."""
+    simulated_at: str = ""
+    """Commit of the simulation, if the measured server scheduled otherwise than today; `simulated` has its figures."""
+    simulated: dict[str, float] = {}
     tok_s: float = 0.0
     ttft_ms: float = 0.0
     tpot_ms: float = 0.0
@@ -134,7 +138,8 @@ def compare(pool: ProcessPoolExecutor, rows: Iterable[Measured]) -> list[float]:
     ratios: list[float] = []
     table = []
     for row in rows:
-        simulated = over_seeds(pool, row, row.seeds)
+        recorded = {name: Spread(value, value, value) for name, value in row.simulated.items()}
+        simulated = recorded or over_seeds(pool, row, row.seeds)
         for name, value in row.figures.items():
             found = simulated[name]
             table.append(
@@ -146,15 +151,13 @@ def compare(pool: ProcessPoolExecutor, rows: Iterable[Measured]) -> list[float]:
                     row.name,
                     NAMES[name],
                     f"{value:.0f}",
-                    f"{found.mean:.0f}" + (f" ({found.least:.0f} to {found.most:.0f})" if len(row.seeds) > 1 else ""),
+                    f"{found.mean:.0f}" + (f" (at {row.simulated_at})" if recorded else ""),
                     f"{100 * (found.mean / value - 1):+.0f} %",
                 ]
             )
             if row.load != "burst":
                 ratios.append(found.mean / value if name == "tok_s" else value / found.mean)
-    print_table(
-        ["measured", "PP", "policy", "prefill", "load", "figure", "measured", "simulated (seeds)", "error"], table
-    )
+    print_table(["measured", "PP", "policy", "prefill", "load", "figure", "measured", "simulated", "error"], table)
     return ratios
 
 
