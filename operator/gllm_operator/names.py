@@ -21,6 +21,8 @@ DEPLOYMENT, ROLE, INDEX, REVISION, INSTANCE, GROUP_NAME = (
 )
 SERVING = PREFIX + "serving"
 """Label of masters: the Service selects those with "true". It is not part of a StatefulSet's selector."""
+GATEWAY = PREFIX + "gateway"
+"""Label of the gateway pods of a deployment."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 """Set by the StatefulSet controller on every pod."""
@@ -106,6 +108,21 @@ def group_labels(deployment: str, group: GroupId, role: str) -> dict[str, str]:
 
 def masters_selector(deployment: str) -> dict[str, str]:
     return {DEPLOYMENT: deployment, ROLE: "master"}
+
+
+def gateway_name(deployment: str) -> str:
+    """The name of the gateways' Deployment, PodDisruptionBudget and NetworkPolicy."""
+    return f"{deployment}-gateway"
+
+
+def gateways_selector(deployment: str) -> dict[str, str]:
+    """Without the label of the deployment: budgets and groups count only pods of groups."""
+    return {GATEWAY: deployment}
+
+
+def engines_name(deployment: str) -> str:
+    """The name of the Service whose DNS name has the addresses of all masters."""
+    return f"{deployment}-engines"
 
 
 def headless_name(deployment: str) -> str:

@@ -93,7 +93,7 @@ capabilities: {drop: [ALL]}
   resources: [llmdeployments/finalizers]
   verbs: [update]
 - apiGroups: [apps]
-  resources: [statefulsets, controllerrevisions]
+  resources: [statefulsets, deployments, controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts]

@@ -9,6 +9,7 @@ from msgspec import Meta, field
 from gllm_operator.api.availability import Disruption, Recovery, Rollout
 from gllm_operator.api.engine import Engine
 from gllm_operator.api.extras import Autoscaling, Monitoring, ObjectMeta, Security
+from gllm_operator.api.gateway import Gateway
 from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.route import Route
@@ -57,6 +58,12 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
             "self.server.port < self.network.masterPort || self.server.port > self.network.masterPort + 2",
             "server.port is one of the three ports from network.masterPort on: choose another",
         ),
+        Rule(
+            "!has(self.gateway) || (self.gateway.enginePort != self.server.port && "
+            "(self.gateway.enginePort < self.network.masterPort || "
+            "self.gateway.enginePort > self.network.masterPort + 2))",
+            "gateway.enginePort is server.port, or one of the three ports from network.masterPort on: choose another",
+        ),
     )
 
     replicas: Annotated[int, Meta(ge=0, le=256)] = 1
@@ -90,6 +97,10 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     """How clients reach the deployment."""
     route: Route | None = None
     """A route of the Gateway API to the deployment, with weights for canaries; the Gateway owns TLS and the hosts."""
+    gateway: Gateway | None = None
+    """Gateways in pods of their own. The Service leads to them, and they choose a group for each request: by cached
+    prefix, then by predicted wait. When a group is lost, its requests continue in another one. Without it, each group
+    has its own gateway, and the Service chooses one for each connection."""
     network: Network = Network()
     """How the ranks of a group reach each other."""
     probes: Probes = Probes()

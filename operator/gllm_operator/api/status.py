@@ -146,6 +146,8 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     """The number of groups that the spec asks for and that are not available."""
     ready: Annotated[str, Meta(max_length=16)] = "0/0"
     """The number of ready groups and of groups that the spec asks for, such as 1/2."""
+    gateways: Annotated[str, Meta(max_length=16)] = ""
+    """The number of ready gateway pods and of those that spec.gateway asks for, such as 1/2."""
     selector: Annotated[str, Meta(max_length=256)] = ""
     """The label selector of the master pods; each group has one. Autoscalers use it."""
     current_revision: Annotated[str, Meta(max_length=16)] = ""

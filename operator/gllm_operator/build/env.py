@@ -13,6 +13,7 @@ from gllm_operator.spec.revision import PodSource
 Env = list[dict[str, Any]]
 
 DRAIN_DELAY_VARIABLE = "GLLM_DRAIN_DELAY"
+ENGINE_PORT_VARIABLE = "GLLM_ENGINE_PORT"
 
 _RESERVED = frozenset(
     {
@@ -43,6 +44,7 @@ _RESERVED = frozenset(
         "GLLM_HEARTBEAT_TIMEOUT",
         "GLLM_RECOVERY_TIMEOUT",
         DRAIN_DELAY_VARIABLE,
+        ENGINE_PORT_VARIABLE,
     }
 )
 
@@ -81,6 +83,8 @@ def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group:
         _value("GLLM_HEARTBEAT_TIMEOUT", source.probes.heartbeat_timeout_seconds),
         _value(DRAIN_DELAY_VARIABLE, DRAIN_DELAY_SECONDS),
     ]
+    if source.engine_port and role == "master":
+        env.append(_value(ENGINE_PORT_VARIABLE, source.engine_port))
     env += [one.env for one in secret_files(owner, source, shape, role)]
     return env + _network_env(source)
 

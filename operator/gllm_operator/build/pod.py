@@ -37,14 +37,7 @@ def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gro
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": termination_grace(source),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": source.run_as_user,
-            "runAsGroup": source.run_as_user,
-            "fsGroup": source.run_as_user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(source),
         "containers": [_container(owner, source, shape, group, role)],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -58,13 +51,13 @@ def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gro
     if source.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in source.image_pull_secrets]
     if files.download:
-        spec["initContainers"] = [_download(source)]
+        spec["initContainers"] = [download(source)]
     return spec
 
 
 def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
     files = model_files(source.model)
-    container = _base_container(CONTAINER, source) | {
+    container = base_container(CONTAINER, source) | {
         "args": serve_args(source),
         "env": container_env(owner, source, shape, group, role),
         "resources": _resources(source, shape),
@@ -84,9 +77,9 @@ def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gr
     return container
 
 
-def _download(source: PodSource) -> dict[str, Any]:
+def download(source: PodSource) -> dict[str, Any]:
     files = model_files(source.model)
-    return _base_container("fetch-model", source) | {
+    return base_container("fetch-model", source) | {
         "args": list(files.download),
         "env": [{"name": "HOME", "value": "/tmp"}, *files.download_env],
         "securityContext": _security(source) | {"capabilities": {"drop": ["ALL"]}},
@@ -95,11 +88,22 @@ def _download(source: PodSource) -> dict[str, Any]:
     }
 
 
-def _base_container(name: str, source: PodSource) -> dict[str, Any]:
+def base_container(name: str, source: PodSource) -> dict[str, Any]:
     container: dict[str, Any] = {"name": name, "image": source.image, "command": ["gllm"]}
     if source.image_pull_policy is not None:
         container["imagePullPolicy"] = source.image_pull_policy
     return container
+
+
+def pod_security(source: PodSource) -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": source.run_as_user,
+        "runAsGroup": source.run_as_user,
+        "fsGroup": source.run_as_user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def _resources(source: PodSource, shape: ParallelConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _GRACE_SECONDS = 20
 """Seconds after the drain timeout for processes to end."""
 _LIVENESS_PERIOD = 10
 
-_READY = "/ready?recovering=true"
+READY = "/ready?recovering=true"
 """A recovering group stays in the Service, and new requests wait in its gateway. Otherwise those of a deployment with
 one group would be refused. A gateway that does not answer is removed at once."""
 _PROBE = ["python3", "-m", "gllm.supervisor.probe"]
@@ -29,7 +29,7 @@ def probes(source: PodSource, role: str) -> dict[str, Any]:
     settings = source.probes
     period = settings.period_seconds
     if role == "master":
-        startup, ready, live = _http("/health"), _http(_READY), _http("/health")
+        startup, ready, live = http_probe("/health"), http_probe(READY), http_probe("/health")
     else:
         link, plans = str(source.network.master_port), str(source.network.master_port + 1)
         ready = {"exec": {"command": [*_PROBE, "joined", "--link-port", link, "--plans-port", plans]}}
@@ -55,7 +55,7 @@ def termination_grace(source: PodSource) -> int:
     return DRAIN_DELAY_SECONDS + source.drain_timeout + _GRACE_SECONDS
 
 
-def _http(path: str) -> dict[str, Any]:
+def http_probe(path: str) -> dict[str, Any]:
     return {"httpGet": {"path": path, "port": "http", "scheme": "HTTP"}}
 
 

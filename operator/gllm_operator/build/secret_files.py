@@ -43,11 +43,11 @@ class SecretFile:
 
 
 def secret_files(owner: Owner, source: PodSource, shape: ParallelConfig, role: str) -> tuple[SecretFile, ...]:
-    """Of the serving container: the link's keys, and the master's API key."""
+    """Of the serving container of a master, slave or gateway: the keys of links, and the API key."""
     found = []
-    if shape.pods > 1:
+    if shape.pods > 1 or source.engine_port:
         found.append(SecretFile("link-keys", "GLLM_KEYS_FILE", keys_name(owner.name), KEYS_KEY))
-    if source.api_key and role == "master":
+    if source.api_key and role != "slave":
         found.append(SecretFile("api-key", "GLLM_API_KEY_FILE", source.api_key["name"], source.api_key["key"]))
     return tuple(found)
 

@@ -9,19 +9,42 @@ from typing import Any
 from gllm_operator.api.availability import Disruption
 from gllm_operator.api.server import Server
 from gllm_operator.api.spec import LLMDeploymentSpec
+from gllm_operator.build.gateway import gateway_objects
 from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.route import route_objects
 from gllm_operator.build.secret_files import KEYS_KEY
-from gllm_operator.names import DEPLOYMENT, SERVING, Owner, headless_name, keys_name, masters_selector, metadata
+from gllm_operator.names import (
+    DEPLOYMENT,
+    SERVING,
+    Owner,
+    gateways_selector,
+    headless_name,
+    keys_name,
+    masters_selector,
+    metadata,
+)
+from gllm_operator.spec.revision import PodSource
 
 
 def singletons(
-    owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str], *, labelled: bool = True
+    owner: Owner,
+    spec: LLMDeploymentSpec,
+    apis: Collection[str],
+    source: PodSource | None = None,
+    *,
+    labelled: bool = True,
+    gateways_ready: bool = False,
 ) -> list[dict[str, Any]]:
-    """Those for which the cluster has the API."""
-    return [one for one in _children(owner, spec, labelled) if _has_api(one, apis)]
+    """Those for which the cluster has the API. source: of the spec, which the gateways share with the groups.
+
+    gateways_ready: whether the Service may lead to them.
+    """
+    children = _children(owner, spec, labelled, gateways_ready)
+    if spec.gateway is not None and source is not None:
+        children += gateway_objects(owner, spec.gateway, source, policy=spec.security.network_policy)
+    return [one for one in children if _has_api(one, apis)]
 
 
 def missing_apis(owner: Owner, spec: LLMDeploymentSpec, apis: Collection[str]) -> tuple[str, ...]:
@@ -38,17 +61,20 @@ def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
     return manifest["apiVersion"] not in OPTIONAL_APIS or manifest["apiVersion"] in apis
 
 
-def _children(owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True) -> list[dict[str, Any]]:
+def _children(
+    owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True, gateways_ready: bool = False
+) -> list[dict[str, Any]]:
     children = [
         headless_service(owner),
-        client_service(owner, spec.server, labelled),
+        client_service(owner, spec.server, labelled, gateways=gateways_ready and spec.gateway is not None),
         disruption_budget(owner, spec.disruption),
     ]
     if spec.security.service_account_name is None:
         children.append(service_account(owner))
     if spec.security.network_policy:
         downloads = bool(model_files(spec.model).download)
-        children.append(network_policy(owner, spec.server.port, downloads))
+        engine_port = None if spec.gateway is None else spec.gateway.engine_port
+        children.append(network_policy(owner, spec.server.port, downloads, engine_port))
     if spec.autoscaling is not None:
         children.append(autoscaler(owner, spec.autoscaling))
     if spec.route is not None:
@@ -58,13 +84,15 @@ def _children(owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True) -> l
     return children
 
 
-def client_service(owner: Owner, server: Server, labelled: bool) -> dict[str, Any]:
-    """The Service for clients. It selects the masters, of which Kubernetes includes the ready ones.
+def client_service(owner: Owner, server: Server, labelled: bool, *, gateways: bool = False) -> dict[str, Any]:
+    """The Service for clients. It selects the masters, or the gateways, of which Kubernetes includes the ready ones.
 
     labelled: whether all masters have the label by which a recovering one leaves the Service.
     """
     port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     selector = masters_selector(owner.name) | ({SERVING: "true"} if labelled else {})
+    if gateways:
+        selector = gateways_selector(owner.name)
     own = {"type": server.service_type, "selector": selector, "ports": [port]}
     given = server.service_template
     service: dict[str, Any] = {
@@ -128,14 +156,19 @@ def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
     }
 
 
-def network_policy(owner: Owner, port: int, downloads: bool) -> dict[str, Any]:
-    """Ingress: the HTTP port from anywhere, and all ports from the deployment's own pods, because NCCL uses any port.
+def network_policy(owner: Owner, port: int, downloads: bool, engine_port: int | None = None) -> dict[str, Any]:
+    """Ingress: the HTTP port from anywhere, all ports from the deployment's own pods, because NCCL uses any port, and
+    the engine's port from the gateways.
     Egress: the own pods, DNS, and HTTPS if the model is downloaded."""
     own = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     egress: list[dict[str, Any]] = [{"to": [own]}, {"ports": dns}]
     if downloads:
         egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
+    ingress: list[dict[str, Any]] = [{"from": [own]}, {"ports": [{"protocol": "TCP", "port": port}]}]
+    if engine_port is not None:
+        gateways = {"podSelector": {"matchLabels": gateways_selector(owner.name)}}
+        ingress.append({"from": [gateways], "ports": [{"protocol": "TCP", "port": engine_port}]})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -143,7 +176,7 @@ def network_policy(owner: Owner, port: int, downloads: bool) -> dict[str, Any]:
         "spec": {
             "podSelector": {"matchLabels": {DEPLOYMENT: owner.name}},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [own]}, {"ports": [{"protocol": "TCP", "port": port}]}],
+            "ingress": ingress,
             "egress": egress,
         },
     }

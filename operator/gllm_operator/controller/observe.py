@@ -107,6 +107,8 @@ def observe(
         operator=operator,
         managed_by=(metadata.get("annotations") or {}).get(OPERATOR, ""),
         model=model,
+        gateways_ready=max((_ready_pods(one) for one in controlled if one["kind"] == "Deployment"), default=0),
+        gateways_current=any(_is_current(one) for one in controlled if one["kind"] == "Deployment"),
         in_flight=answers.in_flight,
         loaded=answers.loaded,
     )
@@ -118,6 +120,17 @@ def decode_spec(raw: object) -> tuple[LLMDeploymentSpec | None, str]:
         return msgspec.convert(raw or {}, LLMDeploymentSpec), ""
     except msgspec.ValidationError as error:
         return None, f"spec cannot be read: {str(error).replace('`$', '`spec')}"
+
+
+def _ready_pods(deployment: Object) -> int:
+    return int((deployment.get("status") or {}).get("readyReplicas") or 0)
+
+
+def _is_current(deployment: Object) -> bool:
+    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    seen = status.get("observedGeneration") == deployment["metadata"].get("generation")
+    counts = [status.get(name) or 0 for name in ("replicas", "updatedReplicas", "readyReplicas")]
+    return bool(seen) and counts == [wanted] * 3
 
 
 def controller_of(found: Object) -> str | None:

@@ -13,6 +13,7 @@ from gllm_operator.objects import Object, ObjectKey, ObjectRef, key_of, ref_of, 
 WATCHED: tuple[tuple[str, str], ...] = (
     ("v1", "Pod"),
     ("apps/v1", "StatefulSet"),
+    ("apps/v1", "Deployment"),
     ("apps/v1", "ControllerRevision"),
     ("v1", "Service"),
     ("v1", "ServiceAccount"),

@@ -82,6 +82,7 @@ def make_status(
     )
     found = verdict(facts)
     parallel = _parallel(spec)
+    gateway = observed.spec.gateway if observed.spec is not None else None
     return msgspec.structs.replace(
         before,
         observed_generation=observed.generation,
@@ -91,6 +92,7 @@ def make_status(
         available_replicas=available,
         unavailable_replicas=max(0, replicas - available),
         ready=f"{len(serving)}/{replicas}",
+        gateways="" if gateway is None else f"{observed.gateways_ready}/{gateway.replicas}",
         selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
         current_revision=current_revision(inputs.target, before),
         update_revision=inputs.update or before.update_revision,

@@ -189,6 +189,10 @@ class Observed:
     """NAMESPACE/NAME of the operator that has marked the LLMDeployment; empty: none."""
     model: ModelConfig | None = None
     """The model's config, if the operator can read it."""
+    gateways_ready: int = 0
+    """Ready pods of the gateways' Deployment."""
+    gateways_current: bool = False
+    """Whether all pods of the gateways' Deployment have its newest template and are ready."""
     in_flight: Mapping[str, int] = field(default_factory=dict)
     """Running and waiting requests by the group's name, for masters that were asked and answered."""
     loaded: Mapping[str, float] = field(default_factory=dict)

@@ -18,6 +18,7 @@ _SINGLETON_KINDS = frozenset(
     {
         ("v1", "Service"),
         ("v1", "ServiceAccount"),
+        ("apps/v1", "Deployment"),
         ("policy/v1", "PodDisruptionBudget"),
         ("networking.k8s.io/v1", "NetworkPolicy"),
         ("autoscaling/v2", "HorizontalPodAutoscaler"),

@@ -21,7 +21,7 @@ from gllm_operator.plan.in_service import all_labelled, labels_to_set
 from gllm_operator.plan.make_status import StatusInputs, make_status
 from gllm_operator.plan.observed import CREATION, Observed, Refusal
 from gllm_operator.plan.ordinals import next_ordinals
-from gllm_operator.plan.rollout import Bounds, GroupChanges, next_changes
+from gllm_operator.plan.rollout import Bounds, GroupChanges, hold_for_gateways, next_changes
 from gllm_operator.plan.target import Target, choose_target, current_revision
 from gllm_operator.plan.validate import problems
 from gllm_operator.spec.parallel_config import parallel_config
@@ -107,6 +107,8 @@ def _plan_spec(
         min_ready=spec.rollout.min_ready_seconds,
     )
     changes = next_changes(groups, health, target.revision, bounds, now)
+    if spec.gateway is not None and not observed.gateways_current:
+        changes = hold_for_gateways(changes, health, target.revision)
     new_ordinals, created = next_ordinals(ordinals, groups, health, changes.create, target.revision, spec, now)
     writes = _writes(observed, desired, spec, groups, changes, created, target, now)
     inputs = StatusInputs(
@@ -192,9 +194,7 @@ def _writes(
     in_use = [group.id.revision for group in groups] + [id.revision for id in created]
     current = current_revision(target, observed.status)
     kept = [revision for revision in (*in_use, desired.update, target.revision, current) if revision]
-    singles = (
-        singletons(observed.owner, spec, observed.apis, labelled=all_labelled(observed)) if _renderable(spec) else []
-    )
+    singles = _singletons(observed, spec) if _renderable(spec) else []
     wanted: list[Manifest] = [
         *singles,
         *owned_objects.desired_revisions(observed, desired.renderings, kept),
@@ -206,7 +206,7 @@ def _writes(
         *owned_objects.old_revisions(observed, kept, spec.rollout.revision_history_limit),
     ]
     shapes = [parallel_config(one.source.parallelism, one.source.accelerator) for one in desired.renderings.values()]
-    several = any(shape.pods > 1 for shape in shapes)
+    several = spec.gateway is not None or any(shape.pods > 1 for shape in shapes)
     drains = owned_objects.drains_of([*changes.drain, *(group for group in groups if group.draining)])
     return _Writes(
         staying=staying,
@@ -215,6 +215,18 @@ def _writes(
         creates=() if observed.keys_known or not several else (keys_secret(observed.owner, observed.fresh_keys),),
         drains=tuple(drains),
         deletes=tuple(deletes),
+    )
+
+
+def _singletons(observed: Observed, spec: LLMDeploymentSpec) -> list[Manifest]:
+    source = pod_source(spec, observed.owner.name, spec.image or observed.default_image)
+    return singletons(
+        observed.owner,
+        spec,
+        observed.apis,
+        source,
+        labelled=all_labelled(observed),
+        gateways_ready=observed.gateways_ready > 0,
     )
 
 

@@ -51,6 +51,16 @@ def next_changes(
     return GroupChanges(create, tuple(drain))
 
 
+def hold_for_gateways(changes: GroupChanges, health: Mapping[str, Health], target: str) -> GroupChanges:
+    """Keep serving groups of an older revision until all gateways are new: an old gateway may not know new groups."""
+    held = {
+        group.name
+        for group in changes.drain
+        if target and group.id.revision != target and group.ready and not (group.evicted or health[group.name].replace)
+    }
+    return GroupChanges(changes.create, tuple(group for group in changes.drain if group.name not in held))
+
+
 def _to_drain(
     old: list[Group], new: list[Group], live: list[Group], health: Mapping[str, Health], bounds: Bounds, now: float
 ) -> list[Group]:

@@ -9,6 +9,7 @@ from gllm.apps.compat_flags import canonical
 from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
+from gllm_operator.build.gateway import CONTAINER as GATEWAY_CONTAINER
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.estimate import estimate
@@ -26,7 +27,10 @@ def problems(spec: LLMDeploymentSpec, name: str, image: str, model: ModelConfig 
     for field, template in (("template", spec.template), ("master", spec.master), ("slave", spec.slave)):
         found += _template(template, f"spec.{field}")
     found += _service(spec.server.service_template)
-    found += _arguments(spec.engine.extra_args)
+    found += _arguments(spec.engine.extra_args, "engine")
+    if spec.gateway is not None:
+        found += _template(spec.gateway.template, "spec.gateway.template", GATEWAY_CONTAINER)
+        found += _arguments(spec.gateway.extra_args, "gateway")
     try:
         parallel = parallel_config(spec.parallelism, spec.accelerator)
         if spec.accelerator.memory is not None:
@@ -57,13 +61,18 @@ def _bounds(spec: LLMDeploymentSpec) -> list[str]:
         found.append("rollout.maxSurge and rollout.maxUnavailable are both 0, so nothing could change: raise one")
     if spec.network.rdma is not None and spec.security.profile != "Baseline":
         found.append("network.rdma needs security.profile Baseline")
+    if spec.gateway is not None:
+        first = spec.network.master_port
+        if spec.gateway.engine_port in (spec.server.port, first, first + 1, first + 2):
+            found.append(f"gateway.enginePort {spec.gateway.engine_port} is a port of the master already: change it")
     scaling = spec.autoscaling
     if scaling is not None and bool(scaling.metrics) == bool(scaling.triggers):
         found.append("autoscaling takes either metrics or triggers: give one of them")
     return found
 
 
-def _template(template: dict[str, Any], where: str) -> list[str]:
+def _template(template: dict[str, Any], where: str, own: str = CONTAINER) -> list[str]:
+    part = "engine" if own == CONTAINER else "gateway"
     unknown = sorted(set(template) - {"metadata", "spec"})
     if unknown:
         return [f"{where} is a pod template, with metadata and spec; {', '.join(unknown)} does not belong there"]
@@ -78,18 +87,18 @@ def _template(template: dict[str, Any], where: str) -> list[str]:
     if found:
         return found
     for container in spec.get("containers") or []:
-        if container["name"] != CONTAINER:
+        if container["name"] != own:
             if "image" not in container:
-                found.append(f"{where}: the container {container['name']} has no image; the serving one is {CONTAINER}")
+                found.append(f"{where}: the container {container['name']} has no image; the serving one is {own}")
             continue
         if container.get("$patch") == "delete":
-            found.append(f"{where} deletes the container {CONTAINER}, which serves: leave it in")
+            found.append(f"{where} deletes the container {own}, which serves: leave it in")
         for variable in container.get("env") or []:
             if isinstance(variable, dict) and is_reserved(str(variable.get("name"))):
                 found.append(f"{where} sets {variable['name']}, which the operator derives from the group: remove it")
         for field in ("args", "command"):
             if field in container:
-                found.append(f"{where} sets {field} of {CONTAINER}: use engine.extraArgs")
+                found.append(f"{where} sets {field} of {own}: use {part}.extraArgs")
     if spec.get("hostNetwork"):
         found.append(f"{where}: hostNetwork lets pods of one node collide on their ports; remove it")
     return found
@@ -110,11 +119,11 @@ def _service(template: dict[str, Any]) -> list[str]:
     return [f"{where}.spec sets {name}, which {own[name]} decides: remove it" for name in own if name in fields]
 
 
-def _arguments(extra: tuple[str, ...]) -> list[str]:
+def _arguments(extra: tuple[str, ...], part: str) -> list[str]:
     """Flags that the operator sets itself, also under their names in vLLM and SGLang."""
     names = {argument.partition("=")[0] for argument in extra if argument.startswith("-")}
     taken = sorted(name for name in names if canonical(name) in RESERVED)
-    return [f"engine.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
+    return [f"{part}.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
 
 
 def _parallelism_of_model(spec: LLMDeploymentSpec, model: ModelConfig) -> list[str]:

@@ -45,6 +45,8 @@ class PodSource(ApiObject, frozen=True, kw_only=True):
     service_account: str
     drain_timeout: int
     node_loss_seconds: int
+    engine_port: int = 0
+    """The port of spec.gateway; 0: no gateways."""
     restart: str = ""
     """The value of the annotation gllm.dev/restart."""
 
@@ -70,6 +72,7 @@ def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: 
         service_account=spec.security.service_account_name or name,
         drain_timeout=spec.rollout.drain_timeout_seconds,
         node_loss_seconds=spec.recovery.node_loss_seconds,
+        engine_port=0 if spec.gateway is None else spec.gateway.engine_port,
         restart=restart,
     )
     return _normal(source)

@@ -1,0 +1,22 @@
+"""spec.gateway: gateways in pods of their own, in front of all groups."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, field
+
+from gllm_operator.api.types import ApiObject, Port, RawObject
+
+
+class Gateway(ApiObject, frozen=True, kw_only=True):
+    replicas: Annotated[int, Meta(ge=1, le=256)] = 2
+    """The number of gateway pods."""
+    engine_port: Port = 29600
+    """The port of the masters on which their engines serve the gateways."""
+    wait_seconds: Annotated[int, Meta(ge=0, le=86400)] = 120
+    """Seconds that requests wait while no group serves, before they fail."""
+    extra_args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)] = ()
+    """Further flags of `gllm gateway`, such as --chat-template."""
+    template: RawObject = field(default_factory=dict)
+    """A PodTemplateSpec that is merged into the gateway pods. The container is called gateway."""

@@ -1,0 +1,170 @@
+"""spec.gateway: a Deployment of gateways, and how they find the engines and may reach them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gllm_operator.api.gateway import Gateway
+from gllm_operator.build.env import DRAIN_DELAY_VARIABLE
+from gllm_operator.build.model_source import model_files, served_name
+from gllm_operator.build.overlay import overlay
+from gllm_operator.build.pod import base_container, download, pod_security
+from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe, termination_grace
+from gllm_operator.build.secret_files import SecretFile, secret_files
+from gllm_operator.names import (
+    DEPLOYMENT,
+    Owner,
+    engines_name,
+    gateway_name,
+    gateways_selector,
+    masters_selector,
+    metadata,
+)
+from gllm_operator.spec.parallel_config import parallel_config
+from gllm_operator.spec.revision import PodSource
+
+CONTAINER = "gateway"
+_DNS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+
+
+def gateway_objects(owner: Owner, gateway: Gateway, source: PodSource, *, policy: bool) -> list[dict[str, Any]]:
+    """policy: whether to restrict the network traffic of the gateways."""
+    objects = [engines_service(owner), gateway_deployment(owner, gateway, source), _budget(owner)]
+    return [*objects, _network_policy(owner, source)] if policy else objects
+
+
+def engines_service(owner: Owner) -> dict[str, Any]:
+    """A headless Service of the masters. Also of those that are not ready: a gateway itself knows which engines serve,
+    and a draining one still has requests."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, engines_name(owner.name)),
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": masters_selector(owner.name)},
+    }
+
+
+def gateway_deployment(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/name": "gllm", "app.kubernetes.io/component": CONTAINER}
+    labels |= {"app.kubernetes.io/instance": owner.name} | gateways_selector(owner.name)
+    template = overlay({"metadata": {"labels": labels}, "spec": _pod_spec(owner, gateway, source)}, gateway.template)
+    template["metadata"]["labels"] |= labels
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(owner, gateway_name(owner.name)),
+        "spec": {
+            "replicas": gateway.replicas,
+            "selector": {"matchLabels": gateways_selector(owner.name)},
+            # A new gateway is ready when a group serves that it can use; until then the old ones stay.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "revisionHistoryLimit": 1,
+            "template": template,
+        },
+    }
+
+
+def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+    files = model_files(source.model)
+    spec: dict[str, Any] = {
+        "serviceAccountName": source.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": termination_grace(source),
+        "securityContext": pod_security(source),
+        "containers": [_container(owner, gateway, source)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            *files.volumes,
+            *(one.volume for one in _secrets(owner, source)),
+        ],
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": gateways_selector(owner.name)},
+            }
+        ],
+    }
+    if source.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in source.image_pull_secrets]
+    if files.download:
+        spec["initContainers"] = [download(source)]
+    return spec
+
+
+def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+    files = model_files(source.model)
+    env: list[dict[str, Any]] = [
+        {"name": "HOME", "value": "/tmp"},
+        {"name": DRAIN_DELAY_VARIABLE, "value": str(DRAIN_DELAY_SECONDS)},
+        *(one.env for one in _secrets(owner, source)),
+    ]
+    period, queued = source.probes.period_seconds, source.engine.max_queued_requests
+    return base_container(CONTAINER, source) | {
+        "args": [
+            *("gateway", files.path),
+            *("--engines", f"{engines_name(owner.name)}.{owner.namespace}.svc:{source.engine_port}"),
+            *("--host", "0.0.0.0", "--port", str(source.port), "--served-model-name", served_name(source.model)),
+            *(("--max-queued-requests", str(queued)) if queued is not None else ()),
+            *("--engine-timeout", str(gateway.wait_seconds), "--drain-timeout", str(source.drain_timeout)),
+            *("--log-level", source.engine.log_level),
+            *gateway.extra_args,
+        ],
+        "env": env,
+        "ports": [{"name": "http", "containerPort": source.port, "protocol": "TCP"}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            *files.mounts,
+            *(one.mount for one in _secrets(owner, source)),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "readinessProbe": http_probe(READY) | {"periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": 1},
+        "livenessProbe": http_probe("/health")
+        | {"initialDelaySeconds": 30, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+    }
+
+
+def _secrets(owner: Owner, source: PodSource) -> tuple[SecretFile, ...]:
+    return secret_files(owner, source, parallel_config(source.parallelism, source.accelerator), CONTAINER)
+
+
+def _budget(owner: Owner) -> dict[str, Any]:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, gateway_name(owner.name)),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": gateways_selector(owner.name)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def _network_policy(owner: Owner, source: PodSource) -> dict[str, Any]:
+    """Ingress: the HTTP port from anywhere. Egress: the engines, DNS, and HTTPS if the model is downloaded."""
+    engines = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
+    egress: list[dict[str, Any]] = [
+        {"to": [engines], "ports": [{"protocol": "TCP", "port": source.engine_port}]},
+        {"ports": _DNS},
+    ]
+    if model_files(source.model).download:
+        egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(owner, gateway_name(owner.name)),
+        "spec": {
+            "podSelector": {"matchLabels": gateways_selector(owner.name)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": source.port}]}],
+            "egress": egress,
+        },
+    }
