@@ -6,6 +6,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 
+def on_border(chunk: int, beside: int, sizes: Sequence[int], most: int | None) -> int:
+    """Return the chunk, extended to at most `most` tokens, or shortened if that is None."""
+    return shortened(chunk, beside, sizes) if most is None else extended(chunk, beside, sizes, most)
+
+
 def shortened(chunk: int, beside: int, sizes: Sequence[int]) -> int:
     """Return the longest part of a chunk beside `beside` tokens with which the step has one of the sizes.
 

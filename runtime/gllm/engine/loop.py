@@ -160,7 +160,7 @@ class EngineLoop:
                 max_model_len=hello.max_model_len,
                 pp=engine.pp,
                 epoch=self._config.epoch,
-                step_sizes=step_sizes,
+                step_sizes=tuple(step_sizes),
             )
             self._trace = open_trace(engine.trace, self._config.epoch, engine.pp)
         except ValueError as error:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from itertools import islice
 from operator import attrgetter
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder
-from gllm.engine.borders import extended, shortened
+from gllm.engine.borders import on_border
 from gllm.engine.grammars import Grammars
 from gllm.engine.in_flight import InFlight
 from gllm.engine.kv_pages import PagePool, extend_digests
@@ -59,7 +58,7 @@ class Scheduler:
         max_model_len: int,
         pp: int = 1,
         epoch: int = 0,
-        step_sizes: Seq[int] = (),
+        step_sizes: tuple[int, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """step_sizes: numbers of tokens, ascending, to which steps with prompts are padded."""
@@ -296,8 +295,7 @@ class Scheduler:
         unfinished = sorted(running.prefilling, key=_rank, reverse=True)
         tokens, seconds, cost = budget.prefill_tokens, budget.prefill_seconds, self._meter.times.cost
         least = budget.least_tokens
-        sizes = self._step_sizes
-        # Without decodes shorter chunks would only be more of them: they are extended instead.
+        # Without decodes shorter chunks would only be more of them: they are extended.
         shorten = budget.shorten and running.num_decoding > 0
         beside = len(batch.rows)
         blocked = False
@@ -319,11 +317,10 @@ class Scheduler:
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
-            if 0 < chunk < seq.num_uncomputed and sizes:
+            if self._step_sizes and 0 < chunk < seq.num_uncomputed:
                 # The step ends here, on a size: what is left of the budget would be padding.
-                most = min(tokens, seq.num_uncomputed, room)
-                chunk = shortened(chunk, beside, sizes) if shorten else extended(chunk, beside, sizes, most)
-                tokens = chunk
+                most = None if shorten else min(tokens, seq.num_uncomputed, room)
+                tokens = chunk = on_border(chunk, beside, self._step_sizes, most)
             if seconds < math.inf:
                 seconds -= cost.chunk(seq.num_scheduled, chunk, beside) + cost.e * (chunk == seq.num_uncomputed)
             if chunk == 0:
