@@ -219,7 +219,7 @@ def test_keys_are_needed_and_must_be_the_groups(nodes: Nodes, tmp_path: Path) ->
     nodes.master()
     keyless = nodes.slave(1, "--keys-file", "", env={"GLLM_KEYS": ""})
     assert keyless.finish() == 1
-    assert "several nodes need keys: `gllm keys --output FILE` makes them" in keyless.err()
+    assert "several machines need keys: `gllm keys --output FILE` makes them" in keyless.err()
     strange = tmp_path / "strange"
     strange.write_text(make_keys().text())
     stranger = nodes.slave(2, "--node-rank", "1", "--keys-file", str(strange))
