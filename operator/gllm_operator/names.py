@@ -111,7 +111,7 @@ def masters_selector(deployment: str) -> dict[str, str]:
 
 
 def gateway_name(deployment: str) -> str:
-    """The name of the gateways' Deployment, PodDisruptionBudget and NetworkPolicy."""
+    """The name of the gateways' Deployment, PodDisruptionBudget, NetworkPolicy and PodMonitor."""
     return f"{deployment}-gateway"
 
 

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from fixtures.operator_harness import SPEC, OperatorHarness
+from gllm_operator.api.extras import Monitoring
+from gllm_operator.api.types import KeyRef
+from gllm_operator.build.integrations import pod_monitors
 from gllm_operator.local.manifest import objects_of
+from gllm_operator.names import Owner
 from gllm_operator.objects import Object
 
 MASTERS = {"gllm.dev/deployment": "smol", "gllm.dev/role": "master", "gllm.dev/serving": "true"}
@@ -119,6 +123,19 @@ def test_gateways_are_added_and_removed() -> None:
     assert harness.status.current_revision == before
     names = {one["metadata"]["name"] for kind in ("Service", "NetworkPolicy") for one in harness.api.of_kind(kind)}
     assert names == {"smol", "smol-pods"}
+
+
+def test_prometheus_scrapes_the_gateways_too() -> None:
+    monitoring = Monitoring(pod_monitor=True, labels={"team": "a"})
+    owner = Owner("default", "smol", "1")
+    (masters,) = pod_monitors(owner, monitoring, None, gateways=False)
+    assert masters["spec"]["selector"]["matchLabels"] == {key: MASTERS[key] for key in list(MASTERS)[:2]}
+    _, scraped = pod_monitors(owner, monitoring, KeyRef(name="key", key="text"), gateways=True)
+    assert scraped["metadata"]["name"] == "smol-gateway"
+    assert scraped["metadata"]["labels"]["team"] == "a"
+    assert scraped["spec"]["selector"]["matchLabels"] == GATEWAYS
+    (endpoint,) = scraped["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["authorization"]["credentials"]["name"]) == ("http", "key")
 
 
 @pytest.mark.parametrize("port", [8000, 29500, 29502])

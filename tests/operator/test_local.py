@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from gllm.apps.cli.main import app
 from gllm_operator.local.kubelet import LocalPod
 from gllm_operator.local.manifest import objects_of, read_deployments
-from gllm_operator.local.pod_processes import host_paths, loopback, processes_of, translate
+from gllm_operator.local.pod_processes import front_of, host_paths, loopback, processes_of, translate
 from gllm_operator.local.run import prepare
 from gllm_operator.local.table import PodTable
 
@@ -49,6 +50,24 @@ def test_processes_have_the_arguments_and_environment_of_pods() -> None:
         assert process.env["GLLM_KEYS"] == "KEYS"
         assert process.env["POD_NAME"] == process.name
     assert (master.ready_path, master.port) == ("/ready?recovering=true", 8000)
+
+
+def test_a_gateway_gets_an_address_of_its_own() -> None:
+    deployment = example()
+    deployment["spec"] |= {"gateway": {"replicas": 2, "enginePort": 29700}}
+    processes = processes_of(objects_of(deployment, keys="KEYS"), {"/models/smollm2": "/here"})
+    master, slave, gateway = processes
+    assert (master.role, slave.role, gateway.role) == ("master", "slave", "gateway")
+    assert front_of(processes) == gateway
+    assert front_of(processes[:1]) == master
+    assert (master.url, gateway.url) == ("http://127.0.1.1:8000", "http://127.0.0.1:8000")
+    flags = {process.role: dict(itertools.pairwise(process.arguments)) for process in processes}
+    assert flags["master"]["--host"] == "127.0.1.1"
+    assert flags["gateway"]["--host"] == "127.0.0.1"
+    assert flags["gateway"]["--engines"] == "127.0.1.1:29700"
+    assert gateway.arguments[:2] == ("gateway", "/here")
+    assert gateway.env["GLLM_KEYS"] == master.env["GLLM_KEYS"] == "KEYS"
+    assert gateway.ready_path == "/ready?recovering=true"
 
 
 def test_container_paths_are_translated_by_mounts() -> None:
@@ -126,7 +145,7 @@ def test_the_table_of_pods_shortens_only_the_log(monkeypatch: pytest.MonkeyPatch
     spec = processes_of(objects_of(example(), keys="KEYS"), {})[0]
     pod = LocalPod(spec, lambda pod: None)
     pod.state, pod.last_line = "Ready", "[bold] " + "long " * 60
-    with PodTable(out, "http://127.0.0.1:8000/v1") as table:
+    with PodTable(out, spec) as table:
         table.show([pod])
     text = out.getvalue()
     assert spec.name in text

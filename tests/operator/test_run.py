@@ -29,8 +29,13 @@ def port() -> int:
     return free_port()
 
 
+@pytest.fixture(params=[False, True], ids=["group", "gateway"])
+def behind_gateway(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def running(port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def running(port: int, tmp_path: Path, behind_gateway: bool) -> Iterator[subprocess.Popen[str]]:
     try:
         default_model_path()
     except ValueError as error:
@@ -38,6 +43,8 @@ def running(port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     manifest = yaml.safe_load(_EXAMPLE.read_text())
     manifest["spec"]["server"] = {"port": port}
     manifest["spec"]["network"] = {"masterPort": 20000 + port % 5000 * 3}
+    if behind_gateway:
+        manifest["spec"]["gateway"] = {"enginePort": free_port()}
     file = tmp_path / "smol.yaml"
     file.write_text(yaml.safe_dump(manifest))
     command = [sys.executable, "-m", "gllm", "run", "-f", str(file)]
@@ -47,18 +54,18 @@ def running(port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.timing
-def test_run_answers_recovers_and_drains(running: subprocess.Popen[str], port: int) -> None:
+def test_run_answers_recovers_and_drains(running: subprocess.Popen[str], port: int, behind_gateway: bool) -> None:
     url = f"http://127.0.0.1:{port}"
     _until_ready(url, running)
     pods = _children(running.pid)
-    assert len(pods) == 2
+    assert len(pods) == 2 + behind_gateway
     assert _ask(url, 8)["usage"]["completion_tokens"] == 8
     # A killed slave is restarted, and the running request continues.
     answer: list[dict[str, Any]] = []
     asking = threading.Thread(target=lambda: answer.append(_ask(url, 60)))
     asking.start()
     time.sleep(0.3)
-    os.kill(max(pods), signal.SIGKILL)
+    os.kill(pods[1], signal.SIGKILL)
     asking.join(90)
     assert [one["usage"]["completion_tokens"] for one in answer] == [60]
     # SIGTERM drains.

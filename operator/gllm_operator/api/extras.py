@@ -58,7 +58,7 @@ class Security(ApiObject, frozen=True, kw_only=True):
 
 class Monitoring(ApiObject, frozen=True, kw_only=True):
     pod_monitor: bool = False
-    """Whether to create a PodMonitor for the masters' /metrics, if Prometheus' operator is installed."""
+    """Whether to create PodMonitors for the /metrics of masters and gateways, if Prometheus' operator is installed."""
     interval_seconds: Annotated[int, Meta(ge=1, le=3600)] = 15
     """The scrape interval in seconds."""
     labels: Annotated[dict[str, Annotated[str, Meta(max_length=63)]], Meta(max_length=16)] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Autoscalers and the PodMonitor. KEDA's and Prometheus' kinds exist only where these operators are installed."""
+"""Autoscalers and PodMonitors. KEDA's and Prometheus' kinds exist only where these operators are installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gllm_operator.api import GROUP, KIND, VERSION
 from gllm_operator.api.extras import Autoscaling, Monitoring
 from gllm_operator.api.types import KeyRef
 from gllm_operator.build.route import GATEWAY_API, INFERENCE_API
-from gllm_operator.names import REVISION, Owner, masters_selector, metadata
+from gllm_operator.names import REVISION, Owner, gateway_name, gateways_selector, masters_selector, metadata
 
 KEDA_API = "keda.sh/v1alpha1"
 MONITORING_API = "monitoring.coreos.com/v1"
@@ -49,7 +49,10 @@ def autoscaler(owner: Owner, autoscaling: Autoscaling) -> dict[str, Any]:
     }
 
 
-def pod_monitor(owner: Owner, monitoring: Monitoring, api_key: KeyRef | None) -> dict[str, Any]:
+def pod_monitors(
+    owner: Owner, monitoring: Monitoring, api_key: KeyRef | None, *, gateways: bool
+) -> list[dict[str, Any]]:
+    """Of the masters, and of the gateways if there are any."""
     endpoint: dict[str, Any] = {
         "port": "http",
         "path": "/metrics",
@@ -57,13 +60,20 @@ def pod_monitor(owner: Owner, monitoring: Monitoring, api_key: KeyRef | None) ->
     }
     if api_key is not None:
         endpoint["authorization"] = {"credentials": {"name": api_key.name, "key": api_key.key}}
-    return {
-        "apiVersion": MONITORING_API,
-        "kind": "PodMonitor",
-        "metadata": metadata(owner, owner.name, monitoring.labels),
-        "spec": {
-            "selector": {"matchLabels": masters_selector(owner.name)},
-            "podTargetLabels": [REVISION],
-            "podMetricsEndpoints": [endpoint],
-        },
-    }
+
+    def monitor(name: str, selector: dict[str, str], labels: list[str]) -> dict[str, Any]:
+        return {
+            "apiVersion": MONITORING_API,
+            "kind": "PodMonitor",
+            "metadata": metadata(owner, name, monitoring.labels),
+            "spec": {
+                "selector": {"matchLabels": selector},
+                "podTargetLabels": labels,
+                "podMetricsEndpoints": [endpoint],
+            },
+        }
+
+    found = [monitor(owner.name, masters_selector(owner.name), [REVISION])]
+    if gateways:
+        found.append(monitor(gateway_name(owner.name), gateways_selector(owner.name), []))
+    return found

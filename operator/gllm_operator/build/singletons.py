@@ -10,7 +10,7 @@ from gllm_operator.api.availability import Disruption
 from gllm_operator.api.server import Server
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.build.gateway import gateway_objects
-from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitor
+from gllm_operator.build.integrations import OPTIONAL_APIS, autoscaler, pod_monitors
 from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.route import route_objects
@@ -80,7 +80,8 @@ def _children(
     if spec.route is not None:
         children += route_objects(owner, spec.route, spec.server)
     if spec.monitoring.pod_monitor:
-        children.append(pod_monitor(owner, spec.monitoring, spec.server.api_key_secret_ref))
+        key = spec.server.api_key_secret_ref
+        children += pod_monitors(owner, spec.monitoring, key, gateways=spec.gateway is not None)
     return children
 
 

@@ -74,7 +74,7 @@ class LocalPod:
         if self.spec.ready_path and self.state in ("Running", "Ready"):
             ready = False
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                async with session.get(f"http://127.0.0.1:{self.spec.port}{self.spec.ready_path}") as answer:
+                async with session.get(self.spec.url + self.spec.ready_path) as answer:
                     ready = answer.status == 200
             if ready != (self.state == "Ready"):
                 self._set("Ready" if ready else "Running")

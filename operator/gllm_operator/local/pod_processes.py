@@ -1,17 +1,21 @@
-"""Converts rendered StatefulSets to processes with the same arguments and environment, on loopback addresses."""
+"""Converts rendered pods to processes with the same arguments and environment, on loopback addresses."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gllm_operator.build import gateway
 from gllm_operator.build.env import DRAIN_DELAY_VARIABLE
 from gllm_operator.build.pod import CONTAINER
-from gllm_operator.names import POD_INDEX
+from gllm_operator.names import POD_INDEX, ROLE
 
 Manifest = dict[str, Any]
+
+_FRONT = "127.0.0.1"
+"""Where clients send their requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +33,34 @@ class PodProcess:
     ready_path: str
     """HTTP path of its readiness probe; empty if it has none."""
     port: int
+    """Of its HTTP server; 0 if it has none."""
+    host: str
+    """An address of its HTTP server."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
 
 
 def processes_of(objects: Sequence[Manifest], mounts: Mapping[str, str]) -> list[PodProcess]:
-    """Return the pods of the first group, the master first. mounts: local paths by paths in the container."""
+    """Return the pods of the first group, the master first, then a gateway if there are any.
+
+    mounts: local paths by paths in the container. With a gateway, it and the master listen on an address of their own
+    each, because both have the same port.
+    """
     sets = [one for one in objects if one["kind"] == "StatefulSet"]
     groups = sorted({one["metadata"]["labels"]["gllm.dev/index"] for one in sets}, key=int)
     pods = [pod for one in sets if one["metadata"]["labels"]["gllm.dev/index"] == groups[0] for pod in _pods(one)]
     secrets = {one["metadata"]["name"]: _data(one) for one in objects if one["kind"] == "Secret"}
-    return [_process(pod, secrets, mounts) for pod in sorted(pods, key=_rank)]
+    pods.sort(key=lambda pod: int(pod["metadata"]["labels"][POD_INDEX]))
+    gateways = [_gateway_pod(one) for one in objects if one["kind"] == "Deployment"]
+    found = [_process(pod, secrets, mounts) for pod in [*pods, *gateways]]
+    return [_with_own_address(one) for one in found] if gateways else found
+
+
+def front_of(specs: Sequence[PodProcess]) -> PodProcess:
+    """The process to which clients send their requests."""
+    return next((one for one in specs if one.role == gateway.CONTAINER), specs[0])
 
 
 def loopback(rank: int) -> str:
@@ -49,10 +72,10 @@ def host_paths(objects: Sequence[Manifest]) -> dict[str, str]:
     """Return the paths on the host by paths in the container, for the manifest's hostPath volumes."""
     found = {}
     for one in objects:
-        if one["kind"] == "StatefulSet":
+        if one["kind"] in ("StatefulSet", "Deployment"):
             spec = one["spec"]["template"]["spec"]
             sources = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
-            for mount in _container(one["spec"]["template"]).get("volumeMounts", []):
+            for mount in _container(one["spec"]["template"]["spec"]).get("volumeMounts", []):
                 if mount["name"] in sources:
                     found[mount["mountPath"]] = sources[mount["name"]] + "/" + mount.get("subPath", "")
     return {inside: path.rstrip("/") for inside, path in found.items()}
@@ -82,7 +105,9 @@ def _pods(one: Manifest) -> list[Manifest]:
 
 
 def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Mapping[str, str]) -> PodProcess:
-    container = next(one for one in pod["spec"]["containers"] if one["name"] == CONTAINER)
+    labels = pod["metadata"]["labels"]
+    rank = int(labels.get(POD_INDEX, 0))
+    container = _container(pod["spec"])
     env: dict[str, str] = {}
     for variable in container["env"]:
         value = _value(variable, pod, secrets)
@@ -97,14 +122,36 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
     port = next((one["containerPort"] for one in container.get("ports", []) if one.get("name") == "http"), 0)
     return PodProcess(
         name=pod["metadata"]["name"],
-        role=pod["metadata"]["labels"]["gllm.dev/role"],
-        rank=_rank(pod),
-        address=loopback(_rank(pod)),
+        role=labels.get(ROLE, gateway.CONTAINER),
+        rank=rank,
+        address=pod["status"]["podIP"],
         arguments=(command, translate(model, mounts), *rest),
         env=env,
         ready_path=ready.get("path", ""),
         port=port,
+        host=_FRONT,
     )
+
+
+def _gateway_pod(deployment: Manifest) -> Manifest:
+    template = deployment["spec"]["template"]
+    metadata = {
+        "name": deployment["metadata"]["name"],
+        "namespace": deployment["metadata"]["namespace"],
+        "labels": template["metadata"]["labels"],
+    }
+    return {"metadata": metadata, "spec": template["spec"], "status": {"podIP": _FRONT}}
+
+
+def _with_own_address(process: PodProcess) -> PodProcess:
+    """Let a process listen on its own address only, and a gateway find the master by it."""
+    arguments = list(process.arguments)
+    for at, flag in enumerate(process.arguments[:-1]):
+        if flag == "--host":
+            arguments[at + 1] = process.address
+        elif flag == "--engines":
+            arguments[at + 1] = f"{loopback(0)}:{arguments[at + 1].rpartition(':')[2]}"
+    return replace(process, arguments=tuple(arguments), host=process.address)
 
 
 def _value(variable: Manifest, pod: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | None:
@@ -143,10 +190,8 @@ def _data(secret: Manifest) -> dict[str, str]:
     return plain
 
 
-def _container(template: Manifest) -> Manifest:
-    found: Manifest = next(one for one in template["spec"]["containers"] if one["name"] == CONTAINER)
+def _container(spec: Manifest) -> Manifest:
+    """The container that serves: the group's, or the gateway's."""
+    containers = {one["name"]: one for one in spec["containers"]}
+    found: Manifest = containers.get(CONTAINER) or containers[gateway.CONTAINER]
     return found
-
-
-def _rank(pod: Manifest) -> int:
-    return int(pod["metadata"]["labels"][POD_INDEX])

@@ -1,4 +1,4 @@
-"""`gllm run`: runs the manifest's first group as local processes."""
+"""`gllm run`: runs the manifest's first group, and a gateway if it has any, as local processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from gllm_operator.build.singletons import make_keys
 from gllm_operator.local.kubelet import run_group
 from gllm_operator.local.manifest import objects_of, read_deployments
-from gllm_operator.local.pod_processes import PodProcess, host_paths, processes_of
+from gllm_operator.local.pod_processes import PodProcess, front_of, host_paths, processes_of
 from gllm_operator.local.table import PodTable
 
 
@@ -27,7 +27,7 @@ def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
     if replicas > 1:
         print(f"runs one group of {replicas}, because all would need the same ports", file=out, flush=True)
     specs = prepare(deployment, mounts, out)
-    with PodTable(out, f"http://127.0.0.1:{specs[0].port}/v1") as table:
+    with PodTable(out, front_of(specs)) as table:
         return asyncio.run(run_group(specs, table.show))
 
 

@@ -13,16 +13,17 @@ from rich.table import Table
 
 from gllm.terminal import rich_table
 from gllm_operator.local.kubelet import LocalPod
+from gllm_operator.local.pod_processes import PodProcess
 
 _COLUMNS = ("POD", "ROLE", "ADDRESS", "STATE", "RESTARTS", "AGE", "LAST LINE")
 
 
 class PodTable:
-    """`with PodTable(out, endpoint) as table`, then `table.show(pods)` at each change."""
+    """`with PodTable(out, front) as table`, then `table.show(pods)` at each change. front: what clients talk to."""
 
-    def __init__(self, out: TextIO, endpoint: str) -> None:
+    def __init__(self, out: TextIO, front: PodProcess) -> None:
         self._console = Console(file=out, highlight=False, soft_wrap=True)
-        self._endpoint = endpoint
+        self._front = front
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._shown: dict[str, str] = {}
         """The last state that was printed, by the pod's name."""
@@ -42,9 +43,9 @@ class PodTable:
             self._live.update(_table(pods), refresh=True)
         else:
             self._print_changes(pods)
-        if not self._announced and any(pod.state == "Ready" for pod in pods):
+        if not self._announced and any(pod.state == "Ready" and pod.spec == self._front for pod in pods):
             self._announced = True
-            self._print(f"serves at {self._endpoint}")
+            self._print(f"serves at {self._front.url}/v1")
 
     def _print_changes(self, pods: Sequence[LocalPod]) -> None:
         for pod in pods:
