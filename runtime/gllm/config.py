@@ -127,6 +127,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Host and port of engines on other machines. Empty: the engine of the own group."""
     engine_timeout: float = 120.0
     """Seconds that a request waits while none of `engines` serves."""
+    wait_for_engine: bool = False
+    """Whether requests wait also before one of `engines` has served; otherwise they are refused until then."""
 
     @property
     def drain_seconds(self) -> float:

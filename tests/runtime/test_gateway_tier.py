@@ -185,8 +185,6 @@ def test_a_gateway_takes_only_its_own_connections_with_it(tier: Tier) -> None:
 def test_requests_wait_for_an_engine_and_then_fail(tier: Tier) -> None:
     group = tier.group()
     gateway, impatient = tier.gateway(group), tier.gateway(group, flags=("--engine-timeout", "1"))
-    until(gateway.healthy, 60)
-    assert gateway.http.get("/ready").status_code == 503
     gateway.wait_ready()
     impatient.wait_ready()
     (stream,) = streams_of(gateway, 1)
@@ -234,3 +232,39 @@ def test_errors_of_the_command_are_one_line(model: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode != 0
         assert said in " ".join(done.stderr.replace("│", " ").split()), done.stderr
+
+
+def test_requests_wait_for_the_first_engine_within_limits(tier: Tier) -> None:
+    port = free_port()
+    flags = ("--engines", f"127.0.0.1:{port}", "--keys-file", tier.keys, "--wait-for-engine")
+    flags += ("--max-queued-requests", "2", "--engine-timeout", "60")
+    gateway = Server(tier.model, tier.folder / "gateway", *flags, command="gateway")
+    tier.started.append(gateway)
+    until(gateway.healthy, 60)
+    until(lambda: gateway.http.get("/ready", params={"recovering": True}).status_code == 200, 30)
+    answer = gateway.http.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json()["idle_seconds"] > 0
+    streams = [Stream(gateway, prompt=f"number {n}", max_tokens=8) for n in range(2)]
+    until(lambda: gateway.http.get("/ready").json()["idle_seconds"] == 0, 10)
+    until(lambda: gateway.http.get("/load").json()["server_load"] == 2, 10)
+    body = {"prompt": "one more", "max_tokens": 8}
+    assert gateway.http.post("/v1/completions", json=body).status_code == 429
+    tier.group(engine_port=port)
+    for stream in streams:
+        stream.result()
+        assert stream.finish_reasons == {0: "length"}
+    assert gateway.ready()
+    assert gateway.http.get("/ready").json()["idle_seconds"] > 0
+
+
+def test_requests_do_not_wait_for_an_engine_for_ever(tier: Tier) -> None:
+    flags = ("--engines", f"127.0.0.1:{free_port()}", "--keys-file", tier.keys, "--wait-for-engine")
+    gateway = Server(tier.model, tier.folder / "gateway", *flags, "--engine-timeout", "1", command="gateway")
+    tier.started.append(gateway)
+    until(gateway.healthy, 60)
+    until(lambda: gateway.http.get("/ready", params={"recovering": True}).status_code == 200, 30)
+    answer = gateway.http.post("/v1/completions", json={"prompt": "a", "max_tokens": 8})
+    assert answer.status_code == 503
+    assert "no engine served within 1 s" in answer.text
+    assert gateway.http.get("/load").json()["server_load"] == 0

@@ -55,6 +55,10 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
             "autoscaling and suspend contradict each other: remove one of them",
         ),
         Rule(
+            "!has(self.autoscaling) || !has(self.gateway) || self.gateway.idleSeconds == 0",
+            "autoscaling and gateway.idleSeconds both decide when there are no groups: remove one of them",
+        ),
+        Rule(
             "self.server.port < self.network.masterPort || self.server.port > self.network.masterPort + 2",
             "server.port is one of the three ports from network.masterPort on: choose another",
         ),

@@ -35,6 +35,7 @@ RESERVED = frozenset(
         "--keys-file",
         "--engines",
         "--engine-timeout",
+        "--wait-for-engine",
         "--api-key",
         "--on-failure",
     }

@@ -13,6 +13,8 @@ from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe, t
 from gllm_operator.build.secret_files import SecretFile, secret_files
 from gllm_operator.names import (
     DEPLOYMENT,
+    MANAGED_BY,
+    MANAGER,
     Owner,
     engines_name,
     gateway_name,
@@ -46,7 +48,7 @@ def engines_service(owner: Owner) -> dict[str, Any]:
 
 def gateway_deployment(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": "gllm", "app.kubernetes.io/component": CONTAINER}
-    labels |= {"app.kubernetes.io/instance": owner.name} | gateways_selector(owner.name)
+    labels |= {"app.kubernetes.io/instance": owner.name, MANAGED_BY: MANAGER} | gateways_selector(owner.name)
     template = overlay({"metadata": {"labels": labels}, "spec": _pod_spec(owner, gateway, source)}, gateway.template)
     template["metadata"]["labels"] |= labels
     return {
@@ -109,6 +111,7 @@ def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, A
             *("--host", "0.0.0.0", "--port", str(source.port), "--served-model-name", served_name(source.model)),
             *(("--max-queued-requests", str(queued)) if queued is not None else ()),
             *("--engine-timeout", str(gateway.wait_seconds), "--drain-timeout", str(source.drain_timeout)),
+            *(("--wait-for-engine",) if gateway.idle_seconds else ()),
             *("--log-level", source.engine.log_level),
             *gateway.extra_args,
         ],

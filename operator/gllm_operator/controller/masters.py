@@ -1,4 +1,5 @@
-"""Asks masters over HTTP for their number of requests and loading progress. No answer means unknown, never zero."""
+"""Asks masters over HTTP for their number of requests and loading progress, and gateways for how long they have had
+no requests. No answer means unknown, never zero."""
 
 from __future__ import annotations
 
@@ -44,6 +45,15 @@ async def ask_masters(requests: Addresses, loading: Addresses) -> Answers:
     return Answers(counts, shares)
 
 
+async def ask_gateways(addresses: Addresses) -> tuple[float | None, ...]:
+    """Return how long each gateway has had no requests, in seconds; None: it did not answer."""
+    if not addresses:
+        return ()
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        found = await _ask_all(session, addresses, "/ready", parse_idle)
+    return tuple(found.get(name) for name in addresses)
+
+
 async def _ask_all(
     session: aiohttp.ClientSession, addresses: Addresses, path: str, parse: Callable[[str], _T | None]
 ) -> dict[str, _T]:
@@ -69,9 +79,17 @@ def parse_requests(text: str) -> int | None:
 
 def parse_loaded(text: str) -> float | None:
     """The loaded share in the JSON of /ready; None if the group does not load."""
+    share = _number(text, "loaded")
+    return None if share is None else min(1.0, max(0.0, share))
+
+
+def parse_idle(text: str) -> float | None:
+    """The seconds without requests in the JSON of a gateway's /ready."""
+    return _number(text, "idle_seconds")
+
+
+def _number(text: str, name: str) -> float | None:
     try:
-        answer = json.loads(text)
-        share = float(answer["loaded"])
+        return float(json.loads(text)[name])
     except (ValueError, TypeError, KeyError):
         return None
-    return min(1.0, max(0.0, share))

@@ -64,6 +64,7 @@ def observe(
     model: ModelConfig | None = None,
     answers: Answers = NO_ANSWERS,
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None,
+    gateways_idle: tuple[float | None, ...] = (),
 ) -> Observed:
     metadata = deployment["metadata"]
     spec, problem = decode_spec(deployment.get("spec"))
@@ -109,6 +110,7 @@ def observe(
         model=model,
         gateways_ready=max((_ready_pods(one) for one in controlled if one["kind"] == "Deployment"), default=0),
         gateways_current=any(_is_current(one) for one in controlled if one["kind"] == "Deployment"),
+        gateways_idle=gateways_idle,
         in_flight=answers.in_flight,
         loaded=answers.loaded,
     )

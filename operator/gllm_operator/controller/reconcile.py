@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from gllm_operator.api.status import LLMDeploymentStatus
 from gllm_operator.build.singletons import make_keys
 from gllm_operator.controller.execute import Executor, NotLeading, Stale
-from gllm_operator.controller.masters import Addresses, Answers, ask_masters
+from gllm_operator.controller.masters import Addresses, Answers, ask_gateways, ask_masters
 from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.metrics import OperatorMetrics
 from gllm_operator.controller.observe import observe
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.kube.failed_creates import FailedCreate
-from gllm_operator.names import FINALIZER, GROUP_NAME, ROLE, Owner, keys_name
+from gllm_operator.names import FINALIZER, GATEWAY, GROUP_NAME, ROLE, Owner, keys_name
 from gllm_operator.objects import Object, ObjectKey, key_of, resource_version
 from gllm_operator.plan import Plan, plan
 
@@ -50,6 +50,7 @@ class Dependencies:
 
     clock: Callable[[], float] = time.time
     ask_masters: Asker = ask_masters
+    ask_gateways: Callable[[Addresses], Awaitable[tuple[float | None, ...]]] = ask_gateways
     make_keys: Callable[[], str] = make_keys
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None
     """Why the StatefulSet with this uid could not create a pod."""
@@ -68,6 +69,7 @@ class _DeploymentState:
     memory: Memory = field(default_factory=Memory)
     watch_requests: tuple[str, ...] = ()
     watch_loading: tuple[str, ...] = ()
+    watch_gateways: bool = False
     status: LLMDeploymentStatus = field(default_factory=LLMDeploymentStatus)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -192,6 +194,7 @@ class Reconciler:
                 if made.claim:
                     continue
                 state.watch_requests, state.watch_loading = made.watch_requests, made.watch_loading
+                state.watch_gateways = made.watch_gateways
                 state.status = made.status
                 self._count()
                 result = "ok"
@@ -211,6 +214,7 @@ class Reconciler:
         if memory.keys_known and _keys_are_missing(objects, key.name, dependencies.failed_create):
             memory.keys_known = False
         source = str(((state.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
+        gateways_idle = await dependencies.ask_gateways(_gateways(objects)) if state.watch_gateways else ()
         observed = observe(
             state.deployment,
             objects,
@@ -226,6 +230,7 @@ class Reconciler:
             answers=await dependencies.ask_masters(
                 _masters(objects, state.watch_requests), _masters(objects, state.watch_loading)
             ),
+            gateways_idle=gateways_idle,
         )
         return plan(observed, dependencies.clock()), observed.owner
 
@@ -258,13 +263,26 @@ def _masters(objects: list[Object], groups: tuple[str, ...]) -> dict[str, tuple[
     found = {}
     for one in objects:
         labels = one["metadata"].get("labels") or {}
-        address = (one.get("status") or {}).get("podIP")
-        if one["kind"] == "Pod" and labels.get(ROLE) == "master" and labels.get(GROUP_NAME) in groups and address:
-            ports = [port for container in one["spec"]["containers"] for port in container.get("ports") or []]
-            port = next((each["containerPort"] for each in ports if each.get("name") == "http"), None)
-            if port is not None:
-                found[labels[GROUP_NAME]] = (address, port)
+        address = _address(one)
+        if labels.get(ROLE) == "master" and labels.get(GROUP_NAME) in groups and address is not None:
+            found[labels[GROUP_NAME]] = address
     return found
+
+
+def _gateways(objects: list[Object]) -> dict[str, tuple[str, int]]:
+    """(address, port) of each gateway pod that has an address, by its name."""
+    pods = [one for one in objects if GATEWAY in (one["metadata"].get("labels") or {})]
+    return {one["metadata"]["name"]: address for one in pods if (address := _address(one)) is not None}
+
+
+def _address(pod: Object) -> tuple[str, int] | None:
+    """Address and HTTP port of a pod that has both; None for other objects."""
+    address = (pod.get("status") or {}).get("podIP")
+    if pod["kind"] != "Pod" or not address:
+        return None
+    ports = [port for container in pod["spec"]["containers"] for port in container.get("ports") or []]
+    port = next((each["containerPort"] for each in ports if each.get("name") == "http"), None)
+    return None if port is None else (address, port)
 
 
 def _keys_are_missing(objects: list[Object], name: str, failed_mount: Callable[[str], FailedCreate | None]) -> bool:

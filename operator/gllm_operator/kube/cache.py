@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gllm_operator.names import DEPLOYMENT, MANAGER
+from gllm_operator.names import DEPLOYMENT, GATEWAY, MANAGER
 from gllm_operator.objects import Object, ObjectKey, ObjectRef, key_of, ref_of, resource_version
 
 WATCHED: tuple[tuple[str, str], ...] = (
@@ -126,8 +126,9 @@ class Cache:
 
 
 def deployment_of(found: Object) -> ObjectKey | None:
-    """The LLMDeployment that an object's label names."""
-    name = (found["metadata"].get("labels") or {}).get(DEPLOYMENT)
+    """The LLMDeployment that an object's label names. Gateway pods have a label of their own."""
+    labels = found["metadata"].get("labels") or {}
+    name = labels.get(DEPLOYMENT) or labels.get(GATEWAY)
     return ObjectKey(found["metadata"]["namespace"], name) if name else None
 
 

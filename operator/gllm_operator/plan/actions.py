@@ -60,6 +60,8 @@ class Plan:
     events: tuple[Event, ...] = ()
     wake_after: float | None = None
     """Seconds until the next pass if nothing changes before; None: none is due."""
+    watch_gateways: bool = False
+    """Whether the next plan needs to know how long the gateways have had no requests."""
     watch_requests: tuple[str, ...] = ()
     """Names of groups whose number of requests the next plan needs."""
     watch_loading: tuple[str, ...] = ()

@@ -40,6 +40,7 @@ class StatusInputs:
     """Whether this pass writes objects."""
     blocked: bool = False
     """Whether the API server refuses the spec's revision, so that the target is an earlier one."""
+    idle: bool = False
 
 
 def make_status(
@@ -73,6 +74,7 @@ def make_status(
         update=inputs.update,
         groups=entries,
         replicas=replicas,
+        idle=inputs.idle,
         ready=len(serving),
         updated=updated,
         available=available,
@@ -93,6 +95,7 @@ def make_status(
         unavailable_replicas=max(0, replicas - available),
         ready=f"{len(serving)}/{replicas}",
         gateways="" if gateway is None else f"{observed.gateways_ready}/{gateway.replicas}",
+        idle=inputs.idle,
         selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
         current_revision=current_revision(inputs.target, before),
         update_revision=inputs.update or before.update_revision,

@@ -193,6 +193,8 @@ class Observed:
     """Ready pods of the gateways' Deployment."""
     gateways_current: bool = False
     """Whether all pods of the gateways' Deployment have its newest template and are ready."""
+    gateways_idle: tuple[float | None, ...] = ()
+    """Seconds without requests, 0 while there are any, of each gateway pod that was asked; None: no answer."""
     in_flight: Mapping[str, int] = field(default_factory=dict)
     """Running and waiting requests by the group's name, for masters that were asked and answered."""
     loaded: Mapping[str, float] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import OrdinalStatus
@@ -17,6 +17,7 @@ from gllm_operator.plan.actions import Delete, Event, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.health import Health, health_of, is_loading
+from gllm_operator.plan.idle import ask_after, is_idle, watches, with_idleness
 from gllm_operator.plan.in_service import all_labelled, labels_to_set
 from gllm_operator.plan.make_status import StatusInputs, make_status
 from gllm_operator.plan.observed import CREATION, Observed, Refusal
@@ -58,13 +59,18 @@ def plan(observed: Observed, now: float) -> Plan:
         return Plan(observed.status, claim=observed.operator, wake_after=0.0)
     if deleting and observed.orphaned:
         return Plan(observed.status, remove_finalizer=observed.has_finalizer)
+    idle = observed.spec is not None and is_idle(observed, observed.spec)
+    if observed.spec is not None:
+        observed = replace(observed, spec=with_idleness(observed.spec, idle))
     desired = _desired_state(observed)
     groups = groups_of(observed, now)
     if observed.deleting_since is not None:
         return _plan_deletion(observed, desired, groups, now)
     if desired.spec is None:
         return _only_status(observed, desired, groups, now)
-    return _plan_spec(observed, desired, desired.spec, groups, now)
+    made = _plan_spec(observed, desired, desired.spec, groups, idle, now)
+    waits = [one for one in (made.wake_after, ask_after(observed, desired.spec, idle)) if one is not None]
+    return replace(made, wake_after=min(waits, default=None), watch_gateways=watches(desired.spec))
 
 
 def _stands_back(observed: Observed) -> Event:
@@ -94,7 +100,7 @@ def _desired_state(observed: Observed) -> DesiredState:
 
 
 def _plan_spec(
-    observed: Observed, desired: DesiredState, spec: LLMDeploymentSpec, groups: list[Group], now: float
+    observed: Observed, desired: DesiredState, spec: LLMDeploymentSpec, groups: list[Group], idle: bool, now: float
 ) -> Plan:
     ordinals = observed.status.places
     health = {group.name: health_of(group, spec, ordinals, now) for group in groups}
@@ -121,6 +127,7 @@ def _plan_spec(
         missing_apis(observed.owner, spec, observed.apis) if _renderable(spec) else (),
         writes=bool(writes.applies),
         blocked=desired.refused is not None,
+        idle=idle,
     )
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     staying = writes.staying

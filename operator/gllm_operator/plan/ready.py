@@ -48,6 +48,8 @@ class StatusFacts:
     fewest: int
     """The number of groups that must be available."""
     deleting: bool = False
+    idle: bool = False
+    """Whether there are no groups because the gateways have no requests."""
     route: tuple[RouteAnswer, ...] | None = None
     """What Gateways say about the HTTPRoute; None if there is none."""
 
@@ -79,6 +81,10 @@ def verdict(facts: StatusFacts) -> Verdict:
         found = rule(facts)
         if found is not None:
             return found
+    if facts.idle:
+        return Verdict(
+            "Idle", "the gateways have no requests, so there are no groups; the next one starts them", "done"
+        )
     if facts.replicas == 0:
         return Verdict("NoGroups", "spec.replicas is 0, so nothing serves", "done")
     return Verdict("AllGroupsReady", f"{facts.ready} of {facts.replicas} groups serve", "done")

@@ -66,6 +66,8 @@ def _bounds(spec: LLMDeploymentSpec) -> list[str]:
         if spec.gateway.engine_port in (spec.server.port, first, first + 1, first + 2):
             found.append(f"gateway.enginePort {spec.gateway.engine_port} is a port of the master already: change it")
     scaling = spec.autoscaling
+    if scaling is not None and spec.gateway is not None and spec.gateway.idle_seconds:
+        found.append("autoscaling and gateway.idleSeconds both decide when there are no groups: remove one of them")
     if scaling is not None and bool(scaling.metrics) == bool(scaling.triggers):
         found.append("autoscaling takes either metrics or triggers: give one of them")
     return found

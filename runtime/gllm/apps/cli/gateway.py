@@ -36,6 +36,15 @@ TimeoutOption = Annotated[
         min=0,
     ),
 ]
+WaitOption = Annotated[
+    bool,
+    typer.Option(
+        "--wait-for-engine",
+        help="Let requests wait for the first engine too, for engines that start on demand. Without it they are "
+        "refused until an engine has served.",
+        rich_help_panel="Engines",
+    ),
+]
 
 
 @takes_flags(*SOURCE_FLAGS, *GATEWAY_FLAGS)
@@ -44,6 +53,7 @@ def gateway(
     *,
     engines: EnginesOption,
     engine_timeout: TimeoutOption = 120.0,
+    wait_for_engine: WaitOption = False,
     keys_file: KeysOption = "",
     log_level: LogLevelOption = "warning",
     flags: dict[str, Any],
@@ -59,7 +69,9 @@ def gateway(
     if not places:
         raise typer.BadParameter("name at least one engine, such as 10.0.0.7:29600", param_hint="--engines")
     config = make_config(model, flags, log_level=log_level, weights=False)
-    settings = msgspec.structs.replace(config.gateway, engines=places, engine_timeout=engine_timeout)
+    settings = msgspec.structs.replace(
+        config.gateway, engines=places, engine_timeout=engine_timeout, wait_for_engine=wait_for_engine
+    )
     config = msgspec.structs.replace(config, gateway=settings)
 
     from gllm.wire.curve import KEYS_VARIABLE, read_keys

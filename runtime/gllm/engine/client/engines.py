@@ -59,8 +59,15 @@ class RemoteEngines:
         self._links: dict[tuple[str, int], EngineLink] = {}
         """The engines that serve."""
         self._problems: dict[tuple[str, int], str] = {}
+        self._unusable: set[tuple[str, int]] = set()
+        """Engines that serve, and that this gateway cannot use."""
+        self._tried: set[tuple[str, int]] = set()
+        """Addresses at which an engine has answered, or did not."""
+        self._looked = False
+        """Whether each engine that was there at the start has been tried."""
         self._requests = LiveRequests(self._choose)
         self._turn = itertools.count()
+        self._served = asyncio.Event()
         self._addresses: set[tuple[str, int]] = set()
         self._followers: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._context: zmq.asyncio.Context | None = None
@@ -72,10 +79,15 @@ class RemoteEngines:
         self._tasks = [asyncio.create_task(self._find()), asyncio.create_task(self._fail_late())]
 
     async def serving(self) -> Hello:
-        """Wait until an engine serves."""
-        while (hello := self.hello) is None:
-            await asyncio.sleep(0.05)
-        return hello
+        """Wait until an engine has served."""
+        await self._served.wait()
+        assert self.limits is not None
+        return self.limits
+
+    @property
+    def may_come(self) -> bool:
+        """Whether the next engine is worth waiting for: those that serve, if any, are not for other gateways."""
+        return self._looked and not self._unusable
 
     # --- the interface of EngineClient -----------------------------------------------------------------
 
@@ -160,6 +172,7 @@ class RemoteEngines:
                     self._problems[host, port] = f"{error.strerror or error}"
                     found |= {one for one in self._links if one[1] == port}  # DNS may fail while engines serve.
             self._addresses = found
+            self._looked = self._looked or found <= self._tried
             for address in found:
                 if address not in self._followers or self._followers[address].done():
                     self._followers[address] = asyncio.create_task(self._follow(address))
@@ -172,19 +185,25 @@ class RemoteEngines:
             link = EngineLink(self._context, tcp_address(*address), keys=self._keys, on_output=self._requests.on_output)
             try:
                 hello = await link.greet(_GREET_SECONDS)
+                self._unusable.add(address)
                 self._check(hello)
+                self._unusable.discard(address)
                 self._problems.pop(address, None)
                 logger.warning("engine connected", extra={"engine": link.address, "epoch": hello.epoch})
                 self._links[address] = link
                 self.limits = self.hello
+                self._served.set()
                 self._requests.submit_waiting()
                 reason = await link.lost()
                 logger.warning("engine lost", extra={"engine": link.address, "reason": reason, "live": len(link.sent)})
             except EngineError as error:
                 reason = str(error)
+                if link.hello is None:
+                    self._unusable.discard(address)
                 if self._problems.get(address) != reason:
                     logger.warning("no engine", extra={"engine": link.address, "reason": reason})
             finally:
+                self._tried.add(address)
                 link.close()
                 lost = self._links.pop(address, None)
             self._problems[address] = reason
@@ -195,6 +214,8 @@ class RemoteEngines:
                 self._requests.submit_waiting()
             await asyncio.sleep(_RETRY_SECONDS)
         self._problems.pop(address, None)
+        self._unusable.discard(address)
+        self._tried.discard(address)
 
     def _check(self, hello: Hello) -> None:
         """Raise EngineError if requests could not continue on this engine as on the others."""

@@ -61,7 +61,8 @@ class Generation:
         gateway.model.check_name(request.model)
         ticket = gateway.admission.admit(request.num_prompts * request.choices_per_prompt)
         try:
-            prepared = await prepare(request, gateway.model, gateway.limits().max_model_len)
+            limits = await gateway.first_limits()
+            prepared = await prepare(request, gateway.model, limits.max_model_len)
             generation = cls(gateway, request, prepared, ticket=ticket, response_id=response_id, arrived=arrived)
             generation._submit()
         except BaseException:

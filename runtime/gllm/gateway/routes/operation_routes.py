@@ -36,8 +36,10 @@ def operation_routes(gateway: Gateway) -> APIRouter:
     @router.get("/ready", tags=["operations"])
     async def ready(recovering: bool = False) -> Response:
         """200 while an engine serves; with `recovering=true` also while the engine is being replaced and new requests
-        wait. Before that `loaded` is the share of the weights that is loaded, 0 to 1. Needs no API key."""
-        return _state_response(gateway.not_ready(recovering), gateway.loaded if gateway.engine.hello is None else None)
+        wait. Before that `loaded` is the share of the weights that is loaded, 0 to 1. In front of several engines,
+        `idle_seconds` is the time without requests. Needs no API key."""
+        loaded = gateway.loaded if gateway.engine.hello is None else None
+        return _state_response(gateway.not_ready(recovering), loaded=loaded, idle_seconds=gateway.idle_seconds())
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -68,9 +70,9 @@ def operation_routes(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _state_response(problem: str | None, loaded: float | None = None) -> Response:
+def _state_response(problem: str | None, **figures: float | None) -> Response:
     """Return 200, or 503 with the reason."""
-    more = {} if loaded is None else {"loaded": round(loaded, 3)}
+    more = {name: round(value, 3) for name, value in figures.items() if value is not None}
     if problem is None:
         return JSONResponse({"status": "ok"} | more)
     return JSONResponse({"status": "unavailable", "reason": problem} | more, 503)

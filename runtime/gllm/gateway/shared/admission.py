@@ -36,12 +36,18 @@ class Admission:
         self._on_reject = on_reject
         self._clock = clock
         self._finished: deque[tuple[float, int]] = deque(maxlen=_RATE_SAMPLES)
+        self._idle_since = clock()
         self.live = 0
         """Admitted choices that are not finished."""
         self.waiting_tokens = 0
         """Admitted prompt tokens that are not computed yet."""
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def idle_seconds(self) -> float:
+        """The time since a choice was last live; 0 while one is."""
+        return 0.0 if self.live else max(self._clock() - self._idle_since, 1e-3)
 
     async def empty(self) -> None:
         """Wait until no choice is live."""
@@ -52,6 +58,7 @@ class Admission:
         if self.live:
             self._idle.clear()
         else:
+            self._idle_since = self._clock()
             self._idle.set()
 
     def admit(self, weight: int) -> Ticket:
@@ -61,10 +68,11 @@ class Admission:
         every client guess when to retry.
         """
         limits = self._engine.limits
-        if limits is None:
+        if limits is None and not self._config.wait_for_engine:
             self._reject("not_ready")
             raise unavailable("The engine is not ready.", "not_ready", retry_after=5)
-        limit = limits.max_num_seqs + self._config.max_queued_requests
+        running = 0 if limits is None else limits.max_num_seqs
+        limit = running + self._config.max_queued_requests
         if weight > limit:
             raise ApiError(
                 400,
@@ -74,7 +82,7 @@ class Admission:
             )
         if self.live + weight > limit:
             self._reject("queue_full")
-            raise overloaded("The queue is full.", self._retry_after(self.live - limits.max_num_seqs))
+            raise overloaded("The queue is full.", self._retry_after(self.live - running))
         self._change_live(weight)
         return Ticket(self, weight)
 

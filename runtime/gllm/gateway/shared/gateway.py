@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -84,6 +85,17 @@ class Gateway:
             raise engine_dead("no engine is running")
         return self.engine.limits
 
+    async def first_limits(self) -> Hello:
+        """Return `limits()`; with --wait-for-engine, wait for them first. Raises ApiError 503."""
+        settings = self.config.gateway
+        if self.engine.limits is None and isinstance(self.engine, RemoteEngines) and settings.wait_for_engine:
+            seconds = settings.engine_timeout
+            try:
+                await asyncio.wait_for(self.engine.serving(), seconds)
+            except TimeoutError:
+                raise engine_dead(f"no engine served within {seconds:g} s: {self.engine.problem()}") from None
+        return self.limits()
+
     def not_ready(self, recovering: bool = False) -> str | None:
         """Return why new requests should go to another server, None if they should not.
 
@@ -91,9 +103,19 @@ class Gateway:
         """
         if self.draining:
             return "draining"
-        if self.engine.hello is None and not (recovering and self.engine.limits is not None):
+        if self.engine.hello is None and not (recovering and self._may_wait()):
             return self._disconnected()
         return self.unhealthy()
+
+    def _may_wait(self) -> bool:
+        """Whether requests wait for an engine rather than being refused."""
+        if self.engine.limits is None and isinstance(self.engine, RemoteEngines):
+            return self.config.gateway.wait_for_engine and self.engine.may_come
+        return self.engine.limits is not None
+
+    def idle_seconds(self) -> float | None:
+        """Return the time without requests, for those who start and end engines on demand; None: of a group."""
+        return self.admission.idle_seconds if isinstance(self.engine, RemoteEngines) else None
 
     def _disconnected(self) -> str:
         if isinstance(self.engine, RemoteEngines):

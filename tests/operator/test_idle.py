@@ -1,0 +1,167 @@
+"""gateway.idleSeconds: groups end when the gateways have no requests, and start again when one waits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from fixtures.operator_harness import SPEC, OperatorHarness
+from fixtures.ports import free_port
+from gllm_operator.controller.masters import ask_gateways, parse_idle
+from gllm_operator.controller.reconcile import _gateways
+from gllm_operator.kube.cache import deployment_of
+from gllm_operator.local.manifest import objects_of
+from gllm_operator.names import MANAGED_BY, MANAGER
+from gllm_operator.objects import Object, ObjectKey
+
+
+def harness_with(replicas: int = 1, **changes: Any) -> OperatorHarness:
+    spec = SPEC | {"parallelism": {"pipeline": 1}, "replicas": replicas}
+    return OperatorHarness(spec | {"gateway": {"replicas": 1, "idleSeconds": 60}} | changes)
+
+
+def passes(harness: OperatorHarness, count: int = 25) -> float | None:
+    harness.world.eager = True
+    wait = None
+    for _ in range(count):
+        wait = harness.run_pass()
+        harness.world.step()
+        harness.now += 1
+    return wait
+
+
+def serving(replicas: int = 1, **changes: Any) -> OperatorHarness:
+    """A deployment whose groups and gateway are ready, with a request."""
+    harness = harness_with(replicas, **changes)
+    harness.gateways_idle = (0.0,)
+    passes(harness)
+    (one,) = harness.api.of_kind("Deployment")
+    status = {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
+    harness.api.edit(one, lambda found: found.update(status=status))
+    passes(harness)
+    assert harness.status.ready_replicas == max(1, replicas)
+    return harness
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 2])
+def test_groups_end_without_requests_and_start_with_the_next(replicas: int) -> None:
+    harness = serving(replicas)
+    harness.gateways_idle = (59.0,)
+    assert passes(harness) == 2.0, "asked again when the time is over"
+    assert not harness.status.idle
+    harness.gateways_idle = (60.0,)
+    assert passes(harness) == 2.0
+    assert harness.status.idle
+    assert harness.sets() == []
+    assert harness.condition("Ready") == ("True", "Idle")
+    assert harness.api.of_kind("Deployment"), "the gateways stay"
+    harness.gateways_idle = (0.0,)
+    passes(harness)
+    assert not harness.status.idle
+    assert harness.status.ready == f"{max(1, replicas)}/{max(1, replicas)}"
+    assert harness.deployment is not None
+    assert harness.deployment["spec"]["replicas"] == replicas, "it is not the operator's field"
+
+
+def test_no_groups_start_before_the_first_request() -> None:
+    harness = harness_with(replicas=0)
+    harness.gateways_idle = (1.0,)
+    passes(harness)
+    assert harness.status.idle
+    assert harness.sets() == []
+    harness.start_operator()  # One without memory has not asked the gateways yet.
+    passes(harness, 1)
+    assert harness.sets() == []
+    harness.gateways_idle = (None, 0.0)
+    passes(harness)
+    assert len(harness.sets()) == 1, "one waiting request is enough"
+
+
+@pytest.mark.parametrize("answers", [(), (None,), (500.0, None), (500.0, 3.0)])
+def test_groups_stay_while_requests_are_possible(answers: tuple[float | None, ...]) -> None:
+    harness = serving()
+    harness.gateways_idle = answers
+    passes(harness)
+    assert not harness.status.idle
+    assert len(harness.sets()) == 1
+
+
+def test_a_busy_deployment_is_asked_seldom() -> None:
+    harness = serving()
+    harness.gateways_idle = (10.0,)
+    assert passes(harness) == pytest.approx(50.0)
+
+
+def test_suspended_and_scaled_to_zero_without_idle_seconds_stay() -> None:
+    harness = serving()
+    harness.edit(lambda one: one.update(suspend=True))
+    passes(harness)
+    assert harness.sets() == []
+    assert not harness.status.idle
+    assert harness.condition("Ready") == ("True", "Suspended")
+    harness.edit(lambda one: one.update(suspend=False, replicas=0, gateway={"replicas": 1}))
+    passes(harness)
+    assert harness.sets() == []
+    assert harness.condition("Ready") == ("True", "NoGroups")
+
+
+def test_a_rollout_is_finished_first() -> None:
+    harness = serving()
+    harness.gateways_idle = (500.0,)
+    harness.world.eager = False  # New groups do not get ready.
+    harness.edit(lambda one: one.update(image="gllm:2"))
+    for _ in range(5):
+        harness.run_pass()
+        harness.now += 1
+    assert not harness.status.idle
+    assert len(harness.sets()) == 2
+
+
+def test_an_autoscaler_is_refused_beside_it() -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 3, "metrics": [{"type": "Pods"}]}
+    harness = harness_with(autoscaling=scaling)
+    assert harness.deployment is not None
+    with pytest.raises(ValueError, match=r"autoscaling and gateway\.idleSeconds"):
+        objects_of(harness.deployment, keys="")
+
+
+def gateway_pod(harness: OperatorHarness, port: int) -> Object:
+    (one,) = harness.api.of_kind("Deployment")
+    template = one["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert labels[MANAGED_BY] == MANAGER, "the operator watches such pods"
+    assert "--wait-for-engine" in template["spec"]["containers"][0]["args"]
+    container = template["spec"]["containers"][0] | {"ports": [{"name": "http", "containerPort": port}]}
+    metadata = {"name": "smol-gateway-x", "namespace": "default", "labels": labels}
+    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}, "status": {"podIP": "127.0.0.1"}}
+
+
+def test_gateway_pods_are_found_and_asked() -> None:
+    harness = harness_with()
+    passes(harness, 3)
+    port = free_port()
+    pod = gateway_pod(harness, port)
+    assert deployment_of(pod) == ObjectKey("default", "smol")
+    assert _gateways([pod, *harness.sets()]) == {"smol-gateway-x": ("127.0.0.1", port)}
+    assert _gateways([pod | {"status": {}}]) == {}
+
+    async def ask() -> tuple[float | None, ...]:
+        async def ready(request: web.Request) -> web.Response:
+            return web.json_response({"status": "unavailable", "idle_seconds": 4.5}, status=503)
+
+        application = web.Application()
+        application.router.add_get("/ready", ready)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            return await ask_gateways(_gateways([pod]) | {"gone": ("127.0.0.1", free_port())})
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(ask()) == (4.5, None)
+    assert parse_idle('{"status": "ok"}') is None
+    assert parse_idle("nonsense") is None
