@@ -128,6 +128,17 @@ def test_an_autoscaler_is_refused_beside_it() -> None:
         objects_of(harness.deployment, keys="")
 
 
+def test_an_endpoint_picker_is_refused_beside_it() -> None:
+    """Its requests go to masters, so busy groups would end."""
+    route = {"parentRefs": [{"name": "public"}], "endpointPicker": {"name": "picker"}}
+    for idle_seconds, words in ((60, "past the gateways"), (0, "")):
+        harness = harness_with(route=route, gateway={"idleSeconds": idle_seconds})
+        passes(harness, 2)
+        valid = next(one for one in harness.status.conditions if one.type == "SpecValid")
+        assert (valid.status == "True") == (idle_seconds == 0), valid.message
+        assert words in valid.message
+
+
 def gateway_pod(harness: OperatorHarness, port: int) -> Object:
     (one,) = harness.api.of_kind("Deployment")
     template = one["spec"]["template"]

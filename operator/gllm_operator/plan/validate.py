@@ -68,6 +68,8 @@ def _bounds(spec: LLMDeploymentSpec) -> list[str]:
     scaling = spec.autoscaling
     if scaling is not None and spec.gateway is not None and spec.gateway.idle_seconds:
         found.append("autoscaling and gateway.idleSeconds both decide when there are no groups: remove one of them")
+    if spec.route is not None and spec.route.endpoint_picker and spec.gateway is not None and spec.gateway.idle_seconds:
+        found.append("route.endpointPicker sends requests past the gateways, so gateway.idleSeconds cannot count them")
     if scaling is not None and bool(scaling.metrics) == bool(scaling.triggers):
         found.append("autoscaling takes either metrics or triggers: give one of them")
     return found
