@@ -20,12 +20,15 @@ def shared(kube: Kube) -> None:
 
 
 def _node_of_the_slave(kube: Kube) -> str:
-    """Return a node without masters. After a node loss both pods may share a node; then the slave is moved."""
+    """Return a node without masters. After a drain or a node loss both pods may share a node; then the slave is moved.
+
+    It is deleted by force: in order it would serve for the drain timeout.
+    """
     for _ in range(4):
         node: str = kube.pods(role="slave")[0]["spec"]["nodeName"]
         if node not in {pod["spec"]["nodeName"] for pod in kube.pods(role="master")}:
             return node
-        kube.kubectl("delete", "pod", kube.pods(role="slave")[0]["metadata"]["name"])
+        kube.kubectl("delete", "pod", kube.pods(role="slave")[0]["metadata"]["name"], "--force", "--grace-period=0")
         kube.wait_complete(1)
     raise AssertionError(f"master and slave stay on {node}")
 
