@@ -19,8 +19,8 @@ from gllm.wire.curve import make_keys
 
 pytestmark = pytest.mark.timing
 
-LONG = 600
-"""Tokens of streams that a failure interrupts."""
+LONG = 2500
+"""Tokens of streams that a failure interrupts: seconds on an idle machine."""
 
 
 @pytest.fixture(scope="module")
