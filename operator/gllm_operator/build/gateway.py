@@ -8,8 +8,8 @@ from gllm_operator.api.gateway import Gateway
 from gllm_operator.build.env import DRAIN_DELAY_VARIABLE
 from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.build.overlay import overlay
-from gllm_operator.build.pod import base_container, download, pod_security
-from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe, termination_grace
+from gllm_operator.build.pod import base_container, pod_spec
+from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe
 from gllm_operator.build.secret_files import SecretFile, secret_files
 from gllm_operator.names import (
     DEPLOYMENT,
@@ -68,12 +68,7 @@ def gateway_deployment(owner: Owner, gateway: Gateway, source: PodSource) -> dic
 
 def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
     files = model_files(source.model)
-    spec: dict[str, Any] = {
-        "serviceAccountName": source.service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": termination_grace(source),
-        "securityContext": pod_security(source),
+    own = {
         "containers": [_container(owner, gateway, source)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
@@ -89,11 +84,7 @@ def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, An
             }
         ],
     }
-    if source.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in source.image_pull_secrets]
-    if files.download:
-        spec["initContainers"] = [download(source)]
-    return spec
+    return pod_spec(source, own)
 
 
 def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:

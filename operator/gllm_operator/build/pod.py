@@ -32,12 +32,7 @@ def pod_template(owner: Owner, source: PodSource, shape: ParallelConfig, group: 
 
 def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: GroupId, role: str) -> dict[str, Any]:
     files = model_files(source.model)
-    spec: dict[str, Any] = {
-        "serviceAccountName": source.service_account,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": termination_grace(source),
-        "securityContext": pod_security(source),
+    own = {
         "containers": [_container(owner, source, shape, group, role)],
         "volumes": [
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -48,9 +43,22 @@ def _pod_spec(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gro
         "tolerations": _tolerations(source),
         "topologySpreadConstraints": _spread(owner, group, role),
     }
+    return pod_spec(source, own)
+
+
+def pod_spec(source: PodSource, own: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields `own` with those of all pods: account, grace period, security, and download of the model."""
+    spec: dict[str, Any] = {
+        "serviceAccountName": source.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": termination_grace(source),
+        "securityContext": pod_security(source),
+        **own,
+    }
     if source.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in source.image_pull_secrets]
-    if files.download:
+    if model_files(source.model).download:
         spec["initContainers"] = [download(source)]
     return spec
 
