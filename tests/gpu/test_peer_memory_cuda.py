@@ -181,7 +181,7 @@ def test_sampled_tokens_return_to_the_first_stage(disabled: str, monkeypatch: py
 
 
 def _unread(world: Any, rank: int) -> None:
-    """After the last request nobody reads its tokens. A full ring would keep the sender's device busy for ever."""
+    """After the last request its tokens are not read. A full ring would keep the sender's device busy for ever."""
     if rank == 1:
         for number in range(3):  # pp + 1
             world.to_first.send(torch.full((MOST_SAMPLED,), number, device="cuda"))

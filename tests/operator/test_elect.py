@@ -103,7 +103,7 @@ def test_a_leader_that_leaves_hands_over_at_once(api: MemoryApi, clock: Clock) -
 
 
 def test_a_leader_outlives_other_writers_of_its_lease(api: MemoryApi, clock: Clock) -> None:
-    """Tools that apply the chart again write to the Lease, or make it anew. The leader keeps it either way."""
+    """Tools that apply the chart again write to the Lease, or create it again. The leader keeps it either way."""
 
     async def go() -> None:
         first, second = elector(api, clock, "first"), elector(api, clock, "second")

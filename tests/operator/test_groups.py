@@ -279,7 +279,7 @@ def test_a_recovering_group_leaves_the_service_while_another_serves() -> None:
     lose_slave(harness, first)
     harness.run_pass()
     assert endpoints(harness) == {second}
-    lose_slave(harness, second)  # Nobody serves: both wait for requests, as one group alone does.
+    lose_slave(harness, second)  # No group serves: both wait for requests, as one group alone does.
     harness.run_pass()
     assert endpoints(harness) == {first, second}
     lose_slave(harness, first, ready=True)

@@ -178,7 +178,7 @@ def test_a_gateway_takes_only_its_own_connections_with_it(tier: Tier) -> None:
     for stream in mine:
         stream.join(10)
         assert stream.broken
-    until(lambda: sum(group.running() for group in groups) <= 2, 10)  # The engines abort what nobody waits for.
+    until(lambda: sum(group.running() for group in groups) <= 2, 10)  # The engines abort requests without a client.
     same_as_alone(other, others)
 
 

@@ -46,7 +46,7 @@ class Group:
 
     @property
     def evicted(self) -> bool:
-        """Whether its master is evicted. It finishes its requests, but accepts none until its pod is made anew."""
+        """Whether its master is evicted. It finishes its requests, but accepts none until its pod is created again."""
         return any(pod.evicted and pod.role == "master" for pod in self.pods)
 
     @property

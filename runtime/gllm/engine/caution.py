@@ -1,6 +1,6 @@
 """What measured steps say about micro-batches that the time model may not know yet. Pure: no clock, no I/O.
 
-The time model starts from ratios that may be wrong by several times, and it is solved anew only every few steps. Where
+The time model starts from ratios that may be wrong by several times, and it is solved again only every few steps. Where
 running streams would wait for a wrong prediction, these two rules limit the damage to one step:
 
 * No leap: a step of n tokens takes at most n / m times as long as one of m < n tokens, since a step has a fixed cost.

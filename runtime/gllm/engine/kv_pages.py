@@ -64,7 +64,7 @@ class PagePool:
         self._digest: list[bytes | None] = [None] * num_pages
         self._page: dict[bytes, int] = {}
         self._changes: dict[bytes, bool] | None = None
-        """Since the last `take_changes`: whether the digest came or went; None: nobody asks."""
+        """Since the last `take_changes`: whether the digest came or went; None: no gateway asked for them."""
 
     @property
     def num_free(self) -> int:

@@ -128,7 +128,7 @@ def join_world(
     for target in range(coords.tp):
         source = (coords.pp - 1) * coords.tp + target
         # The first stage reads tokens when it needs them, at the latest pp + 1 steps later. The sender must not wait
-        # for that: after the last request nobody reads, and a waiting stream would block device synchronisations.
+        # for that: after the last request no tokens are read, and a waiting stream would block device synchronisations.
         receiver, sender = make(source, target, (most_sampled,), torch.int64, most_unread=coords.pp + 1)
         from_last, to_first = receiver or from_last, sender or to_first
     return World(coords, group, before, after, from_last, to_first, staged)
