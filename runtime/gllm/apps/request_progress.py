@@ -1,51 +1,46 @@
-"""The progress of many requests: a bar on stderr that leaves one line."""
+"""The progress of many requests, with their tokens and failures. On a terminal the bar leaves one line."""
 
 from __future__ import annotations
 
-import time
 from typing import TextIO
 
-from gllm.terminal import Bars
+from gllm.progress import Progress
 
 
 class RequestProgress:
-    """Counts requests that have ended, and draws a bar if stderr is a terminal. A context manager."""
+    """Counts requests that have ended. A context manager."""
 
     def __init__(self, total: int | None, *, stream: TextIO | None = None, visible: bool = True) -> None:
         """
         Args:
             total: the number of requests; None if it is not known.
-            visible: whether to draw at all.
+            visible: whether to show anything.
         """
-        self._total = total
-        self._bars = Bars(stream, "count")
-        self._bars.visible = self._bars.visible and visible
-        self._start = time.monotonic()
-        self.done = 0
+        self._progress = Progress("requests", total, stream=stream, visible=visible)
         self.failed = 0
         self.tokens = 0
 
+    @property
+    def done(self) -> int:
+        return self._progress.done
+
     def update(self, tokens: int, *, failed: bool = False) -> None:
         """Count one more request that has ended."""
-        self.done += 1
         self.failed += failed
         self.tokens += tokens
-        if self._bars.visible:
-            self._bars.show("requests", self.done, self._total, note=self._figures())
+        self._progress.update(self._figures())
 
     def __str__(self) -> str:
-        of_total = "" if self._total is None else f"/{self._total}"
-        return f"{self.done}{of_total} requests, {self._figures()}"
+        return f"{self._progress.count}, {self._figures()}"
 
     def _figures(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.tokens} tokens, {self.tokens / seconds:.0f} tok/s{failed}"
+        return f"{self.tokens} tokens, {self.tokens / max(self._progress.seconds, 1e-9):.0f} tok/s{failed}"
 
     def __enter__(self) -> RequestProgress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bars.close()
-        if self._bars.visible:
-            print(self, file=self._bars.stream, flush=True)
+        self._progress.close()
+        if self._progress.is_bar:
+            self._progress.line(str(self))

@@ -11,6 +11,7 @@ import pytest
 
 from gllm.apps.request_progress import RequestProgress
 from gllm.hub.download import _download_bar
+from gllm.progress import LINE_SECONDS, Progress
 from gllm.supervisor.progress import ProgressPrinter
 from gllm.terminal import Bars, markdown_table, print_table
 from gllm.wire.messages import ProcessStatus
@@ -58,6 +59,24 @@ def test_nothing_is_drawn_without_a_capable_terminal(stream: io.StringIO, monkey
         progress.update(5)
     assert stream.getvalue() == ""
     assert progress.done == 1
+
+
+def test_a_log_gets_a_line_now_and_then() -> None:
+    log = io.StringIO()
+    now = 0.0
+    with Progress("cases", 180, stream=log, clock=lambda: now) as progress:
+        for _ in range(180):
+            now += LINE_SECONDS / 60
+            progress.update()
+    assert log.getvalue().splitlines() == ["60/180 cases", "120/180 cases", "180/180 cases"]
+    with Progress("cases", stream=log, visible=False, clock=lambda: now) as progress:
+        now += LINE_SECONDS + 1
+        progress.update("a note")
+    assert len(log.getvalue().splitlines()) == 3, "a caller that wants no progress gets none"
+    with Progress("cases", stream=log, clock=lambda: now) as progress:
+        now += LINE_SECONDS + 1
+        progress.show(7, 9, "a note")
+    assert log.getvalue().splitlines()[-1] == "7/9 cases, a note"
 
 
 def test_requests_leave_one_line() -> None:

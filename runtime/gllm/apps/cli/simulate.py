@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,8 @@ from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.trace import TraceWriter
-from gllm.terminal import Bars, print_table
+from gllm.progress import Progress
+from gllm.terminal import print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,16 @@ def simulate(
         for name in _policies(policy):
             config = EngineConfig(model="", policy=name, enable_prefix_caching=False, **flags)
             writer = TraceWriter(trace, pipeline.pp) if trace is not None else None
-            outcome = Simulation(config, pipeline, requests, seed=seed, concurrency=max_concurrency, trace=writer).run()
+            with Progress(f"requests of {name}", len(requests)) as progress:
+                outcome = Simulation(
+                    config,
+                    pipeline,
+                    requests,
+                    seed=seed,
+                    concurrency=max_concurrency,
+                    trace=writer,
+                    on_done=progress.update,
+                ).run()
             if writer is not None:
                 writer.close()
             found = figures.figures_of(outcome, bounds, load)
@@ -201,8 +210,8 @@ def _policies(names: Sequence[str] | None) -> list[PolicyName]:
 
 def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> None:
     """Run the grid; print its tables, write JSON and plots."""
-    with Bars(kind="count") as bars:
-        rows = ablation.run_grid(grid, on_done=partial(bars.show, "cases"))
+    with Progress("cases") as progress:
+        rows = ablation.run_grid(grid, on_done=progress.show)
     means = ablation.means(rows)
     for workload in grid.workloads:
         print(f"\n{workload}, {grid.preset}, {grid.seeds} seeds of {grid.seconds:g} s\n")
@@ -225,8 +234,8 @@ def _ablation(grid: ablation.Grid, output: Path | None, plots: Path | None) -> N
 
 def _curves(curves: goodputs.Curves, output: Path | None, plots: Path | None) -> None:
     """Run the grid of `--goodput-curves`; print its table, write JSON and the plot."""
-    with Bars(kind="count") as bars:
-        points = goodputs.run_curves(curves, on_done=partial(bars.show, "runs"))
+    with Progress("runs") as progress:
+        points = goodputs.run_curves(curves, on_done=progress.show)
     print(f"{curves.preset}, TTFT {curves.ttft:g} s, TPOT {curves.tpot:g} s, {curves.seeds} seeds. Requests per second")
     print("within both; in brackets the best of #MaxP " + ", ".join(map(str, curves.fixed)) + ".\n")
     print_table(goodputs.columns(curves), goodputs.rows(points))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -108,10 +109,13 @@ class Simulation:
         seed: int = 0,
         concurrency: int | None = None,
         trace: TraceWriter | None = None,
+        on_done: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_done() is called when a request ends."""
         self.now = 0.0
         self._hardware = hardware
         self._trace = trace
+        self._on_done = on_done
         num_pages = config.num_pages or hardware.kv_tokens // config.page_size
         room = num_pages * config.page_size
         self.max_model_len = min(config.max_model_len or room, room)
@@ -238,6 +242,8 @@ class Simulation:
             record.pieces.append((record.latency, float(len(output.token_ids))))
             record.finish_reason = output.finish_reason or ""
             record.error = output.error or ""
+            if output.finish_reason:
+                self._on_done()
             if output.finish_reason and self._unsent:
                 following = self._unsent.popleft()
                 arrival = max(following.arrival, self.now)
