@@ -123,6 +123,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drain_delay: float = 0.0
     """Seconds at the start of a drain in which new connections are served, because a load balancer still sends some."""
     log_requests: bool = False
+    ui: bool = True
+    """Whether browsers get the web page at `/`."""
     engines: tuple[tuple[str, int], ...] = ()
     """Host and port of engines on other machines. Empty: the engine of the own group."""
     engine_timeout: float = 120.0

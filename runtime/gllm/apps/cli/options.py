@@ -120,6 +120,7 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
              check=check_api_key, envvar="GLLM_API_KEY", shown_default="no key"),
     _gateway("allowed_origins", "HTTP", "Web pages that may use the server, such as https://example.com; * is all.",
              parse=parse_origins, metavar="ORIGIN,...", shown_default="pages on localhost"),
+    _gateway("ui", "HTTP", "The web page at /, with a chat and a view of the pipeline.", spelling="--ui/--no-ui"),
     _gateway("max_queued_requests", "HTTP", "Choices of requests that may wait; more are refused with 429.", least=0),
     _gateway("max_queued_tokens", "HTTP", "Prompt tokens that may wait; more are refused with 429.",
              least=0, shown_default="no bound"),

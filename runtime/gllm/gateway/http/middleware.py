@@ -1,7 +1,7 @@
 """Middleware of all routes, as plain ASGI: request id, API key, late connections, HTTP counters.
 
-The order is RequestTracking(Cors(ApiKey(RefuseLate(CanonicalPaths(app))))). Nothing here wraps `receive`, so a
-disconnect reaches the routes at once.
+The order is RequestTracking(Page(Cors(ApiKey(RefuseLate(CanonicalPaths(app)))))), with the page of `gllm.ui.page`.
+Nothing here wraps `receive`, so a disconnect reaches the routes at once.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from gllm.gateway.routes.sglang_routes import sglang_routes
 from gllm.gateway.routes.text_routes import text_routes
 from gllm.gateway.shared.gateway import Gateway
 from gllm.sampling_params import ParameterError
+from gllm.ui.page import Page
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
@@ -44,16 +45,21 @@ def create_app(gateway: Gateway) -> ASGIApp:
         (path, re.compile(re.sub(r"{\w+}", ".+", path))) for path in sorted(known, key=len, reverse=True) if "{" in path
     ]
 
+    settings = gateway.config.gateway
+    on_time = RefuseLate(CanonicalPaths(app), lambda: gateway.metrics.rejected("draining"))
+    guarded = Cors(ApiKey(on_time, settings.api_key), settings.allowed_origins)
+    page = Page(guarded) if settings.ui else None
+
     def route_of(path: str) -> str:
+        if page is not None and path in page.paths and path != "/":
+            return "/ui"
         path = canonical(path)
         if path in known:
             return path
         return next((template for template, pattern in templates if pattern.fullmatch(path)), "unknown")
 
-    settings = gateway.config.gateway
-    on_time = RefuseLate(CanonicalPaths(app), lambda: gateway.metrics.rejected("draining"))
     return RequestTracking(
-        Cors(ApiKey(on_time, settings.api_key), settings.allowed_origins),
+        page or guarded,
         count=gateway.metrics.http,
         route_of=route_of,
         log_requests=settings.log_requests,

@@ -1,0 +1,1 @@
+"""The web page of a server: its static files, and the middleware that serves them."""
