@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
+from typing import Literal
 
 from gllm.hub.name import HubName
 
@@ -14,11 +15,11 @@ class HubError(ValueError):
 
 
 @contextlib.contextmanager
-def explained(name: HubName) -> Iterator[None]:
+def explained(name: HubName, *, kind: Literal["model", "dataset"] = "model") -> Iterator[None]:
     """Turn the errors of huggingface_hub into HubError."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{name.repo}"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name.repo}"
     http_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
     """The base class of the HTTP library that this version of huggingface_hub uses."""
     token = "set HF_TOKEN to a token that may read it"
@@ -29,7 +30,7 @@ def explained(name: HubName) -> Iterator[None]:
     except errors.GatedRepoError:
         raise HubError(f"{name.repo} is gated: ask for access at {page}, then {token}") from None
     except errors.RepositoryNotFoundError:
-        raise HubError(f"there is no model {name.repo} at {constants.ENDPOINT}; if it is private, {token}") from None
+        raise HubError(f"there is no {kind} {name.repo} at {constants.ENDPOINT}; if it is private, {token}") from None
     except errors.RevisionNotFoundError:
         raise HubError(f"{name.repo} has no revision {name.revision}: see {page}") from None
     except errors.HfHubHTTPError as error:

@@ -19,6 +19,7 @@ _SUBCOMMANDS = {
     "generate": ("gllm.apps.cli.generate", "Answer a file of prompts offline, JSONL in and out."),
     "simulate": ("gllm.apps.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),
     "bench": ("gllm.apps.cli.bench", "Measure an OpenAI server, or the engine alone."),
+    "eval": ("gllm.apps.cli.eval", "Measure the quality of a server's answers."),
     "keys": ("gllm.apps.cli.keys", "Make the keys of a group of several nodes."),
     "fetch": ("gllm.apps.cli.fetch", "Download a model from a Hugging Face hub into its cache or a folder."),
     "render": ("gllm.apps.cli.manifest", "Print the Kubernetes objects that the operator makes of a manifest."),

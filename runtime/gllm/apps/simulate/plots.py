@@ -1,4 +1,4 @@
-"""Plots of simulations. Only this module imports matplotlib, which is an extra."""
+"""Plots of simulations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import itertools
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from gllm.apps.figure import pyplot, save
 from gllm.apps.simulate.ablation import Mean
 from gllm.apps.simulate.goodput import Point
 from gllm.apps.simulate.simulation import Outcome
@@ -23,23 +23,8 @@ STYLES: dict[str, tuple[str, str]] = {
 """Colour and marker of each policy."""
 
 
-def _pyplot() -> Any:
-    """Return matplotlib.pyplot without a display. Raises ValueError that says how to install it."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("plots need matplotlib: pip install 'gllm[plots]'") from None
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"font.size": 8, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 9})
-    pyplot.rcParams["svg.hashsalt"] = "gllm"
-    return pyplot
-
-
 def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
     """Plot a workload's p99 TTFT, mean TPOT, throughput and bubble share by load, with one column for each pp."""
-    pyplot = _pyplot()
     chosen = [mean for mean in means if mean.workload == workload]
     depths = sorted({mean.pp for mean in chosen})
     rows: tuple[tuple[str, Callable[[Mean], float], bool], ...] = (
@@ -48,7 +33,7 @@ def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
         ("steady tok/s", lambda mean: mean.throughput, False),
         ("bubble share", lambda mean: mean.bubble, False),
     )
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         len(rows), len(depths), figsize=(2.3 * len(depths) + 0.6, 7.2), squeeze=False, sharex=True, sharey="row"
     )
     for column, depth in enumerate(depths):
@@ -72,16 +57,14 @@ def plot_ablation(means: Sequence[Mean], workload: str, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.96))
-    _save(figure, path)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def plot_goodput(points: Sequence[Point], path: Path) -> None:
     """Plot goodput against the request rate: a column for each pp, a row for each workload."""
-    pyplot = _pyplot()
     depths = sorted({point.pp for point in points})
     workloads = list(dict.fromkeys(point.workload for point in points))
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         len(workloads), len(depths), figsize=(3.6 * len(depths) + 0.6, 2.8 * len(workloads) + 0.8), squeeze=False
     )
     for (row, workload), (column, depth) in itertools.product(enumerate(workloads), enumerate(depths)):
@@ -106,14 +89,12 @@ def plot_goodput(points: Sequence[Point], path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="upper center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.88 if len(workloads) > 1 else 0.8))
-    _save(figure, path)
-    pyplot.close(figure)
+    save(figure, path)
 
 
 def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 400) -> None:
     """Plot tokens and times of successive micro-batches while requests still arrive."""
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         2, len(outcomes), figsize=(3.0 * len(outcomes) + 0.5, 4.2), squeeze=False, sharex=True, sharey="row"
     )
     for column, (policy, outcome) in enumerate(outcomes.items()):
@@ -133,11 +114,4 @@ def plot_microbatches(outcomes: dict[str, Outcome], path: Path, *, count: int = 
             bottom.set_ylabel("slowest stage, ms")
             top.legend(loc="upper left", frameon=False)
     figure.tight_layout()
-    _save(figure, path)
-    pyplot.close(figure)
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Save without the date, so that the same figures make the same file."""
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, dpi=110, metadata=metadata)
+    save(figure, path)

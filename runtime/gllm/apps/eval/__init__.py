@@ -1,0 +1,1 @@
+"""Output quality: public benchmarks through any OpenAI server, and a served model against transformers."""
