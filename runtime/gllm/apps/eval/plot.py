@@ -26,7 +26,7 @@ def plot_result(result: Result, path: Path) -> None:
     axis.set_xlim(0, 108)
     axis.set_xticks(range(0, 101, 20))
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"{metric}, % (bars: 95 % intervals; in brackets: questions)")
+    axis.set_xlabel(f"{metric}, % (lines: 95 % intervals; in brackets: number of questions)")
     axis.set_title(f"{result.task}: {result.model}")
     figure.tight_layout()
     save(figure, path)
