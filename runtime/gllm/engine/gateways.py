@@ -28,6 +28,7 @@ from gllm.wire.messages import (
     RequestOutputs,
     Submit,
 )
+from gllm.wire.pipeline_events import PipelineEvents, Watch
 from gllm.wire.transport import decoder, encode
 
 logger = logging.getLogger("gllm.engine")
@@ -47,6 +48,8 @@ class Gateways:
         self._clients: dict[bytes, None] = {}
         self._followers: dict[bytes, None] = {}
         """The clients on other machines; they know the prefix cache."""
+        self.viewers: dict[bytes, float] = {}
+        """Client -> time.monotonic() until which it wants events of the pipeline."""
         self._outputs: OutputsByClient = {}
         self._decoder = decoder(GatewayToEngine)
 
@@ -97,6 +100,8 @@ class Gateways:
                 self._greet(client)
             case Leave():
                 self._leave()
+            case Watch(seconds=seconds):
+                self.viewers[client] = time.monotonic() + seconds
 
     def _leave(self) -> None:
         """Tell all clients that the group will end; they send no new requests."""
@@ -161,7 +166,17 @@ class Gateways:
             for client in list(self._clients):
                 self._send(client, heartbeat)
 
-    def _send(self, client: bytes, message: Hello | RequestOutputs | CachedPages) -> None:
+    def has_viewers(self, now: float) -> bool:
+        """Forget the clients that have not asked for events again in time, and return whether others are left."""
+        self.viewers = {client: until for client, until in self.viewers.items() if until > now}
+        return bool(self.viewers)
+
+    def send_events(self, events: PipelineEvents) -> None:
+        """Send events of the pipeline to the clients that want them."""
+        for client in list(self.viewers):
+            self._send(client, events)
+
+    def _send(self, client: bytes, message: Hello | RequestOutputs | CachedPages | PipelineEvents) -> None:
         try:
             self._sockets[client[0]].send_multipart((client[1:], encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -171,6 +186,7 @@ class Gateways:
         """Abort the requests of a client that has left."""
         self._clients.pop(client, None)
         self._followers.pop(client, None)
+        self.viewers.pop(client, None)
         if self._scheduler is not None:
             if not self._followers:
                 self._scheduler.pool.ignore_changes()

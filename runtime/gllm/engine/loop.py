@@ -16,6 +16,7 @@ import zmq
 from gllm import __version__
 from gllm.checkpoint.model_digest import digest_model
 from gllm.config import Config
+from gllm.engine.feed import PipelineFeed
 from gllm.engine.gateways import Gateways
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
@@ -59,6 +60,7 @@ class EngineLoop:
         self.scheduler: Scheduler | None = None
         """None until all workers are ready."""
         self._trace: TraceWriter | None = None
+        self._feed = PipelineFeed(config.engine.pp)
         self._stopping = False
         self._wake_reader, self._wake_writer = unix.socketpair()
         self._wake_writer.setblocking(False)
@@ -131,6 +133,8 @@ class EngineLoop:
         try:
             while not self._stopping:
                 wait = max(0.0, next_heartbeat - time.monotonic())
+                if self._feed.watched:
+                    wait = min(wait, self._feed.wait)
                 events = dict(poller.poll(int(wait * 1000) + 1))
                 if to_workers in events:
                     self._read(to_workers, workers.receive)
@@ -140,6 +144,8 @@ class EngineLoop:
                 # Steps first: a stage may be idle without one; an output only reaches its client a little later.
                 self._send_steps()
                 gateways.send_outputs()
+                if gateways.viewers:
+                    self._send_events()
                 if time.monotonic() >= next_heartbeat:
                     next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
                     self._check_progress()
@@ -181,11 +187,16 @@ class EngineLoop:
             return
         match message:
             case StepResult():
-                self._gateways.merge(scheduler.process_result(message))
+                outputs = scheduler.process_result(message)
+                if self._feed.watched:
+                    self._feed.answered(message.step, outputs)
+                self._gateways.merge(outputs)
                 if trace is not None:
                     trace.counters(time.time(), scheduler.stats())
             case StageReport():
                 scheduler.observe(message)
+                if self._feed.watched:
+                    self._feed.stage(message)
                 if trace is not None:
                     trace.stage(message, scheduler.work_of(message.step))
             case GrammarReady():
@@ -200,6 +211,15 @@ class EngineLoop:
             self._workers.send_to_sampler(message)
         while (output := scheduler.schedule()) is not None:
             self._workers.send_to_all(output)
+            if self._feed.watched:
+                self._feed.sent(scheduler.newest_batch, output.num_tokens)
+
+    def _send_events(self) -> None:
+        """Send events of the pipeline to the gateways that have viewers, at intervals."""
+        feed = self._feed
+        feed.watch(self._gateways.has_viewers(time.monotonic()))
+        if feed.watched and (events := feed.take()) is not None:
+            self._gateways.send_events(events)
 
     def _check_progress(self) -> None:
         """Raise WorkersHang after `step_timeout`: a lost peer in a collective, or a hung device, reports nothing."""

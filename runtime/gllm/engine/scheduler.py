@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 
 from gllm.config import EngineConfig
-from gllm.engine.batch import BatchBuilder
+from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.borders import on_border
 from gllm.engine.grammars import Grammars
 from gllm.engine.in_flight import InFlight
@@ -214,6 +214,11 @@ class Scheduler:
         """Record that this step and those before it have reached the last stage, or passed it."""
         for batch in self._in_flight.reach_last_stage(step):
             self._running.make_ready(batch.sampled, batch.step)
+
+    @property
+    def newest_batch(self) -> MicroBatch:
+        """The micro-batch in flight that was scheduled last."""
+        return self._in_flight.batches[-1]
 
     def work_of(self, step: int) -> Work | None:
         """Return the work of a recent step; None if it is not remembered."""

@@ -3,8 +3,8 @@
 `gllm.wire.node_messages` has the messages between the supervisors of two nodes. There is no pickle: decoding is typed,
 unknown tags and fields are refused, and the transport bounds the size. Messages with many fields take keywords only.
 
-    gateway  -> engine      Connect | Submit | Abort
-    engine   -> gateway     Hello | RequestOutputs
+    gateway  -> engine      Connect | Submit | Abort | Leave | Watch
+    engine   -> gateway     Hello | RequestOutputs | CachedPages | PipelineEvents
     engine   -> worker      Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
     worker   -> engine      Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
     process  -> supervisor  ProcessStatus
@@ -16,11 +16,8 @@ from __future__ import annotations
 import msgspec
 
 from gllm.sampling_params import SamplingParams
-
-
-class Message(msgspec.Struct, tag=True, array_like=True, forbid_unknown_fields=True):
-    """Base of all messages, encoded as an array of the class name and the fields in their order."""
-
+from gllm.wire.base import Message
+from gllm.wire.pipeline_events import PipelineEvents, Watch
 
 # --- gateway -> engine ---------------------------------------------------------------------------
 
@@ -260,7 +257,7 @@ class Capacity(Message):
 
 class Ready(Message):
     rank: int
-    step_sizes: list[int] = []
+    step_sizes: list[int] = msgspec.field(default_factory=list)
     """Numbers of tokens, ascending, to which steps with prompts are padded; empty: they are not padded."""
 
 
@@ -281,9 +278,9 @@ class StepResult(Message, kw_only=True):
     """Seconds of compute on the last stage."""
     logprobs: list[TokenLogprob | None] | None = None
     """Parallel to `token_ids`; None if no row requests them."""
-    prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = []
+    prompt_logprobs: list[tuple[int, list[TokenLogprob]]] = msgspec.field(default_factory=list)
     """(row, logprobs of the prompt tokens that this chunk predicts)."""
-    errors: list[tuple[int, str]] = []
+    errors: list[tuple[int, str]] = msgspec.field(default_factory=list)
     """(row, message): requests that fail, for example because of their grammar. The other rows are not affected."""
 
 
@@ -351,8 +348,8 @@ class Drain(Message):
     timeout: float
 
 
-GatewayToEngine = Connect | Submit | Abort | Leave
-EngineToGateway = Hello | RequestOutputs | CachedPages
+GatewayToEngine = Connect | Submit | Abort | Leave | Watch
+EngineToGateway = Hello | RequestOutputs | CachedPages | PipelineEvents
 EngineToWorker = Configure | PrepareGrammar | DropGrammar | SchedulerOutput | Stop
 WorkerToEngine = Capacity | Ready | GrammarReady | StepResult | StageReport | WorkerFailed
 SupervisorToProcess = EngineUp | EngineDown | Loading | Drain

@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from gllm.config import EngineConfig
-from gllm.wire.messages import Message, ProcessStatus
+from gllm.wire.base import Message
+from gllm.wire.messages import ProcessStatus
 
 PROTOCOL = 4
 """Increases with each change of a message between nodes; nodes with different numbers do not work together."""

@@ -108,6 +108,7 @@ def test_openapi(http: httpx.Client) -> None:
         "/ping",
         "/load",
         "/tokenizer_info",
+        "/pipeline/events",
     }
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/ChatRequest"

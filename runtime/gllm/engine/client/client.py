@@ -8,7 +8,7 @@ import time
 import zmq.asyncio
 
 from gllm.config import Config
-from gllm.engine.client.link import EngineLink
+from gllm.engine.client.link import EngineLink, EventsHandler
 from gllm.engine.client.requests import LiveRequests
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
@@ -27,6 +27,8 @@ class EngineClient:
     def __init__(self, config: Config) -> None:
         self.limits: Hello | None = None
         """`hello`; during a restart the last engine's `hello`."""
+        self.on_events: EventsHandler = lambda name, events, stats: None
+        """Gets what `watch` asks for. The name is empty: there is one engine."""
         self.requests = LiveRequests(lambda stream: self._link if self.hello is not None else None)
         self._config = config
         self._context: zmq.asyncio.Context | None = None
@@ -61,7 +63,11 @@ class EngineClient:
         if self._context is None:
             self._context = zmq.asyncio.Context()
         link = self._link = self._last_link = EngineLink(
-            self._context, self._config.engine_address_of(epoch), epoch=epoch, on_output=self.requests.on_output
+            self._context,
+            self._config.engine_address_of(epoch),
+            epoch=epoch,
+            on_output=self.requests.on_output,
+            on_events=lambda events, stats: self.on_events("", events, stats),
         )
         try:
             hello = await link.greet(timeout)
@@ -101,6 +107,13 @@ class EngineClient:
         """Let the engine tell its gateways on other machines that the group will end."""
         if self._link is not None:
             self._link.leave()
+
+    def watch(self, seconds: float) -> dict[str, Hello]:
+        """Ask for events of the pipeline for some time. Returns the engine that will send them, if it serves."""
+        if self._link is None or self._link.hello is None:
+            return {}
+        self._link.watch(seconds)
+        return {"": self._link.hello}
 
     async def idle(self) -> None:
         """Wait until the engine has no requests of any gateway, or is lost."""

@@ -7,12 +7,13 @@ import itertools
 import logging
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 import zmq.asyncio
 
 from gllm import __version__
 from gllm.config import tcp_address
-from gllm.engine.client.link import EngineLink
+from gllm.engine.client.link import EngineLink, EventsHandler
 from gllm.engine.client.prefixes import cached_tokens
 from gllm.engine.client.requests import LiveRequests
 from gllm.engine.client.routing import EngineLoad, choose_engine
@@ -20,6 +21,7 @@ from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.curve import Keys
 from gllm.wire.messages import EngineStats, Hello
+from gllm.wire.pipeline_events import PipelineEvents
 
 logger = logging.getLogger("gllm.engine.client")
 
@@ -49,6 +51,8 @@ class RemoteEngines:
     ) -> None:
         self.limits: Hello | None = None
         """The limits of the engines that serve, or of those that served last."""
+        self.on_events: EventsHandler = lambda name, events, stats: None
+        """Gets what `watch` asks for, with the engine's HOST:PORT."""
         self.resubmitted = 0
         """Requests that another engine has continued."""
         self._places = places
@@ -130,6 +134,15 @@ class RemoteEngines:
     def leave(self) -> None:
         """The engines stay when this gateway leaves."""
 
+    def watch(self, seconds: float) -> dict[str, Hello]:
+        """Ask for events of the pipelines for some time. Returns the engines that will send them, by HOST:PORT."""
+        found = {}
+        for (host, port), link in self._links.items():
+            if link.hello is not None:
+                link.watch(seconds)
+                found[f"{host}:{port}"] = link.hello
+        return found
+
     async def idle(self) -> None:
         """Return at once: nothing has to wait for requests of other gateways."""
 
@@ -182,7 +195,13 @@ class RemoteEngines:
         """Use the engine at an address whenever it serves, until the address is gone."""
         assert self._context is not None
         while address in self._addresses:
-            link = EngineLink(self._context, tcp_address(*address), keys=self._keys, on_output=self._requests.on_output)
+            link = EngineLink(
+                self._context,
+                tcp_address(*address),
+                keys=self._keys,
+                on_output=self._requests.on_output,
+                on_events=partial(self._take_events, f"{address[0]}:{address[1]}"),
+            )
             try:
                 hello = await link.greet(_GREET_SECONDS)
                 self._unusable.add(address)
@@ -216,6 +235,9 @@ class RemoteEngines:
         self._problems.pop(address, None)
         self._unusable.discard(address)
         self._tried.discard(address)
+
+    def _take_events(self, name: str, events: PipelineEvents, stats: EngineStats) -> None:
+        self.on_events(name, events, stats)
 
     def _check(self, hello: Hello) -> None:
         """Raise EngineError if requests could not continue on this engine as on the others."""

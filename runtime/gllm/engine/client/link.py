@@ -25,10 +25,13 @@ from gllm.wire.messages import (
     Leave,
     RequestOutputs,
 )
+from gllm.wire.pipeline_events import PipelineEvents, Watch
 from gllm.wire.transport import configure_socket, decoder, detect_lost_peers, encode
 
 logger = logging.getLogger("gllm.engine.client")
 
+EventsHandler = Callable[[str, PipelineEvents, EngineStats], None]
+"""Gets the name of an engine, events of its pipeline and its newest figures."""
 _CONNECT_SECONDS = 0.1
 MAX_SILENCE = 5.0
 """The engine sends a message each second. After this many seconds without one the link to a remote engine is lost."""
@@ -50,10 +53,12 @@ class EngineLink:
         epoch: int | None = None,
         keys: Keys | None = None,
         on_output: Callable[[OutputStream, bool], None] = lambda stream, ended: None,
+        on_events: Callable[[PipelineEvents, EngineStats], None] = lambda events, stats: None,
     ) -> None:
         """epoch: of the engine that is expected; None: any. keys: for an address of another machine.
 
-        on_output(stream, ended) is called after each output of a stream.
+        on_output(stream, ended) is called after each output of a stream. on_events gets what `watch`
+        asks for, and the newest figures.
         """
         self.address = address
         self.hello: Hello | None = None
@@ -71,6 +76,7 @@ class EngineLink:
         """Requests that the engine has, by their ids on the wire."""
         self._epoch = epoch
         self._on_output = on_output
+        self._on_events = on_events
         self._ids: dict[OutputStream, str] = {}
         self._socket = context.socket(zmq.DEALER)
         configure_socket(self._socket)
@@ -133,6 +139,10 @@ class EngineLink:
     def leave(self) -> None:
         self._send(Leave())
 
+    def watch(self, seconds: float) -> None:
+        """Ask for events of the pipeline for some time."""
+        self._send(Watch(seconds))
+
     def close(self, reason: str = "the connection to the engine was closed") -> None:
         self._end(reason)
         for task in self._tasks:
@@ -169,6 +179,8 @@ class EngineLink:
                         self._greeted.set_result(message)
                 case RequestOutputs():
                     self._take(message)
+                case PipelineEvents():
+                    self._on_events(message, self.stats)
                 case CachedPages(added=added, removed=removed, whole=whole):
                     if whole:
                         self.pages.clear()

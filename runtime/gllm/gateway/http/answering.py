@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -45,6 +45,29 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+class EventStreamResponse(Response):
+    """Sends server-sent events while the client is connected, and then closes the generator that makes them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(ClientGoneError):
+            await while_connected(receive, self.send_all(scope, send))
+
+    async def send_all(self, scope: Scope, send: Send) -> None:
+        scope.setdefault("state", {})[EVENT_STREAM] = True
+        async with aclosing(self._frames) as frames:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for frame in frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class AnswerResponse(Response):
     """Opens an answer, sends it and closes it, all while the client is connected.
 
@@ -65,20 +88,10 @@ class AnswerResponse(Response):
         answer = await self._open_answer()
         try:
             if self._stream:
-                await self._send_frames(answer, scope, send)
+                await EventStreamResponse(answer.frames()).send_all(scope, send)
                 return
             body = await answer.whole()
         finally:
             # Aborts the choices that still run in the engine.
             await answer.close()
         await Response(body, media_type="application/json")(scope, receive, send)
-
-    async def _send_frames(self, answer: Answer, scope: Scope, send: Send) -> None:
-        scope.setdefault("state", {})[EVENT_STREAM] = True
-        self.media_type = "text/event-stream"
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        async with aclosing(answer.frames()) as frames:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})

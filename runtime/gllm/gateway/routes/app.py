@@ -20,6 +20,7 @@ from gllm.gateway.routes.completion_routes import completion_routes
 from gllm.gateway.routes.message_routes import message_routes
 from gllm.gateway.routes.openapi import build_openapi
 from gllm.gateway.routes.operation_routes import operation_routes
+from gllm.gateway.routes.pipeline_routes import pipeline_routes
 from gllm.gateway.routes.response_routes import response_routes
 from gllm.gateway.routes.sglang_routes import sglang_routes
 from gllm.gateway.routes.text_routes import text_routes
@@ -30,7 +31,8 @@ from gllm.ui.page import Page
 
 def create_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (completion_routes, response_routes, message_routes, sglang_routes, text_routes, operation_routes):
+    openai = (completion_routes, response_routes)
+    for routes in (*openai, message_routes, sglang_routes, text_routes, operation_routes, pipeline_routes):
         app.include_router(routes(gateway))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)

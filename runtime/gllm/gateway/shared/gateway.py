@@ -13,6 +13,7 @@ from gllm.gateway.protocol.errors import engine_dead
 from gllm.gateway.shared.admission import Admission
 from gllm.gateway.shared.metrics import GatewayMetrics
 from gllm.gateway.shared.served_model import ServedModel
+from gllm.gateway.shared.viewers import Viewers
 from gllm.wire.messages import Hello
 
 MAX_SILENCE = 5.0
@@ -38,6 +39,17 @@ class Gateway:
             tpot_target=config.engine.tpot_target,
         )
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
+        self.viewers = Viewers(
+            engine,
+            {
+                "model": model.name,
+                "policy": config.engine.policy,
+                "pp": config.engine.pp,
+                "tp": config.engine.tp,
+                "max_num_seqs": config.engine.max_num_seqs,
+                "simulated": False,
+            },
+        )
         self.draining = False
         """Whether new connections should go to another server."""
         self.down_reason = "starting"
