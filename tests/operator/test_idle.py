@@ -47,7 +47,7 @@ def serving(replicas: int = 1, **changes: Any) -> OperatorHarness:
 
 
 @pytest.mark.parametrize("replicas", [0, 1, 2])
-def test_groups_end_without_requests_and_start_with_the_next(replicas: int) -> None:
+def test_groups_end_without_requests_and_one_starts_with_the_next(replicas: int) -> None:
     harness = serving(replicas)
     harness.gateways_idle = (59.0,)
     assert passes(harness) == 2.0, "asked again when the time is over"
@@ -59,11 +59,62 @@ def test_groups_end_without_requests_and_start_with_the_next(replicas: int) -> N
     assert harness.condition("Ready") == ("True", "Idle")
     assert harness.api.of_kind("Deployment"), "the gateways stay"
     harness.gateways_idle = (0.0,)
-    passes(harness)
+    passes(harness, 6)
     assert not harness.status.idle
-    assert harness.status.ready == f"{max(1, replicas)}/{max(1, replicas)}"
+    assert harness.status.waking == (replicas == 2)
+    assert harness.status.ready == "1/1"
+    assert harness.condition("Ready") == ("True", "AllGroupsReady")
     assert harness.deployment is not None
     assert harness.deployment["spec"]["replicas"] == replicas, "it is not the operator's field"
+
+
+def woken(idle_seconds: float) -> OperatorHarness:
+    """The first of three groups serves after an idle time; its gateway has had no request for `idle_seconds`."""
+    harness = serving(3)
+    harness.gateways_idle = (60.0,)
+    passes(harness)
+    assert harness.status.idle
+    harness.gateways_idle = (0.0,)
+    passes(harness, 6)
+    harness.gateways_idle = (idle_seconds,)
+    return harness
+
+
+def test_requests_that_go_on_start_the_other_groups() -> None:
+    harness = woken(0.5)
+    passes(harness, 5)
+    assert len(harness.sets()) == 1, "the requests that waited may be all"
+    passes(harness, 20)
+    assert harness.status.ready == "3/3"
+    assert not harness.status.waking
+    harness.gateways_idle = (59.0,)
+    passes(harness)
+    assert harness.status.ready == "3/3", "they stay until all end"
+
+
+def test_a_single_request_starts_one_group() -> None:
+    harness = woken(30.0)
+    assert passes(harness) == 2.0
+    assert harness.status.ready == "1/1"
+    assert "the others of spec.replicas start" in next(
+        one.message for one in harness.status.conditions if one.type == "Ready"
+    )
+    harness.start_operator()
+    passes(harness)
+    assert harness.status.ready == "1/1", "it is in the status, not in the operator's memory"
+    harness.gateways_idle = (60.0,)
+    passes(harness)
+    assert harness.status.idle
+    assert harness.sets() == []
+    assert not harness.status.waking
+
+
+def test_an_edit_asks_for_all_groups() -> None:
+    harness = woken(30.0)
+    passes(harness)
+    harness.edit(lambda one: one.update(replicas=2))
+    passes(harness)
+    assert harness.status.ready == "2/2"
 
 
 def test_no_groups_start_before_the_first_request() -> None:

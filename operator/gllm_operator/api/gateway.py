@@ -17,8 +17,9 @@ class Gateway(ApiObject, frozen=True, kw_only=True):
     wait_seconds: Annotated[int, Meta(ge=0, le=86400)] = 120
     """Seconds that requests wait while no group serves, before they fail."""
     idle_seconds: Annotated[int, Meta(ge=0, le=604800)] = 0
-    """Seconds without requests after which all groups end. Later requests wait at the gateways, for waitSeconds
-    at most, and start the groups again: spec.replicas of them, at least one. 0: groups stay."""
+    """Seconds without requests after which all groups end. The next request waits at its gateway, for waitSeconds
+    at most, and starts one group. The others of spec.replicas follow if requests go on when it serves. 0: groups
+    stay."""
     extra_args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)] = ()
     """Further flags of `gllm gateway`, such as --chat-template."""
     template: RawObject = field(default_factory=dict)

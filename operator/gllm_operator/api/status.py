@@ -150,6 +150,8 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     """The number of ready gateway pods and of those that spec.gateway asks for, such as 1/2."""
     idle: bool = False
     """Whether there are no groups because the gateways have no requests (gateway.idleSeconds)."""
+    waking: bool = False
+    """Whether only the first group after an idle time has been started; the others follow if requests go on."""
     selector: Annotated[str, Meta(max_length=256)] = ""
     """The label selector of the master pods; each group has one. Autoscalers use it."""
     current_revision: Annotated[str, Meta(max_length=16)] = ""

@@ -16,6 +16,7 @@ from gllm_operator.plan.conditions import conditions, headline
 from gllm_operator.plan.group_status import group_status, new_group_status
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.health import Health
+from gllm_operator.plan.idle import NOT_IDLE, Idleness
 from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.ready import StatusFacts, verdict
 from gllm_operator.plan.refusals import Obstacle
@@ -40,7 +41,7 @@ class StatusInputs:
     """Whether this pass writes objects."""
     blocked: bool = False
     """Whether the API server refuses the spec's revision, so that the target is an earlier one."""
-    idle: bool = False
+    idle: Idleness = NOT_IDLE
 
 
 def make_status(
@@ -95,7 +96,8 @@ def make_status(
         unavailable_replicas=max(0, replicas - available),
         ready=f"{len(serving)}/{replicas}",
         gateways="" if gateway is None else f"{observed.gateways_ready}/{gateway.replicas}",
-        idle=inputs.idle,
+        idle=inputs.idle.idle,
+        waking=inputs.idle.waking,
         selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
         current_revision=current_revision(inputs.target, before),
         update_revision=inputs.update or before.update_revision,

@@ -17,7 +17,7 @@ from gllm_operator.plan.actions import Delete, Event, Plan
 from gllm_operator.plan.events import events
 from gllm_operator.plan.groups import STUCK_SECONDS, Group, groups_of, is_lost
 from gllm_operator.plan.health import Health, health_of, is_loading
-from gllm_operator.plan.idle import ask_after, is_idle, watches, with_idleness
+from gllm_operator.plan.idle import NOT_IDLE, Idleness, ask_after, idleness, watches, with_idleness
 from gllm_operator.plan.in_service import all_labelled, labels_to_set
 from gllm_operator.plan.make_status import StatusInputs, make_status
 from gllm_operator.plan.observed import CREATION, Observed, Refusal
@@ -59,7 +59,7 @@ def plan(observed: Observed, now: float) -> Plan:
         return Plan(observed.status, claim=observed.operator, wake_after=0.0)
     if deleting and observed.orphaned:
         return Plan(observed.status, remove_finalizer=observed.has_finalizer)
-    idle = observed.spec is not None and is_idle(observed, observed.spec)
+    idle = NOT_IDLE if observed.spec is None else idleness(observed, observed.spec, now)
     if observed.spec is not None:
         observed = replace(observed, spec=with_idleness(observed.spec, idle))
     desired = _desired_state(observed)
@@ -100,7 +100,7 @@ def _desired_state(observed: Observed) -> DesiredState:
 
 
 def _plan_spec(
-    observed: Observed, desired: DesiredState, spec: LLMDeploymentSpec, groups: list[Group], idle: bool, now: float
+    observed: Observed, desired: DesiredState, spec: LLMDeploymentSpec, groups: list[Group], idle: Idleness, now: float
 ) -> Plan:
     ordinals = observed.status.places
     health = {group.name: health_of(group, spec, ordinals, now) for group in groups}

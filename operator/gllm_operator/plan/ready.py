@@ -9,6 +9,7 @@ from typing import Literal
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import GroupStatus
 from gllm_operator.plan.describe import describe, worst
+from gllm_operator.plan.idle import NOT_IDLE, Idleness
 from gllm_operator.plan.observed import RouteAnswer
 from gllm_operator.plan.refusals import Obstacle
 from gllm_operator.plan.target import Target
@@ -48,8 +49,8 @@ class StatusFacts:
     fewest: int
     """The number of groups that must be available."""
     deleting: bool = False
-    idle: bool = False
-    """Whether there are no groups because the gateways have no requests."""
+    idle: Idleness = NOT_IDLE
+    """Which groups are held back because the gateways have no requests."""
     route: tuple[RouteAnswer, ...] | None = None
     """What Gateways say about the HTTPRoute; None if there is none."""
 
@@ -81,13 +82,14 @@ def verdict(facts: StatusFacts) -> Verdict:
         found = rule(facts)
         if found is not None:
             return found
-    if facts.idle:
+    if facts.idle.idle:
         return Verdict(
-            "Idle", "the gateways have no requests, so there are no groups; the next one starts them", "done"
+            "Idle", "the gateways have no requests, so there are no groups; the next one starts the first", "done"
         )
     if facts.replicas == 0:
         return Verdict("NoGroups", "spec.replicas is 0, so nothing serves", "done")
-    return Verdict("AllGroupsReady", f"{facts.ready} of {facts.replicas} groups serve", "done")
+    more = "; the others of spec.replicas start if requests go on" if facts.idle.waking else ""
+    return Verdict("AllGroupsReady", f"{facts.ready} of {facts.replicas} groups serve{more}", "done")
 
 
 def rolled_back(target: Target) -> str:

@@ -15,6 +15,7 @@ from operator import attrgetter
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
 from gllm.engine.borders import on_border
+from gllm.engine.forecast import forecast
 from gllm.engine.grammars import Grammars
 from gllm.engine.in_flight import InFlight
 from gllm.engine.kv_pages import PagePool, extend_digests
@@ -246,6 +247,7 @@ class Scheduler:
         stats.num_waiting = len(self._requests) - num_running
         stats.num_deferred = stats.num_waiting - len(self._queue)
         stats.num_waiting_tokens = waiting_tokens(self._queue, self._running)
+        stats.forecast = forecast(self._limits, self._queue, self._running, self._meter)
         stats.kv_usage = 1.0 - self.pool.free_share
         stats.num_inflight = len(self._in_flight)
         stats.seconds_since_progress = now - self._meter.last_progress if self._busy else 0.0

@@ -17,6 +17,7 @@ import msgspec
 
 from gllm.sampling_params import SamplingParams
 from gllm.wire.base import Message
+from gllm.wire.forecast import PrefillForecast
 from gllm.wire.pipeline_events import PipelineEvents, Watch
 
 # --- gateway -> engine ---------------------------------------------------------------------------
@@ -125,6 +126,7 @@ class EngineStats(msgspec.Struct, array_like=True, kw_only=True):
     """The part of `num_waiting` that waits for grammars."""
     num_waiting_tokens: int = 0
     """Prompt tokens not yet computed."""
+    forecast: PrefillForecast = PrefillForecast()
     kv_usage: float = 0.0
     """Share of KV pages held by live requests, 0 to 1."""
     num_preemptions: int = 0

@@ -89,6 +89,15 @@ def test_a_wrong_flag_is_named_with_the_fix(model: str, arguments: list[str], me
     assert message in str(refusal.value)
 
 
+def test_a_target_that_the_policy_does_not_aim_at_is_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--ttft-target", "1"], ["--policy", "no_wt", "--tpot-target", "1"]):
+        parse(model, *arguments)
+        assert capsys.readouterr().err == ""
+    flags = {"policy": "no_wt", "ttft_target": 1.0}
+    assert make_config(model, flags).engine.ttft_target == 1.0, "it still counts in gllm:request_targets_met"
+    assert "--policy no_wt does not aim at --ttft-target" in capsys.readouterr().err
+
+
 def test_the_error_for_a_missing_model_says_where_it_was_searched(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"looked for a folder with config\.json or a GGUF file"):
         parse("./Qwen3-8B")

@@ -54,6 +54,12 @@ def _check_together(engine: EngineConfig) -> None:
             f"{engine.min_prefill_tokens} is more than --max-prefill-tokens {engine.max_prefill_tokens}",
             param_hint="--min-prefill-tokens",
         )
+    if engine.ttft_target and engine.policy != "balanced":
+        typer.echo(
+            f"gllm: warning: --policy {engine.policy} does not aim at --ttft-target, which is only counted in "
+            "gllm:request_targets_met; --policy balanced aims at it",
+            err=True,
+        )
     if engine.attention_backend == "flashinfer" and engine.device == "cpu":
         raise typer.BadParameter("flashinfer needs --device cuda", param_hint="--attention-backend")
     if engine.attention_backend == "native" and engine.device == "cuda":

@@ -62,7 +62,10 @@ class RemoteEngines:
         self._long_rope_from = long_rope_from
         self._links: dict[tuple[str, int], EngineLink] = {}
         """The engines that serve."""
+        self._unresolved: dict[tuple[str, int], str] = {}
+        """Why a place has no address."""
         self._problems: dict[tuple[str, int], str] = {}
+        """Why the engine at an address does not serve."""
         self._unusable: set[tuple[str, int]] = set()
         """Engines that serve, and that this gateway cannot use."""
         self._tried: set[tuple[str, int]] = set()
@@ -162,9 +165,9 @@ class RemoteEngines:
 
     def problem(self) -> str:
         """Return why there is no engine."""
-        known = [f"{host}:{port}: {self._problems.get((host, port), 'no answer yet')}" for host, port in self._places]
-        found = [f"{host}:{port}: {text}" for (host, port), text in self._problems.items()]
-        return "no engine serves; " + "; ".join(sorted({*found} or {*known}))
+        found = self._unresolved | self._problems or dict.fromkeys(self._places, "no answer yet")
+        known = sorted(f"{host}:{port}: {reason}" for (host, port), reason in found.items())
+        return "no engine serves; " + "; ".join(known)
 
     def known(self) -> dict[str, int | None]:
         """Return the number of requests that each known engine has, by its address; None: it does not serve."""
@@ -180,15 +183,15 @@ class RemoteEngines:
             for host, port in self._places:
                 try:
                     found |= await _addresses(host, port)
-                    self._problems.pop((host, port), None)
+                    self._unresolved.pop((host, port), None)
                 except OSError as error:
-                    self._problems[host, port] = f"{error.strerror or error}"
+                    self._unresolved[host, port] = f"{error.strerror or error}"
                     found |= {one for one in self._links if one[1] == port}  # DNS may fail while engines serve.
             self._addresses = found
             self._looked = self._looked or found <= self._tried
-            for address in found:
-                if address not in self._followers or self._followers[address].done():
-                    self._followers[address] = asyncio.create_task(self._follow(address))
+            self._followers = {address: task for address, task in self._followers.items() if not task.done()}
+            for address in found - self._followers.keys():
+                self._followers[address] = asyncio.create_task(self._follow(address))
             await asyncio.sleep(_RESOLVE_SECONDS)
 
     async def _follow(self, address: tuple[str, int]) -> None:
@@ -257,7 +260,10 @@ class RemoteEngines:
             cached |= dict(zip(alike, cached_tokens(token_ids, root, size, [one.pages for one in alike]), strict=True))
         loads = [_load(link, cached.get(link, 0)) for link in links]
         index = choose_engine(len(token_ids), loads, next(self._turn))
-        return links[index] if index is not None else None
+        if index is None:
+            return None
+        links[index].unseen_tokens += max(1, len(token_ids) - loads[index].cached_tokens)
+        return links[index]
 
     async def _fail_late(self) -> None:
         while True:
@@ -281,15 +287,19 @@ def combined(hellos: Sequence[Hello]) -> Hello:
 def _load(link: EngineLink, cached: int) -> EngineLoad:
     stats = link.stats
     return EngineLoad(
-        waiting_tokens=stats.num_waiting_tokens + link.unseen_tokens,
-        running=max(stats.num_running, len(link.sent)),  # `stats` are as old as the last message.
+        forecast=stats.forecast,
+        unseen_tokens=link.unseen_tokens + (0 if stats.forecast.token else stats.num_waiting_tokens),
+        requests=max(stats.num_running + stats.num_waiting, len(link.sent)),  # `stats` are a message old.
         cached_tokens=cached,
         leaving=link.hello is not None and link.hello.leaving,
     )
 
 
 async def _addresses(host: str, port: int) -> set[tuple[str, int]]:
-    """Return all addresses of a name. Raises OSError while it has none."""
+    """Return all addresses of a name. Raises OSError while it has none, or if it is no name."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # IDNA refuses it, such as an empty label or one that is too long.
+        raise OSError(f"not a host name: {error}") from None
     return {(str(entry[4][0]), port) for entry in found}

@@ -69,7 +69,7 @@ class EngineLink:
         self.last_message_time = time.monotonic()
         """time.monotonic() of the engine's last message."""
         self.unseen_tokens = 0
-        """Prompt tokens that were submitted after the engine made `stats`."""
+        """Prompt tokens to compute that were submitted after the engine made `stats`; see `RemoteEngines`."""
         self.pages: set[bytes] = set()
         """Digests of the KV pages in the engine's prefix cache."""
         self.sent: dict[str, OutputStream] = {}
@@ -126,7 +126,6 @@ class EngineLink:
         message = stream.record.to_submit()
         self.sent[message.request_id] = stream
         self._ids[stream] = message.request_id
-        self.unseen_tokens += len(message.token_ids)
         self._send(message)
 
     def abort(self, stream: OutputStream) -> None:
