@@ -29,8 +29,9 @@ from typing import Any
 from export_gguf import export_gguf
 from gllm.apps.bench import report, workloads
 from gllm.apps.bench.client import Endpoint
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.serving import find_model, run_requests
-from gllm.apps.bench.workloads import BenchRequest, make_requests
+from gllm.apps.bench.workloads import make_requests
 from process_tree import Watch
 from servers import MAX_MODEL_LEN, Server, gllm_command, vllm_command
 

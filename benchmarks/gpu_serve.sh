@@ -36,7 +36,7 @@ for workload in "${workloads[@]}"; do
     *) flags=(--request-rate "$load") ;;
   esac
   case $name in
-    *+*) flags+=(--workload prefill --input-len "${name%+*}" --output-len "${name#*+}") ;;
+    *+*) flags+=(--dataset-name random --input-len "${name%+*}" --output-len "${name#*+}") ;;
     *) flags+=(--workload "$name") ;;
   esac
   echo "== $name $count @$load"

@@ -21,9 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gllm.apps.bench.client import Endpoint, RequestRecord, request_bytes, send_completion
+from gllm.apps.bench.client import Endpoint, request_bytes, send_completion
+from gllm.apps.bench.record import RequestRecord
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.serving import find_model
-from gllm.apps.bench.workloads import BenchRequest
 from gllm.terminal import print_table
 from servers import Server, ServerCommand, free_port
 
@@ -52,7 +53,7 @@ async def drive(url: str, options: argparse.Namespace, seed: int) -> list[Prompt
 
     async def send(index: int, tokens: int, output: int) -> RequestRecord:
         request = BenchRequest(index, prompt(tokens, 1000 * seed + index), output, 0.0)
-        payload = request_bytes(endpoint, request, ignore_eos=True)
+        payload = request_bytes(endpoint, request)
         record = await send_completion(endpoint, request, payload, run_start=start, timeout=600.0)
         if not record.ok:
             raise SystemExit(f"request failed: {record.error}")

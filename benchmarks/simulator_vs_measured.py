@@ -19,9 +19,10 @@ from typing import Literal
 
 import msgspec
 
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.steady import SteadyLoad
 from gllm.apps.bench.window import default_requests
-from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.simulate.figures import figures_of
 from gllm.apps.simulate.presets import PRESETS
 from gllm.apps.simulate.simulation import Simulation

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from fixtures.completions_server import DONE, HEAD, TinyServer, chunked, frame
-from gllm.apps.bench.client import Endpoint, RequestRecord, read_answer
+from gllm.apps.bench.answer import read_answer
+from gllm.apps.bench.client import Endpoint
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.sse import SseResponse
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
@@ -76,12 +78,17 @@ def test_a_closing_frame_is_no_token() -> None:
         (b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nbusy", "HTTP 429: busy"),
         (HEAD + b"\r\n" + DONE, "no output"),
         (HEAD + b"\r\n" + frame("a"), "broke off"),
-        (HEAD + b"\r\n" + frame("a", "stop") + DONE, "no usage"),
         (HEAD + b"\r\n" + frame("a") + b'data: {"error": {"message": "the engine died"}}\n\n', "the engine died"),
     ],
 )
 def test_what_counts_as_failed(data: bytes, error: str) -> None:
     assert error in read((10.5, data)).error
+
+
+def test_without_usage_each_event_counts_as_a_token() -> None:
+    record = read((10.5, HEAD + b"\r\n" + frame("a")), (10.7, frame("b", "stop") + DONE))
+    assert record.ok
+    assert (record.output_tokens, record.counted) == (2, False)
 
 
 def test_endpoint_from_url() -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.report import as_json, as_text, parse_goodput, percentile, spread, summarize
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fixtures.completions_server import TinyServer
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.report import summarize
 from gllm.apps.bench.roofline import GPUS, Gpus, parse_gpu, roofline, work_in
 from gllm.apps.bench.steady import measure_steady, plan_steady

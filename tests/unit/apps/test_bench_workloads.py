@@ -7,15 +7,10 @@ from typing import get_args
 
 import pytest
 
-from gllm.apps.bench.workloads import (
-    MIN_LENGTH,
-    WORKLOADS,
-    Lengths,
-    arrival_times,
-    make_requests,
-    token_range_for,
-)
-from gllm.apps.cli.bench_options import WorkloadName
+from gllm.apps.bench.arrivals import arrival_times
+from gllm.apps.bench.prompt_writer import MIN_LENGTH, token_range_for
+from gllm.apps.bench.workloads import WORKLOADS, Lengths, make_requests
+from gllm.apps.cli.bench.data_flags import WorkloadName
 
 
 def test_command_line_offers_every_workload() -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gllm.apps.bench.report import summarize
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.steady import plan_steady
 from gllm.apps.bench.window import Window
-from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.cli.main import app
 from gllm.apps.simulate.ablation import Grid, capacity, means, run_grid
 from gllm.apps.simulate.figures import figures_of

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.apps.bench.workloads import BenchRequest
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.simulate.hardware import Hardware, StageTimes
 from gllm.apps.simulate.simulation import Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName

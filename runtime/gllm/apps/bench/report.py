@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.window import ROUNDING, WHOLE_RUN, Window, tokens_in
 
 DEFINITIONS = """\
@@ -22,12 +23,31 @@ Goodput counts requests per second that meet every given bound."""
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
 
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+
+
 class Spread(msgspec.Struct, frozen=True):
-    """Mean, median and 99th percentile of one latency, in milliseconds."""
+    """Mean, median and percentiles of one latency, in milliseconds."""
 
     mean: float
     median: float
     p99: float
+    std: float = 0.0
+    more: dict[str, float] = {}
+    """Other percentiles, such as p90."""
+
+    def percentile(self, name: str) -> float:
+        return self.p99 if name == "p99" else self.more[name]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What the tables show of the latencies."""
+
+    latencies: tuple[str, ...] = LATENCIES
+    percentiles: tuple[float, ...] = (99.0,)
+
+
+DEFAULT_SHOWN = Shown()
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +94,21 @@ def percentile(values: Iterable[tuple[float, float]], share: float) -> float:
     return ordered[-1][0]
 
 
-def spread(values: Sequence[tuple[float, float]]) -> Spread:
+def percentile_name(percent: float) -> str:
+    """Return vLLM's name of a percentile: p99, p99.9."""
+    return f"p{percent:g}"
+
+
+def spread(values: Sequence[tuple[float, float]], percentiles: Sequence[float] = ()) -> Spread:
     """Return the spread of (seconds, weight) pairs; zeros if there are none."""
     weight = sum(weight for _, weight in values)
     mean = sum(value * weight for value, weight in values) / weight if weight else 0.0
-    return Spread(1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99))
+    variance = sum((value - mean) ** 2 * weight for value, weight in values) / weight if weight else 0.0
+    more = {percentile_name(percent): 1e3 * percentile(values, percent / 100) for percent in percentiles}
+    more.pop("p99", None)
+    return Spread(
+        1e3 * mean, 1e3 * percentile(values, 0.5), 1e3 * percentile(values, 0.99), 1e3 * math.sqrt(variance), more
+    )
 
 
 def summarize(
@@ -86,6 +116,7 @@ def summarize(
     duration: float,
     goodput: dict[str, float] | None = None,
     window: Window = WHOLE_RUN,
+    percentiles: Sequence[float] = (),
 ) -> Summary:
     """Compute every figure.
 
@@ -93,6 +124,7 @@ def summarize(
         duration: seconds from the first request to the end of the last one, or of the window.
         goodput: bounds of ttft, tpot and e2el in milliseconds.
         window: the part of the run that counts; everything counts at the moment that completes it.
+        percentiles: more of them than the 99th, such as 90.0.
     """
     good = [record for record in records if record.ok]
     ended = [record for record in good if window.holds(record.end)]
@@ -111,10 +143,10 @@ def summarize(
         peak_output_throughput=_busiest_second(good, window),
         total_token_throughput=(inputs + outputs) / duration,
         max_concurrent_requests=_peak_concurrency(good, window),
-        ttft=spread([(record.ttft, 1.0) for record in good if window.holds(record.first_token)]),
-        tpot=spread([(tpot, 1.0) for record in whole if (tpot := record.tpot) is not None]),
-        itl=spread([gap for record in good for gap in _gaps(record, window)]),
-        e2el=spread([(record.latency, 1.0) for record in ended]),
+        ttft=spread([(record.ttft, 1.0) for record in good if window.holds(record.first_token)], percentiles),
+        tpot=spread([(tpot, 1.0) for record in whole if (tpot := record.tpot) is not None], percentiles),
+        itl=spread([gap for record in good for gap in _gaps(record, window)], percentiles),
+        e2el=spread([(record.latency, 1.0) for record in ended], percentiles),
     )
 
 
@@ -132,6 +164,21 @@ def parse_goodput(bounds: Sequence[str]) -> dict[str, float]:
                 f"goodput must look like ttft:200 (milliseconds; {', '.join(GOODPUT_METRICS)}), not {bound!r}"
             )
     return parsed
+
+
+def parse_shown(latencies: str, percentiles: str) -> Shown:
+    """Parse "ttft,tpot" and "50,99.9". Raises ValueError, which names the flag."""
+    names = tuple(name.strip() for name in latencies.split(",") if name.strip())
+    unknown = set(names) - set(LATENCIES)
+    if unknown:
+        raise ValueError(f"--percentile-metrics has {min(unknown)!r}: take some of {','.join(LATENCIES)}")
+    try:
+        shares = tuple(float(part) for part in percentiles.split(","))
+    except ValueError:
+        shares = (-1.0,)
+    if not all(0 <= share <= 100 for share in shares):
+        raise ValueError(f"--metric-percentiles must look like 50,90,99.9 (0 to 100), not {percentiles!r}")
+    return Shown(names, shares)
 
 
 def _goodput(whole: Sequence[RequestRecord], rate: float, bounds: dict[str, float]) -> float | None:
@@ -179,8 +226,9 @@ def _busiest_second(records: Sequence[RequestRecord], window: Window) -> float:
 def flat(summary: Summary) -> dict[str, Any]:
     """Return the figures under the keys of vLLM's result files (`mean_ttft_ms`, ...)."""
     figures: dict[str, Any] = msgspec.to_builtins(summary)
-    for name in ("ttft", "tpot", "itl", "e2el"):
-        for statistic, value in figures.pop(name).items():
+    for name in LATENCIES:
+        latency = figures.pop(name)
+        for statistic, value in {**latency, **latency.pop("more")}.items():
             figures[f"{statistic}_{name}_ms"] = value
     return figures
 
@@ -203,32 +251,44 @@ def as_json(summary: Summary, settings: dict[str, Any], records: Sequence[Reques
 Row = tuple[str, int | float]
 """A label and one number."""
 
-COLUMNS = ("", "", "mean", "median", "p99")
-"""Columns of the table on a terminal."""
+
+def columns(shown: Shown = DEFAULT_SHOWN) -> list[str]:
+    """Return the columns of the table on a terminal."""
+    return ["", "", "mean", "median", *map(percentile_name, shown.percentiles)]
 
 
-def cells(summary: Summary, more: Sequence[Row] = ()) -> list[list[str]]:
-    """Return the rows of COLUMNS: single figures, `more` of them, then the latencies."""
-    rows = [[label, _number(value), "", "", ""] for label, value in (*_figures(summary), *more)]
-    rows += [
-        [f"{about}, {name} (ms)", "", *map(_number, (figures.mean, figures.median, figures.p99))]
-        for name, about, figures in _latencies(summary)
-    ]
+def cells(summary: Summary, more: Sequence[Row] = (), shown: Shown = DEFAULT_SHOWN) -> list[list[str]]:
+    """Return the rows of `columns`: single figures, `more` of them, then the latencies."""
+    empty = [""] * (2 + len(shown.percentiles))
+    rows = [[label, _number(value), *empty] for label, value in (*_figures(summary), *more)]
+    for name, about, figures in _latencies(summary, shown):
+        values = (figures.mean, figures.median, *_percentiles(figures, shown).values())
+        rows.append([f"{about}, {name} (ms)", "", *map(_number, values)])
     return rows
 
 
-def as_text(summary: Summary, title: str = "Serving Benchmark Result", more: Sequence[Row] = ()) -> str:
+def as_text(
+    summary: Summary,
+    title: str = "Serving Benchmark Result",
+    more: Sequence[Row] = (),
+    shown: Shown = DEFAULT_SHOWN,
+) -> str:
     """Return the text of `vllm bench serve`, line for line, with `more` single figures before the latencies."""
     width = 50
     lines = [f" {title} ".center(width, "=")]
     lines += [_line(f"{label}:", value) for label, value in (*_figures(summary), *more)]
-    for name, about, figures in _latencies(summary):
+    for name, about, figures in _latencies(summary, shown):
         lines.append(about.center(width, "-"))
         lines.append(_line(f"Mean {name} (ms):", figures.mean))
         lines.append(_line(f"Median {name} (ms):", figures.median))
-        lines.append(_line(f"P99 {name} (ms):", figures.p99))
+        for percent, value in _percentiles(figures, shown).items():
+            lines.append(_line(f"{percent.upper()} {name} (ms):", value))
     lines.append("=" * width)
     return "\n".join(lines)
+
+
+def _percentiles(figures: Spread, shown: Shown) -> dict[str, float]:
+    return {name: figures.percentile(name) for name in map(percentile_name, shown.percentiles)}
 
 
 def _figures(summary: Summary) -> list[Row]:
@@ -252,13 +312,16 @@ def _figures(summary: Summary) -> list[Row]:
     ]
 
 
-def _latencies(summary: Summary) -> tuple[tuple[str, str, Spread], ...]:
-    return (
-        ("TTFT", "Time to First Token", summary.ttft),
-        ("TPOT", "Time per Output Token (excl. 1st token)", summary.tpot),
-        ("ITL", "Inter-token Latency", summary.itl),
-        ("E2EL", "End-to-end Latency", summary.e2el),
-    )
+_TITLES = {
+    "ttft": "Time to First Token",
+    "tpot": "Time per Output Token (excl. 1st token)",
+    "itl": "Inter-token Latency",
+    "e2el": "End-to-end Latency",
+}
+
+
+def _latencies(summary: Summary, shown: Shown) -> list[tuple[str, str, Spread]]:
+    return [(name.upper(), _TITLES[name], getattr(summary, name)) for name in LATENCIES if name in shown.latencies]
 
 
 def _line(label: str, value: int | float) -> str:

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.window import Window, tokens_in
 from gllm.models.config import ModelConfig
 

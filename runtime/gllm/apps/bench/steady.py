@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gllm.apps.bench import report
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.roofline import Gpus, Roofline, roofline
 from gllm.apps.bench.window import Window, check_requests, mean_in_flight, steady_window
 
@@ -49,11 +49,14 @@ def plan_steady(num_prompts: int, concurrency: int | None) -> SteadyLoad:
 
 
 def measure_steady(
-    records: Sequence[RequestRecord], load: SteadyLoad, goodput: dict[str, float] | None = None
+    records: Sequence[RequestRecord],
+    load: SteadyLoad,
+    goodput: dict[str, float] | None = None,
+    percentiles: Sequence[float] = (),
 ) -> SteadyFigures:
     """Return the figures of a run's window. Raises ValueError if the window is empty."""
     window = steady_window(records)
-    summary = report.summarize(records, window.duration, goodput, window)
+    summary = report.summarize(records, window.duration, goodput, window, percentiles)
     inside = any(window.holds(record.first_token) and window.holds(record.end) for record in records)
     return SteadyFigures(
         window=window,

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from gllm.apps.bench.client import RequestRecord
-from gllm.apps.bench.workloads import BenchRequest
+import msgspec
+
+from gllm.apps.bench.record import RequestRecord
+from gllm.apps.bench.requests import BenchRequest
 from gllm.engine.client.client import EngineClient
 from gllm.engine.client.stream import EngineError
 from gllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from gllm.apps.offline.llm import LLM
 
 
 async def run_offline(
@@ -31,7 +37,7 @@ async def run_offline(
 
     async def one(request: BenchRequest) -> RequestRecord:
         async with gate:
-            record = RequestRecord(index=request.index, prompt_tokens=len(request.token_ids))
+            record = RequestRecord(index=request.index, prompt_tokens=request.prompt_tokens)
             sampling = SamplingParams(temperature=0.0, max_tokens=request.output_len, ignore_eos=ignore_eos)
             start = time.perf_counter()
             record.start = start - run_start
@@ -54,3 +60,17 @@ async def run_offline(
 
     records = list(await asyncio.gather(*(one(request) for request in requests)))
     return records, max((record.start + record.latency for record in records), default=0.0)
+
+
+def with_token_ids(request: BenchRequest, llm: LLM) -> BenchRequest:
+    """Return a request of text or messages as one of token ids, with an output that fits beside it.
+
+    Raises ValueError if the model has no chat template for messages.
+    """
+    if not request.text and not request.messages:
+        return request
+    token_ids = llm.chat_token_ids(request.messages) if request.messages else llm.tokenizer.encode(request.text)
+    output_len = max(min(request.output_len, llm.max_model_len - len(token_ids)), 1)
+    return msgspec.structs.replace(
+        request, token_ids=token_ids, output_len=output_len, text="", messages=[], text_tokens=0
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 
 RULE = """\
 A closed loop keeps --max-concurrency requests in flight; the next one is sent when one ends. The window goes from the

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-MIN_LENGTH = 4
-"""Shortest prompt and shortest output, in tokens."""
-DEFAULT_TOKEN_RANGE = (1000, 32000)
-"""Range of random token ids: lower ids are special tokens in many vocabularies."""
+from gllm.apps.bench.arrivals import arrival_times, arrivals_rng
+from gllm.apps.bench.prompt_writer import DEFAULT_TOKEN_RANGE, MIN_LENGTH, Writer, clip, token_writer
+from gllm.apps.bench.requests import BenchRequest, as_request
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -54,29 +53,6 @@ WORKLOADS: dict[str, Workload] = {
 }
 
 
-class BenchRequest(msgspec.Struct, frozen=True):
-    """One request of a workload."""
-
-    index: int
-    token_ids: list[int]
-    output_len: int
-    arrival: float
-    """Seconds after the start of the run."""
-
-
-def arrival_times(count: int, rate: float, rng: random.Random) -> list[float]:
-    """Return Poisson arrivals at `rate` requests per second; all at 0 if the rate is infinite. Raises ValueError."""
-    if math.isinf(rate):
-        return [0.0] * count
-    if rate <= 0:
-        raise ValueError(f"request rate must be above 0 (or inf), not {rate}")
-    now, times = 0.0, []
-    for _ in range(count):
-        times.append(now)
-        now += rng.expovariate(rate)
-    return times
-
-
 def make_requests(
     workload: Workload,
     count: int,
@@ -87,6 +63,8 @@ def make_requests(
     max_model_len: int | None = None,
     input_len: int | None = None,
     output_len: int | None = None,
+    write: Writer | None = None,
+    arrivals: Sequence[float] | None = None,
 ) -> list[BenchRequest]:
     """Draw `count` requests of a workload.
 
@@ -94,34 +72,19 @@ def make_requests(
         token_range: [low, high) of the random prompt token ids.
         max_model_len: outputs are cut to half of it, and prompts to the rest.
         input_len, output_len: fixed lengths instead of random ones.
+        write: makes the prompts instead of random token ids.
+        arrivals: when each request is sent, instead of Poisson arrivals at `rate`.
     """
-    low, high = token_range
-    if not 0 <= low < high:
-        raise ValueError(f"token range must be low < high with low >= 0, not {low}..{high}")
     if count < 1:
         raise ValueError(f"number of prompts must be at least 1, not {count}")
-    if max_model_len is not None and max_model_len < 2 * MIN_LENGTH:
-        raise ValueError(f"max_model_len must be at least {2 * MIN_LENGTH} for a benchmark, not {max_model_len}")
-    lengths_rng, tokens_rng, arrivals_rng = (
-        random.Random(f"{seed}/{part}") for part in ("lengths", "tokens", "arrivals")
-    )
-    arrivals = arrival_times(count, rate, arrivals_rng)
+    write = write or token_writer(seed, token_range)
+    lengths_rng = random.Random(f"{seed}/lengths")
+    if arrivals is None:
+        arrivals = arrival_times(count, rate, arrivals_rng(seed))
     requests = []
     for index in range(count):
         prompt_len = workload.prompt.sample(lengths_rng)
         answer_len = workload.output.sample(lengths_rng)
-        prompt_len, answer_len = input_len or prompt_len, output_len or answer_len
-        if max_model_len is not None:
-            answer_len = min(answer_len, max_model_len // 2)
-            prompt_len = min(prompt_len, max_model_len - answer_len)
-        token_ids = [tokens_rng.randrange(low, high) for _ in range(prompt_len)]
-        requests.append(BenchRequest(index, token_ids, answer_len, arrivals[index]))
+        prompt_len, answer_len = clip(input_len or prompt_len, output_len or answer_len, max_model_len)
+        requests.append(as_request(index, write(prompt_len), prompt_len, answer_len, arrivals[index]))
     return requests
-
-
-def token_range_for(vocab_size: int | None) -> tuple[int, int]:
-    """Return the default range of ids, clipped to a vocabulary; all ids of a tiny vocabulary."""
-    low, high = DEFAULT_TOKEN_RANGE
-    if vocab_size is None or vocab_size >= high:
-        return low, high
-    return (low, vocab_size) if vocab_size > 2 * low else (0, vocab_size)

@@ -22,6 +22,8 @@ _VERY_ALIKE = 0.9
 """From this ratio on, single words are not compared."""
 
 
+_SEVERAL = {"--goodput": r"[a-z0-9]+:[0-9.]+", "--metadata": r"\w[^=]*=.*", "--header": r"\w[^=]*=.*"}
+"""Flags that are repeated, and the form of their values."""
 _COUNTS = ("--max-model-len", "--max-prefill-tokens")
 _UNITS = {"k": 1000, "K": 2**10, "m": 10**6, "M": 2**20}
 
@@ -88,8 +90,8 @@ def translate(args: list[str], options: dict[str, bool], *, compat_flags: bool) 
             done.append(name + equals + value)
             if options.get(name) and not equals and words:
                 done.append(words.popleft())
-            while name == "--goodput" and words and re.fullmatch(r"[a-z0-9]+:[0-9.]+", words[0]):
-                done += [name, words.popleft()]  # vLLM writes all bounds after one flag.
+            while name in _SEVERAL and words and re.fullmatch(_SEVERAL[name], words[0]):
+                done += [name, words.popleft()]  # vLLM writes all values after one flag.
         else:
             raise ValueError(f"No such option: {name}{_suggestion(name, options, compat_flags=compat_flags)}")
     return done

@@ -10,28 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from gllm.apps.bench.datasets.load import Dataset, load_requests
+from gllm.apps.bench.prompt_writer import DEFAULT_TOKEN_RANGE
 from gllm.apps.bench.report import parse_goodput
-from gllm.apps.bench.workloads import WORKLOADS, make_requests
-from gllm.apps.cli.bench_options import (
-    ConcurrencyOption,
-    GoodputOption,
-    GpuOption,
-    InputLenOption,
-    ModelConfigOption,
-    NumPromptsOption,
-    OutputLenOption,
-    OutputOption,
-    RequestRateOption,
-    SeedOption,
-    SteadyOption,
-    WorkloadName,
-    parse_rate,
-    read_steady,
-    warn_of_window,
-    with_gpus,
-)
+from gllm.apps.bench.requests import BenchRequest
+from gllm.apps.cli.bench.data_flags import DataFlags
+from gllm.apps.cli.bench.gpu_flags import GpuFlags
+from gllm.apps.cli.bench.load_flags import LoadFlags, LoadPlan, warn_of_window
 from gllm.apps.cli.engine_start import errors_in_one_line
 from gllm.apps.cli.flag import takes_flags
+from gllm.apps.cli.flag_groups import takes_groups
 from gllm.apps.cli.options import ENGINE_FLAGS
 from gllm.apps.cli.parsing import Command
 from gllm.apps.simulate import ablation, figures, fit
@@ -101,23 +89,17 @@ def simulate(
         int, typer.Option("--kv-tokens", min=0, help="Tokens that the KV pool holds.", show_default="the pipeline's")
     ] = 0,
     save_hardware: Annotated[Path | None, typer.Option("--save-hardware", help="Write the pipeline as JSON.")] = None,
-    workload: Annotated[
-        WorkloadName, typer.Option("--workload", help="Lengths of prompts and answers, as in `gllm bench`.")
-    ] = "sharegpt",
-    num_prompts: NumPromptsOption = None,
-    input_len: InputLenOption = None,
-    output_len: OutputLenOption = None,
-    request_rate: RequestRateOption = "inf",
-    steady: SteadyOption = False,
-    max_concurrency: ConcurrencyOption = None,
-    gpu: GpuOption = "",
-    model_config: ModelConfigOption = "",
-    goodput: GoodputOption = None,
-    seed: SeedOption = 0,
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Write what the stages do, for ui.perfetto.dev (the last policy's).")
     ] = None,
-    output: OutputOption = None,
+    goodput: Annotated[
+        list[str] | None,
+        typer.Option("--goodput", help="Count requests within bounds in ms: ttft:200 tpot:50 e2el:5000."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the figures and the settings as JSON to this file."),
+    ] = None,
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Folder for plots; needs matplotlib (the extra `plots`).")
     ] = None,
@@ -135,6 +117,9 @@ def simulate(
     ] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of --ablation and --goodput-curves.")] = 2,
     *,
+    data: DataFlags,
+    load: LoadFlags,
+    gpus: GpuFlags,
     flags: dict[str, Any],
 ) -> None:
     """Run the engine's own scheduler on a simulated pipeline, and print throughput and latencies."""
@@ -148,18 +133,15 @@ def simulate(
         pipeline = _pipeline(preset, hardware, fit_trace, pp, kv_tokens, eager=eager)
         if save_hardware is not None:
             save_hardware.write_bytes(msgspec.json.format(msgspec.json.encode(pipeline), indent=1) + b"\n")
-        chosen = WORKLOADS[workload]
-        count, load = read_steady(steady, workload, num_prompts, max_concurrency, request_rate)
-        load = with_gpus(load, gpu, model_config)
-        rate = parse_rate(request_rate)
-        requests = make_requests(chosen, count, seed=seed, rate=rate, input_len=input_len, output_len=output_len)
+        dataset = data.dataset()
+        plan = load.plan(dataset)
+        steady = gpus.add_to(plan.steady)
+        requests = _requests(dataset, plan)
         settings = {
             "pp": pipeline.pp,
-            "workload": workload,
-            "num_prompts": count,
-            "request_rate": request_rate,
-            "max_concurrency": max_concurrency,
-            "seed": seed,
+            "workload": dataset.label,
+            "num_prompts": len(requests),
+            **load.settings(),
             **flags,
         }
         results, rows = [], []
@@ -172,20 +154,20 @@ def simulate(
                     config,
                     pipeline,
                     requests,
-                    seed=seed,
-                    concurrency=max_concurrency,
+                    seed=load.seed,
+                    concurrency=load.max_concurrency,
                     trace=writer,
                     on_done=progress.update,
                 ).run()
             if writer is not None:
                 writer.close()
-            found = figures.figures_of(outcome, bounds, load)
-            if load is not None and found.steady is not None:
-                warn_of_window(found.steady, load)
+            found = figures.figures_of(outcome, bounds, steady)
+            if steady is not None and found.steady is not None:
+                warn_of_window(found.steady, steady)
             outcomes[name] = outcome
             rows.append([name, *figures.cells(found)])
             results.append(figures.as_json(found, {"policy": name, **settings}))
-        print_table(["policy", *figures.columns(load, goodput=bool(bounds))], rows)
+        print_table(["policy", *figures.columns(steady, goodput=bool(bounds))], rows)
         if output is not None:
             output.write_text(json.dumps(results, indent=1) + "\n")
         if plots is not None:
@@ -194,6 +176,20 @@ def simulate(
             plots.mkdir(parents=True, exist_ok=True)
             plot_microbatches(outcomes, plots / "microbatches.png")
     return None
+
+
+def _requests(dataset: Dataset, plan: LoadPlan) -> list[BenchRequest]:
+    """Return the requests as token ids: of text only the length matters here. Raises ValueError."""
+    if dataset.name == "multi-turn":
+        raise ValueError("--dataset-name multi-turn is for servers: a simulated request waits for no other one")
+    requests = load_requests(
+        dataset,
+        plan.count,
+        seed=plan.seed,
+        arrivals=plan.times if plan.arrivals is not None else None,
+        token_range=DEFAULT_TOKEN_RANGE,
+    )
+    return [msgspec.structs.replace(request, token_ids=[0] * request.prompt_tokens) for request in requests]
 
 
 def _policies(names: Sequence[str] | None) -> list[PolicyName]:
@@ -250,4 +246,5 @@ def _curves(curves: goodputs.Curves, output: Path | None, plots: Path | None) ->
 
 def register(parent: typer.Typer) -> None:
     """Add `simulate` to the `gllm` command."""
-    parent.command(cls=Command)(takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name in _FLAGS))(simulate))
+    flags = takes_flags(*(flag for flag in ENGINE_FLAGS if flag.name in _FLAGS))
+    parent.command(cls=Command)(flags(takes_groups(simulate)))

@@ -11,7 +11,8 @@ from statistics import fmean
 
 import msgspec
 
-from gllm.apps.bench.workloads import WORKLOADS, BenchRequest, make_requests
+from gllm.apps.bench.requests import BenchRequest
+from gllm.apps.bench.workloads import WORKLOADS, make_requests
 from gllm.apps.simulate.figures import Figures, figures_of
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.presets import PRESETS

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import msgspec
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.report import meets
 from gllm.apps.simulate.ablation import MAX_NUM_SEQS, Case, requests_of
 from gllm.apps.simulate.presets import PRESETS

@@ -12,9 +12,9 @@ from statistics import fmean, pstdev
 
 import msgspec
 
-from gllm.apps.bench.client import RequestRecord
+from gllm.apps.bench.record import RequestRecord
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.window import Window
-from gllm.apps.bench.workloads import BenchRequest
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.pipeline import Pipeline, StageIntervals
 from gllm.config import EngineConfig

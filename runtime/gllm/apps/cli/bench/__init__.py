@@ -1,0 +1,17 @@
+"""`gllm bench`: measure an OpenAI server, or the engine alone."""
+
+from __future__ import annotations
+
+import typer
+
+from gllm.apps.cli.bench.serve import serve
+from gllm.apps.cli.bench.throughput import throughput
+from gllm.apps.cli.parsing import Command, EngineCommand
+
+
+def register(parent: typer.Typer) -> None:
+    """Add `bench` to the `gllm` command."""
+    app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
+    app.command(cls=Command)(serve)
+    app.command(cls=EngineCommand)(throughput)
+    parent.add_typer(app, name="bench")
