@@ -2,10 +2,13 @@
 import { askForKey, call } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId } from "./dom.js";
+import { Pipeline } from "./pipeline.js";
 
 const POLL_MS = 2000;
 const VIEWS = ["chat", "pipeline"];
 const server = { model: "", state: "unknown" };
+
+let pipeline = null;
 
 function show() {
   const view = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "chat";
@@ -14,6 +17,8 @@ function show() {
     if (name === view) byId(`to-${name}`).setAttribute("aria-current", "page");
     else byId(`to-${name}`).removeAttribute("aria-current");
   }
+  // Events flow only to those who look.
+  if (view === "pipeline") pipeline ??= new Pipeline();
   document.title = `${view === "chat" ? "Chat" : "Pipeline"} · gLLM`;
 }
 
