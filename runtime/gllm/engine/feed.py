@@ -124,9 +124,9 @@ class PipelineFeed:
         interval = INTERVAL if self._events.sent or self._events.stages or self._events.done else IDLE_INTERVAL
         return max(0.0, self._taken + interval - self._clock())
 
-    def take(self) -> PipelineEvents | None:
-        """Return the events since the last message; None if it is too early for another one."""
-        if self.wait > 0.0:
+    def take(self, *, at_once: bool = False) -> PipelineEvents | None:
+        """Return the events since the last message; None if it is too early for another one, unless `at_once`."""
+        if self.wait > 0.0 and not at_once:
             return None
         now = self._wall()
         for request_id, (number, seq) in list(self._live.items()):

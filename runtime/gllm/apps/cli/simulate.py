@@ -26,6 +26,7 @@ from gllm.apps.simulate import ablation, figures, fit
 from gllm.apps.simulate import goodput as goodputs
 from gllm.apps.simulate.hardware import Hardware, read_hardware
 from gllm.apps.simulate.presets import PRESETS
+from gllm.apps.simulate.replay import Recorder, Replay, serve_replay
 from gllm.apps.simulate.simulation import Outcome, Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
 from gllm.engine.trace import TraceWriter
@@ -115,6 +116,10 @@ def simulate(
             "--tpot-target, default 0.05 s), and each policy with its best --max-prefill-tokens: minutes.",
         ),
     ] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Then play the runs in the web page, one for each policy, until Ctrl-C.")
+    ] = False,
+    ui_port: Annotated[int, typer.Option("--ui-port", min=0, max=65535, help="Port of the web page.")] = 8000,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of --ablation and --goodput-curves.")] = 2,
     *,
     data: DataFlags,
@@ -146,9 +151,11 @@ def simulate(
         }
         results, rows = [], []
         outcomes: dict[str, Outcome] = {}
+        recorders = []
         for name in _policies(policy):
             config = EngineConfig(model="", policy=name, enable_prefix_caching=False, **flags)
             writer = TraceWriter(trace, pipeline.pp) if trace is not None else None
+            recorder = Recorder(name, pipeline.pp, pipeline.kv_tokens, config.page_size) if ui else None
             with Progress(f"requests of {name}", len(requests)) as progress:
                 outcome = Simulation(
                     config,
@@ -157,10 +164,13 @@ def simulate(
                     seed=load.seed,
                     concurrency=load.max_concurrency,
                     trace=writer,
+                    recorder=recorder,
                     on_done=progress.update,
                 ).run()
             if writer is not None:
                 writer.close()
+            if recorder is not None:
+                recorders.append(recorder)
             found = figures.figures_of(outcome, bounds, steady)
             if steady is not None and found.steady is not None:
                 warn_of_window(found.steady, steady)
@@ -175,6 +185,9 @@ def simulate(
 
             plots.mkdir(parents=True, exist_ok=True)
             plot_microbatches(outcomes, plots / "microbatches.png")
+        if recorders:
+            source = hardware or fit_trace or preset
+            serve_replay(Replay(f"{dataset.label} on {source}, {pipeline.pp} stages, simulated", recorders), ui_port)
     return None
 
 

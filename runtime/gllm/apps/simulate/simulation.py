@@ -17,6 +17,7 @@ from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.window import Window
 from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.pipeline import Pipeline, StageIntervals
+from gllm.apps.simulate.replay import Recorder
 from gllm.config import EngineConfig
 from gllm.engine.kv_pages import PagePool, root_digest
 from gllm.engine.results import OutputsByClient
@@ -109,6 +110,7 @@ class Simulation:
         seed: int = 0,
         concurrency: int | None = None,
         trace: TraceWriter | None = None,
+        recorder: Recorder | None = None,
         on_done: Callable[[], None] = lambda: None,
     ) -> None:
         """on_done() is called when a request ends."""
@@ -116,6 +118,8 @@ class Simulation:
         self._hardware = hardware
         self._trace = trace
         self._on_done = on_done
+        self._recorder = recorder
+        self._feed = recorder.start(lambda: self.now) if recorder is not None else None
         num_pages = config.num_pages or hardware.kv_tokens // config.page_size
         room = num_pages * config.page_size
         self.max_model_len = min(config.max_model_len or room, room)
@@ -151,8 +155,12 @@ class Simulation:
             self._take()
             while (step := self.scheduler.schedule()) is not None:
                 self._send(step)
+            if self._recorder is not None:
+                self._recorder.tick(self.scheduler.stats)
         if self.scheduler.has_work:
             raise SimulationError("requests are left and the scheduler has no step")
+        if self._recorder is not None:
+            self._recorder.tick(self.scheduler.stats, last=True)
         outcome = self._outcome
         start = min(record.start for record in outcome.records)
         outcome.duration = max(record.start + record.latency for record in outcome.records) - start
@@ -183,6 +191,8 @@ class Simulation:
         while self._reports and self._reports[0][0] <= self.now:
             report = heapq.heappop(self._reports)[2]
             self.scheduler.observe(report)
+            if self._feed is not None:
+                self._feed.stage(report)
             if self._trace is not None:
                 self._trace.stage(report, self.scheduler.work_of(report.step))
         while self._in_flight and self._in_flight[0][1].result_time <= self.now:
@@ -190,7 +200,10 @@ class Simulation:
             result = StepResult(
                 epoch=step.epoch, step=step.step, token_ids=[0] * sum(step.samples), elapsed=stages.intervals[-1][1]
             )
-            self._note(self.scheduler.process_result(result))
+            outputs = self.scheduler.process_result(result)
+            if self._feed is not None:
+                self._feed.answered(step.step, outputs)
+            self._note(outputs)
             if self._trace is not None:
                 self._trace.counters(self.now, self.scheduler.stats())
 
@@ -214,6 +227,8 @@ class Simulation:
         self.now += self._hardware.engine
         if self._in_flight:
             self._outcome.present += self.now - busy_from
+        if self._feed is not None:
+            self._feed.sent(self.scheduler.newest_batch, step.num_tokens)
         work = self.scheduler.work_of(step.step)
         assert work is not None
         tokens_time = self._tokens_time

@@ -33,7 +33,12 @@ async function poll() {
   try {
     const response = await fetch("ready");
     const body = await response.json();
-    if (response.ok) setState("ready", "ready");
+    if (body.simulated) {
+      // A simulated run has a pipeline, and nobody to chat with.
+      setState("ready", "simulated");
+      byId("to-chat").hidden = true;
+      if (location.hash !== "#pipeline") location.hash = "#pipeline";
+    } else if (response.ok) setState("ready", "ready");
     else {
       const loaded = body.loaded === undefined ? "" : `, ${Math.round(100 * body.loaded)} % of the weights`;
       setState("waiting", body.reason === "draining" ? "draining" : `engine starts${loaded}`);

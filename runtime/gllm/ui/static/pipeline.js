@@ -115,7 +115,7 @@ export class Pipeline {
     if (event === "hello") {
       this.hello = data;
       this.states.clear();
-      this.about.textContent = data.about ?? `policy ${data.policy}`;
+      this.about.textContent = data.simulated ? "the policy of the simulated run" : `policy ${data.policy}`;
     } else if (event === "state") {
       this.problem = data.ready ? null : data.reason;
       for (const engine of data.engines) this.stateOf(engine.engine).setEngine(engine);
@@ -139,7 +139,7 @@ export class Pipeline {
   }
 
   listEngines(names) {
-    this.engines.hidden = names.length < 2;
+    this.engines.hidden = names.length < 2 && !this.hello.simulated;
     if (names.length && !names.includes(this.chosenEngine)) this.chosenEngine = names[0];
     this.engines.replaceChildren(...names.map((name) => el("option", { value: name, textContent: name, selected: name === this.chosenEngine })));
   }
@@ -161,7 +161,7 @@ export class Pipeline {
   }
 
   judge() {
-    const { level, text, detail } = verdict(this.state, this.problem, this.hello.policy);
+    const { level, text, detail } = verdict(this.state, this.problem, this.hello.policy || this.chosenEngine);
     if (this.sentence.textContent !== text) this.sentence.textContent = text;
     const lost = this.state.dropped ? ` ${this.state.dropped} micro-batches were too many to show.` : "";
     const replay = this.ended ? " The simulated run has ended: reload the page to see it again." : "";

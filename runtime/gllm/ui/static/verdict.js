@@ -3,7 +3,8 @@ import { quantile } from "./pipeline_state.js";
 
 const BALANCED = 0.08; // Bubbles up to this share count as none.
 const SLOWER = 1.1; // A stage that takes this much longer than the others is the reason.
-const UNEQUAL = 0.3; // Mean difference of neighbours, as a share of their time, from which micro-batches are the reason.
+const LONG = 1.6; // A micro-batch that takes this many times the usual one makes the others wait.
+const MOMENTS = 2000;
 const WINDOW = 30; // Seconds: as long as the engine's own shares look back.
 
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -37,39 +38,53 @@ function reason(state, bubbles, worst, policy) {
   const where = `bubbles of ${percent(bubbles[worst])} in stage ${worst}`;
   const queue = queueDetail(state);
   const pp = bubbles.length;
-  const batches = state.between(state.time - WINDOW, state.time).filter((batch) => batch.done);
-  const { inFlight, times, spread, slowest } = analyse(batches, pp, state.present(state.time - WINDOW, state.time));
-  if (!batches.length) return { level: "note", text: `Bubbles: ${where.slice(11)}.`, detail: queue };
-  if (state.stats.num_running < pp || inFlight < pp - 0.2) {
-    return { level: "note", text: `Too little work for ${pp} stages: ${where}.`, detail: `On average ${inFlight.toFixed(1)} micro-batches are in flight, and ${state.stats.num_running} requests run. More requests at once would fill the pipeline. ${queue}` };
+  const { shares, times, usual, longest } = causes(state.between(state.time - WINDOW, state.time), pp);
+  const most = Math.max(...Object.values(shares));
+  if (!most) return { level: "note", text: `There are ${where}.`, detail: queue };
+  if (shares.few === most) {
+    return { level: "note", text: `Too little work for ${pp} stages: ${where}.`, detail: `${state.stats.num_running} requests run, and most of the time fewer than ${pp} micro-batches are in flight. More requests at once would fill the pipeline. ${queue}` };
   }
+  if (shares.unequal === most) {
+    const advice = policy === "balanced" ? "A smaller --max-prefill-tokens" : "A smaller --max-prefill-tokens, or --policy balanced,";
+    return { level: "bad", text: `Micro-batches are unequal: ${where}.`, detail: `Half of them take at most ${ms(usual)} on a stage, the longest ${ms(longest)}: the other stages wait for it. ${advice} makes them more even. ${queue}` };
+  }
+  const slowest = times.indexOf(Math.max(...times));
   const others = mean(times.filter((_, stage) => stage !== slowest));
   if (times[slowest] > SLOWER * others) {
     return { level: "bad", text: `Stage ${slowest} is the slowest: ${where}.`, detail: `A micro-batch takes it ${ms(times[slowest])}, the other stages ${ms(others)}. Fewer layers there (--assigned-layers), or a look at its machine, would help. ${queue}` };
   }
-  if (spread > UNEQUAL) {
-    const seconds = batches.map((batch) => Math.max(...computed(batch)));
-    return { level: "bad", text: `Micro-batches are unequal: ${where}.`, detail: `They take from ${ms(quantile(seconds, 0.05))} to ${ms(quantile(seconds, 0.95))}, so stages wait for each other. A smaller --max-prefill-tokens${policy === "balanced" ? "" : ", or --policy balanced,"} makes them more even. ${queue}` };
-  }
   return { level: "note", text: `Stages and micro-batches are even, and still there are ${where}.`, detail: `The time passes between steps: transfers between stages, and the host's work for each step. ${queue}` };
 }
 
-const computed = (batch) => batch.stages.filter(Boolean).map(({ start, end }) => end - start);
-
-/** Return mean micro-batches in flight, mean seconds of each stage, the slowest stage, and how unequal neighbours are. */
-function analyse(batches, pp, present) {
-  const span = present.reduce((sum, [begin, end]) => sum + end - begin, 0);
-  const flown = batches.reduce((sum, batch) => sum + batch.done - batch.sent, 0);
-  const times = Array.from({ length: pp }, (_, stage) => {
-    const seconds = batches.flatMap((batch) => (batch.stages[stage] ? [batch.stages[stage].end - batch.stages[stage].start] : []));
-    return seconds.length ? mean(seconds) : 0;
-  });
-  const slowest = times.indexOf(Math.max(...times));
-  const longest = batches.map((batch) => Math.max(0, ...computed(batch)));
-  const average = longest.length ? mean(longest) : 0;
-  const steps = longest.slice(1).map((value, index) => Math.abs(value - longest[index]));
-  const spread = steps.length && average ? mean(steps) / average : 0;
-  return { inFlight: span ? flown / span : 0, times, spread, slowest };
+/**
+ * Look at many moments: why does a stage that could compute not compute? `few`: fewer micro-batches than stages are in
+ * flight; `unequal`: another stage computes an unusually long one; `rest`: neither.
+ * Return the number of moments by cause, the mean seconds of each stage, and the usual and longest seconds of a run.
+ */
+export function causes(batches, pp) {
+  const runs = Array.from({ length: pp }, (_, stage) => batches.map((batch) => batch.stages[stage]).filter(Boolean));
+  const seconds = runs.flat().map(({ start, end }) => end - start);
+  const usual = quantile(seconds, 0.5) ?? 0;
+  const shares = { few: 0, unequal: 0, rest: 0 };
+  const sent = batches.map((batch) => batch.sent);
+  const done = batches.map((batch) => batch.done).filter(Boolean);
+  const next = new Array(pp).fill(0);
+  let [begun, ended] = [0, 0];
+  for (let moment = 0; done.length && moment < MOMENTS; moment++) {
+    const time = sent[0] + ((moment + 0.5) / MOMENTS) * (done.at(-1) - sent[0]);
+    while (sent[begun] <= time) begun += 1;
+    while (done[ended] <= time) ended += 1;
+    if (begun === ended) continue;
+    const now = runs.map((stage, index) => {
+      while (stage[next[index]]?.end <= time) next[index] += 1;
+      const run = stage[next[index]];
+      return run && run.start <= time ? run.end - run.start : 0;
+    });
+    const cause = begun - ended < pp ? "few" : Math.max(...now) > LONG * usual ? "unequal" : "rest";
+    shares[cause] += now.filter((one) => one === 0).length;
+  }
+  const times = runs.map((stage) => (stage.length ? mean(stage.map(({ start, end }) => end - start)) : 0));
+  return { shares, times, usual, longest: quantile(seconds, 0.999) ?? 0 };
 }
 
 function queueDetail({ stats, requests }) {
