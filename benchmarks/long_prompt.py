@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gllm.apps.bench.client import Endpoint, request_bytes, send_completion
+from gllm.apps.bench.client import Endpoint, request_bytes, send_request
 from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.serving import find_model
@@ -54,7 +54,7 @@ async def drive(url: str, options: argparse.Namespace, seed: int) -> list[Prompt
     async def send(index: int, tokens: int, output: int) -> RequestRecord:
         request = BenchRequest(index, prompt(tokens, 1000 * seed + index), output, 0.0)
         payload = request_bytes(endpoint, request)
-        record = await send_completion(endpoint, request, payload, run_start=start, timeout=600.0)
+        record = await send_request(endpoint, request, payload, run_start=start, timeout=600.0)
         if not record.ok:
             raise SystemExit(f"request failed: {record.error}")
         return record

@@ -7,8 +7,10 @@ import pytest
 
 from fixtures.completions_server import DONE, HEAD, TinyServer, chunked, frame
 from gllm.apps.bench.answer import read_answer
-from gllm.apps.bench.client import Endpoint
+from gllm.apps.bench.client import Endpoint, request_bytes
+from gllm.apps.bench.payload import Api, Style, body_of
 from gllm.apps.bench.record import RequestRecord
+from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.bench.serving import find_model, run_requests
 from gllm.apps.bench.sse import SseResponse
 from gllm.apps.bench.workloads import WORKLOADS, make_requests
@@ -89,6 +91,64 @@ def test_without_usage_each_event_counts_as_a_token() -> None:
     record = read((10.5, HEAD + b"\r\n" + frame("a")), (10.7, frame("b", "stop") + DONE))
     assert record.ok
     assert (record.output_tokens, record.counted) == (2, False)
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def test_the_answer_of_a_chat() -> None:
+    def delta(finish: str | None = None, **fields: object) -> bytes:
+        return event(choices=[{"index": 0, "delta": fields, "finish_reason": finish, "logprobs": None}], usage=None)
+
+    usage = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}
+    record = read(
+        (10.1, HEAD + b"\r\n" + delta(role="assistant", content="")),  # no token yet
+        (10.4, delta(reasoning_content="hm")),
+        (10.6, delta(content="a")),
+        (10.8, delta(tool_calls=[{"index": 0}])),
+        (11.0, delta("stop", content="")),
+        (11.1, event(choices=[], usage=usage) + DONE),
+    )
+    assert record.ok
+    assert record.ttft == pytest.approx(0.4)
+    assert (len(record.pieces), record.output_tokens, record.cached_tokens) == (3, 4, 6)
+    assert record.latency == pytest.approx(1.0)
+
+
+def test_the_answer_of_responses() -> None:
+    def typed(kind: str, **fields: object) -> bytes:
+        return b"event: " + kind.encode() + b"\n" + event(type=kind, **fields)
+
+    usage = {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 0}}
+    parts = (
+        (10.1, HEAD + b"\r\n" + typed("response.created", response={"status": "in_progress", "error": None})),
+        (10.3, typed("response.output_text.delta", delta="a")),
+        (10.5, typed("response.output_text.delta", delta="b")),
+        (10.6, typed("response.output_text.done", text="ab")),
+    )
+    record = read(*parts, (10.7, typed("response.incomplete", response={"status": "incomplete", "usage": usage})))
+    assert record.ok
+    assert (record.ttft, record.output_tokens, record.finish_reason) == (pytest.approx(0.3), 2, "incomplete")
+    failed = read(*parts, (10.7, typed("response.failed", response={"error": {"message": "died"}})))
+    assert "died" in failed.error
+    assert read(*parts).error == "the stream broke off"
+
+
+@pytest.mark.parametrize("api", ["completions", "chat", "responses"])
+def test_bodies(api: Api) -> None:
+    request = BenchRequest(0, [], 5, 0.0, messages=[{"role": "user", "content": "Hi"}])
+    style = Style(api=api, temperature=0.7, ignore_eos=False, extra_body={"top_p": 0.5, "stream_options": None})
+    body = json.loads(body_of(request, "m", style))
+    prompt = {"completions": "prompt", "chat": "messages", "responses": "input"}[api]
+    limit = "max_output_tokens" if api == "responses" else "max_tokens"
+    expected = "user: Hi\nassistant:" if api == "completions" else request.messages
+    assert body == {"model": "m", prompt: expected, limit: 5, "temperature": 0.7, "stream": True, "top_p": 0.5}
+    sent = request_bytes(
+        Endpoint.from_url("http://h:81/v1", api_key="k"), request, Style(api=api, headers={"X-A": "b"})
+    )
+    assert sent.startswith(f"POST /v1/{'chat/completions' if api == 'chat' else api} HTTP/1.1\r\n".encode())
+    assert b"\r\nX-A: b\r\n" in sent
 
 
 def test_endpoint_from_url() -> None:

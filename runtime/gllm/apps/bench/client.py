@@ -90,7 +90,7 @@ def request_bytes(endpoint: Endpoint, request: BenchRequest, style: Style = DEFA
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-async def send_completion(
+async def send_request(
     endpoint: Endpoint, request: BenchRequest, payload: bytes, *, run_start: float, timeout: float
 ) -> RequestRecord:
     """Send one request and record it; a failure of any kind becomes the record's `error`.

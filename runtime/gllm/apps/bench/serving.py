@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,8 @@ from collections.abc import Callable, Sequence
 import httpx
 import msgspec
 
-from gllm.apps.bench.client import Endpoint, request_bytes, send_completion
+from gllm.apps.bench.client import Endpoint, request_bytes, send_request
+from gllm.apps.bench.driver import drive
 from gllm.apps.bench.payload import DEFAULT_STYLE, Style
 from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.requests import BenchRequest
@@ -59,46 +59,19 @@ async def run_requests(
     timeout: float = 3600.0,
     on_done: Callable[[RequestRecord], None] = lambda record: None,
 ) -> tuple[list[RequestRecord], float]:
-    """Send every request at its arrival time. Return their records in order, and the seconds of the run.
+    """Send every request at its arrival time (see `drive`). Return their records in order, and the seconds of the run.
 
-    Args:
-        max_concurrency: more requests wait in the client; their times count from when they are sent. A conversation
-            counts as one from its first request to the end of its last one.
-        max_duration: no request is sent later than these seconds; unsent requests have no record.
-        on_done: called as each request ends.
+    Times of a request that waits for `max_concurrency` count from when it is sent.
     """
-    payloads = [request_bytes(endpoint, request, style) for request in requests]
-    gate = asyncio.Semaphore(max_concurrency or max(len(requests), 1))
+    payloads = {request.index: request_bytes(endpoint, request, style) for request in requests}
     run_start = time.perf_counter()
 
-    async def chain(links: list[tuple[BenchRequest, bytes]]) -> list[RequestRecord]:
-        """Send requests one after another; what follows a failed one is not sent."""
-        delay = min(links[0][0].arrival, max_duration) - (time.perf_counter() - run_start)
-        if delay > 0:
-            await asyncio.sleep(delay)
-        records: list[RequestRecord] = []
-        async with gate:
-            for request, payload in links:
-                if time.perf_counter() - run_start >= max_duration or (records and not records[-1].ok):
-                    break
-                record = await send_completion(endpoint, request, payload, run_start=run_start, timeout=timeout)
-                records.append(record)
-                on_done(record)
-        return records
+    async def send(request: BenchRequest) -> RequestRecord:
+        return await send_request(endpoint, request, payloads[request.index], run_start=run_start, timeout=timeout)
 
-    chains = _chains(list(zip(requests, payloads, strict=True)))
-    parts = await asyncio.gather(*(chain(links) for links in chains))
-    records = sorted((record for part in parts for record in part), key=lambda record: record.index)
+    records = await drive(
+        requests, send, run_start=run_start, max_concurrency=max_concurrency, max_duration=max_duration, on_done=on_done
+    )
     ends = [record.start + record.latency for record in records if record.ok]
     first = min((record.start for record in records), default=0.0)
     return records, max(ends, default=math.nan) - first if ends else time.perf_counter() - run_start
-
-
-def _chains(links: list[tuple[BenchRequest, bytes]]) -> list[list[tuple[BenchRequest, bytes]]]:
-    """Return the requests of each conversation together; others alone."""
-    chains: dict[tuple[bool, int], list[tuple[BenchRequest, bytes]]] = {}
-    for request, payload in links:
-        alone = request.conversation is None
-        key = (alone, request.index if request.conversation is None else request.conversation)
-        chains.setdefault(key, []).append((request, payload))
-    return list(chains.values())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from gllm.apps.bench.driver import drive
 from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.requests import BenchRequest
 from gllm.engine.client.client import EngineClient
@@ -32,33 +32,32 @@ async def run_offline(
 
     prefix: start of the request ids, which must not repeat while the engine lives.
     """
-    gate = asyncio.Semaphore(max_concurrency or max(len(requests), 1))
     run_start = time.perf_counter()
 
-    async def one(request: BenchRequest) -> RequestRecord:
-        async with gate:
-            record = RequestRecord(index=request.index, prompt_tokens=request.prompt_tokens)
-            sampling = SamplingParams(temperature=0.0, max_tokens=request.output_len, ignore_eos=ignore_eos)
-            start = time.perf_counter()
-            record.start = start - run_start
-            try:
-                async for output in client.generate(f"{prefix}-{request.index}", request.token_ids, sampling):
-                    record.latency = time.perf_counter() - start
-                    if output.token_ids:
-                        record.pieces.append((record.latency, float(len(output.token_ids))))
-                        record.output_tokens += len(output.token_ids)
-                    if output.finish_reason in ("error", "abort"):
-                        record.error = output.error or output.finish_reason
-                    record.finish_reason = output.finish_reason or ""
-            except EngineError as error:
-                record.error = str(error)
+    async def send(request: BenchRequest) -> RequestRecord:
+        record = RequestRecord(index=request.index, prompt_tokens=request.prompt_tokens)
+        sampling = SamplingParams(temperature=0.0, max_tokens=request.output_len, ignore_eos=ignore_eos)
+        start = time.perf_counter()
+        record.start = start - run_start
+        try:
+            async for output in client.generate(f"{prefix}-{request.index}", request.token_ids, sampling):
                 record.latency = time.perf_counter() - start
-            if not record.pieces and not record.error:
-                record.error = "the request had no output"
-        on_done(record)
+                if output.token_ids:
+                    record.pieces.append((record.latency, float(len(output.token_ids))))
+                    record.output_tokens += len(output.token_ids)
+                if output.num_cached_tokens:
+                    record.cached_tokens = output.num_cached_tokens
+                if output.finish_reason in ("error", "abort"):
+                    record.error = output.error or output.finish_reason
+                record.finish_reason = output.finish_reason or ""
+        except EngineError as error:
+            record.error = str(error)
+            record.latency = time.perf_counter() - start
+        if not record.pieces and not record.error:
+            record.error = "the request had no output"
         return record
 
-    records = list(await asyncio.gather(*(one(request) for request in requests)))
+    records = await drive(requests, send, run_start=run_start, max_concurrency=max_concurrency, on_done=on_done)
     return records, max((record.start + record.latency for record in records), default=0.0)
 
 

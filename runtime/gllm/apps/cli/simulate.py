@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from gllm.apps.bench.compare import SIMULATION
 from gllm.apps.bench.datasets.load import Dataset, load_requests
 from gllm.apps.bench.prompt_writer import DEFAULT_TOKEN_RANGE
 from gllm.apps.bench.report import parse_goodput
@@ -143,6 +144,7 @@ def simulate(
         steady = gpus.add_to(plan.steady)
         requests = _requests(dataset, plan)
         settings = {
+            "backend": SIMULATION,
             "pp": pipeline.pp,
             "workload": dataset.label,
             "num_prompts": len(requests),

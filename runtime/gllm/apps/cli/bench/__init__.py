@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from gllm.apps.cli.bench.serve import serve
+from gllm.apps.cli.bench.compare import compare
+from gllm.apps.cli.bench.serve import EPILOG, serve
+from gllm.apps.cli.bench.sweep import sweep
 from gllm.apps.cli.bench.throughput import throughput
 from gllm.apps.cli.parsing import Command, EngineCommand
 
@@ -12,6 +14,8 @@ from gllm.apps.cli.parsing import Command, EngineCommand
 def register(parent: typer.Typer) -> None:
     """Add `bench` to the `gllm` command."""
     app = typer.Typer(no_args_is_help=True, help="Measure an OpenAI server, or the engine alone.")
-    app.command(cls=Command)(serve)
+    app.command(cls=Command, epilog=EPILOG)(serve)
+    app.command(cls=Command)(sweep)
+    app.command(cls=Command)(compare)
     app.command(cls=EngineCommand)(throughput)
     parent.add_typer(app, name="bench")

@@ -15,7 +15,7 @@ import typer
 from gllm import __version__
 from gllm.apps.bench import report
 from gllm.apps.bench.record import RequestRecord
-from gllm.apps.bench.steady import SteadyLoad, measure_steady, steady_json, steady_rows
+from gllm.apps.bench.steady import SteadyFigures, SteadyLoad, measure_steady, steady_json, steady_rows
 from gllm.apps.cli.bench.load_flags import warn_of_window
 from gllm.apps.cli.bench.style_flags import parse_pairs
 from gllm.apps.cli.engine_start import errors_in_one_line
@@ -72,6 +72,26 @@ class ReportFlags:
         """Return the latencies and percentiles of the table."""
         return report.parse_shown(self.percentile_metrics, self.metric_percentiles)
 
+    def output_or(self, name: str) -> Path:
+        """Return --output, or a name for messages."""
+        return self.output or Path(name)
+
+    def write_result(
+        self,
+        records: Sequence[RequestRecord],
+        duration: float,
+        settings: dict[str, Any],
+        *,
+        load: SteadyLoad | None = None,
+    ) -> dict[str, Any]:
+        """Return the result of one of several runs, and append it to --output. Failed requests are told on stderr.
+
+        load: of a steady run; the result then has the figures of its window under `steady`.
+        """
+        result, _ = self._judge(records, duration, settings, load)
+        self._write(result, append=True)
+        return result
+
     def finish(
         self,
         records: Sequence[RequestRecord],
@@ -80,14 +100,33 @@ class ReportFlags:
         *,
         title: str,
         load: SteadyLoad | None = None,
-    ) -> dict[str, Any]:
-        """Print the table, write the JSON, and return it. Exits with status 1 if a request failed.
+    ) -> None:
+        """Write the result of the only run and print its table, for a steady run that of the window.
 
-        load: of a steady run; the table then has the figures of its window, and the JSON has these beside the whole
-        run's.
+        Exits with status 1 if a request failed.
         """
-        bounds, shown = self.bounds(), self.shown()
-        printed = summary = report.summarize(records, duration, bounds, percentiles=shown.percentiles)
+        result, found = self._judge(records, duration, settings, load)
+        self._write(result, append=self.append_result)
+        shown = self.shown()
+        printed = report.summarize(records, duration, self.bounds(), percentiles=shown.percentiles)
+        more: list[report.Row] = []
+        if found is not None:
+            printed, more = found.summary, steady_rows(found)
+        print_table(
+            report.columns(shown),
+            report.cells(printed, more, shown),
+            title=title,
+            plain=report.as_text(printed, title, more, shown),
+        )
+        if any(not record.ok for record in records):
+            raise typer.Exit(1)
+
+    def _judge(
+        self, records: Sequence[RequestRecord], duration: float, settings: dict[str, Any], load: SteadyLoad | None
+    ) -> tuple[dict[str, Any], SteadyFigures | None]:
+        """Return (result, figures of the window of a steady run)."""
+        bounds, percentiles = self.bounds(), self.shown().percentiles
+        summary = report.summarize(records, duration, bounds, percentiles=percentiles)
         about = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "gllm_version": __version__,
@@ -96,38 +135,33 @@ class ReportFlags:
             **({"goodput_bounds": bounds} if bounds else {}),
         }
         result = report.as_json(summary, {**about, **settings}, records if self.save_requests else ())
-        more: list[report.Row] = []
-        errors = [record for record in records if not record.ok]
-        if errors:
-            print(f"{len(errors)} requests failed; the first: {errors[0].error}", file=sys.stderr)
-        uncounted = sum(not record.counted for record in records)
-        if uncounted:
-            print(
-                f"gllm: warning: the server sent no usage for {uncounted} requests: each event counts as one token",
-                file=sys.stderr,
-            )
-        if load is not None:
-            with errors_in_one_line():
-                found = measure_steady(records, load, bounds, shown.percentiles)
-            warn_of_window(found, load)
-            printed, more = found.summary, steady_rows(found)
-            result["steady"] = steady_json(found)
-        self._write(result)
-        print_table(
-            report.columns(shown),
-            report.cells(printed, more, shown),
-            title=title,
-            plain=report.as_text(printed, title, more, shown),
-        )
-        if errors:
-            raise typer.Exit(1)
-        return result
+        _warn(records)
+        if load is None:
+            return result, None
+        with errors_in_one_line():
+            found = measure_steady(records, load, bounds, percentiles)
+        warn_of_window(found, load)
+        result["steady"] = steady_json(found)
+        return result, found
 
-    def _write(self, result: dict[str, Any]) -> None:
+    def _write(self, result: dict[str, Any], *, append: bool) -> None:
         if self.output is None:
             return
-        if self.append_result:
+        if append:
             with self.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
         else:
             self.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _warn(records: Sequence[RequestRecord]) -> None:
+    """Tell failed requests, and those whose tokens the server did not count."""
+    errors = [record for record in records if not record.ok]
+    if errors:
+        print(f"{len(errors)} requests failed; the first: {errors[0].error}", file=sys.stderr)
+    uncounted = sum(not record.counted for record in records)
+    if uncounted:
+        print(
+            f"gllm: warning: the server sent no usage for {uncounted} requests: each event counts as one token",
+            file=sys.stderr,
+        )
