@@ -56,6 +56,28 @@ def read_sharegpt(path: Path) -> list[Conversation]:
         ) from None
 
 
+def is_sharegpt(path: Path) -> bool:
+    """Whether a file is a JSON list, and so not JSON lines."""
+    with path.open("rb") as file:
+        return file.read(4096).lstrip().startswith(b"[")
+
+
+def as_batch_lines(path: Path) -> Iterator[bytes]:
+    """Yield the first question of each conversation as a line of `gllm generate`. Raises ValueError.
+
+    An id that is missing or was used before gets the number of the conversation.
+    """
+    seen: set[str] = set()
+    for number, conversation in enumerate(read_sharegpt(path), start=1):
+        if not conversation.turns:
+            continue
+        name = str(conversation.id) if conversation.id is not None else f"conversation-{number}"
+        name = name if name not in seen else f"{name}-{number}"
+        seen.add(name)
+        messages = [{"role": "user", "content": conversation.turns[0].text}]
+        yield msgspec.json.encode({"custom_id": name, "messages": messages})
+
+
 def first_exchanges(path: Path) -> Iterator[tuple[Any, str, str]]:
     """Yield (id, prompt, answer) of each conversation that begins with both."""
     for conversation in read_sharegpt(path):

@@ -151,8 +151,8 @@ class Command:
 
         monkeypatch.setattr("gllm.apps.cli.generate.offline_llm", offline_llm)
 
-    def __call__(self, *lines: object, more: tuple[str, ...] = ()) -> int:
-        self.input.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    def __call__(self, *lines: object, raw: str = "", more: tuple[str, ...] = ()) -> int:
+        self.input.write_text(raw or "".join(json.dumps(line) + "\n" for line in lines))
         arguments = [
             "generate",
             self._model,
@@ -185,6 +185,28 @@ def test_failed_lines_are_retried(command: Command) -> None:
     assert found["a"] == answer
     assert found["b"]["response"]["body"]["choices"][0]["text"] == "XYZ"
     assert command.loads == 3
+
+
+def test_a_sharegpt_file_is_answered_and_resumed(command: Command) -> None:
+    def conversation(name: str | None, question: str) -> dict:
+        turns = [
+            {"from": "gpt", "value": "Hello!"},
+            {"from": "human", "value": question},
+            {"from": "gpt", "value": "x"},
+        ]
+        return {"id": name, "conversations": turns}
+
+    talks = [conversation("a", "one"), conversation("a", "two"), conversation(None, "x" * 500), {"conversations": []}]
+    assert command(raw=json.dumps(talks, indent=1)) == 1
+    found = records(command.output)
+    assert found["a"]["response"]["body"]["choices"][0]["message"]["content"] == "USER:ONE\n"
+    assert found["a-2"]["response"]["body"]["choices"][0]["message"]["content"] == "USER:TWO\n"
+    assert set(found) == {"a", "a-2", "conversation-3"}
+    talks[2]["conversations"][1]["value"] = "three"
+    assert command(raw=json.dumps(talks)) == 0
+    assert records(command.output)["conversation-3"]["error"] is None
+    assert command(raw='[{"conversations": 5}]') == 1
+    assert "not a ShareGPT file" in command.said
 
 
 def test_no_model_is_loaded_if_no_line_needs_it(command: Command) -> None:

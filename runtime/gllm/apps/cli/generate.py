@@ -20,6 +20,7 @@ from gllm.apps.offline.batch_input import BadLine, BatchRequest, read_requests
 from gllm.apps.offline.batch_output import answer_record, error_record, finished_ids, write_record
 from gllm.apps.offline.prompts import Prompt
 from gllm.apps.request_progress import RequestProgress
+from gllm.apps.sharegpt import as_batch_lines, is_sharegpt
 from gllm.sampling_params import ParameterError, SamplingParams
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ Input lines, one JSON object each:
 
 {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {...}} (OpenAI's batch format)
 
+A ShareGPT file (a JSON list of conversations) is read too: its first questions are answered by the chat template.
+
 Output lines are OpenAI's batch output, in the order of completion. A line that cannot be answered gets a
 record whose `error` names its line and field. Run the same command again to resume after an interruption, or to retry
 the lines that have no answer. If a line has a `model`, it must be the served name of this run.
@@ -51,7 +54,7 @@ the lines that have no answer. If a line has a `model`, it must be the served na
 def generate(
     model: ModelArgument = "",
     *,
-    input: Annotated[str, typer.Option("--input", "-i", help="JSON lines to answer; - is stdin.")],
+    input: Annotated[str, typer.Option("--input", "-i", help="JSON lines to answer, or a ShareGPT file; - is stdin.")],
     output: Annotated[str, typer.Option("--output", "-o", help="JSON lines with the answers; - is stdout.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Answer every line again; do not resume.")] = False,
     max_tokens: Annotated[
@@ -136,7 +139,11 @@ def _lines(name: str) -> Iterator[Iterable[bytes]]:
     if name == "-":
         yield sys.stdin.buffer
         return
-    with Path(name).open("rb") as file:
+    path = Path(name)
+    if is_sharegpt(path):
+        yield as_batch_lines(path)
+        return
+    with path.open("rb") as file:
         yield file
 
 

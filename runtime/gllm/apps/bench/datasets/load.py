@@ -25,7 +25,7 @@ _FILES: dict[str, Callable[[Path, Order], list[Item]]] = {
 _SHAPES = {
     "random": ("range_ratio", "random_prefix_len"),
     "prefix-repetition": ("prefix_len", "suffix_len", "num_prefixes"),
-    "multi-turn": ("turns", "system_len"),
+    "multi-turn": ("turns", "system_len", "system_prompts"),
 }
 """The fields of Dataset that matter for one of DATASETS."""
 
@@ -48,6 +48,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     num_prefixes: int = 10
     turns: int = 4
     system_len: int = 256
+    system_prompts: int = 1
 
     @property
     def label(self) -> str:
@@ -154,7 +155,9 @@ def _items(dataset: Dataset, order: Order, words: Callable[[int], list[int] | st
         return prefix_repetition.draw(
             order, prefix_len=dataset.prefix_len, suffix_len=dataset.suffix_len, num_prefixes=dataset.num_prefixes
         )
-    return multi_turn.draw(order, turns=dataset.turns, system_len=dataset.system_len, write=words)
+    return multi_turn.draw(
+        order, turns=dataset.turns, system_len=dataset.system_len, system_prompts=dataset.system_prompts, write=words
+    )
 
 
 def _times(arrivals: ArrivalTimes | None, count: int) -> list[float]:

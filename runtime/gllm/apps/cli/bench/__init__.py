@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gllm.apps.cli.bench.compare import compare
+from gllm.apps.cli.bench.prefix import prefix
 from gllm.apps.cli.bench.serve import EPILOG, serve
 from gllm.apps.cli.bench.sweep import sweep
 from gllm.apps.cli.bench.throughput import throughput
@@ -18,4 +19,5 @@ def register(parent: typer.Typer) -> None:
     app.command(cls=Command)(sweep)
     app.command(cls=Command)(compare)
     app.command(cls=EngineCommand)(throughput)
+    app.command(cls=EngineCommand)(prefix)
     parent.add_typer(app, name="bench")

@@ -76,8 +76,11 @@ class DataFlags:
     ] = 10
     multi_turn_turns: Annotated[int, _option("--multi-turn-turns", min=1, help="Requests of a conversation.")] = 4
     multi_turn_system_len: Annotated[
-        int, _option("--multi-turn-system-len", min=0, help="Tokens of the system prompt that all conversations share.")
+        int, _option("--multi-turn-system-len", min=0, help="Tokens of a system prompt.")
     ] = 256
+    multi_turn_system_prompts: Annotated[
+        int, _option("--multi-turn-system-prompts", min=1, help="Number of system prompts that conversations share.")
+    ] = 1
 
     def with_workload(self, name: WorkloadName) -> DataFlags:
         return replace(self, workload=name)
@@ -102,6 +105,7 @@ class DataFlags:
             num_prefixes=self.prefix_repetition_num_prefixes,
             turns=self.multi_turn_turns,
             system_len=self.multi_turn_system_len,
+            system_prompts=self.multi_turn_system_prompts,
         )
         check(made)
         return made
