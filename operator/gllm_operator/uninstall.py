@@ -103,13 +103,20 @@ async def delete_crd(api: Api, release: str, say: Say = print) -> None:
 
 
 async def release_all(api: Api, mine: Mine, say: Say = print, sleep: Sleep = asyncio.sleep) -> None:
-    """Remove the finalizer and the mark of the operator's LLMDeployments; they and their pods stay."""
+    """Remove the finalizer and the mark of the operator's LLMDeployments; they and their pods stay. Open their budgets,
+    because without an operator no new group starts for an eviction that waits."""
     released: set[str] = set()
     for _ in range(_LOOKS):  # An operator that was about to stop may have added them again.
         held = await mine.find(api)
         if not held:
             break
         released |= {one["metadata"]["uid"] for one in held}
+        for one in held:
+            metadata, disruption = one["metadata"], one["spec"].get("disruption") or {}
+            body = {"spec": {"maxUnavailable": disruption.get("maxUnavailableGroups", 1)}}
+            await _gone_is_fine(
+                api.patch("policy/v1", "PodDisruptionBudget", metadata["namespace"], metadata["name"], body)
+            )
         await _release(api, held)
         await sleep(_POLL * 2)
     say(f"{len(released)} LLMDeployments are left; they are not reconciled until an operator is installed again")

@@ -52,7 +52,7 @@ def rights(objects: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
     """The operator's verbs by (API group, resource)."""
     found: dict[tuple[str, str], set[str]] = {}
     for role in of_kind(objects, "ClusterRole") + of_kind(objects, "Role"):
-        if role["metadata"]["name"] not in ("serving-gllm", "gllm", "gllm-lease"):
+        if role["metadata"]["name"] not in ("serving-gllm", "serving-gllm-nodes", "gllm", "gllm-lease"):
             continue
         for rule in role["rules"]:
             for group in rule["apiGroups"]:
@@ -99,6 +99,7 @@ def test_the_operator_has_the_rights_that_it_uses() -> None:
         ("gllm.dev", "llmdeployments/status"): {"patch"},
         ("gllm.dev", "llmdeployments/finalizers"): {"update"},
         ("", "secrets"): {"create"},
+        ("", "nodes"): {"list", "watch"},
         ("", "events"): {"create", "list", "watch"},
         ("coordination.k8s.io", "leases"): {"get", "patch"},
     }
@@ -116,10 +117,13 @@ def test_namespaces_limit_the_rights() -> None:
     assert {role["metadata"]["name"] for role in of_kind(objects, "ClusterRole")} == {
         "serving-gllm-view",
         "serving-gllm-edit",
+        "serving-gllm-nodes",
         "serving-gllm-uninstall-crd",
     }
-    (binding,) = of_kind(objects, "ClusterRoleBinding")
-    assert binding["roleRef"]["name"] == "serving-gllm-uninstall-crd"
+    bound = {one["roleRef"]["name"] for one in of_kind(objects, "ClusterRoleBinding")}
+    assert bound == {"serving-gllm-nodes", "serving-gllm-uninstall-crd"}
+    blind = of_kind(render(*NAMESPACED, "--set", "watchNodes=false"), "ClusterRoleBinding")
+    assert [one["roleRef"]["name"] for one in blind] == ["serving-gllm-uninstall-crd"]
     places = {role["metadata"]["namespace"] for role in of_kind(objects, "Role") if role["metadata"]["name"] == "gllm"}
     assert places == {"a", "b"}
     (operator,) = of_kind(objects, "Deployment")
@@ -136,6 +140,7 @@ def test_the_operator_reads_every_variable_of_its_pod(monkeypatch: pytest.Monkey
     assert (settings.default_image, settings.lease_namespace, settings.lease_name) == ("r/gllm:1", "serving", "gllm")
     assert (settings.lease_seconds, settings.http_port) == (20.0, 8080)
     plain = read_settings([], {})
+    assert settings.drain_taints == plain.drain_taints
     known = {"GLLM_OPERATOR_" + name.upper() for name in vars(plain)}
     assert set(env) - {"USER"} <= known
 
@@ -261,7 +266,9 @@ def test_the_uninstall_hook_runs_before_the_operator_is_removed() -> None:
 
 def test_the_job_may_read_only_the_records_of_helm() -> None:
     """It needs no rights on pods or StatefulSets: the operator removes them."""
-    for extra in ((), NAMESPACED):
+    deletes = {("customresourcedefinitions", "get"), ("customresourcedefinitions", "delete")}
+    keeps = {("poddisruptionbudgets", "patch"), ("deployments", "get"), ("deployments", "patch")}
+    for extra, own in (((), deletes), (NAMESPACED, deletes), (("--set", "crds.keep=true"), keeps)):
         objects = render(*extra)
         roles = [one for one in of_kind(objects, "Role") + of_kind(objects, "ClusterRole") if "uninstall" in str(one)]
         found = {
@@ -272,12 +279,10 @@ def test_the_job_may_read_only_the_records_of_helm() -> None:
             for resource in rule["resources"]
             for verb in rule["verbs"]
         }
-        assert found == {
+        assert found == own | {
             *(("llmdeployments", verb) for verb in ("get", "list", "patch", "delete")),
             ("secrets", "list"),
             ("configmaps", "list"),
-            ("customresourcedefinitions", "get"),
-            ("customresourcedefinitions", "delete"),
         }
 
 

@@ -81,6 +81,19 @@ def test_keeps_other_finalizers_and_namespaces() -> None:
     assert not any("deletionTimestamp" in one["metadata"] for one in scene.deployments)
 
 
+def test_kept_deployments_let_evictions_go_on() -> None:
+    """Their budgets let none go while an operator moves groups off drained nodes. Now there is none."""
+    scene = Scene()
+    for one, allowed in zip(scene.deployments, (1, 3), strict=True):
+        named = {"namespace": "default", "name": one["metadata"]["name"]}
+        if allowed != 1:
+            scene.api.edit(one, lambda found: found["spec"].update(disruption={"maxUnavailableGroups": 3}))
+        spec = {"maxUnavailable": 0}
+        scene.api.put({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": named, "spec": spec})
+    asyncio.run(release_all(scene.api, MINE, scene.said.append, scene.sleep))
+    assert [one["spec"]["maxUnavailable"] for one in scene.api.of_kind("PodDisruptionBudget")] == [1, 3]
+
+
 def test_removes_a_finalizer_that_was_added_again() -> None:
     class Stubborn(Scene):
         def act(self) -> None:

@@ -178,7 +178,7 @@ def test_an_evicted_slave_joins_its_group_again() -> None:
 
 def test_evictions_take_no_more_pods_than_groups() -> None:
     """Whatever pods they are: two pods may be of two groups. In a rollout the budget does not grow with the pods."""
-    harness = OperatorHarness(spec(replicas=2, disruption={"maxUnavailableGroups": 1}))
+    harness = OperatorHarness(spec(replicas=2, disruption={"maxUnavailableGroups": 1, "waitForRoomSeconds": 0}))
     harness.run_until_quiet()
     (budget,) = harness.api.of_kind("PodDisruptionBudget")
     assert budget["spec"]["maxUnavailable"] == 1

@@ -77,5 +77,9 @@ class Recovery(ApiObject, frozen=True, kw_only=True):
 
 class Disruption(ApiObject, frozen=True, kw_only=True):
     max_unavailable_groups: Groups = 1
-    """The number of groups that evictions, such as those of a drained node, may make unavailable at once: so many pods
-    may go at a time, and the next when they are ready again. 0 blocks evictions."""
+    """The number of groups that evictions may make unavailable at once where no new group can be started first. So many
+    pods may go at a time, and the next when they are ready again. 0: such evictions wait."""
+    wait_for_room_seconds: Annotated[int, Meta(ge=0, le=86400)] = 120
+    """When a node is drained, a new group starts elsewhere before its groups drain, and their evictions wait. They stop
+    waiting if a new group is not scheduled within so many seconds, or not ready within rollout.progressDeadlineSeconds.
+    More time helps where an autoscaler adds nodes. 0, as rollout.maxSurge 0: evictions never wait."""

@@ -116,7 +116,7 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
     autoscaling: Autoscaling | None = None
     """An autoscaler that sets spec.replicas."""
     disruption: Disruption = Disruption()
-    """How many groups evictions may take away (a PodDisruptionBudget)."""
+    """How groups leave nodes that are drained, and how many of them evictions may take (a PodDisruptionBudget)."""
     security: Security = Security()
     """The privileges of the pods, and the network traffic that they accept."""
     monitoring: Monitoring = Monitoring()

@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Collection
 from typing import Any
 
-from gllm_operator.api.availability import Disruption
 from gllm_operator.api.server import Server
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.build.gateway import gateway_objects
@@ -36,12 +35,13 @@ def singletons(
     *,
     labelled: bool = True,
     gateways_ready: bool = False,
+    evictions: int = 0,
 ) -> list[dict[str, Any]]:
     """Those for which the cluster has the API. source: of the spec, which the gateways share with the groups.
 
-    gateways_ready: whether the Service may lead to them.
+    gateways_ready: whether the Service may lead to them. evictions: pods that may be unavailable at once.
     """
-    children = _children(owner, spec, labelled, gateways_ready)
+    children = _children(owner, spec, labelled, gateways_ready, evictions)
     if spec.gateway is not None and source is not None:
         children += gateway_objects(owner, spec.gateway, source, policy=spec.security.network_policy)
     return [one for one in children if _has_api(one, apis)]
@@ -62,12 +62,12 @@ def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
 
 
 def _children(
-    owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True, gateways_ready: bool = False
+    owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True, gateways_ready: bool = False, evictions: int = 0
 ) -> list[dict[str, Any]]:
     children = [
         headless_service(owner),
         client_service(owner, spec.server, labelled, gateways=gateways_ready and spec.gateway is not None),
-        disruption_budget(owner, spec.disruption),
+        disruption_budget(owner, evictions),
     ]
     if spec.security.service_account_name is None:
         children.append(service_account(owner))
@@ -119,15 +119,16 @@ def headless_service(owner: Owner) -> dict[str, Any]:
     }
 
 
-def disruption_budget(owner: Owner, disruption: Disruption) -> dict[str, Any]:
-    """Evictions may take as many pods at once as they may take groups, since each pod could be of another group."""
+def disruption_budget(owner: Owner, evictions: int) -> dict[str, Any]:
+    """Evictions may take as many pods at once as they may take groups, since each pod could be of another group. They
+    may take none while the operator moves groups off nodes that are about to go (plan/moves.py)."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(owner, owner.name),
         "spec": {
             # Not minAvailable: in a rollout there are more pods, and it would let more of them go.
-            "maxUnavailable": disruption.max_unavailable_groups,
+            "maxUnavailable": evictions,
             "selector": {"matchLabels": {DEPLOYMENT: owner.name}},
             # A pod that is not ready must not block the drain of a node: its group is unavailable already.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",

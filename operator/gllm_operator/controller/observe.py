@@ -65,6 +65,7 @@ def observe(
     answers: Answers = NO_ANSWERS,
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None,
     gateways_idle: tuple[float | None, ...] = (),
+    leaving_nodes: Mapping[str, str] | None = None,
 ) -> Observed:
     metadata = deployment["metadata"]
     spec, problem = decode_spec(deployment.get("spec"))
@@ -110,6 +111,7 @@ def observe(
         model=model,
         gateways_ready=max((_ready_pods(one) for one in controlled if one["kind"] == "Deployment"), default=0),
         gateways_current=any(_is_current(one) for one in controlled if one["kind"] == "Deployment"),
+        leaving_nodes=leaving_nodes,
         gateways_idle=gateways_idle,
         in_flight=answers.in_flight,
         loaded=answers.loaded,

@@ -8,7 +8,7 @@ import contextvars
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,8 @@ class Dependencies:
     default_image: str = ""
     operator: str = "default/gllm-operator"
     """NAMESPACE/NAME of this operator, with which it marks what it manages."""
+    leaving_nodes: Callable[[], Mapping[str, str] | None] = lambda: None
+    """Why each node is about to go, by its name; None: the operator may not watch nodes."""
     apis: frozenset[str] = frozenset()
 
 
@@ -131,6 +133,10 @@ class Reconciler:
         """Start a pass, because an object of the deployment has changed."""
         if key in self._states:
             self._states[key].wake.set()
+
+    def wake_all(self) -> None:
+        for key in self._states:
+            self.wake(key)
 
     @property
     def deployments(self) -> list[ObjectKey]:
@@ -231,6 +237,7 @@ class Reconciler:
                 _masters(objects, state.watch_requests), _masters(objects, state.watch_loading)
             ),
             gateways_idle=gateways_idle,
+            leaving_nodes=dependencies.leaving_nodes(),
         )
         return plan(observed, dependencies.clock()), observed.owner
 

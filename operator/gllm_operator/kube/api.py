@@ -9,6 +9,7 @@ from gllm_operator.objects import Object
 
 PLURALS = {
     ("v1", "Pod"): "pods",
+    ("v1", "Node"): "nodes",
     ("v1", "Service"): "services",
     ("v1", "ServiceAccount"): "serviceaccounts",
     ("v1", "Secret"): "secrets",

@@ -42,6 +42,8 @@ class StatusInputs:
     blocked: bool = False
     """Whether the API server refuses the spec's revision, so that the target is an earlier one."""
     idle: Idleness = NOT_IDLE
+    moves: str = ""
+    """What the status says about groups that leave their nodes."""
 
 
 def make_status(
@@ -76,6 +78,7 @@ def make_status(
         groups=entries,
         replicas=replicas,
         idle=inputs.idle,
+        moves=inputs.moves,
         ready=len(serving),
         updated=updated,
         available=available,

@@ -193,6 +193,8 @@ class Observed:
     """Ready pods of the gateways' Deployment."""
     gateways_current: bool = False
     """Whether all pods of the gateways' Deployment have its newest template and are ready."""
+    leaving_nodes: Mapping[str, str] | None = None
+    """Why each node is about to go, by its name; None: the operator may not watch nodes."""
     gateways_idle: tuple[float | None, ...] = ()
     """Seconds without requests, 0 while there are any, of each gateway pod that was asked; None: no answer."""
     in_flight: Mapping[str, int] = field(default_factory=dict)

@@ -35,7 +35,7 @@ def next_ordinals(
             ordinal = kept[ordinal.index] = msgspec.structs.replace(ordinal, seen=True)
         if health[group.name].counted:
             kept[ordinal.index] = msgspec.structs.replace(ordinal, restarts=ordinal.restarts + 1)
-        elif ordinal.restarts and is_stable(group, spec, now):
+        elif ordinal.restarts and ordinal.instance == group.id.instance and is_stable(group, spec, now):
             kept[ordinal.index] = msgspec.structs.replace(ordinal, restarts=0)
     ids = []
     for index in created:

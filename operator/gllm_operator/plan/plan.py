@@ -20,6 +20,7 @@ from gllm_operator.plan.health import Health, health_of, is_loading
 from gllm_operator.plan.idle import NOT_IDLE, Idleness, ask_after, idleness, watches, with_idleness
 from gllm_operator.plan.in_service import all_labelled, labels_to_set
 from gllm_operator.plan.make_status import StatusInputs, make_status
+from gllm_operator.plan.moves import Moves, find_moves
 from gllm_operator.plan.observed import CREATION, Observed, Refusal
 from gllm_operator.plan.ordinals import next_ordinals
 from gllm_operator.plan.rollout import Bounds, GroupChanges, hold_for_gateways, next_changes
@@ -112,11 +113,12 @@ def _plan_spec(
         max_unavailable=spec.rollout.max_unavailable,
         min_ready=spec.rollout.min_ready_seconds,
     )
-    changes = next_changes(groups, health, target.revision, bounds, now)
+    moves = find_moves(observed, spec, groups, health, target, now)
+    changes = next_changes(groups, health, target.revision, bounds, now, moves.groups)
     if spec.gateway is not None and not observed.gateways_current:
         changes = hold_for_gateways(changes, health, target.revision)
     new_ordinals, created = next_ordinals(ordinals, groups, health, changes.create, target.revision, spec, now)
-    writes = _writes(observed, desired, spec, groups, changes, created, target, now)
+    writes = _writes(observed, desired, spec, groups, changes, created, target, moves, now)
     inputs = StatusInputs(
         desired.update,
         desired.problems,
@@ -128,6 +130,7 @@ def _plan_spec(
         writes=bool(writes.applies),
         blocked=desired.refused is not None,
         idle=idle,
+        moves=moves.message,
     )
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     staying = writes.staying
@@ -144,7 +147,7 @@ def _plan_spec(
         drains=refusals.due_deletes(observed, writes.drains, now),
         deletes=refusals.due_deletes(observed, writes.deletes, now),
         events=events(observed.status, status),
-        wake_after=_wake_after(observed, spec, groups, target, status.places, forget, now),
+        wake_after=_wake_after(observed, spec, groups, target, moves, status.places, forget, now),
         watch_requests=_groups_to_query(groups, changes, staying, target),
         watch_loading=tuple(
             group.name for group in staying if is_loading(group, health_of(group, spec, status.places, now))
@@ -194,6 +197,7 @@ def _writes(
     changes: GroupChanges,
     created: list[GroupId],
     target: Target,
+    moves: Moves,
     now: float,
 ) -> _Writes:
     leaving = {group.name for group in changes.drain}
@@ -201,7 +205,7 @@ def _writes(
     in_use = [group.id.revision for group in groups] + [id.revision for id in created]
     current = current_revision(target, observed.status)
     kept = [revision for revision in (*in_use, desired.update, target.revision, current) if revision]
-    singles = _singletons(observed, spec) if _renderable(spec) else []
+    singles = _singletons(observed, spec, moves.evictions) if _renderable(spec) else []
     wanted: list[Manifest] = [
         *singles,
         *owned_objects.desired_revisions(observed, desired.renderings, kept),
@@ -225,7 +229,7 @@ def _writes(
     )
 
 
-def _singletons(observed: Observed, spec: LLMDeploymentSpec) -> list[Manifest]:
+def _singletons(observed: Observed, spec: LLMDeploymentSpec, evictions: int) -> list[Manifest]:
     source = pod_source(spec, observed.owner.name, spec.image or observed.default_image)
     return singletons(
         observed.owner,
@@ -234,6 +238,7 @@ def _singletons(observed: Observed, spec: LLMDeploymentSpec) -> list[Manifest]:
         source,
         labelled=all_labelled(observed),
         gateways_ready=observed.gateways_ready > 0,
+        evictions=evictions,
     )
 
 
@@ -307,12 +312,13 @@ def _wake_after(
     spec: LLMDeploymentSpec,
     groups: list[Group],
     target: Target,
+    moves: Moves,
     ordinals: tuple[OrdinalStatus, ...],
     forget: tuple[ObjectRef, ...],
     now: float,
 ) -> float | None:
     """Seconds until the earliest deadline; None if there is none."""
-    due = [] if target.deadline is None else [target.deadline]
+    due = [when for when in (target.deadline, moves.due_at) if when is not None]
     restarts = {one.index: one.restarts for one in ordinals}
     for group in groups:
         health = health_of(group, spec, ordinals, now)

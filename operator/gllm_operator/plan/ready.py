@@ -3,7 +3,7 @@ Reconciling and Stalled, and the word in the column REASON follow from one `Verd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gllm_operator.api.spec import LLMDeploymentSpec
@@ -51,6 +51,8 @@ class StatusFacts:
     deleting: bool = False
     idle: Idleness = NOT_IDLE
     """Which groups are held back because the gateways have no requests."""
+    moves: str = ""
+    """A sentence about groups that leave their nodes; empty if none does."""
     route: tuple[RouteAnswer, ...] | None = None
     """What Gateways say about the HTTPRoute; None if there is none."""
 
@@ -68,20 +70,9 @@ class Verdict:
 
 def verdict(facts: StatusFacts) -> Verdict:
     """The first of these that holds is what a user has to know first."""
-    for rule in (
-        _deleting,
-        _invalid,
-        _failed_groups,
-        _refused,
-        _suspended,
-        _changes_wait,
-        _rollout,
-        _groups,
-        _unwritten,
-    ):
-        found = rule(facts)
-        if found is not None:
-            return found
+    found = next((one for rule in _RULES if (one := rule(facts)) is not None), None)
+    if found is not None:
+        return replace(found, message=f"{found.message}; {facts.moves}") if facts.moves else found
     if facts.idle.idle:
         return Verdict(
             "Idle", "the gateways have no requests, so there are no groups; the next one starts the first", "done"
@@ -89,7 +80,10 @@ def verdict(facts: StatusFacts) -> Verdict:
     if facts.replicas == 0:
         return Verdict("NoGroups", "spec.replicas is 0, so nothing serves", "done")
     more = "; the others of spec.replicas start if requests go on" if facts.idle.waking else ""
-    return Verdict("AllGroupsReady", f"{facts.ready} of {facts.replicas} groups serve{more}", "done")
+    serve = f"{facts.ready} of {facts.replicas} groups serve{more}"
+    if facts.moves:
+        return Verdict("GroupsMoving", f"{serve}; {facts.moves}", "done")
+    return Verdict("AllGroupsReady", serve, "done")
 
 
 def rolled_back(target: Target) -> str:

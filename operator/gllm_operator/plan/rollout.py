@@ -1,9 +1,9 @@
 """Which groups to create and which to drain, within maxSurge and maxUnavailable. The same rule serves rollouts,
-rollbacks, re-sharding, scaling and suspension."""
+rollbacks, re-sharding, scaling, suspension, and groups that leave their nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gllm_operator.plan.groups import Group
@@ -35,16 +35,24 @@ class GroupChanges:
 
 
 def next_changes(
-    groups: Sequence[Group], health: Mapping[str, Health], target: str, bounds: Bounds, now: float
+    groups: Sequence[Group],
+    health: Mapping[str, Health],
+    target: str,
+    bounds: Bounds,
+    now: float,
+    moving: Collection[str] = (),
 ) -> GroupChanges:
-    """target: the revision that groups should have. Empty: no group is created, and only surplus groups drain."""
+    """target: the revision that groups should have. Empty: no group is created, and only surplus groups drain.
+    moving: names of groups that leave their nodes: new groups replace them, as those of an older revision."""
     live = [group for group in groups if not group.draining]
     # An evicted master takes its group along, so that a new one starts at once where there is room.
     broken = [group for group in live if health[group.name].replace or group.evicted]
     live = [group for group in live if group not in broken]
-    new = [group for group in live if not target or group.id.revision == target]
+    current = [group for group in live if not target or group.id.revision == target]
+    new = [group for group in current if group.name not in moving]
     old = [group for group in live if group not in new]
-    drain = broken + _to_drain(old, new, live, health, bounds, now)
+    whole = {group.name for group in current if group.name in moving}
+    drain = broken + _to_drain(old, new, live, health, bounds, whole, now)
     create: tuple[int, ...] = ()
     if target:
         create = _to_create(groups, new, drain, bounds)
@@ -62,8 +70,16 @@ def hold_for_gateways(changes: GroupChanges, health: Mapping[str, Health], targe
 
 
 def _to_drain(
-    old: list[Group], new: list[Group], live: list[Group], health: Mapping[str, Health], bounds: Bounds, now: float
+    old: list[Group],
+    new: list[Group],
+    live: list[Group],
+    health: Mapping[str, Health],
+    bounds: Bounds,
+    whole: Collection[str],
+    now: float,
 ) -> list[Group]:
+    """whole: names of groups that drain only when all others serve. The change is not the user's, who might accept
+    maxUnavailable, and a group that never served might serve sooner than its replacement."""
     available = {group.name for group in live if group.available(now, bounds.min_ready)}
     surplus = _drain_order(new, health, available)[: max(0, len(new) - bounds.replicas)]
     drained = []
@@ -71,7 +87,7 @@ def _to_drain(
         left = available - {group.name}
         # A group that does not serve is not counted as available, so draining it costs nothing.
         useless = not group.has_served or health[group.name].phase in ("Failed", "BackingOff", "Broken")
-        if useless or len(left) >= bounds.fewest:
+        if len(left) >= bounds.replicas if group.name in whole else useless or len(left) >= bounds.fewest:
             drained.append(group)
             available = left
     return drained

@@ -18,6 +18,7 @@ from gllm_operator.kube.elect import Elector
 from gllm_operator.kube.failed_creates import MOUNT_FIELDS, FailedCreates
 from gllm_operator.kube.informer import Informer
 from gllm_operator.kube.login import login
+from gllm_operator.kube.nodes import LeavingNodes
 from gllm_operator.process.handlers import watch_deployments
 from gllm_operator.process.http import serve_http
 from gllm_operator.process.settings import Settings
@@ -109,6 +110,7 @@ async def _reconcile(
     cache = Cache(lambda deployment: reconciler.wake(deployment))
     failures = FailedCreates(api, lambda deployment: reconciler.wake(deployment), settings.namespaces)
     mounts = FailedCreates(api, lambda deployment: reconciler.wake(deployment), settings.namespaces, MOUNT_FIELDS)
+    nodes = LeavingNodes(api, settings.drain_taints, lambda: reconciler.wake_all())
     reconciler = Reconciler(
         api,
         cache,
@@ -117,6 +119,7 @@ async def _reconcile(
             read_model=ModelReader(),
             default_image=settings.default_image,
             operator=settings.name,
+            leaving_nodes=lambda: nodes.found,
             apis=apis,
         ),
         metrics=metrics,
@@ -128,9 +131,10 @@ async def _reconcile(
     tasks = [asyncio.create_task(informer.run(), name=informer.kind) for informer in informers]
     tasks.append(asyncio.create_task(failures.run(), name="failed creates"))
     tasks.append(asyncio.create_task(mounts.run(), name="failed mounts"))
+    tasks.append(asyncio.create_task(nodes.run(), name="nodes"))
     try:
         # No deployment is planned before all lists are in: objects that were not listed yet would be written again.
-        synced = asyncio.create_task(_all_synced(informers))
+        synced = asyncio.create_task(_all_synced(informers, nodes))
         stopping = asyncio.create_task(stop.wait())
         changed = asyncio.create_task(_watch_optional_apis(api, apis, stop))
         await asyncio.wait({synced, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -171,9 +175,10 @@ async def _watch_optional_apis(api: ApiClient, known: frozenset[str], stop: asyn
             return
 
 
-async def _all_synced(informers: list[Informer]) -> None:
+async def _all_synced(informers: list[Informer], nodes: LeavingNodes) -> None:
     for informer in informers:
         await informer.synced.wait()
+    await nodes.asked.wait()
 
 
 def _silent(informers: list[Informer]) -> str:

@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+DRAIN_TAINTS = (
+    "ToBeDeletedByClusterAutoscaler,karpenter.sh/disrupted,karpenter.sh/disruption,"
+    "cloud.google.com/impending-node-termination"
+)
+"""Taints by which the cluster autoscaler, Karpenter (1.x and 0.3x) and GKE announce that a node is removed."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -17,6 +22,8 @@ class Settings:
     namespaces: tuple[str, ...]
     """Namespaces to watch; empty: all."""
     default_image: str
+    drain_taints: tuple[str, ...]
+    """Keys of taints of nodes that are about to go."""
     http_host: str
     http_port: int
     lease_namespace: str
@@ -46,6 +53,7 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
 
     flag("namespaces", "", "comma-separated namespaces to watch; empty: all")
     flag("default-image", "", "image of the runtime where spec.image is not set")
+    flag("drain-taints", DRAIN_TAINTS, "comma-separated taints of nodes that groups leave, besides cordoned ones")
     flag("http-host", "0.0.0.0", "address for /healthz, /readyz and /metrics")
     flag("http-port", "8080", "port for these; 0: do not serve them")
     flag("lease-namespace", own_namespace(), "namespace of the Lease for leader election")
@@ -58,8 +66,9 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
     given = parser.parse_args(arguments)
     try:
         return Settings(
-            namespaces=tuple(filter(None, (part.strip() for part in given.namespaces.split(",")))),
+            namespaces=_parts(given.namespaces),
             default_image=given.default_image,
+            drain_taints=_parts(given.drain_taints),
             http_host=given.http_host,
             http_port=int(given.http_port),
             lease_namespace=given.lease_namespace,
@@ -72,6 +81,10 @@ def read_settings(arguments: Sequence[str] | None = None, environment: Mapping[s
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def own_namespace() -> str:
