@@ -25,14 +25,14 @@ ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=
 COPY pyproject.toml ./
 COPY docker docker
-RUN docker/steps.sh venv runtime cuda
+RUN docker/steps.sh venv runtime cuda otel
 
 FROM cpu-tools AS cpu-venv
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY pyproject.toml ./
 COPY docker docker
-RUN docker/steps.sh venv runtime
+RUN docker/steps.sh venv runtime otel
 
 FROM cpu-venv AS demo-venv
 RUN docker/steps.sh more client

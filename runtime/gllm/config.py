@@ -125,6 +125,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_requests: bool = False
     ui: bool = True
     """Whether browsers get the web page at `/`."""
+    otlp_endpoint: str = ""
+    """URL of the collector to which the gateway and the engine send traces, with OTLP over HTTP; empty: none."""
     engines: tuple[tuple[str, int], ...] = ()
     """Host and port of engines on other machines. Empty: the engine of the own group."""
     engine_timeout: float = 120.0

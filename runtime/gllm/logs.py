@@ -6,9 +6,12 @@ import json
 import logging
 import sys
 import time
+from contextvars import ContextVar
 
 from gllm.config import Config
 
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The X-Request-Id of the request that the current task serves: all its log lines have it as `request_id`."""
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -27,6 +30,8 @@ class KeyValueFormatter(logging.Formatter):
         level = record.levelname.lower()
         parts = [f"{clock}.{int(record.msecs):03d}", level, self._role, _one_line(record.getMessage())]
         parts += [f"{key}={_value(value)}" for key, value in vars(record).items() if key not in _STANDARD_ATTRIBUTES]
+        if (request_id := REQUEST_ID.get()) and not hasattr(record, "request_id"):
+            parts.append(f"request_id={_value(request_id)}")
         line = " ".join(parts)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

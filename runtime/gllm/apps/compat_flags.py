@@ -221,8 +221,10 @@ COMPAT_FLAGS: tuple[CompatFlag, ...] = (
     _ignored("", "--tokenizer-worker-num --detokenizer-worker-num", "threads of the gateway", *ANY),
     _ignored("", "--nccl-port", "--master-port decides", *ANY),
     _refused("--config", "--config", "give the flags themselves, or a manifest to `gllm run -f`"),
-    _refused("--otlp-traces-endpoint --collect-detailed-traces", "--enable-trace --otlp-traces-endpoint",
-             "--trace writes a file for ui.perfetto.dev; numbers are at /metrics"),
+    _renamed("--otlp-endpoint", "--otlp-traces-endpoint", "--otlp-traces-endpoint",
+             "OTLP over HTTP (port 4318), not gRPC; spans of the engine and of the stages are always there"),
+    _ignored("", "--enable-trace", "--otlp-endpoint turns traces on"),
+    _refused("--collect-detailed-traces", "", "--otlp-endpoint sends spans of all stages without it"),
 )  # fmt: skip
 
 _BY_NAME = {name: row for row in COMPAT_FLAGS for name in row.names}

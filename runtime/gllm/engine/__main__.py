@@ -11,6 +11,7 @@ from gllm.engine.loop import EngineLoop, freeze_gc
 from gllm.logs import setup_logging
 from gllm.supervisor.link import StatusReporter, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
+from gllm.tracing import open_tracer
 
 logger = logging.getLogger("gllm.engine")
 
@@ -34,10 +35,13 @@ def main() -> int:
         return 1
     if model.context_note:
         logger.warning("the context is %d tokens: %s", model.context(config.engine.max_model_len), model.context_note)
-    loop = EngineLoop(config, model, report=reporter.report)
+    tracer = open_tracer(config.gateway.otlp_endpoint, "engine")
+    loop = EngineLoop(config, model, report=reporter.report, tracer=tracer)
     freeze_gc()
     signal.signal(signal.SIGTERM, lambda signum, frame: loop.stop())
     status = loop.run()
+    if tracer is not None and status == 0:  # After a failure the next engine must not wait for a collector.
+        tracer.close()
     reporter.close()
     return status
 

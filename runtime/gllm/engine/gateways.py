@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import suppress
 
@@ -40,8 +41,16 @@ class Gateways:
     A client's key is the number of its socket, in one byte, and its identity there: two sockets may know equal ones.
     """
 
-    def __init__(self, sockets: Seq[zmq.Socket[bytes]], model: ModelConfig) -> None:
+    def __init__(
+        self,
+        sockets: Seq[zmq.Socket[bytes]],
+        model: ModelConfig,
+        *,
+        on_added: Callable[[Sequence], None] = lambda seq: None,
+    ) -> None:
+        """on_added is called with each request that the scheduler has taken."""
         self._sockets = sockets
+        self._on_added = on_added
         self._model = model
         self._scheduler: Scheduler | None = None
         self._hello: Hello | None = None
@@ -126,12 +135,15 @@ class Gateways:
                     self.merge({client: [last]})
                 else:
                     scheduler.add(seq)
+                    self._on_added(seq)
+                logger.debug("request added", extra={**names_of(submit), "tokens": len(submit.token_ids)})
                 return None
         except ParameterError as wrong:
             error = str(wrong)
         except Exception as unexpected:
-            logger.exception("submit failed", extra={"request_id": submit.request_id})
+            logger.exception("submit failed", extra=names_of(submit))
             error = f"the engine could not take the request: {unexpected}"
+        logger.info("request refused", extra={**names_of(submit), "reason": error})
         return self._refuse(client, submit.request_id, error)
 
     def _refuse(self, client: bytes, request_id: str, reason: str) -> None:
@@ -196,6 +208,11 @@ class Gateways:
             logger.info("gateway left", extra={"aborted": len(aborted), "reason": reason})
 
 
+def names_of(submit: Submit) -> dict[str, str]:
+    """Return what log lines say of a request."""
+    return {"request_id": submit.origin.http_id, "choice": submit.request_id}
+
+
 def refusal(submit: Submit, *, vocab_size: int, max_model_len: int) -> str | None:
     """Return why this request cannot be served, in words for its client; None if it can."""
     length = len(submit.token_ids) - submit.num_generated
@@ -246,6 +263,7 @@ def make_sequence(submit: Submit, model: ModelConfig, *, max_model_len: int, cli
         priority=submit.priority,
         client=client,
         arrival_time=now,
+        origin=submit.origin,
     )
     switch = model.rope.switches_at
     seq.root = prompt_root(submit.cache_salt, seq.num_prompt, switch)

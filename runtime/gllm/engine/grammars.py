@@ -46,7 +46,7 @@ class Grammars:
         if grammar is None:
             self._count += 1
             grammar = self._by_text[text] = self._by_number[self._count] = _Grammar(self._count, text)
-            self._messages.append(PrepareGrammar(grammar.number, text))
+            self._messages.append(PrepareGrammar(grammar.number, text, seq.origin.http_id))
         self._idle.pop(text, None)
         grammar.num_users += 1
         seq.grammar = grammar.number

@@ -20,9 +20,11 @@ from gllm.engine.feed import PipelineFeed
 from gllm.engine.gateways import Gateways
 from gllm.engine.kv_pages import PagePool
 from gllm.engine.scheduler import Scheduler
+from gllm.engine.spans import EngineSpans
 from gllm.engine.trace import TraceWriter, open_trace
 from gllm.engine.workers import EngineFailure, Workers, WorkersHang
 from gllm.models.config import ModelConfig
+from gllm.tracing import Tracer
 from gllm.wire.curve import Keys, keys_of_group, secure_server, start_authenticator
 from gllm.wire.messages import GrammarReady, Hello, StageReport, StepResult
 from gllm.wire.transport import configure_socket, detect_lost_peers
@@ -52,8 +54,9 @@ class EngineLoop:
         model: ModelConfig,
         *,
         report: Callable[[str, str], None] = lambda state, detail: None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """report(state, detail) reports the engine's state to the supervisor."""
+        """report(state, detail) reports the engine's state to the supervisor. tracer: None: no spans."""
         self._config = config
         self._model = model
         self._report = report
@@ -61,6 +64,7 @@ class EngineLoop:
         """None until all workers are ready."""
         self._trace: TraceWriter | None = None
         self._feed = PipelineFeed(config.engine.pp)
+        self._spans = EngineSpans(tracer, config.engine.pp) if tracer is not None else None
         self._stopping = False
         self._wake_reader, self._wake_writer = unix.socketpair()
         self._wake_writer.setblocking(False)
@@ -117,7 +121,8 @@ class EngineLoop:
         return socket
 
     def _serve(self, to_gateways: list[zmq.Socket[bytes]], to_workers: zmq.Socket[bytes]) -> None:
-        gateways = self._gateways = Gateways(to_gateways, self._model)
+        on_added = self._spans.added if self._spans is not None else lambda seq: None
+        gateways = self._gateways = Gateways(to_gateways, self._model, on_added=on_added)
         workers = self._workers = Workers(
             to_workers,
             self._config,
@@ -149,11 +154,15 @@ class EngineLoop:
                 if time.monotonic() >= next_heartbeat:
                     next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
                     self._check_progress()
+                    if self._spans is not None:
+                        self._spans.collect(time.monotonic())
                     gateways.send_heartbeat()
             workers.stop()
         finally:
             if self._trace is not None:
                 self._trace.close()
+            if self._spans is not None:
+                self._spans.close()
 
     def _on_ready(self, hello: Hello, step_sizes: list[int]) -> None:
         """Begin to serve: all workers are ready."""
@@ -182,7 +191,7 @@ class EngineLoop:
 
     def _on_message(self, message: StepResult | StageReport | GrammarReady) -> None:
         """Handle a worker's message about a step or a grammar of this epoch."""
-        scheduler, trace = self.scheduler, self._trace
+        scheduler, trace, spans = self.scheduler, self._trace, self._spans
         if scheduler is None:
             return
         match message:
@@ -193,12 +202,16 @@ class EngineLoop:
                 self._gateways.merge(outputs)
                 if trace is not None:
                     trace.counters(time.time(), scheduler.stats())
+                if spans is not None:
+                    spans.collect(time.monotonic())
             case StageReport():
                 scheduler.observe(message)
                 if self._feed.watched:
                     self._feed.stage(message)
                 if trace is not None:
                     trace.stage(message, scheduler.work_of(message.step))
+                if spans is not None:
+                    spans.observe(message)
             case GrammarReady():
                 self._gateways.merge(scheduler.process_grammar(message))
 
@@ -213,6 +226,8 @@ class EngineLoop:
             self._workers.send_to_all(output)
             if self._feed.watched:
                 self._feed.sent(scheduler.newest_batch, output.num_tokens)
+            if self._spans is not None:
+                self._spans.scheduled(output)
 
     def _send_events(self) -> None:
         """Send events of the pipeline to the gateways that have viewers, at intervals."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from gllm.engine.batch import MicroBatch
@@ -9,6 +10,8 @@ from gllm.engine.grammars import Grammars
 from gllm.engine.queues import RunningSet, WaitingQueue
 from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.wire.messages import RequestOutput, StepResult, TokenLogprob
+
+logger = logging.getLogger("gllm.engine")
 
 _FINISHED = SequenceStatus.FINISHED
 """Looking up a member of an enum is slow, and this one is compared for every row."""
@@ -137,5 +140,10 @@ class ResultReader:
                 num_preemptions=seq.num_preemptions,
             )
             output.invalid_request = invalid_request
+            logger.log(
+                logging.INFO if invalid_request else logging.ERROR,
+                "request failed",
+                extra={"request_id": seq.origin.http_id, "choice": seq.request_id, "reason": message},
+            )
             outputs.setdefault(seq.client, []).append(output)
             self.finish(seq)

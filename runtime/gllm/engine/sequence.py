@@ -9,6 +9,7 @@ import msgspec
 
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import NewSequence, TokenLogprob
+from gllm.wire.origin import NO_ORIGIN, Origin
 
 NEVER = sys.maxsize
 
@@ -50,6 +51,7 @@ class Sequence:
         "num_preemptions",
         "num_prompt",
         "num_scheduled",
+        "origin",
         "pages",
         "prefill_end",
         "priority",
@@ -80,6 +82,7 @@ class Sequence:
         root: bytes = b"",
         client: bytes = b"",
         arrival_time: float = 0.0,
+        origin: Origin = NO_ORIGIN,
     ) -> None:
         """`sampling` has a seed, and EOS among its stop_token_ids (see `gllm.engine.gateways.make_sequence`).
 
@@ -88,6 +91,7 @@ class Sequence:
         """
         self.request_id = request_id
         self.client = client
+        self.origin = origin
         self.sampling = sampling
         self.priority = priority
         self.arrival_time = arrival_time

@@ -20,6 +20,7 @@ from gllm.gateway.shared.served_model import ServedModel, load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.link import SupervisorLink, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
+from gllm.tracing import open_tracer
 from gllm.wire.curve import keys_of_group
 
 logger = logging.getLogger("gllm.gateway")
@@ -47,13 +48,18 @@ async def serve(config: Config) -> int:
         try:
             listener = bind(config.gateway.host, config.gateway.port)
             model = load_served_model(config)
-            gateway = Gateway(config, model, engine_client(config, model))
+            tracer = open_tracer(config.gateway.otlp_endpoint, "gateway")
+            gateway = Gateway(config, model, engine_client(config, model), tracer=tracer)
         except (OSError, ValueError) as error:
             if not config.run_dir:  # otherwise the supervisor prints the reason
                 logger.error(str(error))
             await link.report("failed", str(error))
             return 1
-        await HttpProcess(gateway, create_app(gateway), link).run(listener)
+        try:
+            await HttpProcess(gateway, create_app(gateway), link).run(listener)
+        finally:
+            if tracer is not None:
+                tracer.close()
         return 0
     finally:
         link.close()

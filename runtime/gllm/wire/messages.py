@@ -18,6 +18,7 @@ import msgspec
 from gllm.sampling_params import SamplingParams
 from gllm.wire.base import Message
 from gllm.wire.forecast import PrefillForecast
+from gllm.wire.origin import NO_ORIGIN, Origin
 from gllm.wire.pipeline_events import PipelineEvents, Watch
 
 # --- gateway -> engine ---------------------------------------------------------------------------
@@ -39,6 +40,7 @@ class Submit(Message, kw_only=True):
     num_generated: int = 0
     """The number of tokens at the end of `token_ids` that an earlier engine generated. Outputs begin after them; limits
     count them as output."""
+    origin: Origin = NO_ORIGIN
 
 
 class Abort(Message):
@@ -196,6 +198,8 @@ class PrepareGrammar(Message):
 
     number: int
     grammar: str
+    http_id: str = ""
+    """X-Request-Id of the first request with it, for log lines."""
 
 
 class DropGrammar(Message):

@@ -12,7 +12,7 @@ from gllm.config import EngineConfig
 from gllm.wire.base import Message
 from gllm.wire.messages import ProcessStatus
 
-PROTOCOL = 4
+PROTOCOL = 6
 """Increases with each change of a message between nodes; nodes with different numbers do not work together."""
 
 

@@ -101,8 +101,8 @@ def _steps(link: EngineLink, runner: ModelRunner) -> Iterator[SchedulerOutput]:
         match message:
             case SchedulerOutput():
                 yield message
-            case PrepareGrammar(number=number, grammar=grammar):
-                runner.grammars.prepare(number, grammar, compiled)
+            case PrepareGrammar(number=number, grammar=grammar, http_id=http_id):
+                runner.grammars.prepare(number, grammar, compiled, http_id)
             case DropGrammar(number=number):
                 runner.grammars.drop(number)
 

@@ -21,6 +21,7 @@ from gllm.sampling_params import ParameterError, SamplingParams
 from gllm.text.templates.chat_template import ChatTemplate
 from gllm.text.tokenizer import Tokenizer
 from gllm.wire.messages import EngineStats, Hello, RequestOutput, TokenLogprob
+from gllm.wire.origin import NO_ORIGIN, Origin
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
@@ -195,11 +196,13 @@ class FakeEngine:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        origin: Origin = NO_ORIGIN,
     ) -> FakeStream:
         if self.refuse is not None:
             raise EngineError(self.refuse)
         stream = FakeStream(self, request_id, token_ids, sampling)
         stream.priority, stream.cache_salt = priority, cache_salt  # type: ignore[attr-defined]
+        stream.origin = origin  # type: ignore[attr-defined]
         self.submitted.append(stream)
         self.live[request_id] = stream
         return stream

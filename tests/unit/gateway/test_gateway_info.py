@@ -250,7 +250,7 @@ def test_goodput_counts_choices_that_met_the_targets(targets: dict[str, float], 
             )
         )
     found = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(metrics.render()[0].decode()):
         for sample in family.samples:
             if sample.name == "gllm:request_targets_met_total":
                 found[sample.labels["target"]] = sample.value

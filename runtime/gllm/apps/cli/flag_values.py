@@ -6,9 +6,12 @@ import math
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
+
+from gllm.tracing import missing_packages
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -75,6 +78,24 @@ def check_page_size(value: int) -> int:
 def check_file(value: str) -> str:
     if value and not Path(value).is_file():
         raise typer.BadParameter(f"there is no file {value!r}")
+    return value
+
+
+def check_otlp(value: str) -> str:
+    """Refuse what is not the URL of an HTTP server, and a collector if the packages for it are missing."""
+    if not value:
+        return value
+    try:
+        url = urlsplit(value)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise typer.BadParameter(
+            f"{value!r} is not an HTTP URL: write for example http://collector:4318 (OTLP over HTTP; not gRPC, 4317)"
+        )
+    if missing := missing_packages():
+        raise typer.BadParameter(missing)
     return value
 
 

@@ -11,6 +11,7 @@ from gllm.apps.cli.flag_values import (
     check_api_key,
     check_below_one,
     check_file,
+    check_otlp,
     check_page_size,
     check_seconds,
     check_share,
@@ -129,6 +130,9 @@ GATEWAY_FLAGS: tuple[Flag, ...] = (
              "load balancer takes to notice. --drain-timeout begins after them.",
              least=0, envvar="GLLM_DRAIN_DELAY", shown_default=0),
     _gateway("log_requests", "Process", "Log a line for every request, without its content."),
+    _gateway("otlp_endpoint", "Process", "Collector for OpenTelemetry traces, over HTTP, such as "
+             "http://collector:4318; the gateway and the engine send spans. Needs the extra `otel`.",
+             check=check_otlp, metavar="URL", shown_default="no traces"),
 )  # fmt: skip
 
 PROMPT_FLAGS = tuple(

@@ -13,6 +13,7 @@ from gllm.engine.client.requests import LiveRequests
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import EngineStats, Hello
+from gllm.wire.origin import NO_ORIGIN, Origin
 
 _IDLE_CHECK_SECONDS = 0.1
 
@@ -87,6 +88,7 @@ class EngineClient:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        origin: Origin = NO_ORIGIN,
     ) -> OutputStream:
         """Submit a request and return its outputs. During a restart it is submitted when the next engine serves.
 
@@ -95,7 +97,7 @@ class EngineClient:
         """
         if self.limits is None:
             raise EngineError("the engine is not ready")
-        return self.requests.add(request_id, token_ids, sampling, priority, cache_salt)
+        return self.requests.add(request_id, token_ids, sampling, priority, cache_salt, origin)
 
     def pause(self, reason: str) -> None:
         """Record that the engine ended and another one starts. Live requests wait, or fail if they lost too many."""

@@ -21,6 +21,7 @@ from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.curve import Keys
 from gllm.wire.messages import EngineStats, Hello
+from gllm.wire.origin import NO_ORIGIN, Origin
 from gllm.wire.pipeline_events import PipelineEvents
 
 logger = logging.getLogger("gllm.engine.client")
@@ -125,6 +126,7 @@ class RemoteEngines:
         *,
         priority: int = 0,
         cache_salt: str = "",
+        origin: Origin = NO_ORIGIN,
     ) -> OutputStream:
         """Submit a request to an engine and return its outputs. It waits while no engine serves.
 
@@ -132,7 +134,7 @@ class RemoteEngines:
         """
         if self.limits is None:
             raise EngineError(self.problem())
-        return self._requests.add(request_id, token_ids, sampling, priority, cache_salt)
+        return self._requests.add(request_id, token_ids, sampling, priority, cache_salt, origin)
 
     def leave(self) -> None:
         """The engines stay when this gateway leaves."""

@@ -6,6 +6,7 @@ another engine, which continues with the same tokens that the last one would hav
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from gllm.engine.client.resubmit import RequestRecord, for_engine
 from gllm.engine.client.stream import OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import Submit
+from gllm.wire.origin import NO_ORIGIN, Origin
+
+logger = logging.getLogger("gllm.engine.client")
 
 Choose = Callable[[OutputStream], EngineLink | None]
 """Returns the engine for a request; None: it waits."""
@@ -37,7 +41,13 @@ class LiveRequests:
         return len(self._live)
 
     def add(
-        self, request_id: str, token_ids: list[int], sampling: SamplingParams, priority: int, cache_salt: str
+        self,
+        request_id: str,
+        token_ids: list[int],
+        sampling: SamplingParams,
+        priority: int = 0,
+        cache_salt: str = "",
+        origin: Origin = NO_ORIGIN,
     ) -> OutputStream:
         """Submit a request, now or when an engine serves. Raises ValueError if `request_id` is live."""
         if request_id in self._live:
@@ -49,6 +59,7 @@ class LiveRequests:
                 sampling=for_engine(sampling),
                 priority=priority,
                 cache_salt=cache_salt,
+                origin=origin,
             )
         )
         stream = self._live[request_id] = OutputStream(request_id, record, self._leave)
@@ -74,7 +85,12 @@ class LiveRequests:
             if stream is self.trial:
                 self.trial = None
             stream.record.on_engine_lost()
-            if stream.record.exhausted:
+            names = {"request_id": stream.record.origin.http_id, "choice": stream.request_id}
+            tokens = len(stream.record.generated)
+            if not stream.record.exhausted:
+                logger.info("request waits for another engine", extra={**names, "tokens": tokens, "reason": reason})
+            else:
+                logger.error("request failed with its engines", extra={**names, "tokens": tokens, "reason": reason})
                 del self._live[stream.request_id]
                 stream.fail(
                     f"the engine failed {stream.record.losses} times in a row while it had this request, "

@@ -10,6 +10,7 @@ import msgspec
 from gllm.engine.kv_pages import prompt_root
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
+from gllm.wire.origin import Origin
 
 MAX_LOSSES = 3
 """Engines in a row that may fail while they have a request and before it gets a token; one more fails the request."""
@@ -56,6 +57,10 @@ class RequestRecord:
         """Whether the current engine has it."""
         self.waits_since = self._arrived
         """time.monotonic() since which it waits for an engine, while none has it."""
+
+    @property
+    def origin(self) -> Origin:
+        return self._submit.origin
 
     @property
     def token_ids(self) -> list[int]:

@@ -19,11 +19,15 @@ from gllm.gateway.http.error_responses import REQUEST_ID, error_response
 from gllm.gateway.http.paths import canonical, speaks_anthropic
 from gllm.gateway.http.uvicorn_drain import LATE
 from gllm.gateway.protocol.errors import bad_request, unauthorized, unavailable
+from gllm.gateway.request.request_trace import CURRENT, RequestTrace
+from gllm.logs import REQUEST_ID as LOGGED_ID
+from gllm.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """The paths that need no API key."""
+_UNTRACED = frozenset({"/ping", "unknown"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 
 
@@ -96,9 +100,10 @@ class CanonicalPaths:
 
 
 class RequestTracking:
-    """Gives every response an X-Request-Id, counts it, and logs unexpected exceptions.
+    """Gives every response an X-Request-Id, counts it, traces it, and logs unexpected exceptions.
 
     route_of: the path's template for the counter; unknown paths share one label, so that scans cannot grow the series.
+    tracer: None: no traces. POST requests to known paths are traced.
     """
 
     def __init__(
@@ -108,11 +113,13 @@ class RequestTracking:
         count: Callable[[str, str, int], None],
         route_of: Callable[[str], str],
         log_requests: bool,
+        tracer: Tracer | None = None,
     ) -> None:
         self._app = app
         self._count = count
         self._route_of = route_of
         self._log = log_requests
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -125,6 +132,9 @@ class RequestTracking:
         given = header(scope, b"x-request-id")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})[REQUEST_ID] = request_id.decode()
+        LOGGED_ID.set(request_id.decode())
+        trace = self._begin(self._tracer, scope, request_id.decode()) if self._tracer is not None else None
+        CURRENT.set(trace)
         ids = [(b"x-request-id", request_id)]
         if speaks_anthropic(canonical(scope["path"])):
             ids.append((b"request-id", request_id))
@@ -152,6 +162,8 @@ class RequestTracking:
             route = self._route_of(scope["path"])
             # 499: the client disconnected before the response.
             self._count(route, _method(scope["method"]), status or 499)
+            if trace is not None:
+                trace.end(status or 499)
             if self._log:
                 logger.info(
                     "request",
@@ -159,9 +171,21 @@ class RequestTracking:
                         "route": route,
                         "status": status or 499,
                         "seconds": round(time.monotonic() - started, 4),
-                        "request_id": request_id.decode(),
                     },
                 )
+
+    def _begin(self, tracer: Tracer, scope: Scope, request_id: str) -> RequestTrace | None:
+        route = self._route_of(scope["path"])
+        if scope["method"] != "POST" or route in _UNTRACED:
+            return None
+        return RequestTrace.begin(
+            tracer,
+            method=scope["method"],
+            route=route,
+            request_id=request_id,
+            traceparent=header(scope, b"traceparent").decode("latin-1"),
+            tracestate=header(scope, b"tracestate").decode("latin-1"),
+        )
 
 
 def _method(method: str) -> str:

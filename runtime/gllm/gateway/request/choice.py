@@ -69,7 +69,7 @@ class Choice:
             prefix = f"{self._grammar_param}: " if self._grammar_param else ""
             raise bad_request(self._grammar_param, f"{prefix}{output.error}", "invalid_value")
         if reason == "error" or reason == "abort":
-            logger.error("request failed", extra={"request_id": self.request_id, "detail": output.error or reason})
+            logger.error("request failed", extra={"choice": self.request_id, "detail": output.error or reason})
             raise internal_error()
         if output.num_cached_tokens:
             self.cached_tokens = output.num_cached_tokens
@@ -89,6 +89,11 @@ class Choice:
         """The reason of the stop, in vLLM's and SGLang's fields."""
         return {"stop_reason": self.stop_reason, "matched_stop": self.matched_stop}
 
+    @property
+    def decode_time(self) -> float:
+        """Seconds from the first to the last token."""
+        return self.last_token_at - self.first_token_at
+
     def finished(self, latency: float) -> FinishedChoice:
         """Return the figures for the metrics. latency: seconds from the request's arrival to the end of this choice."""
         return FinishedChoice(
@@ -99,7 +104,7 @@ class Choice:
             latency=latency,
             queue_time=self.queue_time,
             prefill_time=self.prefill_time,
-            decode_time=self.last_token_at - self.first_token_at,
+            decode_time=self.decode_time,
         )
 
     async def close(self) -> None:

@@ -14,10 +14,13 @@ from gllm.gateway.protocol.generation_schema import GenerationRequest
 from gllm.gateway.protocol.usage import TokenCounts
 from gllm.gateway.request.choice import Choice
 from gllm.gateway.request.prepare import PreparedRequest, prepare
+from gllm.gateway.request.request_trace import CURRENT, RequestTrace
 from gllm.gateway.shared.admission import Ticket
 from gllm.gateway.shared.gateway import Gateway
+from gllm.logs import REQUEST_ID
 from gllm.text.output.answer_text import AnswerText, TextDelta
 from gllm.wire.messages import RequestOutput
+from gllm.wire.origin import Origin
 
 
 class Generation:
@@ -44,6 +47,9 @@ class Generation:
         self._metrics = gateway.metrics
         self._ticket = ticket
         self._arrived = arrived
+        self._submitted = 0.0
+        self._trace = CURRENT.get()
+        self._exemplar = self._trace.exemplar if self._trace is not None else None
         self._request = request
         self._prepared = prepared
         self._closed = False
@@ -62,7 +68,10 @@ class Generation:
         ticket = gateway.admission.admit(request.num_prompts * request.choices_per_prompt)
         try:
             limits = await gateway.first_limits()
+            began = time.monotonic()
             prepared = await prepare(request, gateway.model, limits.max_model_len)
+            if (trace := CURRENT.get()) is not None:
+                trace.tokenized(began, sum(len(prompt.token_ids) for prompt in prepared.prompts))
             generation = cls(gateway, request, prepared, ticket=ticket, response_id=response_id, arrived=arrived)
             generation._submit()
         except BaseException:
@@ -82,6 +91,8 @@ class Generation:
         self._gateway.limits()
         self._gateway.admission.admit_tokens(self._ticket, sum(len(prompt.token_ids) for prompt in self.prompts))
         n = request.choices_per_prompt
+        self._submitted = time.monotonic()
+        origin = Origin(REQUEST_ID.get(), self._trace.traceparent if self._trace is not None else "")
         for prompt, sampling in zip(prepared.prompts, prepared.samplings, strict=True):
             for i in range(n):
                 index = len(self.choices)
@@ -94,6 +105,7 @@ class Generation:
                         own,
                         priority=request.priority or 0,
                         cache_salt=request.cache_salt or "",
+                        origin=origin,
                     )
                 except EngineError as error:
                     raise engine_dead(str(error)) from error
@@ -203,9 +215,9 @@ class Generation:
                 choice.prefill_time = output.prefill_time
                 if choice.first_of_prompt:
                     self._ticket.prefilled(len(choice.prompt))
-                self._metrics.first_token(now - self._arrived)
+                self._metrics.first_token(now - self._arrived, self._exemplar)
             else:
-                self._metrics.inter_token(now - choice.last_token_at)
+                self._metrics.inter_token(now - choice.last_token_at, self._exemplar)
             choice.last_token_at = now
         self._metrics.tokens(len(delta.token_ids))
         if delta.finish_reason is not None:
@@ -213,13 +225,15 @@ class Generation:
 
     def _end(self, choice: Choice) -> None:
         self._ticket.finished()
-        self._metrics.finished(choice.finished(time.monotonic() - self._arrived))
+        self._metrics.finished(choice.finished(time.monotonic() - self._arrived), self._exemplar)
 
     async def close(self) -> None:
         """Abort the choices that still run, and release the ticket. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
+        if self._trace is not None:
+            self._record(self._trace)
         for choice in self.choices:
             if choice.finish_reason is None:
                 self._metrics.unfinished("error" if self._failed else "abort")
@@ -230,3 +244,15 @@ class Generation:
                     await choice.close()
         finally:
             self._ticket.release()
+
+    def _record(self, trace: RequestTrace) -> None:
+        trace.answered(
+            self._request,
+            self.choices,
+            self.counts(),
+            response_id=self.id,
+            model=self.model.name,
+            arrived=self._arrived,
+            submitted=self._submitted,
+            failed=self._failed,
+        )

@@ -65,6 +65,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
         count=gateway.metrics.http,
         route_of=route_of,
         log_requests=settings.log_requests,
+        tracer=gateway.tracer,
     )
 
 

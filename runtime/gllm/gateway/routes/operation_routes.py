@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gllm import __version__
@@ -42,9 +41,10 @@ def operation_routes(gateway: Gateway) -> APIRouter:
         return _state_response(gateway.not_ready(recovering), loaded=loaded, idle_seconds=gateway.idle_seconds())
 
     @router.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Prometheus text."""
-        return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Prometheus text, or OpenMetrics with the exemplars of traced requests if the Accept header names it."""
+        body, kind = gateway.metrics.render(request.headers.get("accept", ""))
+        return Response(body, media_type=kind)
 
     @router.get("/version", tags=["operations"])
     async def version() -> Response:

@@ -14,6 +14,7 @@ from gllm.gateway.shared.admission import Admission
 from gllm.gateway.shared.metrics import GatewayMetrics
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.gateway.shared.viewers import Viewers
+from gllm.tracing import Tracer
 from gllm.wire.messages import Hello
 
 MAX_SILENCE = 5.0
@@ -27,10 +28,13 @@ class Gateway:
         model: ServedModel,
         engine: EngineClient | RemoteEngines,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer | None = None,
     ) -> None:
+        """tracer: None: no traces."""
         self.config = config
         self.model = model
         self.engine = engine
+        self.tracer = tracer
         self.metrics = GatewayMetrics(
             model.name,
             config.engine.max_model_len or model.config.context(),

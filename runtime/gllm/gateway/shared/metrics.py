@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from gllm.engine.client.client import EngineClient
@@ -26,6 +27,9 @@ ITL_BUCKETS = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 )  # fmt: skip
 N_BUCKETS = (1, 2, 5, 10, 20)
+
+Exemplar = dict[str, str] | None
+"""Labels of an exemplar of a histogram: the id of the request's trace, if it is traced."""
 
 _LABELS = ("model_name", "engine")
 _ENGINE = "0"
@@ -141,11 +145,11 @@ class GatewayMetrics:
         for sampling in samplings:
             self._max_tokens.observe(sampling.max_tokens or 0)
 
-    def first_token(self, seconds: float) -> None:
-        self._ttft.observe(seconds)
+    def first_token(self, seconds: float, exemplar: Exemplar = None) -> None:
+        self._ttft.observe(seconds, exemplar)
 
-    def inter_token(self, seconds: float) -> None:
-        self._itl.observe(seconds)
+    def inter_token(self, seconds: float, exemplar: Exemplar = None) -> None:
+        self._itl.observe(seconds, exemplar)
 
     def tokens(self, count: int) -> None:
         """Count output tokens."""
@@ -156,21 +160,21 @@ class GatewayMetrics:
         """Count a choice that was cut short: `abort` by its client, `error` by the engine."""
         self._ended[reason].inc()
 
-    def finished(self, choice: FinishedChoice) -> None:
+    def finished(self, choice: FinishedChoice, exemplar: Exemplar = None) -> None:
         """Count a choice that was not aborted."""
         self._ended[choice.reason].inc()
-        self._e2e.observe(choice.latency)
-        self._queue.observe(choice.queue_time)
-        self._prefill.observe(choice.prefill_time)
-        self._decode.observe(choice.decode_time)
-        self._inference.observe(choice.prefill_time + choice.decode_time)
+        self._e2e.observe(choice.latency, exemplar)
+        self._queue.observe(choice.queue_time, exemplar)
+        self._prefill.observe(choice.prefill_time, exemplar)
+        self._decode.observe(choice.decode_time, exemplar)
+        self._inference.observe(choice.prefill_time + choice.decode_time, exemplar)
         self._prompt_tokens.inc(choice.prompt_tokens)
         self._prompt_length.observe(choice.prompt_tokens)
         self._output_length.observe(choice.completion_tokens)
         self._longest_output.observe(choice.max_tokens)
         tpot = choice.decode_time / max(choice.completion_tokens - 1, 1)
         if choice.completion_tokens > 1:
-            self._tpot.observe(tpot)
+            self._tpot.observe(tpot, exemplar)
         self._count_targets({"ttft": choice.latency - choice.decode_time, "tpot": tpot})
 
     def _count_targets(self, measured: dict[str, float]) -> None:
@@ -181,8 +185,15 @@ class GatewayMetrics:
         if self._all_met is not None and len(met) == len(self._targets):
             self._all_met.inc()
 
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return (body, content type). accept: the scraper's header; OpenMetrics, if it is named, has exemplars."""
+        if "application/openmetrics-text" in accept:
+            # By default prometheus_client writes the colon of samples, though it is legal, as an underscore.
+            body: bytes = openmetrics.generate_latest(  # type: ignore[no-untyped-call]
+                self.registry, openmetrics.ALLOWUTF8
+            )
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 
 class EnginesCollector(Collector):

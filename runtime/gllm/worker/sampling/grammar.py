@@ -102,17 +102,20 @@ class GrammarStore:
         """Load the tokenizer now, in the thread: loading may hold the interpreter lock for a while."""
         self._jobs.put(self._ready)
 
-    def prepare(self, number: int, grammar: str, done: Callable[[int, str], None]) -> None:
-        """Compile in the thread, which then calls done(number, error); the error is empty if it succeeded."""
+    def prepare(self, number: int, grammar: str, done: Callable[[int, str], None], http_id: str = "") -> None:
+        """Compile in the thread, which then calls done(number, error); the error is empty if it succeeded.
+
+        http_id: X-Request-Id of the first request with it, for log lines.
+        """
         self._live.add(number)
-        self._jobs.put(lambda: done(number, self._compile(number, grammar)))
+        self._jobs.put(lambda: done(number, self._compile(number, grammar, http_id)))
 
     def compile(self, number: int, grammar: str) -> str:
         """Compile in the calling thread. Returns the error, empty if there is none."""
         self._live.add(number)
         return self._compile(number, grammar)
 
-    def _compile(self, number: int, grammar: str) -> str:
+    def _compile(self, number: int, grammar: str, http_id: str = "") -> str:
         try:
             if (new_matcher := self._ready()) is None:
                 return "this model's tokenizer cannot follow grammars"
@@ -122,7 +125,7 @@ class GrammarStore:
             if matcher.is_error():
                 return _reason(matcher)
         except Exception as error:
-            logger.exception("a grammar could not be compiled")
+            logger.exception("a grammar could not be compiled", extra={"request_id": http_id})
             return f"the grammar could not be compiled: {type(error).__name__}"
         if number in self._live:
             self._compiled[number] = CompiledGrammar(matcher)
