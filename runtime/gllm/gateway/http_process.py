@@ -42,6 +42,8 @@ class HttpProcess:
         loop.set_exception_handler(self._server.refusals.handle)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        # `gllm gateway` may have blocked SIGTERM until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         await self._link.report("starting")
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
         if isinstance(self._gateway.engine, RemoteEngines):

@@ -22,6 +22,7 @@ def handle_signals(*, terminate: Callable[[], None], interrupt: Callable[[], Non
     handlers = {number: on for number, on in handlers.items() if signal.getsignal(number) is not signal.SIG_IGN}
     for number, on in handlers.items():
         loop.add_signal_handler(number, on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # The command line may have blocked SIGTERM until now.
     try:
         yield
     finally:

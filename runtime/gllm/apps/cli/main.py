@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -79,6 +81,10 @@ def _root(
 
 
 def main() -> None:
+    if os.getpid() == 1:
+        # The first process of a container ignores SIGTERM until it has a handler. A blocked one waits for the handler,
+        # also across `exec`, so that a pod that is deleted while it starts ends at once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         app()
     except KeyboardInterrupt:
