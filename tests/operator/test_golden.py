@@ -74,7 +74,18 @@ def test_a_stored_rendering_gives_what_was_rendered(case: str) -> None:
     assert observed.spec is not None
     source = pod_source(observed.spec, observed.owner.name, "gllm:1")
     rendering = render(observed.owner, source)
-    again = stored(json.loads(json.dumps(rendering.record())))
+    again = stored(json.loads(json.dumps(rendering.data())))
     assert again.revision == rendering.revision
     for group in (GroupId(0, rendering.revision, 1), GroupId(12, "k7b2f", 345)):
         assert again.sets_of(observed.owner, group) == group_sets(observed.owner, source, group)
+
+
+def test_the_record_of_another_version_stays_as_it_is() -> None:
+    """The API server refuses changed data of a ControllerRevision; here the other version had another default."""
+    (deployment,) = read_deployments(str(_FOLDER / "cpu.in.yaml"))
+    observed = observe(deployment, [], applied={}, refused={})
+    assert observed.spec is not None
+    written = render(observed.owner, pod_source(observed.spec, observed.owner.name, "gllm:1")).data()
+    theirs = json.loads(json.dumps(written))
+    theirs["source"]["engine"] = {"policy": "balanced"}
+    assert stored(theirs).data() == theirs

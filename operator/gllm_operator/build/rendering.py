@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -28,6 +28,9 @@ class Rendering:
     sets: Mapping[str, dict[str, Any]]
     """The spec of the StatefulSet of each role, of the group `_ANY`. Empty: only the source is stored, as by
     earlier versions."""
+    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The data of the ControllerRevision from which it was read. They never change: a version of the operator with
+    other fields or defaults would encode the same source differently, and the API server would refuse that."""
 
     @property
     def revision(self) -> str:
@@ -42,8 +45,10 @@ class Rendering:
             spec["template"]["metadata"]["labels"] |= {INDEX: str(group.index), INSTANCE: str(group.instance)}
         return [stateful_set(owner, group, role, spec) for role, spec in sets.items()]
 
-    def record(self) -> dict[str, Any]:
+    def data(self) -> Mapping[str, Any]:
         """The data of a ControllerRevision; `stored` is the inverse."""
+        if self.record:
+            return self.record
         source = record_of(self.source)
         return {"source": source, "sets": self.sets} if self.sets else source
 
@@ -56,8 +61,9 @@ def render(owner: Owner, source: PodSource) -> Rendering:
 def stored(record: object) -> Rendering:
     """Raises msgspec.ValidationError if another version of the operator wrote a record that this one cannot decode."""
     if isinstance(record, dict) and "sets" in record:
-        return Rendering(source_of(record.get("source")), msgspec.convert(record["sets"], dict[str, dict[str, Any]]))
-    return Rendering(source_of(record), {})
+        sets = msgspec.convert(record["sets"], dict[str, dict[str, Any]])
+        return Rendering(source_of(record.get("source")), sets, record)
+    return Rendering(source_of(record), {}, msgspec.convert(record, dict[str, Any]))
 
 
 def controller_revision(owner: Owner, rendering: Rendering, revision: str, number: int) -> dict[str, Any]:
@@ -66,5 +72,5 @@ def controller_revision(owner: Owner, rendering: Rendering, revision: str, numbe
         "kind": "ControllerRevision",
         "metadata": metadata(owner, f"{owner.name}-{revision}", {REVISION: revision}),
         "revision": number,
-        "data": rendering.record(),
+        "data": rendering.data(),
     }

@@ -97,7 +97,7 @@ def _desired_state(observed: Observed) -> DesiredState:
     update = rendering.revision
     refused = refusals.rejected(observed, update)
     found = () if refused is None else (f"the API server refuses the pods: {refused[1].message}",)
-    return DesiredState(spec, found, update, renderings | {update: rendering}, refused)
+    return DesiredState(spec, found, update, {update: rendering} | renderings, refused)
 
 
 def _plan_spec(
