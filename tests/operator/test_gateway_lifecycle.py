@@ -94,6 +94,15 @@ def test_a_rollout_waits_for_the_new_gateways() -> None:
     assert harness.status.current_revision not in ("", before)
 
 
+def test_zero_replicas_do_not_wait_for_gateways() -> None:
+    """They would wait for ever: new gateways are ready when a group of the new revision serves."""
+    harness = harness_with(gateway=None)
+    harness.run_until_quiet()
+    harness.edit(lambda one: one.update(gateway={"replicas": 2}, replicas=0))
+    passes(harness)
+    assert not harness.sets()
+
+
 def test_scaling_does_not_wait_for_gateways() -> None:
     harness = harness_with(replicas=2)
     harness.run_until_quiet()
