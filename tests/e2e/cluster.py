@@ -32,6 +32,14 @@ class Cluster:
         """kill, revive, cut, heal, pause or resume: only the shared cluster supports these."""
         run([str(CLUSTER), *arguments])
 
+    def build(self, image: str, folder: Path) -> None:
+        """Build a Dockerfile's image into every node; not on a cluster that was given from outside."""
+        if self.kind == "shared":
+            run([str(CLUSTER), "build", "-t", image, str(folder)])
+        else:
+            run(["docker", "build", "-t", image, str(folder)])
+            run(["kind", "load", "docker-image", image, "--name", _NAME])
+
 
 class Missing(Exception):
     """There is no cluster; the message says what to do."""

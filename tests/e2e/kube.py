@@ -51,12 +51,14 @@ def is_ready(pod: Object) -> bool:
 
 
 class Kube:
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, namespace: str = "default") -> None:
+        """namespace: that of all commands without `-n`."""
         self.cluster = cluster
-        self._kubectl, self._helm = program("kubectl"), program("helm")
+        self._helm = program("helm")
+        self._command = (program("kubectl"), "--kubeconfig", cluster.kubeconfig, "--namespace", namespace)
 
     def kubectl(self, *arguments: str, seconds: float = 60) -> str:
-        return run([self._kubectl, "--kubeconfig", self.cluster.kubeconfig, *arguments], seconds)
+        return run([*self._command, *arguments], seconds)
 
     def helm(self, *arguments: str, seconds: float = 420) -> str:
         return run([self._helm, "--kubeconfig", self.cluster.kubeconfig, *arguments], seconds)
@@ -66,7 +68,7 @@ class Kube:
         return found
 
     def apply(self, manifest: Object) -> None:
-        command = [self._kubectl, "--kubeconfig", self.cluster.kubeconfig, "apply", "-f", "-"]
+        command = [*self._command, "apply", "-f", "-"]
         done = subprocess.run(
             command, input=json.dumps(manifest), capture_output=True, text=True, timeout=60, check=False
         )

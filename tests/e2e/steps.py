@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import yaml
@@ -34,13 +35,25 @@ def example(kube: Kube, name: str = "smol") -> Object:
     return found
 
 
-def serving(kube: Kube, groups: int = 1) -> None:
-    """Restore the deployment of examples/smol.yaml, whatever an earlier test has left, and wait until it serves."""
+def serving(kube: Kube, groups: int = 1, **more: Any) -> None:
+    """Restore the deployment of examples/smol.yaml, whatever an earlier test has left, and wait until it serves.
+
+    more: fields of the spec.
+    """
     install(kube)
     manifest = example(kube)
-    manifest["spec"]["replicas"] = groups
+    manifest["spec"] |= {"replicas": groups, **more}
     kube.apply(manifest)
-    kube.wait_complete(groups)
+    if groups:
+        kube.wait_complete(groups)
+    else:
+        until("no groups", lambda: not kube.pods(), 120, kube.describe)
+    gateways = more.get("gateway")
+    if gateways:
+        ready = f"{gateways['replicas']}/{gateways['replicas']}"
+        until("the gateways", lambda: kube.status().get("gateways") == ready, 120, kube.describe)
+        behind = {"gllm.dev/gateway": "smol"}
+        until("their Service", lambda: kube.get("service", "smol")["spec"]["selector"] == behind, 30, kube.describe)
 
 
 def endpoint(kube: Kube, name: str = "smol") -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from e2e import chaos
 from e2e.kube import Kube, is_ready, until
 from e2e.steps import nothing_lost, serving, under_load
 
@@ -21,30 +24,42 @@ def test_scale_up_and_down(kube: Kube) -> None:
     nothing_lost(load.report)
 
 
-def test_arguments_and_image_change(kube: Kube) -> None:
+def test_scale_to_zero_and_back(kube: Kube) -> None:
+    """What runs is finished. Requests are refused only from then until the new group serves."""
     serving(kube)
-    before = kube.status()["currentRevision"]
-    other = kube.cluster.runtime if "/" in kube.cluster.runtime else f"docker.io/library/{kube.cluster.runtime}"
-    with under_load(kube, "other arguments, then another image") as load:
-        kube.patch({"engine": {"maxNumSeqs": 8}})
+    with under_load(kube, "kubectl scale 1 -> 0 -> 1") as load:
+        kube.kubectl("scale", "llm", "smol", "--replicas=0")
+        until("no pods", lambda: not kube.pods(), 60, kube.describe)
+        assert (kube.status()["ready"], kube.condition("Ready")["reason"]) == ("0/0", "NoGroups")
+        assert not kube.get("statefulsets")["items"]
+        kube.kubectl("scale", "llm", "smol", "--replicas=1")
         kube.wait_complete(1)
-        middle = kube.status()["currentRevision"]
-        load.wait_for(3)
-        kube.patch({"image": other})  # The same image under another name.
-        after = kube.wait_complete(1)["currentRevision"]
-    assert len({before, middle, after}) == (3 if other != kube.cluster.runtime else 2)
-    nothing_lost(load.report)
+        serves = time.monotonic()
+    broken = [failure for failure in load.report.failures if failure.began or failure.sent_at > serves]
+    assert not broken, broken
+    assert load.report.differing == 0, load.report.line()
 
 
-def test_resharding(kube: Kube) -> None:
+def test_arguments_image_and_shape_change(kube: Kube) -> None:
     serving(kube)
-    with under_load(kube, "re-shard PP2 -> PP1 -> PP2") as load:
-        kube.patch({"parallelism": {"pipeline": 1}})
-        assert kube.wait_complete(1)["shape"]["summary"] == "PP1xTP1"
+    revisions = {kube.status()["currentRevision"]}
+    # The same image under another name.
+    other = kube.cluster.runtime if "/" in kube.cluster.runtime else f"docker.io/library/{kube.cluster.runtime}"
+    with under_load(kube, "other arguments; re-shard PP2 -> PP1 with another image; and back") as load:
+        chaos.edit(kube)
+        revisions.add(kube.wait_complete(1)["currentRevision"])
+        load.wait_for(3)
+        kube.patch({"parallelism": {"pipeline": 1}, "image": other})
+        status = kube.wait_complete(1)
+        revisions.add(status["currentRevision"])
+        assert status["shape"]["summary"] == "PP1xTP1"
         assert len([pod for pod in kube.pods() if "deletionTimestamp" not in pod["metadata"]]) == 1
         load.wait_for(3)
         kube.patch({"parallelism": {"pipeline": 2}})
-        assert kube.wait_complete(1)["shape"]["summary"] == "PP2xTP1"
+        status = kube.wait_complete(1)
+        revisions.add(status["currentRevision"])
+        assert status["shape"]["summary"] == "PP2xTP1"
+    assert len(revisions) == 4
     nothing_lost(load.report)
 
 

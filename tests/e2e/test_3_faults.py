@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from e2e import chaos
 from e2e.kube import Kube, until
 from e2e.load import EACH, Load
 from e2e.steps import (
@@ -22,30 +23,20 @@ from e2e.steps import (
 pytestmark = pytest.mark.timing
 
 
-def master(kube: Kube) -> str:
-    name: str = kube.pods(role="master")[0]["metadata"]["name"]
-    return name
-
-
-def slave(kube: Kube) -> str:
-    name: str = kube.pods(role="slave")[0]["metadata"]["name"]
-    return name
-
-
 def test_a_worker_is_killed(kube: Kube) -> None:
     serving(kube)
-    for role, pod in (("master", master(kube)), ("slave", slave(kube))):
-        with under_load(kube, f"a worker of the {role} killed") as load:
+    with under_load(kube, "a worker of the master killed, then one of the slave") as load:
+        for pod in (chaos.master(kube), chaos.slave(kube)):
             kube.kill_worker(pod)
             load.wait_for(load.streams)
-        nothing_lost(load.report)
-        kube.wait_complete(1)
+            kube.wait_complete(1)
+    nothing_lost(load.report)
 
 
 def test_a_slave_pod_is_deleted(kube: Kube) -> None:
     serving(kube)
     with under_load(kube, "slave pod deleted by force") as load:
-        kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
+        kube.kubectl("delete", "pod", chaos.slave(kube), "--grace-period=0", "--force")
         # Requests that arrive while the only group recovers wait like the others.
         time.sleep(2)
         with Load(load.url, streams=3, clients=EACH) as late:
@@ -60,13 +51,13 @@ def test_a_master_pod_is_deleted(kube: Kube) -> None:
     """A graceful deletion, such as an eviction, loses nothing. A forced one may break open streams only."""
     serving(kube, 2)
     with under_load(kube, "master pod deleted in order, 2 groups") as load:
-        kube.kubectl("delete", "pod", master(kube), "--wait=false")
+        kube.kubectl("delete", "pod", chaos.master(kube), "--wait=false")
         load.wait_for(2 * load.streams)
         kube.wait_complete(2)
     nothing_lost(load.report)
     with under_load(kube, "master pod deleted by force, 2 groups") as load:
         at = time.monotonic()
-        kube.kubectl("delete", "pod", master(kube), "--grace-period=0", "--force")
+        kube.kubectl("delete", "pod", chaos.master(kube), "--grace-period=0", "--force")
         gone = time.monotonic()
         load.wait_for(2 * load.streams)
         kube.wait_complete(2)
@@ -75,35 +66,23 @@ def test_a_master_pod_is_deleted(kube: Kube) -> None:
     assert load.report.lost <= load.streams, load.report.line()
 
 
-def test_the_operator_is_killed_in_a_rollout(kube: Kube) -> None:
+def test_the_operator_is_killed(kube: Kube) -> None:
+    """In a recovery, whose pod is replaced while no operator runs; in a rollout; and while a group with long requests
+    drains."""
     serving(kube)
-    with under_load(kube, "operator killed in a rollout") as load:
-        kube.patch({"engine": {"maxNumSeqs": 12}})
-        until("the new group", lambda: rolling(kube), 30)
-        kill(kube, *operators(kube))
-        kube.wait_complete(1)
-    nothing_lost(load.report)
-
-
-def test_the_operator_is_killed_in_a_scale_down(kube: Kube) -> None:
-    """The draining group has long requests to finish."""
-    serving(kube, 2)
-    with under_load(kube, "operator killed in a scale-down", max_tokens=250) as load:
-        kube.kubectl("scale", "llm", "smol", "--replicas=1")
-        until("a group drains", lambda: "Draining" in [one["phase"] for one in kube.status()["groups"]], 30)
-        kill(kube, *operators(kube))
-        kube.wait_complete(1)
-    nothing_lost(load.report)
-
-
-def test_the_operator_is_killed_in_a_recovery(kube: Kube) -> None:
-    """The lost pod is replaced while no operator runs, and the status is correct afterwards."""
-    serving(kube)
-    with under_load(kube, "operator killed in a recovery") as load:
-        kube.kubectl("delete", "pod", slave(kube), "--grace-period=0", "--force")
+    with under_load(kube, "operator killed in a recovery, a rollout and a scale-down", max_tokens=150) as load:
+        kube.kubectl("delete", "pod", chaos.slave(kube), "--grace-period=0", "--force")
         until("the recovery", lambda: kube.status()["groups"][0]["phase"] == "Recovering", 30, kube.describe)
         kill(kube, *operators(kube))
+        kube.wait_complete(1)
+        chaos.edit(kube, replicas=2)
+        until("a new group", lambda: rolling(kube), 30)
+        kill(kube, *operators(kube))
+        kube.wait_complete(2)
         load.wait_for(load.streams)
+        kube.kubectl("scale", "llm", "smol", "--replicas=1")
+        until("a group drains", lambda: "Draining" in chaos.phases(kube), 30)
+        kill(kube, *operators(kube))
         kube.wait_complete(1)
     nothing_lost(load.report)
 

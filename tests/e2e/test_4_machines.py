@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from e2e.kube import Kube, is_ready
+from e2e import chaos
+from e2e.hiccups import hiccups
+from e2e.kube import Kube, is_ready, until
 from e2e.steps import nothing_lost, serving, under_load
 
 pytestmark = pytest.mark.timing
@@ -42,10 +44,10 @@ def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
     New connections may be refused in these seconds; no stream breaks.
     """
     serving(kube)
-    with under_load(kube, f"{part} frozen for 30 s") as load:
+    with under_load(kube, f"{part} frozen for 20 s") as load:
         kube.cluster.do("pause", part)
         try:
-            time.sleep(30)
+            time.sleep(20)
         finally:
             kube.cluster.do("resume", part)
         resumed = time.monotonic()
@@ -107,3 +109,57 @@ def test_a_node_is_lost(kube: Kube) -> None:
         kube.cluster.do("revive", node)
         kube.wait_complete(1)
     nothing_lost(load.report)
+
+
+def test_the_api_server_has_hiccups(kube: Kube) -> None:
+    """For two minutes. Edits are carried out, what is deleted by hand comes back, and no ghost stays."""
+    serving(kube)
+    with under_load(kube, "hiccups of the API server every 5 s for 2 minutes") as load:
+        began = time.monotonic()
+        with hiccups(kube) as done:
+            while time.monotonic() < began + 110:
+                _restored(kube, "poddisruptionbudget")
+                chaos.edit(kube)
+                kube.wait_complete(1)
+                _restored(kube, "networkpolicy")
+                kube.kubectl("scale", "llm", "smol", "--replicas=2")
+                kube.wait_complete(2)
+                kube.kubectl("scale", "llm", "smol", "--replicas=1")
+                kube.wait_complete(1)
+        kube.wait_complete(1)
+    assert len(done) > 15, done
+    nothing_lost(load.report)
+    sets = {one["metadata"]["labels"]["gllm.dev/group"] for one in kube.get("statefulsets")["items"]}
+    assert sets == {group["name"] for group in kube.status()["groups"]}
+
+
+def _restored(kube: Kube, kind: str) -> None:
+    """An object is deleted by hand, and comes back."""
+    name = kube.get(kind, "-l", "gllm.dev/deployment=smol")["items"][0]["metadata"]["name"]
+
+    def uid() -> str | None:
+        found = kube.get(kind, "--field-selector", f"metadata.name={name}")["items"]
+        return found[0]["metadata"]["uid"] if found else None
+
+    before = uid()
+    kube.kubectl("delete", kind, name)
+    until(f"{kind} {name} is back", lambda: uid() not in (None, before), 60, kube.describe)
+
+
+def test_all_serving_nodes_are_lost(kube: Kube) -> None:
+    """Both masters, their slaves and the operator were on the node that loses power. Nothing is asked of anyone."""
+    serving(kube, 0)
+    chaos.gather_on_node_2(kube)
+    try:
+        serving(kube, 2)
+        with under_load(kube, "the node with both masters and the operator lost") as load:
+            began = time.monotonic()
+            chaos.lose_node_2(kube)
+            healed = time.monotonic()
+            load.wait_for(load.streams)
+        print(f"\n  both groups serve again after {healed - began:.0f} s", flush=True)
+    finally:
+        chaos.revive_node_2(kube)
+    assert load.report.differing == 0, load.report.line()
+    late = [failure for failure in load.report.failures if failure.sent_at > healed]
+    assert not late, late
