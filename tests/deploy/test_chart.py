@@ -182,6 +182,20 @@ def test_values_of_an_older_chart_suffice() -> None:
         assert render(*(part for name in sorted(names) for part in ("--set", f"{name}=null"))) == wanted
 
 
+def test_the_values_of_the_chart_of_7552eb9_suffice(tmp_path: Path) -> None:
+    """Exactly those: where the chart's own defaults would fill in what they lack, the old ones are put."""
+    older = ROOT / "tests/fixtures/older_chart/values.yaml"
+    values = yaml.safe_load(older.read_text())
+    assert set(leaves(yaml.safe_load((CHART / "values.yaml").read_text()))) - set(leaves(values)) >= {
+        "watchNodes",
+        "operator.drainTaints",
+    }
+    chart = shutil.copytree(CHART, tmp_path / "gllm")
+    shutil.copyfile(older, chart / "values.yaml")
+    # Its one other default, which such an upgrade keeps.
+    assert render(chart=chart) == render("--set", "networkPolicy.enabled=false")
+
+
 def test_a_user_may_remove_keys_of_maps_that_are_the_users() -> None:
     (operator,) = of_kind(render("--set", "resources.limits=null"), "Deployment")
     assert "limits" not in operator["spec"]["template"]["spec"]["containers"][0]["resources"]

@@ -60,31 +60,32 @@ def test_the_control_plane_hangs(kube: Kube, part: str) -> None:
     assert not ours, ours
 
 
-def test_a_drained_node_never_takes_two_groups(kube: Kube) -> None:
-    """Pods of both groups are on the node; one group serves at each moment."""
-    serving(kube, 2)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_drain_takes_no_group_before_a_new_one_serves(kube: Kube, groups: int) -> None:
+    """`kubectl drain` of a node on which all groups have pods, and maybe the operator: as many groups serve at each
+    moment as the spec asks for."""
+    serving(kube, groups)
     node = kube.pods(role="master")[0]["spec"]["nodeName"]
-    least = [2]
+    least = [groups]
 
     def drained() -> bool:
         ready = sum(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in kube.pods(role="master"))
-        whole = kube.status()["readyReplicas"]
-        least.append(min(ready, whole))
+        least.append(min(ready, kube.status()["readyReplicas"]))
         return not any(pod["spec"].get("nodeName") == node for pod in kube.pods())
 
-    selector = ("--pod-selector=gllm.dev/deployment=smol", "--delete-emptydir-data", "--timeout=1s")
-    with under_load(kube, f"kubectl drain {node}, 2 groups") as load:
+    ours = "--pod-selector=app.kubernetes.io/name in (gllm, gllm-operator)"
+    with under_load(kube, f"kubectl drain {node}, {groups} groups") as load:
         try:
             deadline = time.monotonic() + 240
             while not drained():
                 assert time.monotonic() < deadline, kube.describe()
                 with contextlib.suppress(RuntimeError):  # It has not ended within a second.
-                    kube.kubectl("drain", node, "--ignore-daemonsets", *selector)
+                    kube.kubectl("drain", node, "--ignore-daemonsets", ours, "--delete-emptydir-data", "--timeout=1s")
         finally:
             kube.kubectl("uncordon", node)
         load.wait_for(load.streams)
-        kube.wait_complete(2)
-    assert min(least) >= 1, least
+        kube.wait_complete(groups)
+    assert min(least) >= groups, least
     nothing_lost(load.report)
 
 
