@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from gllm.config import LogLevel, PolicyName
-from gllm_operator.api.types import ApiObject
+from gllm_operator.api.reserved import no_reserved_flags
+from gllm_operator.api.types import ApiObject, Rule
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
 class Engine(ApiObject, frozen=True, kw_only=True):
+    RULES: ClassVar[tuple[Rule, ...]] = (no_reserved_flags("engine"),)
+
     policy: PolicyName = "balanced"
     """The scheduling policy. It decides how many prefill and decode tokens a micro-batch has."""
     max_num_seqs: Annotated[int, Meta(ge=1, le=65536)] | None = None

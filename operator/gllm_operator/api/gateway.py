@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from gllm_operator.api.types import ApiObject, Port, RawObject
+from gllm_operator.api.reserved import no_reserved_flags
+from gllm_operator.api.types import ApiObject, Port, RawObject, Rule
 
 
 class Gateway(ApiObject, frozen=True, kw_only=True):
+    RULES: ClassVar[tuple[Rule, ...]] = (no_reserved_flags("gateway"),)
+
     replicas: Annotated[int, Meta(ge=1, le=256)] = 2
     """The number of gateway pods."""
     engine_port: Port = 29600

@@ -25,10 +25,12 @@ ROOT_RULES: tuple[Rule, ...] = (
     Rule(
         f"size(self.metadata.name) <= {LONGEST_NAME}",
         f"metadata.name must have at most {LONGEST_NAME} characters, because the names of pods are derived from it",
+        ".metadata.name",
     ),
     Rule(
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must begin with a letter and contain only a-z, 0-9 and -, because a Service has the same name",
+        ".metadata.name",
     ),
 )
 
@@ -44,6 +46,11 @@ class LLMDeploymentSpec(ApiObject, frozen=True, kw_only=True):
             "(self.parallelism.pipeline * self.parallelism.tensor) % self.accelerator.perPod == 0",
             "parallelism.pipeline x parallelism.tensor must be a multiple of accelerator.perPod: the ranks have to "
             "fill whole pods",
+        ),
+        Rule(
+            "!has(self.image) || self.image != ''",
+            "image is empty: name an image, or leave the field out for the operator's runtime image",
+            ".image",
         ),
         Rule(
             "!has(self.network.rdma) || self.security.profile == 'Baseline'",

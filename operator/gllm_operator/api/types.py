@@ -19,6 +19,8 @@ class Rule:
 
     rule: str
     message: str
+    field: str = ""
+    """The path of the field that errors name, such as .metadata.name; empty: the object of the rule."""
 
 
 class ApiObject(

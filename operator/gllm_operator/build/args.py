@@ -2,45 +2,9 @@
 
 from __future__ import annotations
 
-from gllm.apps.compat_flags import MODEL
 from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.revision import PodSource
-
-RESERVED = frozenset(
-    {
-        MODEL,
-        "--host",
-        "--port",
-        "--served-model-name",
-        "--served-model-alias",
-        "--revision",
-        "--device",
-        "--drain-timeout",
-        "--drain-delay",
-        "--pp",
-        "--tp",
-        "--ep",
-        "--launch-mode",
-        "--nnodes",
-        "--node-rank",
-        "--master-addr",
-        "--master-port",
-        "--node-addr",
-        "--engine-port",
-        "--join-timeout",
-        "--heartbeat-timeout",
-        "--recovery-timeout",
-        "--step-timeout",
-        "--keys-file",
-        "--engines",
-        "--engine-timeout",
-        "--wait-for-engine",
-        "--api-key",
-        "--on-failure",
-    }
-)
-"""Flags that the operator sets, and that engine.extraArgs must not contain."""
 
 
 def serve_args(source: PodSource) -> list[str]:

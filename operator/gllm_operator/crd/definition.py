@@ -66,7 +66,7 @@ def _version() -> dict[str, Any]:
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
-                    "metadata": {"type": "object"},
+                    "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
                     "spec": spec | {"description": "The desired state of the deployment."},
                     "status": _without_defaults(status) | {"description": "The observed state of the deployment."},
                 },

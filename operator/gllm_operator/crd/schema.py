@@ -39,7 +39,10 @@ def object_schema(cls: type[ApiObject]) -> Schema:
 
 
 def rules_schema(rules: tuple[Rule, ...]) -> list[Schema]:
-    return [{"rule": rule.rule, "message": rule.message} for rule in rules]
+    return [
+        {"rule": rule.rule, "message": rule.message} | ({"fieldPath": rule.field} if rule.field else {})
+        for rule in rules
+    ]
 
 
 def type_schema(kind: Any) -> Schema:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gllm.apps.compat_flags import canonical
+from gllm_operator.api.reserved import is_reserved as is_reserved_flag
 from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
-from gllm_operator.build.args import RESERVED
 from gllm_operator.build.env import is_reserved
 from gllm_operator.build.gateway import CONTAINER as GATEWAY_CONTAINER
 from gllm_operator.build.pod import CONTAINER
@@ -125,8 +124,7 @@ def _service(template: dict[str, Any]) -> list[str]:
 
 def _arguments(extra: tuple[str, ...], part: str) -> list[str]:
     """Flags that the operator sets itself, also under their names in vLLM and SGLang."""
-    names = {argument.partition("=")[0] for argument in extra if argument.startswith("-")}
-    taken = sorted(name for name in names if canonical(name) in RESERVED)
+    taken = sorted({argument.partition("=")[0] for argument in extra if is_reserved_flag(argument)})
     return [f"{part}.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
 
 

@@ -22,6 +22,8 @@ GOOD: list[dict[str, Any]] = [
     {"autoscaling": {"maxReplicas": 3, "metrics": [{"type": "Resource"}]}},
     {"autoscaling": {"minReplicas": 0, "maxReplicas": 3, "triggers": [{"type": "prometheus"}]}},
     {"replicas": 0, "suspend": True},
+    {"engine": {"extraArgs": ["--ppx", "--seed=1", "--trace", "/tmp/--pp"]}},
+    {"disruption": {"waitForRoomSeconds": 0}},
     {"template": {"spec": {"nodeSelector": {"a": "b"}, "containers": [{"name": "gllm"}]}}},
 ]
 
@@ -51,6 +53,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"accelerator": {"type": "tpu"}}, "Unsupported value"),
     ({"engine": {"pageSize": 3}}, "Unsupported value"),
     ({"parallellism": {}}, "unknown field"),
+    ({"image": ""}, 'spec.image: Invalid value: "object": image is empty: name an image'),
+    ({"engine": {"extraArgs": ["--max-num-seqs", "4", "--pp", "4"]}}, "spec.engine: Invalid value"),
+    ({"engine": {"extraArgs": ["--tensor-parallel-size=4"]}}, "such as --pp, --port or --api-key: remove it"),
+    ({"gateway": {"extraArgs": ["--port=80"]}}, "spec.gateway: Invalid value"),
 ]
 
 
@@ -73,6 +79,7 @@ def test_names(name: str, words: str, namespace: str, talk: Any) -> None:
     with pytest.raises(ApiError) as caught:
         talk(lambda api: _create(api, namespace, {}, name))
     assert words in caught.value.message
+    assert "metadata.name: Invalid value" in caught.value.message
 
 
 def test_scale_is_a_subresource_over_masters(namespace: str, talk: Any) -> None:
