@@ -53,5 +53,5 @@ def no_reserved_flags(part: str) -> Rule:
     return Rule(
         # Not a regular expression, whose cost would be beyond the API server's limit.
         f"!has(self.extraArgs) || self.extraArgs.all(one, !(one.split('=', 2)[0] in {names}))",
-        f"{part}.extraArgs has a flag that other fields of the spec decide, such as --pp, --port or --api-key: remove it",
+        f"{part}.extraArgs has a flag that other fields decide, such as --pp, --port or --api-key: remove it",
     )
