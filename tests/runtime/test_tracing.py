@@ -1,9 +1,15 @@
-"""OpenTelemetry traces of real processes: a group of two stages, and `gllm gateway` in front of it."""
+"""What real processes tell of themselves: OpenTelemetry traces, log lines and `gllm top`.
+
+A group of two stages, and `gllm gateway` in front of it.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -160,6 +166,24 @@ def test_every_log_line_of_a_request_has_its_id(traced: Traced) -> None:
     assert "choice=cmpl-" in line
     answer = traced.group.http.post("/v1/completions", content=b"{", headers={"x-request-id": "bad id"})
     assert answer.headers["x-request-id"] != "bad id"
+
+
+def test_top_shows_a_group_and_a_gateway(traced: Traced) -> None:
+    complete(traced.gateway, secrets.token_hex(16))
+    urls = [f"http://127.0.0.1:{server.port}" for server in (traced.group, traced.gateway)]
+    command = [sys.executable, "-m", "gllm.apps.cli.main", "top", *urls, "--once", "--interval", "0.2"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    group, gateway = json.loads(done.stdout)
+    assert (group["models"], group["engine_up"], group["running"]) == (["tiny"], True, 0)
+    assert [stage["stage"] for stage in group["stages"]] == [0, 1]
+    assert all(0 < stage["busy"] <= 1 and stage["step_seconds"] > 0 for stage in group["stages"])
+    assert group["output_tokens_per_second"] == 0.0
+    assert gateway["stages"] == []
+    assert [(engine["up"], engine["requests"]) for engine in gateway["engines"]] == [(True, 0)]
+    failed = subprocess.run([*command, "127.0.0.1:1"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1, "one server does not answer"
+    assert "1 of 1 engines" in failed.stdout
+    assert failed.stderr == ""
 
 
 def test_the_last_spans_are_sent_at_the_end(traced: Traced) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 
-def server_base(url: str) -> str:
+def server_base(url: str, name: str = "--url") -> str:
     """Return `http://HOST:PORT/PREFIX`, without /v1 or a slash at its end. A URL without a scheme counts as http.
 
-    Raises ValueError, in one line.
+    Raises ValueError, in one line that calls it `name`.
     """
     base = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
@@ -17,5 +17,5 @@ def server_base(url: str) -> str:
     except ValueError:  # The port.
         valid = False
     if not valid:
-        raise ValueError(f"--url must look like http://127.0.0.1:8000, not {url!r}")
+        raise ValueError(f"{name} must look like http://127.0.0.1:8000, not {url!r}")
     return base.rstrip("/").removesuffix("/v1").rstrip("/")

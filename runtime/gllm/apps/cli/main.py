@@ -22,6 +22,7 @@ _SUBCOMMANDS = {
     "simulate": ("gllm.apps.cli.simulate", "Run the scheduler on a simulated pipeline and compare policies."),
     "bench": ("gllm.apps.cli.bench", "Measure an OpenAI server, or the engine alone."),
     "eval": ("gllm.apps.cli.eval", "Measure the quality of a server's answers."),
+    "top": ("gllm.apps.cli.top", "Show what servers do: requests, stages, latencies, live."),
     "keys": ("gllm.apps.cli.keys", "Make the keys of a group of several nodes."),
     "fetch": ("gllm.apps.cli.fetch", "Download a model from a Hugging Face hub into its cache or a folder."),
     "render": ("gllm.apps.cli.manifest", "Print the Kubernetes objects that the operator makes of a manifest."),
