@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import transformers
 
 from fixtures.inprocess import InProcessEngine, greedy
+from gllm.apps.eval.agreement import perplexity, windows
+from gllm.apps.eval.sample_text import TEXT
 from gllm.hub.default_model import default_model_path
 from gllm.text.tokenizer import load_tokenizer
 
@@ -44,6 +47,7 @@ def prompts() -> list[list[int]]:
     ]
 
 
+@cache
 def _reference(dtype: torch.dtype) -> Any:
     path = default_model_path()
     return transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
@@ -85,3 +89,19 @@ def test_bfloat16_differs_only_at_near_ties(prompts: list[list[int]]) -> None:
     all_gaps = torch.cat(gaps)
     assert all_gaps.max() <= 2 * max(errors)
     assert (all_gaps == 0).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-5), ("bfloat16", 0.01)])
+def test_the_perplexity_of_a_text_is_that_of_transformers(dtype: str, error: float) -> None:
+    """error: relative. bfloat16 changes a token's probability by a few percent, but no more in one direction."""
+    texts = windows(load_tokenizer(default_model_path()).encode(TEXT), 128)
+    engine = InProcessEngine(default_model_path(), dtype=dtype, threads=2, num_pages=400, max_prefill_tokens=100)
+    scored = [answer.prompt_logprobs or [] for answer in engine.generate(texts, greedy(1, prompt_logprobs=0))]
+    ours = perplexity([entry.logprob for entries in scored for entry in entries if entry is not None])
+    model, exact = _reference(torch.float32), []
+    for text in texts:
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([text])).logits[0, :-1].log_softmax(-1)
+        exact += logprobs.gather(1, torch.tensor(text[1:])[:, None])[:, 0].tolist()
+    assert ours == pytest.approx(perplexity(exact), rel=error)
+    assert 15 < ours < 80

@@ -13,6 +13,7 @@ import typer
 from gllm.apps.bench.client import Endpoint
 from gllm.apps.bench.serving import find_model
 from gllm.apps.cli.engine_start import errors_in_one_line
+from gllm.apps.cli.eval_agreement import agreement
 from gllm.apps.cli.eval_options import MaxTokensOption, RunOptions, ShotsOption, takes_run_options
 from gllm.apps.cli.parsing import Command
 from gllm.apps.eval.accuracy import FORMULA
@@ -121,6 +122,9 @@ async def ask(book: AnswerBook, options: RunOptions) -> None:
     async with connections as client:
         with RequestProgress(len(book.open)) as progress:
             await book.fill(client, count)
+
+
+app.command("agreement", cls=Command)(agreement)
 
 
 def register(parent: typer.Typer) -> None:
