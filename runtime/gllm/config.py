@@ -131,6 +131,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Host and port of engines on other machines. Empty: the engine of the own group."""
     engine_timeout: float = 120.0
     """Seconds that a request waits while none of `engines` serves."""
+    keys_file: str = ""
+    """The keys for `engines`; empty: those of the environment."""
     wait_for_engine: bool = False
     """Whether requests wait also before one of `engines` has served; otherwise they are refused until then."""
 
@@ -175,6 +177,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epoch: int = 0
     """Increases with each restart of the engine; messages of an earlier epoch are refused."""
     log_level: LogLevel = "info"
+    others: tuple[Config, ...] = ()
+    """Further models of a gateway in front of several engines (`--also`). Of each only the model counts and what
+    `gateway` says of it; the server's settings are here."""
 
     @classmethod
     def from_environment(cls) -> Config:

@@ -212,7 +212,8 @@ def test_gateway_pods_are_found_and_asked() -> None:
 
     async def ask() -> tuple[float | None, ...]:
         async def ready(request: web.Request) -> web.Response:
-            return web.json_response({"status": "unavailable", "idle_seconds": 4.5}, status=503)
+            models = {"tiny": {"ready": False, "idle_seconds": 4.5}, "other": {"ready": True, "idle_seconds": 0.0}}
+            return web.json_response({"status": "unavailable", "models": models}, status=503)
 
         application = web.Application()
         application.router.add_get("/ready", ready)
@@ -220,10 +221,12 @@ def test_gateway_pods_are_found_and_asked() -> None:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
-            return await ask_gateways(_gateways([pod]) | {"gone": ("127.0.0.1", free_port())})
+            return await ask_gateways(_gateways([pod]) | {"gone": ("127.0.0.1", free_port())}, "tiny")
         finally:
             await runner.cleanup()
 
     assert asyncio.run(ask()) == (4.5, None)
-    assert parse_idle('{"status": "ok"}') is None
-    assert parse_idle("nonsense") is None
+    assert parse_idle('{"status": "ok"}', "tiny") is None
+    assert parse_idle('{"status": "ok", "models": {}}', "tiny") is None
+    assert parse_idle('{"status": "ok", "idle_seconds": 7}', "tiny") == 7.0, "an older gateway"
+    assert parse_idle("nonsense", "tiny") is None

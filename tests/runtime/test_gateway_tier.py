@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gateway_tier import Tier, metric, requests_of, wait_for_engines
 from serving import Server, Stream, end_all, until
 
 from fixtures.ports import free_port
@@ -33,66 +33,6 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("keys") / "keys"
     path.write_text(make_keys().text())
     return str(path)
-
-
-class Group(Server):
-    def __init__(self, model: Path, keys: str, err_path: Path, *flags: str, engine_port: int = 0) -> None:
-        self.engine_port = engine_port or free_port()
-        link = ("--engine-port", str(self.engine_port), "--keys-file", keys)
-        super().__init__(model, err_path, *link, *flags)
-
-    def kill_all(self) -> None:
-        """What a lost machine does: no process says goodbye."""
-        for pid in (self.pid, *self.children().values()):
-            os.kill(pid, signal.SIGKILL)
-
-    def running(self) -> int:
-        return int(float(metric(self, "gllm:num_requests_running")))
-
-
-def metric(server: Server, name: str) -> str:
-    lines = server.http.get("/metrics").text.splitlines()
-    return next(line.rpartition(" ")[2] for line in lines if line.startswith(name))
-
-
-class Tier:
-    """A gateway in front of some groups."""
-
-    def __init__(self, model: Path, keys: str, folder: Path) -> None:
-        self.model, self.keys, self.folder = model, keys, folder
-        self.started: list[Server] = []
-
-    def group(self, *flags: str, engine_port: int = 0) -> Group:
-        path = self.folder / f"group-{len(self.started)}"
-        self.started.append(Group(self.model, self.keys, path, *flags, engine_port=engine_port))
-        assert isinstance(self.started[-1], Group)
-        return self.started[-1]
-
-    def gateway(self, *groups: Group, flags: tuple[str, ...] = ()) -> Server:
-        places = ",".join(f"127.0.0.1:{group.engine_port}" for group in groups)
-        flags = ("--engines", places, "--keys-file", self.keys, *flags)
-        self.started.append(Server(self.model, self.folder / "gateway", *flags, command="gateway"))
-        return self.started[-1]
-
-    def serving(self, count: int = 2) -> tuple[Server, list[Group]]:
-        groups = [self.group() for _ in range(count)]
-        gateway = self.gateway(*groups)
-        assert gateway.wait_ready().startswith(f"gLLM serves tiny at http://127.0.0.1:{gateway.port} ")
-        wait_for_engines(gateway, count)
-        return gateway, groups
-
-
-def wait_for_engines(gateway: Server, count: int) -> None:
-    def all_up() -> bool:
-        lines = gateway.http.get("/metrics").text.splitlines()
-        return sum(line.startswith("gllm:gateway_engine_up{") and line.endswith(" 1.0") for line in lines) == count
-
-    until(all_up, 60)
-
-
-def requests_of(gateway: Server, groups: list[Group]) -> list[int]:
-    name = 'gllm:gateway_engine_requests{address="127.0.0.1:'
-    return [int(float(metric(gateway, f"{name}{group.engine_port}"))) for group in groups]
 
 
 @pytest.fixture
@@ -234,6 +174,10 @@ def test_errors_of_the_command_are_one_line(model: Path) -> None:
         assert said in " ".join(done.stderr.replace("│", " ").split()), done.stderr
 
 
+def idle_seconds(gateway: Server) -> float:
+    return float(gateway.http.get("/ready").json()["models"]["tiny"]["idle_seconds"])
+
+
 def test_requests_wait_for_the_first_engine_within_limits(tier: Tier) -> None:
     port = free_port()
     flags = ("--engines", f"127.0.0.1:{port}", "--keys-file", tier.keys, "--wait-for-engine")
@@ -244,9 +188,9 @@ def test_requests_wait_for_the_first_engine_within_limits(tier: Tier) -> None:
     until(lambda: gateway.http.get("/ready", params={"recovering": True}).status_code == 200, 30)
     answer = gateway.http.get("/ready")
     assert answer.status_code == 503
-    assert answer.json()["idle_seconds"] > 0
+    assert idle_seconds(gateway) > 0
     streams = [Stream(gateway, prompt=f"number {n}", max_tokens=8) for n in range(2)]
-    until(lambda: gateway.http.get("/ready").json()["idle_seconds"] == 0, 10)
+    until(lambda: idle_seconds(gateway) == 0, 10)
     until(lambda: gateway.http.get("/load").json()["server_load"] == 2, 10)
     body = {"prompt": "one more", "max_tokens": 8}
     assert gateway.http.post("/v1/completions", json=body).status_code == 429
@@ -255,7 +199,7 @@ def test_requests_wait_for_the_first_engine_within_limits(tier: Tier) -> None:
         stream.result()
         assert stream.finish_reasons == {0: "length"}
     assert gateway.ready()
-    assert gateway.http.get("/ready").json()["idle_seconds"] > 0
+    assert idle_seconds(gateway) > 0
 
 
 def test_requests_do_not_wait_for_an_engine_for_ever(tier: Tier) -> None:

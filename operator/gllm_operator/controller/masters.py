@@ -45,12 +45,12 @@ async def ask_masters(requests: Addresses, loading: Addresses) -> Answers:
     return Answers(counts, shares)
 
 
-async def ask_gateways(addresses: Addresses) -> tuple[float | None, ...]:
-    """Return how long each gateway has had no requests, in seconds; None: it did not answer."""
+async def ask_gateways(addresses: Addresses, model: str) -> tuple[float | None, ...]:
+    """Return how long each gateway has had no requests for a model, in seconds; None: it did not answer."""
     if not addresses:
         return ()
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-        found = await _ask_all(session, addresses, "/ready", parse_idle)
+        found = await _ask_all(session, addresses, "/ready", lambda text: parse_idle(text, model))
     return tuple(found.get(name) for name in addresses)
 
 
@@ -79,17 +79,16 @@ def parse_requests(text: str) -> int | None:
 
 def parse_loaded(text: str) -> float | None:
     """The loaded share in the JSON of /ready; None if the group does not load."""
-    share = _number(text, "loaded")
-    return None if share is None else min(1.0, max(0.0, share))
-
-
-def parse_idle(text: str) -> float | None:
-    """The seconds without requests in the JSON of a gateway's /ready."""
-    return _number(text, "idle_seconds")
-
-
-def _number(text: str, name: str) -> float | None:
     try:
-        return float(json.loads(text)[name])
+        return min(1.0, max(0.0, float(json.loads(text)["loaded"])))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def parse_idle(text: str, model: str) -> float | None:
+    """The seconds without requests for a model in the JSON of a gateway's /ready. An older gateway has one model."""
+    try:
+        found = json.loads(text)
+        return float(found["models"][model]["idle_seconds"] if "models" in found else found["idle_seconds"])
     except (ValueError, TypeError, KeyError):
         return None

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gllm_operator.api.status import LLMDeploymentStatus
+from gllm_operator.build.model_source import served_name
 from gllm_operator.build.singletons import make_keys
 from gllm_operator.controller.execute import Executor, NotLeading, Stale
 from gllm_operator.controller.masters import Addresses, Answers, ask_gateways, ask_masters
 from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.metrics import OperatorMetrics
-from gllm_operator.controller.observe import observe
+from gllm_operator.controller.observe import decode_spec, observe
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.kube.failed_creates import FailedCreate
@@ -50,7 +51,7 @@ class Dependencies:
 
     clock: Callable[[], float] = time.time
     ask_masters: Asker = ask_masters
-    ask_gateways: Callable[[Addresses], Awaitable[tuple[float | None, ...]]] = ask_gateways
+    ask_gateways: Callable[[Addresses, str], Awaitable[tuple[float | None, ...]]] = ask_gateways
     make_keys: Callable[[], str] = make_keys
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None
     """Why the StatefulSet with this uid could not create a pod."""
@@ -220,7 +221,10 @@ class Reconciler:
         if memory.keys_known and _keys_are_missing(objects, key.name, dependencies.failed_create):
             memory.keys_known = False
         source = str(((state.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
-        gateways_idle = await dependencies.ask_gateways(_gateways(objects)) if state.watch_gateways else ()
+        spec, _ = decode_spec(state.deployment.get("spec"))
+        gateways_idle: tuple[float | None, ...] = ()
+        if state.watch_gateways and spec is not None:
+            gateways_idle = await dependencies.ask_gateways(_gateways(objects), served_name(spec.model))
         observed = observe(
             state.deployment,
             objects,

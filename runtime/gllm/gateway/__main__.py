@@ -16,12 +16,14 @@ from gllm.gateway.http.server import bind
 from gllm.gateway.http_process import HttpProcess
 from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
+from gllm.gateway.shared.metric_families import MetricFamilies
 from gllm.gateway.shared.served_model import ServedModel, load_served_model
 from gllm.logs import setup_logging
 from gllm.supervisor.link import SupervisorLink, die_with_parent
 from gllm.supervisor.stacks import show_stacks_on_signal
-from gllm.tracing import open_tracer
-from gllm.wire.curve import keys_of_group
+from gllm.tracing import Tracer, open_tracer
+from gllm.wire.curve import keys_of_group, read_keys
 
 logger = logging.getLogger("gllm.gateway")
 
@@ -34,11 +36,21 @@ def engine_client(config: Config, model: ServedModel) -> EngineClient | RemoteEn
     digest = digest_model(config.engine.model, weights=False).config
     return RemoteEngines(
         settings.engines,
-        keys_of_group(),
+        read_keys(settings.keys_file) if settings.keys_file else keys_of_group(),
         model=digest,
         wait_seconds=settings.engine_timeout,
         long_rope_from=model.config.rope.switches_at,
     )
+
+
+def make_gateways(config: Config, tracer: Tracer | None) -> Gateways:
+    """Return the model of the config, and those of `config.others`. Raises OSError or ValueError."""
+    families = MetricFamilies()
+    made = []
+    for own in (config, *config.others):
+        model = load_served_model(own)
+        made.append(Gateway(own, model, engine_client(own, model), tracer=tracer, families=families))
+    return Gateways(made)
 
 
 async def serve(config: Config) -> int:
@@ -47,16 +59,15 @@ async def serve(config: Config) -> int:
     try:
         try:
             listener = bind(config.gateway.host, config.gateway.port)
-            model = load_served_model(config)
             tracer = open_tracer(config.gateway.otlp_endpoint, "gateway")
-            gateway = Gateway(config, model, engine_client(config, model), tracer=tracer)
+            gateways = make_gateways(config, tracer)
         except (OSError, ValueError) as error:
             if not config.run_dir:  # otherwise the supervisor prints the reason
                 logger.error(str(error))
             await link.report("failed", str(error))
             return 1
         try:
-            await HttpProcess(gateway, create_app(gateway), link).run(listener)
+            await HttpProcess(gateways, create_app(gateways), link).run(listener)
         finally:
             if tracer is not None:
                 tracer.close()

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from gllm.engine.client.engines import RemoteEngines
 from gllm.engine.client.stream import EngineError
 from gllm.gateway.http.server import HttpServer
-from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 from gllm.supervisor.link import SupervisorLink
 from gllm.supervisor.ready_line import ready_line
 from gllm.wire.messages import Drain, EngineDown, EngineUp, Loading
@@ -27,8 +27,10 @@ SHUTTING_DOWN = "the server is shutting down"
 
 
 class HttpProcess:
-    def __init__(self, gateway: Gateway, app: ASGIApp, link: SupervisorLink) -> None:
-        self._gateway = gateway
+    def __init__(self, gateways: Gateways, app: ASGIApp, link: SupervisorLink) -> None:
+        self._gateways = gateways
+        self._gateway = gateways.first
+        """That of the own group: the supervisor's messages are about its engine."""
         self._server = HttpServer(app)
         self._link = link
         self._connecting: asyncio.Task[None] | None = None
@@ -46,8 +48,9 @@ class HttpProcess:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         await self._link.report("starting")
         tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._wait_serving())]
-        if isinstance(self._gateway.engine, RemoteEngines):
-            tasks.append(asyncio.create_task(self._announce(self._gateway.engine)))
+        for one in self._gateways:
+            if isinstance(one.engine, RemoteEngines):
+                tasks.append(asyncio.create_task(self._announce(one.model.name, one.engine)))
         try:
             await self._server.serve(sockets=[listener])
         finally:
@@ -56,20 +59,21 @@ class HttpProcess:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
-            await self._gateway.engine.close()
-            self._gateway.model.close()
+            for one in self._gateways:
+                await one.engine.close()
+                one.model.close()
 
     async def _wait_serving(self) -> None:
         while not self._server.started:
             await asyncio.sleep(0.01)
         self._serving.set()
 
-    async def _announce(self, engines: RemoteEngines) -> None:
-        """Find the engines, and tell the terminal when the first one serves."""
+    async def _announce(self, model: str, engines: RemoteEngines) -> None:
+        """Find the engines of a model, and tell the terminal when the first one serves."""
         engines.start()
         await engines.serving()
         await self._serving.wait()
-        print(ready_line(self._gateway.config), flush=True)
+        print(ready_line(self._gateway.config, name=model), flush=True)
 
     async def _listen(self) -> None:
         """Handle the supervisor's messages.
@@ -129,7 +133,7 @@ class HttpProcess:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals > 1:
-            self._gateway.engine.engine_down(SHUTTING_DOWN)
+            self._give_up()
             self._server.force_exit = self._server.should_exit = True
             return
         self.drain(self._gateway.config.gateway.drain_seconds)
@@ -140,19 +144,24 @@ class HttpProcess:
             self._draining = asyncio.create_task(self._drain(timeout))
 
     async def _drain(self, timeout: float) -> None:
-        admission = self._gateway.admission
-        self._gateway.draining = True
+        self._gateways.drain()
         engine = self._gateway.engine
         engine.leave()
-        logger.info("draining", extra={"live": admission.live, "timeout": timeout})
+        logger.info("draining", extra={"live": self._gateways.live, "timeout": timeout})
         await self._link.report("draining")
         try:
             async with asyncio.timeout(timeout):
                 await self._server.drain(self._gateway.config.gateway.drain_delay)
-                await admission.empty()
+                for one in self._gateways:
+                    await one.admission.empty()
                 if self._gateway.config.nodes.engine_port:
                     await engine.idle()
         except TimeoutError:
-            logger.warning("drain timed out", extra={"live": admission.live})
-            self._gateway.engine.engine_down(SHUTTING_DOWN)
+            logger.warning("drain timed out", extra={"live": self._gateways.live})
+            self._give_up()
         self._server.should_exit = True
+
+    def _give_up(self) -> None:
+        """Let the requests fail that still run."""
+        for one in self._gateways:
+            one.engine.engine_down(SHUTTING_DOWN)

@@ -15,6 +15,7 @@ from gllm.engine.client.stream import EngineError
 from gllm.gateway.http.server import HttpServer, bind
 from gllm.gateway.routes.app import create_app
 from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.models.config import ModelConfig, RopeConfig
 from gllm.sampling_params import ParameterError, SamplingParams
@@ -296,13 +297,14 @@ def served_model(**changes: Any) -> ServedModel:
 
 
 class RunningServer:
-    def __init__(self, gateway: Gateway, engine: FakeEngine) -> None:
-        self.gateway = gateway
+    def __init__(self, gateways: Gateways, engine: FakeEngine) -> None:
+        self.gateways = gateways
+        self.gateway = gateways.first
         self.engine = engine
         self._listener = bind("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.uvicorn = HttpServer(create_app(gateway))
+        self.uvicorn = HttpServer(create_app(gateways))
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -325,7 +327,8 @@ class RunningServer:
     def __exit__(self, *_: object) -> None:
         self.uvicorn.should_exit = True
         self._thread.join(10)
-        self.gateway.model.close()
+        for one in self.gateways:
+            one.model.close()
 
 
 def make_server(
@@ -339,7 +342,7 @@ def make_server(
         engine=EngineConfig(model="tiny", **(engine_config or {})), gateway=GatewayConfig(port=0, **gateway_config)
     )
     engine = engine or FakeEngine()
-    return RunningServer(Gateway(config, model or served_model(), engine), engine)
+    return RunningServer(Gateways([Gateway(config, model or served_model(), engine)]), engine)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -22,7 +22,6 @@ from gllm.gateway.http import uvicorn_bounds
 from gllm.gateway.http.connections import MAX_CONNECTIONS, RESERVED_DESCRIPTORS, RefusalLog, connection_limit
 from gllm.gateway.http.server import ACCEPT_BATCH
 from gllm.gateway.http_process import HttpProcess
-from gllm.gateway.shared.gateway import Gateway
 from gllm.supervisor.link import SupervisorLink
 from gllm.wire.messages import Hello
 
@@ -153,7 +152,7 @@ def test_a_connection_without_a_descriptor_is_retried(
         link = _Link()
 
         async def run() -> None:
-            life = HttpProcess(cast(Gateway, server.gateway), cast(Any, None), cast(SupervisorLink, link))
+            life = HttpProcess(server.gateways, cast(Any, None), cast(SupervisorLink, link))
             life._serving.set()
             await life._connect_to(2)
 

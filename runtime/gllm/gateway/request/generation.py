@@ -64,7 +64,6 @@ class Generation:
         Earlier errors still become an HTTP status. Raises ApiError or ParameterError; then nothing is left to close.
         """
         arrived = time.monotonic()
-        gateway.model.check_name(request.model)
         ticket = gateway.admission.admit(request.num_prompts * request.choices_per_prompt)
         try:
             limits = await gateway.first_limits()

@@ -24,16 +24,16 @@ from gllm.gateway.routes.pipeline_routes import pipeline_routes
 from gllm.gateway.routes.response_routes import response_routes
 from gllm.gateway.routes.sglang_routes import sglang_routes
 from gllm.gateway.routes.text_routes import text_routes
-from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 from gllm.sampling_params import ParameterError
 from gllm.ui.page import Page
 
 
-def create_app(gateway: Gateway) -> ASGIApp:
+def create_app(gateways: Gateways) -> ASGIApp:
     app = FastAPI(title="gLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     openai = (completion_routes, response_routes)
     for routes in (*openai, message_routes, sglang_routes, text_routes, operation_routes, pipeline_routes):
-        app.include_router(routes(gateway))
+        app.include_router(routes(gateways))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ParameterError, _parameter_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -47,8 +47,8 @@ def create_app(gateway: Gateway) -> ASGIApp:
         (path, re.compile(re.sub(r"{\w+}", ".+", path))) for path in sorted(known, key=len, reverse=True) if "{" in path
     ]
 
-    settings = gateway.config.gateway
-    on_time = RefuseLate(CanonicalPaths(app), lambda: gateway.metrics.rejected("draining"))
+    settings, metrics = gateways.first.config.gateway, gateways.first.metrics
+    on_time = RefuseLate(CanonicalPaths(app), lambda: metrics.rejected("draining"))
     guarded = Cors(ApiKey(on_time, settings.api_key), settings.allowed_origins)
     page = Page(guarded) if settings.ui else None
 
@@ -62,10 +62,10 @@ def create_app(gateway: Gateway) -> ASGIApp:
 
     return RequestTracking(
         page or guarded,
-        count=gateway.metrics.http,
+        count=metrics.http,
         route_of=route_of,
         log_requests=settings.log_requests,
-        tracer=gateway.tracer,
+        tracer=gateways.first.tracer,
     )
 
 

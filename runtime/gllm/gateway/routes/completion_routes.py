@@ -13,23 +13,23 @@ from gllm.gateway.http.answering import AnswerResponse
 from gllm.gateway.http.body import read_body
 from gllm.gateway.protocol.chat_schema import ChatRequest
 from gllm.gateway.protocol.completion_schema import CompletionRequest
-from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 
 
-def completion_routes(gateway: Gateway) -> APIRouter:
+def completion_routes(gateways: Gateways) -> APIRouter:
     router = APIRouter()
-    limit = gateway.config.gateway.max_body_bytes
+    limit = gateways.first.config.gateway.max_body_bytes
 
     @router.post("/v1/chat/completions", tags=["chat"])
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         body = await read_body(request, ChatRequest, limit)
-        return AnswerResponse(partial(open_chat, body, gateway), stream=bool(body.stream))
+        return AnswerResponse(partial(open_chat, body, gateways.of(body.model)), stream=bool(body.stream))
 
     @router.post("/v1/completions", tags=["completions"])
     async def completions(request: Request) -> Response:
         """Continue one or more texts."""
         body = await read_body(request, CompletionRequest, limit)
-        return AnswerResponse(partial(open_completion, body, gateway), stream=bool(body.stream))
+        return AnswerResponse(partial(open_completion, body, gateways.of(body.model)), stream=bool(body.stream))
 
     return router

@@ -18,36 +18,36 @@ from gllm.gateway.protocol.errors import bad_request
 from gllm.gateway.protocol.item_schema import Item
 from gllm.gateway.protocol.responses_schema import CompactRequest, ResponsesRequest
 from gllm.gateway.request.prompt_encoding import prompts_of
-from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
 
 
-def response_routes(gateway: Gateway) -> APIRouter:
+def response_routes(gateways: Gateways) -> APIRouter:
     router = APIRouter(tags=["responses"])
-    limit = gateway.config.gateway.max_body_bytes
+    limit = gateways.first.config.gateway.max_body_bytes
     store = ResponseStore()
 
     @router.post("/v1/responses")
     async def create(request: Request) -> Response:
         """Answer a conversation."""
         body = await read_body(request, ResponsesRequest, limit)
+        gateway = gateways.of(body.model)
         return AnswerResponse(partial(open_response, body, gateway, store), stream=bool(body.stream))
 
     @router.post("/v1/responses/compact")
     async def compact_conversation(request: Request) -> Response:
         """Make a conversation shorter: its user messages, and a summary by the model."""
         body = await read_body(request, CompactRequest, limit)
-        summary = await while_connected(request.receive, compact(body, gateway, store))
+        summary = await while_connected(request.receive, compact(body, gateways.of(body.model), store))
         return Response(summary, media_type="application/json")
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(request: Request) -> Response:
         """The number of prompt tokens that a response would have."""
         body = await read_body(request, ResponsesRequest, limit)
-        gateway.model.check_name(body.model)
-        model = gateway.model
+        model = gateways.of(body.model).model
         chat = await chat_of(body, Conversation(body, store))
         most = model.config.max_position
         (prompt,) = await model.threads.run(chat.num_chars, lambda: prompts_of(model, chat, most))

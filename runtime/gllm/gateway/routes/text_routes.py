@@ -11,20 +11,20 @@ from starlette.responses import JSONResponse, Response
 from gllm.gateway.http.body import read_body
 from gllm.gateway.protocol.completion_schema import DetokenizeRequest, TokenizeRequest
 from gllm.gateway.request.prompt_encoding import encode, render_chat
-from gllm.gateway.shared.gateway import Gateway
+from gllm.gateway.shared.gateways import Gateways
 from gllm.text.tokenizer import Tokenizer
 
 
-def text_routes(gateway: Gateway) -> APIRouter:
+def text_routes(gateways: Gateways) -> APIRouter:
     router = APIRouter()
-    limit = gateway.config.gateway.max_body_bytes
-    model = gateway.model
+    limit = gateways.first.config.gateway.max_body_bytes
 
     @router.post("/tokenize", tags=["text"])
     async def tokenize(request: Request) -> Response:
         """The token ids of a text or of a rendered conversation."""
         body = await read_body(request, TokenizeRequest, limit)
-        model.check_name(body.model)
+        gateway = gateways.of(body.model)
+        model = gateway.model
 
         def work() -> bytes:
             most = model.config.max_position
@@ -57,25 +57,28 @@ def text_routes(gateway: Gateway) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         """The text of token ids."""
         body = await read_body(request, DetokenizeRequest, limit)
-        model.check_name(body.model)
+        model = gateways.of(body.model).model
         model.check_token_ids(body.tokens, "tokens")
         # Decoding a token costs about as much as encoding a character.
         text = await model.threads.run(len(body.tokens), lambda: model.tokenizer.decode(body.tokens, False))
         return JSONResponse({"prompt": text})
 
     @router.get("/tokenizer_info", tags=["text"])
-    async def tokenizer_info() -> Response:
-        """The facts that a client needs to render and count as the server does, such as lm-eval's remote tokenizer."""
-        tokenizer = model.tokenizer
+    async def tokenizer_info(model: str | None = None) -> Response:
+        """The facts that a client needs to render and count as the server does, such as lm-eval's remote tokenizer. Of
+        several models, those of `model`, by default of the first."""
+        gateway = gateways.shown(model)
+        served = gateway.model
+        tokenizer = served.tokenizer
         return JSONResponse(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "bos_token": tokenizer.bos_token,
                 "eos_token": tokenizer.eos_token,
                 "pad_token": None,
-                "vocab_size": model.config.vocab_size,
+                "vocab_size": served.config.vocab_size,
                 "model_max_length": gateway.max_model_len,
-                "chat_template": model.template.source if model.template else None,
+                "chat_template": served.template.source if served.template else None,
             }
         )
 

@@ -1,4 +1,4 @@
-"""The objects that all requests share: the served model, the engine and its health, admission, metrics."""
+"""The objects that all requests of one model share: the model, the engine and its health, admission, metrics."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gllm.engine.client.client import EngineClient
 from gllm.engine.client.engines import RemoteEngines
 from gllm.gateway.protocol.errors import engine_dead
 from gllm.gateway.shared.admission import Admission
+from gllm.gateway.shared.metric_families import MetricFamilies
 from gllm.gateway.shared.metrics import GatewayMetrics
 from gllm.gateway.shared.served_model import ServedModel
 from gllm.gateway.shared.viewers import Viewers
@@ -29,8 +30,9 @@ class Gateway:
         engine: EngineClient | RemoteEngines,
         clock: Callable[[], float] = time.monotonic,
         tracer: Tracer | None = None,
+        families: MetricFamilies | None = None,
     ) -> None:
-        """tracer: None: no traces."""
+        """tracer: None: no traces. families: the metrics of the process, if it has several models."""
         self.config = config
         self.model = model
         self.engine = engine
@@ -41,6 +43,7 @@ class Gateway:
             engine,
             ttft_target=config.engine.ttft_target,
             tpot_target=config.engine.tpot_target,
+            families=families,
         )
         self.admission = Admission(config.gateway, engine, on_reject=self.metrics.rejected)
         self.viewers = Viewers(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from gllm.engine.client.client import EngineClient
 from gllm.engine.client.engines import RemoteEngines
+from gllm.gateway.shared.metric_families import MetricFamilies
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import ITERATION_EDGES, MICROBATCH_EDGES, EngineStats, Hello, TokenHistogram
 
@@ -70,38 +71,32 @@ class GatewayMetrics:
         *,
         ttft_target: float = 0.0,
         tpot_target: float = 0.0,
+        families: MetricFamilies | None = None,
     ) -> None:
-        """Targets are in seconds; 0: none."""
-        self.registry = CollectorRegistry()
+        """Targets are in seconds; 0: none. families: those of the process, if it has several models."""
+        families = families or MetricFamilies()
+        self.registry = families.registry
         labels = (model_name, _ENGINE)
 
         def counter(name: str, text: str) -> Counter:
-            return Counter(f"gllm:{name}", text, _LABELS, registry=self.registry).labels(*labels)
+            return families.counter(name, text, _LABELS).labels(*labels)
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(f"gllm:{name}", text, _LABELS, registry=self.registry, buckets=buckets).labels(*labels)
+            return families.histogram(name, text, _LABELS, buckets).labels(*labels)
 
         lengths = length_buckets(max_model_len)
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that got their first token.")
         self._generation_tokens = counter("generation_tokens", "Tokens generated.")
-        success = Counter(
-            "gllm:request_success", "Choices ended, by reason.", (*_LABELS, "finished_reason"), registry=self.registry
-        )
+        success = families.counter("request_success", "Choices ended, by reason.", (*_LABELS, "finished_reason"))
         self._ended = {r: success.labels(*labels, r) for r in ("stop", "length", "abort", "error")}
-        rejected = Counter(
-            "gllm:admission_rejections",
-            "Requests refused before the engine.",
-            (*_LABELS, "reason"),
-            registry=self.registry,
-        )
+        rejected = families.counter("admission_rejections", "Requests refused before the engine.", (*_LABELS, "reason"))
         self._rejected = {
             r: rejected.labels(*labels, r) for r in ("queue_full", "queue_tokens", "draining", "not_ready")
         }
-        met = Counter(
-            "gllm:request_targets_met",
+        met = families.counter(
+            "request_targets_met",
             "Choices ended within --ttft-target, within --tpot-target, within all that are set (the goodput).",
             (*_LABELS, "target"),
-            registry=self.registry,
         )
         self._targets = {
             name: (seconds, met.labels(*labels, name))
@@ -109,9 +104,7 @@ class GatewayMetrics:
             if seconds
         }
         self._all_met = met.labels(*labels, "all") if self._targets else None
-        self._http = Counter(
-            "gllm:http_requests", "HTTP answers.", ("route", "method", "status"), registry=self.registry
-        )
+        self._http = families.counter("http_requests", "HTTP answers.", ("route", "method", "status"))
         self._ttft = histogram("time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
         self._itl = histogram("inter_token_latency_seconds", "Between outputs of a choice.", ITL_BUCKETS)
         self._tpot = histogram(
@@ -129,9 +122,10 @@ class GatewayMetrics:
         )
         self._n = histogram("request_params_n", "Parameter n.", N_BUCKETS)
         self._max_tokens = histogram("request_params_max_tokens", "Parameter max_tokens.", lengths)
-        self.registry.register(
-            EnginesCollector(engine) if isinstance(engine, RemoteEngines) else EngineCollector(engine, labels)
-        )
+        if isinstance(engine, RemoteEngines):
+            families.add_engines(model_name, engine)
+        else:
+            self.registry.register(EngineCollector(engine, labels))
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
@@ -194,24 +188,6 @@ class GatewayMetrics:
             )
             return body, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-
-class EnginesCollector(Collector):
-    """What a gateway in front of several engines knows of them. The groups export the figures of the engines."""
-
-    def __init__(self, engines: RemoteEngines) -> None:
-        self._engines = engines
-
-    def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("gllm:gateway_engine_up", "1 if the engine at this address serves.", labels=("address",))
-        live = GaugeMetricFamily("gllm:gateway_engine_requests", "Requests that the engine has.", labels=("address",))
-        for address, requests in self._engines.known().items():
-            up.add_metric((address,), float(requests is not None))
-            live.add_metric((address,), float(requests or 0))
-        yield from (up, live)
-        moved = CounterMetricFamily("gllm:gateway_resubmitted", "Requests whose engine was lost.", labels=())
-        moved.add_metric((), self._engines.resubmitted)
-        yield moved
 
 
 class EngineCollector(Collector):

@@ -50,6 +50,11 @@ class ServedModel:
     )
     """A thread of their own, so that a slow grammar delays only requests with grammars."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that requests may use."""
+        return self.name, *self.aliases
+
     def close(self) -> None:
         """Drop the work that waits for a thread, and end the grammar checker's process."""
         self.threads.close()
@@ -83,16 +88,6 @@ class ServedModel:
         if self.tool_parser is not None:
             return self.tool_parser()
         return ToolParser(PLAIN_JSON) if forced else None
-
-    def check_name(self, requested: str | None) -> None:
-        """Raise ApiError 404 for an unknown name. A missing or empty name means the served model."""
-        if requested and requested not in (self.name, *self.aliases):
-            raise ApiError(
-                404,
-                f"The model '{requested}' does not exist; this server has '{self.name}'.",
-                param="model",
-                code="model_not_found",
-            )
 
     def check_token_ids(self, ids: Sequence[int], param: str) -> None:
         """Raise ApiError 400 for ids beyond the width of the logits."""
