@@ -162,7 +162,7 @@ def _body(fields: dict[str, Any]) -> dict[str, Any]:
 class Stream(threading.Thread):
     """A client that reads a stream until it ends or fails."""
 
-    def __init__(self, server: Server, **fields: Any) -> None:
+    def __init__(self, server: Server, *, key: str = "", **fields: Any) -> None:
         super().__init__(daemon=True)
         self.texts: dict[int, str] = {}
         """The text so far, by index of the choice."""
@@ -175,12 +175,13 @@ class Stream(threading.Thread):
         """time.monotonic() of each piece of text."""
         self.done = False
         self._url = f"http://127.0.0.1:{server.port}/v1/completions"
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._body = _body(fields) | {"stream": True, "stream_options": {"include_usage": True}}
         self.start()
 
     def run(self) -> None:
         try:
-            with httpx.stream("POST", self._url, json=self._body, timeout=300) as response:
+            with httpx.stream("POST", self._url, json=self._body, headers=self._headers, timeout=300) as response:
                 if response.status_code != 200:
                     self.error = response.read().decode()
                     return

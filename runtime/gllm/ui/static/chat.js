@@ -28,6 +28,7 @@ export class Chat {
     });
     byId("stop").addEventListener("click", () => this.stop());
     byId("chat").addEventListener("keydown", (event) => { if (event.key === "Escape" && this.running) this.stop(); });
+    addEventListener("pagehide", () => this.stop());
     this.clear();
   }
 

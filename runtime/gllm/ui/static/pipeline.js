@@ -14,6 +14,8 @@ const VERDICT_MS = 1000;
 const SHOWN_REQUESTS = 12;
 const HIDDEN_MS = 30_000;
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+const FRAME_MS = 25;
+const DARK = matchMedia("(prefers-color-scheme: dark)");
 const CALM = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Pipeline {
@@ -27,6 +29,8 @@ export class Pipeline {
     this.request = null; // the chosen request's number
     this.build();
     this.follow();
+    // A browser keeps pages that were left, and with them their connections, of which it has six for a server.
+    addEventListener("pagehide", () => this.connection?.abort());
     this.frame();
     setInterval(() => this.refresh(), TABLE_MS);
     setInterval(() => this.judge(), VERDICT_MS);
@@ -152,12 +156,22 @@ export class Pipeline {
   }
 
   frame() {
-    if (this.visible) {
+    if (this.visible && !this.still()) {
       const pp = this.state.stats?.stages.length || this.hello.pp || 1;
       this.gantt.draw(this.state, pp, ...this.window(), this.hovered ?? this.step);
     }
-    if (CALM.matches) setTimeout(() => this.frame(), 500);
-    else requestAnimationFrame(() => this.frame());
+    setTimeout(() => requestAnimationFrame(() => this.frame()), CALM.matches ? 500 : FRAME_MS);
+  }
+
+  /** Whether the chart is as it was drawn last: nothing in it moves. */
+  still() {
+    const [from, to] = this.window();
+    const moves = this.pausedAt === null && !this.ended && this.state.between(from, to).length > 0;
+    const drawn = [this.chosenEngine, this.hovered ?? this.step, this.seconds.value, this.state.stats?.stages.length,
+      this.gantt.canvas.clientWidth, DARK.matches, moves, this.pausedAt].join();
+    const same = !moves && drawn === this.drawn;
+    this.drawn = drawn;
+    return same;
   }
 
   judge() {

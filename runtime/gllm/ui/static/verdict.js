@@ -41,6 +41,10 @@ function reason(state, bubbles, worst, policy) {
   const { shares, times, usual, longest } = causes(state.between(state.time - WINDOW, state.time), pp);
   const most = Math.max(...Object.values(shares));
   if (!most) return { level: "note", text: `There are ${where}.`, detail: queue };
+  if (shares.few === most && state.stats.num_running >= 2 * pp) {
+    const advice = policy === "balanced" ? "" : " --policy balanced spreads them.";
+    return { level: "bad", text: `Requests are bunched: ${where}.`, detail: `${state.stats.num_running} requests run, but most of the time in fewer than ${pp} micro-batches.${advice} ${queue}` };
+  }
   if (shares.few === most) {
     return { level: "note", text: `Too little work for ${pp} stages: ${where}.`, detail: `${state.stats.num_running} requests run, and most of the time fewer than ${pp} micro-batches are in flight. More requests at once would fill the pipeline. ${queue}` };
   }
@@ -50,7 +54,7 @@ function reason(state, bubbles, worst, policy) {
   }
   const slowest = times.indexOf(Math.max(...times));
   const others = mean(times.filter((_, stage) => stage !== slowest));
-  if (times[slowest] > SLOWER * others) {
+  if (slowest !== worst && times[slowest] > SLOWER * others) {
     return { level: "bad", text: `Stage ${slowest} is the slowest: ${where}.`, detail: `A micro-batch takes it ${ms(times[slowest])}, the other stages ${ms(others)}. Fewer layers there (--assigned-layers), or a look at its machine, would help. ${queue}` };
   }
   return { level: "note", text: `Stages and micro-batches are even, and still there are ${where}.`, detail: `The time passes between steps: transfers between stages, and the host's work for each step. ${queue}` };
