@@ -19,6 +19,7 @@ from gllm_operator.build.env import is_reserved
 from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.singletons import make_keys
+from gllm_operator.build.tracing import tracing_egress
 from gllm_operator.controller.masters import Answers, ask_masters, parse_loaded, parse_requests
 from gllm_operator.names import GroupId
 from gllm_operator.objects import parse_quantity
@@ -269,6 +270,22 @@ def _answer(text: str, status: int) -> Callable[[web.Request], Awaitable[web.Res
         return web.Response(text=text, status=status)
 
     return handle
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [("http://c:4318", 4318), ("https://otlp.example/x/v1/traces", 443), ("http://[fd00::1]", 80)],
+)
+def test_the_network_policy_allows_the_collector(endpoint: str, port: int) -> None:
+    tracing = spec(monitoring={"tracing": {"endpoint": endpoint}}).monitoring.tracing
+    assert tracing_egress(tracing) == [{"ports": [{"protocol": "TCP", "port": port}]}]
+    assert tracing_egress(None) == []
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://c:4317", "http://c:x", "http://c?x=1", "http://"])
+def test_a_collector_has_an_http_url(endpoint: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="endpoint"):
+        spec(monitoring={"tracing": {"endpoint": endpoint}})
 
 
 def test_rank_variables_are_reserved() -> None:

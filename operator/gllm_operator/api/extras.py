@@ -56,6 +56,17 @@ class Security(ApiObject, frozen=True, kw_only=True):
     """The pod security standard that the pods satisfy. RDMA locks memory, which Restricted forbids."""
 
 
+class Tracing(ApiObject, frozen=True, kw_only=True):
+    endpoint: Annotated[
+        str, Meta(max_length=512, pattern=r"^https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[1-9][0-9]{0,4})?(/[^\s?#]*)?$")
+    ]
+    """The collector, for OTLP over HTTP, such as http://collector.monitoring:4318. The NetworkPolicy allows its
+    port."""
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """The share of requests that are traced, of those without a trace of their client. Others are traced as their
+    client's span is."""
+
+
 class Monitoring(ApiObject, frozen=True, kw_only=True):
     pod_monitor: bool = False
     """Whether to create PodMonitors for the /metrics of masters and gateways, if Prometheus' operator is installed."""
@@ -63,3 +74,5 @@ class Monitoring(ApiObject, frozen=True, kw_only=True):
     """The scrape interval in seconds."""
     labels: Annotated[dict[str, Annotated[str, Meta(max_length=63)]], Meta(max_length=16)] = field(default_factory=dict)
     """Labels of the PodMonitor, by which Prometheus selects it."""
+    tracing: Tracing | None = None
+    """OpenTelemetry traces of masters and gateways. Without it there are none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gllm_operator.build.model_source import model_files, served_name
+from gllm_operator.build.tracing import tracing_args
 from gllm_operator.objects import parse_quantity
 from gllm_operator.spec.revision import PodSource
 
@@ -40,4 +41,4 @@ def serve_args(source: PodSource) -> list[str]:
             args += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     if not engine.prefix_caching:
         args.append("--no-prefix-caching")
-    return [*args, *engine.extra_args]
+    return [*args, *tracing_args(source.tracing), *engine.extra_args]

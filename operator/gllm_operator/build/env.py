@@ -6,6 +6,7 @@ from typing import Any
 
 from gllm_operator.build.probes import DRAIN_DELAY_SECONDS
 from gllm_operator.build.secret_files import secret_files
+from gllm_operator.build.tracing import tracing_env
 from gllm_operator.names import POD_INDEX, GroupId, Owner, headless_name
 from gllm_operator.spec.parallel_config import ParallelConfig
 from gllm_operator.spec.revision import PodSource
@@ -63,8 +64,7 @@ def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group:
     """Later variables may refer to earlier ones, so their order matters."""
     several = shape.pods > 1
     env: Env = [
-        _field("POD_NAME", "metadata.name"),
-        _field("POD_NAMESPACE", "metadata.namespace"),
+        *pod_names(),
         _value("HOME", "/tmp"),
         _value("GLLM_GROUP", group.name(owner.name)),
         _value("GLLM_REVISION", group.revision),
@@ -86,7 +86,12 @@ def container_env(owner: Owner, source: PodSource, shape: ParallelConfig, group:
     if source.engine_port and role == "master":
         env.append(_value(ENGINE_PORT_VARIABLE, source.engine_port))
     env += [one.env for one in secret_files(owner, source, shape, role)]
-    return env + _network_env(source)
+    return env + tracing_env(owner, source.tracing) + _network_env(source)
+
+
+def pod_names() -> Env:
+    """Return the variables POD_NAME and POD_NAMESPACE."""
+    return [_field("POD_NAME", "metadata.name"), _field("POD_NAMESPACE", "metadata.namespace")]
 
 
 def _network_env(source: PodSource) -> Env:

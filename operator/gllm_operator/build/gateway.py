@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gllm_operator.api.gateway import Gateway
-from gllm_operator.build.env import DRAIN_DELAY_VARIABLE
+from gllm_operator.build.env import DRAIN_DELAY_VARIABLE, pod_names
 from gllm_operator.build.model_source import model_files, served_name
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.pod import base_container, pod_spec
 from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe
 from gllm_operator.build.secret_files import SecretFile, secret_files
+from gllm_operator.build.tracing import tracing_args, tracing_egress, tracing_env
 from gllm_operator.names import (
     DEPLOYMENT,
     MANAGED_BY,
@@ -93,6 +94,7 @@ def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, A
         {"name": "HOME", "value": "/tmp"},
         {"name": DRAIN_DELAY_VARIABLE, "value": str(DRAIN_DELAY_SECONDS)},
         *(one.env for one in _secrets(owner, source)),
+        *((*pod_names(), *tracing_env(owner, source.tracing)) if source.tracing is not None else ()),
     ]
     period, queued = source.probes.period_seconds, source.engine.max_queued_requests
     return base_container(CONTAINER, source) | {
@@ -104,6 +106,7 @@ def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, A
             *("--engine-timeout", str(gateway.wait_seconds), "--drain-timeout", str(source.drain_timeout)),
             *(("--wait-for-engine",) if gateway.idle_seconds else ()),
             *("--log-level", source.engine.log_level),
+            *tracing_args(source.tracing),
             *gateway.extra_args,
         ],
         "env": env,
@@ -143,7 +146,8 @@ def _budget(owner: Owner) -> dict[str, Any]:
 
 
 def _network_policy(owner: Owner, source: PodSource) -> dict[str, Any]:
-    """Ingress: the HTTP port from anywhere. Egress: the engines, DNS, and HTTPS if the model is downloaded."""
+    """Ingress: the HTTP port from anywhere. Egress: the engines, DNS, HTTPS if the model is downloaded, and the
+    collector of traces."""
     engines = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
     egress: list[dict[str, Any]] = [
         {"to": [engines], "ports": [{"protocol": "TCP", "port": source.engine_port}]},
@@ -151,6 +155,7 @@ def _network_policy(owner: Owner, source: PodSource) -> dict[str, Any]:
     ]
     if model_files(source.model).download:
         egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
+    egress += tracing_egress(source.tracing)
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gllm_operator.api.server import Server
@@ -14,6 +14,7 @@ from gllm_operator.build.model_source import model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.route import route_objects
 from gllm_operator.build.secret_files import KEYS_KEY
+from gllm_operator.build.tracing import tracing_egress
 from gllm_operator.names import (
     DEPLOYMENT,
     SERVING,
@@ -74,7 +75,8 @@ def _children(
     if spec.security.network_policy:
         downloads = bool(model_files(spec.model).download)
         engine_port = None if spec.gateway is None else spec.gateway.engine_port
-        children.append(network_policy(owner, spec.server.port, downloads, engine_port))
+        more = tracing_egress(spec.monitoring.tracing)
+        children.append(network_policy(owner, spec.server.port, downloads, engine_port, more))
     if spec.autoscaling is not None:
         children.append(autoscaler(owner, spec.autoscaling))
     if spec.route is not None:
@@ -158,13 +160,19 @@ def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
     }
 
 
-def network_policy(owner: Owner, port: int, downloads: bool, engine_port: int | None = None) -> dict[str, Any]:
+def network_policy(
+    owner: Owner,
+    port: int,
+    downloads: bool,
+    engine_port: int | None = None,
+    more_egress: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     """Ingress: the HTTP port from anywhere, all ports from the deployment's own pods, because NCCL uses any port, and
     the engine's port from the gateways.
-    Egress: the own pods, DNS, and HTTPS if the model is downloaded."""
+    Egress: the own pods, DNS, HTTPS if the model is downloaded, and `more_egress`."""
     own = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-    egress: list[dict[str, Any]] = [{"to": [own]}, {"ports": dns}]
+    egress: list[dict[str, Any]] = [{"to": [own]}, {"ports": dns}, *more_egress]
     if downloads:
         egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
     ingress: list[dict[str, Any]] = [{"from": [own]}, {"ports": [{"protocol": "TCP", "port": port}]}]

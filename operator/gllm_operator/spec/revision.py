@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gllm_operator.api.engine import Engine
+from gllm_operator.api.extras import Tracing
 from gllm_operator.api.model import Model
 from gllm_operator.api.parallelism import Accelerator, Parallelism
 from gllm_operator.api.server import Network, Probes
@@ -47,6 +48,7 @@ class PodSource(ApiObject, frozen=True, kw_only=True):
     node_loss_seconds: int
     engine_port: int = 0
     """The port of spec.gateway; 0: no gateways."""
+    tracing: Tracing | None = None
     restart: str = ""
     """The value of the annotation gllm.dev/restart."""
 
@@ -73,6 +75,7 @@ def pod_source(spec: LLMDeploymentSpec, name: str, default_image: str, restart: 
         drain_timeout=spec.rollout.drain_timeout_seconds,
         node_loss_seconds=spec.recovery.node_loss_seconds,
         engine_port=0 if spec.gateway is None else spec.gateway.engine_port,
+        tracing=spec.monitoring.tracing,
         restart=restart,
     )
     return _normal(source)
