@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.inprocess import InProcessEngine, greedy
 from fixtures.tiny_models import random_prompts, write_hf
-from gllm.apps.cli.eval_agreement import Limits
+from gllm.apps.cli.eval.agreement import Limits
 from gllm.apps.eval.agreement import Agreement, Compared, measure, windows
 from gllm.apps.eval.reference import Reference
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fixtures.eval_data import mmlu_pro_rows, write_mmlu_pro, write_rows
-from gllm.apps.cli.eval import load_questions
+from gllm.apps.cli.eval.benchmarks import load_questions
 from gllm.apps.eval import gsm8k, ifeval, mmlu_pro
 from gllm.apps.eval.task import Outcome, Question
 
@@ -197,6 +197,9 @@ def test_errors_of_files_name_the_place_and_the_fix(tmp_path: Path) -> None:
     (tmp_path / "test.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"test\.parquet is not parquet"):
         load_questions(task, str(tmp_path / "test.parquet"), 0)
+    broken.write_text("\n")
+    with pytest.raises(ValueError, match="there are no questions"):
+        load_questions(task, str(broken), 0)
     with pytest.raises(ValueError, match="there is no such file or folder"):
         load_questions(task, str(tmp_path / "nowhere"), 0)
     with pytest.raises(ValueError, match=r"is not in the cache .*--data takes a file or folder too"):

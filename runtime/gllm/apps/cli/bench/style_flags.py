@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from gllm.apps.bench.payload import PATHS, Api, Style
 from gllm.apps.bench.prompt_writer import Counter
+from gllm.apps.cli.json_object import parse_json_object
 from gllm.config import ModelSource
 
 if TYPE_CHECKING:
@@ -85,17 +85,11 @@ class StyleFlags:
 
     def style(self) -> Style:
         """Return the fields of every request. Raises ValueError, which names the flag."""
-        try:
-            extra = json.loads(self.extra_body or "{}")
-        except ValueError as error:
-            raise ValueError(f"--extra-body is not JSON: {error}") from None
-        if not isinstance(extra, dict):
-            raise ValueError("--extra-body must be a JSON object, such as '{\"top_p\": 0.9}'")
         return Style(
             api=parse_api(self.endpoint),
             ignore_eos=self.ignore_eos,
             temperature=self.temperature,
-            extra_body=extra,
+            extra_body=parse_json_object("--extra-body", self.extra_body),
             headers=parse_pairs("--header", self.header),
         )
 

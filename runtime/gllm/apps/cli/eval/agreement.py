@@ -15,9 +15,10 @@ import typer
 from gllm.apps.bench.client import Endpoint
 from gllm.apps.bench.serving import find_model
 from gllm.apps.cli.engine_start import errors_in_one_line
-from gllm.apps.cli.eval_options import ApiKeyOption, ModelOption, UrlOption
+from gllm.apps.cli.eval.flags import ServerFlags
+from gllm.apps.cli.flag_groups import takes_groups
 from gllm.apps.eval.agreement import Agreement, measure, windows
-from gllm.apps.eval.client import EvalClient, RequestFailed
+from gllm.apps.eval.client import RequestFailed
 from gllm.apps.eval.dataset import read_rows
 from gllm.apps.eval.sample_text import PROMPTS, TEXT
 from gllm.apps.eval.served import ServedModel
@@ -46,16 +47,16 @@ class Limits:
         return failed
 
 
+@takes_groups
 def agreement(
-    url: UrlOption = "http://127.0.0.1:8000",
-    model: ModelOption = "",
-    api_key: ApiKeyOption = "",
+    server: ServerFlags,
+    *,
     reference: Annotated[
         str,
         typer.Option(
             "--reference",
-            help="The original checkpoint, for transformers: a folder, GGUF file or name on the hub; "
-            "without it the default model.",
+            help="The original checkpoint, for transformers: a folder, GGUF file or name on the hub.",
+            show_default="the default model",
         ),
     ] = "",
     reference_dtype: Annotated[
@@ -65,14 +66,13 @@ def agreement(
         str, typer.Option("--reference-device", help="Device of the reference: cpu, cuda or cuda:N.")
     ] = "cpu",
     prompts: Annotated[
-        Path | None, typer.Option("--prompts", help='JSON lines with a "prompt" each; without it 16 of our own.')
+        Path | None, typer.Option("--prompts", help='JSON lines with a "prompt" each.', show_default="16 of our own")
     ] = None,
     text: Annotated[
-        Path | None, typer.Option("--text", help="Text for the perplexity; without it a page of our own.")
+        Path | None, typer.Option("--text", help="Text for the perplexity.", show_default="a page of our own")
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of a greedy answer.")] = 64,
     window: Annotated[int, typer.Option("--window", min=2, help="Tokens of the text that are read together.")] = 512,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")] = 8,
     min_agreement: Annotated[
         float, typer.Option("--min-agreement", min=0.0, max=1.0, help="Share of equal greedy choices that passes.")
     ] = 0.95,
@@ -97,12 +97,12 @@ def agreement(
         tokenizer = load_tokenizer(checkpoint)
         prompt_tokens = [tokenizer.encode(prompt) for prompt in asked]
         texts = windows(tokenizer.encode(passage), window)
-        served = asyncio.run(find_model(Endpoint.from_url(url, api_key=api_key), model))
+        served = asyncio.run(find_model(Endpoint.from_url(server.url, api_key=server.api_key), server.model))
 
         async def ask() -> tuple[list[list[int]], list[list[float]]]:
             with RequestProgress(len(prompt_tokens) + len(texts)) as progress:
-                async with EvalClient(url, api_key=api_key, connections=concurrency) as client:
-                    asker = ServedModel(client, served.name, concurrency=concurrency, on_done=progress.update)
+                async with server.client() as client:
+                    asker = ServedModel(client, served.name, concurrency=server.concurrency, on_done=progress.update)
                     return await asker.answers(prompt_tokens, max_tokens), await asker.logprobs(texts)
 
         try:
@@ -114,9 +114,11 @@ def agreement(
     print_table(columns, rows, title=f"{served.name} and {checkpoint.name} in transformers ({reference_dtype})")
     failed = limits.failures(found)
     if output is not None:
-        settings = {"model": served.name, "reference": str(checkpoint), "reference_dtype": reference_dtype, "url": url}
         figures = {
-            **settings,
+            "model": served.name,
+            "reference": str(checkpoint),
+            "reference_dtype": reference_dtype,
+            "url": server.url,
             "passed": not failed,
             "perplexity_increase": found.perplexity_increase,
             **msgspec.to_builtins(found),
