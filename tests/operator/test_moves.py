@@ -74,13 +74,13 @@ def test_the_status_tells_the_move() -> None:
     cordon(harness, node)
     harness.run_pass()
     assert (harness.status.reason, harness.condition("Ready")) == ("GroupsMoving", ("True", "GroupsMoving"))
-    assert message(harness) == (
-        f"1 of 1 groups serve; group {old.name} moves off the node {node} (cordoned): a new group starts within "
-        "rollout.maxSurge"
+    assert message(harness).startswith(
+        f"1 of 1 groups serve; group {old.name} moves off the node {node} (cordoned): a new group starts first, "
+        "within rollout.maxSurge; group "
     )
     harness.run_pass()
     new = next(group for group in harness.status.groups if group.name != old.name)
-    assert message(harness).endswith(f"it drains when group {new.name} serves")
+    assert f"it drains when group {new.name} serves; group {new.name} is Pending (0/2 pods ready)" in message(harness)
     harness.run_until_quiet()
     assert [group.name for group in harness.status.groups] == [new.name]
     assert harness.status.reason == "Ready"
@@ -105,6 +105,9 @@ def test_without_room_the_drain_goes_on_and_a_mere_cordon_takes_nothing() -> Non
         harness.world.step()
         harness.now += 60
     assert "is not scheduled within 30 s (disruption.waitForRoomSeconds); evictions no longer wait" in message(harness)
+    assert harness.status.reason == "EvictionsGoOn"
+    events = [(one["type"], one["reason"]) for one in harness.api.of_kind("Event")]
+    assert events.count(("Warning", "EvictionsGoOn")) == 1
     assert len(ready_masters(harness.api)) == 1, "nothing was evicted"
     assert harness.world.drain_nodes()
     harness.run_pass()

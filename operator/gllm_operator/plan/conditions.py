@@ -89,7 +89,7 @@ def _when(holds: bool, type: str, reason: str, message: str) -> _State:
 def _available(facts: StatusFacts) -> _State:
     fewest = max(1, facts.fewest)
     enough = facts.available >= fewest
-    text = f"{facts.available} groups are available; at least {fewest} must be"
+    text = f"{facts.available} of {facts.replicas} groups are available; at least {fewest} must be"
     return _State("Available", _truth(enough), "EnoughGroups" if enough else "TooFewGroups", text)
 
 

@@ -9,7 +9,16 @@ from gllm_operator.api.status import Condition, GroupStatus, LLMDeploymentStatus
 from gllm_operator.plan.actions import Event
 
 _BAD = frozenset(
-    {"SpecInvalid", "Rejected", "CannotWrite", "RolledBack", "ProgressDeadlineExceeded", "TooFewGroups", "ApiMissing"}
+    {
+        "SpecInvalid",
+        "Rejected",
+        "CannotWrite",
+        "RolledBack",
+        "ProgressDeadlineExceeded",
+        "TooFewGroups",
+        "ApiMissing",
+        "EvictionsGoOn",
+    }
 )
 """Reasons of conditions whose event is a warning."""
 _QUIET = frozenset({"GroupRecovering", "GroupBroken", "GroupFailed", "Writing", "Loaded", "NotLoaded"})

@@ -17,6 +17,7 @@ from gllm_operator.plan.group_status import group_status, new_group_status
 from gllm_operator.plan.groups import Group
 from gllm_operator.plan.health import Health
 from gllm_operator.plan.idle import NOT_IDLE, Idleness
+from gllm_operator.plan.moves import STILL, Moves
 from gllm_operator.plan.observed import Observed
 from gllm_operator.plan.ready import StatusFacts, verdict
 from gllm_operator.plan.refusals import Obstacle
@@ -42,8 +43,7 @@ class StatusInputs:
     blocked: bool = False
     """Whether the API server refuses the spec's revision, so that the target is an earlier one."""
     idle: Idleness = NOT_IDLE
-    moves: str = ""
-    """What the status says about groups that leave their nodes."""
+    moves: Moves = STILL
 
 
 def make_status(

@@ -25,8 +25,13 @@ class Moves:
     """Names of the groups that leave their nodes."""
     message: str = ""
     """What the status says about them; empty if no group moves."""
+    over: bool = False
+    """Whether evictions no longer wait for new groups."""
     due_at: float | None = None
     """When the budget has to be computed again, in seconds since the epoch."""
+
+
+STILL = Moves(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ def find_moves(
     live = [group for group in groups if not (group.draining or group.evicted or health[group.name].replace)]
     moving = [(group, node) for group in live if (node := _leaves(group, nodes))]
     if not moving:
-        return Moves(0)
+        return STILL
     waits = _waits(observed, spec, live, health, target, now)
     over = next((wait for wait in waits if wait.until <= now), None)
     text = f"group {moving[0][0].name} moves off the node {moving[0][1]} ({nodes[moving[0][1]]})"
@@ -60,13 +65,18 @@ def find_moves(
     names = frozenset(group.name for group, _ in moving)
     if over is None:
         new = next((group for group in live if group.name not in names and not group.ready), None)
-        rest = f": it drains when group {new.name} serves" if new else ": a new group starts within rollout.maxSurge"
-        return Moves(0, names, text + rest, min((wait.until for wait in waits), default=None))
+        text += (
+            f": it drains when group {new.name} serves"
+            if new
+            else ": a new group starts first, within rollout.maxSurge"
+        )
+        return Moves(0, names, text, due_at=min((wait.until for wait in waits), default=None))
+    text += f", but {over.why}; evictions"
     if disruption.max_unavailable_groups == 0:
-        return Moves(0, names, f"{text}, but {over.why}; evictions wait (disruption.maxUnavailableGroups is 0)")
+        return Moves(0, names, f"{text} wait, as disruption.maxUnavailableGroups is 0")
     # Pods of new groups are no reason to keep the old ones.
     evictions = disruption.max_unavailable_groups + sum(_unready(group) for group in live if not group.has_served)
-    return Moves(evictions, names, f"{text}, but {over.why}; evictions no longer wait for a new group")
+    return Moves(evictions, names, f"{text} no longer wait for a new group", over=True)
 
 
 def _leaves(group: Group, nodes: Mapping[str, str]) -> str:

@@ -131,7 +131,7 @@ def _plan_spec(
         writes=bool(writes.applies),
         blocked=desired.refused is not None,
         idle=idle,
-        moves=moves.message,
+        moves=moves,
     )
     status = make_status(observed, inputs, groups, health, changes, new_ordinals, created, now)
     staying = writes.staying

@@ -10,6 +10,7 @@ from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import GroupStatus
 from gllm_operator.plan.describe import describe, worst
 from gllm_operator.plan.idle import NOT_IDLE, Idleness
+from gllm_operator.plan.moves import STILL, Moves
 from gllm_operator.plan.observed import RouteAnswer
 from gllm_operator.plan.refusals import Obstacle
 from gllm_operator.plan.target import Target
@@ -51,8 +52,8 @@ class StatusFacts:
     deleting: bool = False
     idle: Idleness = NOT_IDLE
     """Which groups are held back because the gateways have no requests."""
-    moves: str = ""
-    """A sentence about groups that leave their nodes; empty if none does."""
+    moves: Moves = STILL
+    """Groups that leave their nodes."""
     route: tuple[RouteAnswer, ...] | None = None
     """What Gateways say about the HTTPRoute; None if there is none."""
 
@@ -72,7 +73,7 @@ def verdict(facts: StatusFacts) -> Verdict:
     """The first of these that holds is what a user has to know first."""
     found = next((one for rule in _RULES if (one := rule(facts)) is not None), None)
     if found is not None:
-        return replace(found, message=f"{found.message}; {facts.moves}") if facts.moves else found
+        return replace(found, message=f"{found.message}; {facts.moves.message}") if facts.moves.message else found
     if facts.idle.idle:
         return Verdict(
             "Idle", "the gateways have no requests, so there are no groups; the next one starts the first", "done"
@@ -81,8 +82,10 @@ def verdict(facts: StatusFacts) -> Verdict:
         return Verdict("NoGroups", "spec.replicas is 0, so nothing serves", "done")
     more = "; the others of spec.replicas start if requests go on" if facts.idle.waking else ""
     serve = f"{facts.ready} of {facts.replicas} groups serve{more}"
-    if facts.moves:
-        return Verdict("GroupsMoving", f"{serve}; {facts.moves}", "done")
+    if facts.moves.message:
+        cause = worst(facts.groups)
+        text = f"{serve}; {facts.moves.message}" + (f"; {cause}" if cause else "")
+        return Verdict("EvictionsGoOn" if facts.moves.over else "GroupsMoving", text, "done")
     return Verdict("AllGroupsReady", serve, "done")
 
 
@@ -156,7 +159,7 @@ def _rollout(facts: StatusFacts) -> Verdict | None:
         return None
     new = [group for group in facts.groups if group.revision == facts.update and group.phase != "Draining"]
     old = sum(group.revision != facts.update and group.phase == "Ready" for group in facts.groups)
-    text = f"revision {facts.update} is rolled out: {facts.updated} of {facts.replicas} groups have it and serve"
+    text = f"revision {facts.update} is being rolled out: {facts.updated} of {facts.replicas} groups have it and serve"
     if old:
         text += f", {old} of earlier revisions still serve"
     cause = worst(new) or worst(facts.groups)
