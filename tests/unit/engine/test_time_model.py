@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -190,3 +191,23 @@ def test_the_slowest_stage_sets_the_cost() -> None:
     work = random_work(rng)
     assert model.cost.predict(work) == pytest.approx(1.5 * TRUE.predict(work), rel=0.1)
     assert model.predict(work) == pytest.approx(1.5 * TRUE.predict(work), rel=0.1)
+
+
+def test_decodes_do_not_distort_what_prefill_costs() -> None:
+    """Two H200 with a 32B model: sixty short prompts, then a thousand decodes whose times hardly vary."""
+    rng = random.Random(6)
+    gpu = Cost(a=8.4e-3, b=1e-5, c=1.8e-9, d=4e-8, e=1e-5, g=3.4e-5)
+    model = StageModel()
+    for rows in range(30):
+        prompts, tokens = rng.randrange(1, 6), rng.randrange(30, 600)
+        work = Work(prompts * tokens, rows + 1, prompts * chunk_pairs(0, tokens), 250 * (rows + 1), rows + prompts)
+        padded = replace(work, prefill_tokens=-(-work.prefill_tokens // 128) * 128)
+        model.observe(work, gpu.predict(padded) * rng.lognormvariate(0, 0.02))
+    for step in range(1000):
+        decodes = Work(decode_rows=30 - step // 40, decode_context=9000, sampled_rows=30 - step // 40)
+        model.observe(decodes, gpu.predict(decodes) * 1.06)
+    for start in range(0, 8000, 800):
+        work = Work(prefill_tokens=800, attention=chunk_pairs(start, 800), sampled_rows=0)
+        if start >= 2400:
+            assert model.cost.predict(work) == pytest.approx(gpu.predict(work), rel=0.15)
+        model.observe(work, gpu.predict(work))
