@@ -16,6 +16,7 @@ import zmq
 from gllm import __version__
 from gllm.checkpoint.model_digest import digest_model
 from gllm.config import Config
+from gllm.engine.borders import StepSizes
 from gllm.engine.feed import PipelineFeed
 from gllm.engine.gateways import Gateways
 from gllm.engine.kv_pages import PagePool
@@ -164,7 +165,7 @@ class EngineLoop:
             if self._spans is not None:
                 self._spans.close()
 
-    def _on_ready(self, hello: Hello, step_sizes: list[int]) -> None:
+    def _on_ready(self, hello: Hello, step_sizes: StepSizes) -> None:
         """Begin to serve: all workers are ready."""
         engine = self._config.engine
         pool = PagePool(hello.num_pages, hello.page_size, prefix_caching=engine.enable_prefix_caching)
@@ -175,7 +176,7 @@ class EngineLoop:
                 max_model_len=hello.max_model_len,
                 pp=engine.pp,
                 epoch=self._config.epoch,
-                step_sizes=tuple(step_sizes),
+                step_sizes=step_sizes,
             )
             self._trace = open_trace(engine.trace, self._config.epoch, engine.pp)
         except ValueError as error:

@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from gllm.config import EngineConfig
 from gllm.engine.batch import BatchBuilder, MicroBatch
-from gllm.engine.borders import on_border
+from gllm.engine.borders import NO_SIZES, StepSizes, on_border
 from gllm.engine.forecast import forecast
 from gllm.engine.grammars import Grammars
 from gllm.engine.in_flight import InFlight
@@ -59,10 +59,10 @@ class Scheduler:
         max_model_len: int,
         pp: int = 1,
         epoch: int = 0,
-        step_sizes: tuple[int, ...] = (),
+        step_sizes: StepSizes = NO_SIZES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """step_sizes: numbers of tokens, ascending, to which steps with prompts are padded."""
+        """step_sizes: of captured steps with prompts."""
         if max_model_len > pool.num_pages * pool.page_size:
             raise ValueError(f"max_model_len {max_model_len} does not fit {pool.num_pages} pages of {pool.page_size}")
         self.pool = pool
@@ -324,7 +324,7 @@ class Scheduler:
             if seconds < math.inf:
                 # A sequence that just got its slot must be in the batch, with one token even if there is no time.
                 chunk = min(chunk, max(cost.tokens_within(seconds, seq.num_scheduled, beside), least, int(register)))
-            if self._step_sizes and 0 < chunk < seq.num_uncomputed:
+            if self._step_sizes.captured and 0 < chunk < seq.num_uncomputed:
                 # The step ends here, on a size: what is left of the budget would be padding.
                 most = None if shorten else min(tokens, seq.num_uncomputed, room)
                 tokens = chunk = on_border(chunk, beside, self._step_sizes, most)

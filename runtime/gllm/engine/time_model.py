@@ -208,9 +208,9 @@ class StageModel:
     """Recursive least squares of one stage's times on the terms above.
 
     * Errors are relative (each step is divided by its own time), so that short steps count as much as long ones.
-    * There are three kinds of steps: decodes only, prefill, and prefill at a long context. Each kind forgets mostly, and
-      judges outliers, by itself. Otherwise a thousand decodes erase what prefill costs, and since their times hardly
-      vary, the next prompt looks like an outlier.
+    * There are three kinds of steps: decodes only, prefill, and prefill at a long context. Each kind forgets, and
+      judges outliers, mostly by itself. Otherwise a thousand decodes erase what prefill costs, and since their times
+      hardly vary, the next prompt looks like an outlier.
     * Old steps lose weight exponentially (Ljung, System Identification, 11.2): the model follows clocks and load.
     * Outliers get less weight by Huber's rule, relative to a running mean of residuals; if all residuals grow, the mean
       grows too and the model follows.

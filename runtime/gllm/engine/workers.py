@@ -9,6 +9,7 @@ import msgspec
 import zmq
 
 from gllm.config import Config, EngineConfig
+from gllm.engine.borders import NO_SIZES, StepSizes
 from gllm.models.config import ModelConfig
 from gllm.parallel.layout import RankCoords
 from gllm.wire.messages import (
@@ -50,7 +51,7 @@ class Workers:
         model: ModelConfig,
         *,
         report: Callable[[str, str], None],
-        on_ready: Callable[[Hello, list[int]], None],
+        on_ready: Callable[[Hello, StepSizes], None],
         on_message: Callable[[StepResult | StageReport | GrammarReady], None],
     ) -> None:
         """on_message(message) gets the messages about steps and grammars of this epoch."""
@@ -68,6 +69,7 @@ class Workers:
         self._hello: Hello | None = None
         self._capacities: dict[int, int] = {}
         self._ready: set[int] = set()
+        self._step_sizes = NO_SIZES
         self._decoder = decoder(WorkerToEngine)
 
     def stop(self) -> None:
@@ -94,13 +96,15 @@ class Workers:
                 self._capacities[rank] = num_pages
                 if len(self._capacities) == self._world and self._hello is None:
                     self._configure()
-            case Ready(rank=rank, step_sizes=sizes):
+            case Ready(rank=rank):
                 before = len(self._ready)
                 self._ready.add(rank)
+                if rank == 0:
+                    self._step_sizes = StepSizes(tuple(message.step_sizes), tuple(message.efficient_sizes))
                 if before < len(self._ready) == self._world:
                     if self._hello is None:
                         raise EngineFailure("a worker was ready before it was configured")
-                    self._on_ready(self._hello, sizes)
+                    self._on_ready(self._hello, self._step_sizes)
             case WorkerFailed(rank=rank, reason=reason):
                 raise EngineFailure(f"worker-{rank} failed: {reason}")
 

@@ -265,6 +265,8 @@ class Ready(Message):
     rank: int
     step_sizes: list[int] = msgspec.field(default_factory=list)
     """Numbers of tokens, ascending, to which steps with prompts are padded; empty: they are not padded."""
+    efficient_sizes: list[int] = msgspec.field(default_factory=list)
+    """Those of them that compute the most tokens per second."""
 
 
 class GrammarReady(Message):

@@ -16,6 +16,8 @@ class CapturedGraph(ABC):
 
     sizes: Sequence[int] = ()
     """Numbers of tokens, ascending, to which steps are padded; empty: they are not padded."""
+    efficient_sizes: Sequence[int] = ()
+    """Those of `sizes` that compute the most tokens per second."""
 
     @abstractmethod
     def fits(self, batch: AttentionBatch) -> bool:

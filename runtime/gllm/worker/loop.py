@@ -79,7 +79,10 @@ def serve(link: EngineLink, num_pages: int, start: Callable[[Configure], ModelRu
     assert isinstance(configure, Configure), f"expected Configure, got {configure}"
     runner = start(configure)
     # The last kind of graphs takes the steps with prompts.
-    link.send(Ready(link.rank, list(runner.graphs[-1].sizes) if runner.graphs else []))
+    graph = runner.graphs[-1] if runner.graphs else None
+    link.send(
+        Ready(link.rank, list(graph.sizes), list(graph.efficient_sizes)) if graph is not None else Ready(link.rank)
+    )
     if runner.device.type == "cuda":
         _serve_overlapped(link, runner)
     else:

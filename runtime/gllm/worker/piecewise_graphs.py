@@ -18,7 +18,10 @@ from gllm.layers.step import Step
 from gllm.models.causal_lm import CausalLM
 from gllm.worker.captured_graph import CapturedGraph
 from gllm.worker.cuda_graphs import side_stream
-from gllm.worker.piece_sizes import piece_sizes
+from gllm.worker.piece_sizes import efficient_sizes, piece_sizes
+
+_WARM_UP, _REPEATS = 20, 4
+"""How often a piece is launched before and while its time is measured: about half a second for all sizes."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ class PiecewiseGraphs(CapturedGraph):
         with side_stream():
             for size in reversed(self.sizes):  # the largest first: smaller ones then fit into its memory pool
                 self._pieces[size] = self._capture(model, size, pool)
+            self.efficient_sizes = self._measure()
 
     def _capture(self, model: CausalLM, size: int, pool: Any) -> _Pieces:
         attended = self._attended[:size]
@@ -66,6 +70,12 @@ class PiecewiseGraphs(CapturedGraph):
         forward(pieces)
         pieces.end()
         return pieces
+
+    def _measure(self) -> list[int]:
+        """Return the efficient sizes, by the time of one layer's piece."""
+        self._pieces[self.max_tokens].seconds(_WARM_UP)  # a resting device has another clock
+        seconds = {size: self._pieces[size].seconds(_REPEATS) for size in reversed(self.sizes)}
+        return efficient_sizes(self.sizes, [seconds[size] for size in self.sizes])
 
     def fits(self, batch: AttentionBatch) -> bool:
         return 0 < batch.num_tokens <= self.max_tokens
@@ -116,6 +126,20 @@ class _Pieces:
             graph.replay()
             metadata.attend_into(between.layer, between.q, between.k, between.v, self._attended)
         last.replay()
+
+    def seconds(self, repeats: int) -> float:
+        """Return the time of one layer's piece."""
+        graph = self._graphs[len(self._graphs) // 2]
+        begun: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        done: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        graph.replay()
+        begun.record()
+        for _ in range(repeats):
+            graph.replay()
+        done.record()
+        done.synchronize()
+        milliseconds: float = begun.elapsed_time(done)
+        return milliseconds / repeats / 1000
 
 
 class _NoAttention:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.engine.borders import extended, shortened
+from gllm.engine.borders import StepSizes, extended, nearest, on_border, shortened
 
 SIZES = [8, 16, 32, 64, 96]
 
@@ -45,3 +45,30 @@ def test_a_chunk_grows_to_the_next_size(chunk: int, beside: int, more: int) -> N
         assert beside + longer <= next(size for size in SIZES if size >= beside + chunk)
         assert longer == chunk + more or beside + longer in SIZES
     assert extended(chunk, beside, [], chunk + more) == chunk
+
+
+@pytest.mark.parametrize(
+    ("chunk", "beside", "most", "expected"),
+    [
+        (70, 0, 200, 64),
+        (90, 0, 200, 96),
+        (90, 0, 94, 90),  # 96 are not allowed, and 64 would be a third less
+        (70, 20, 200, 76),
+        (97, 0, 200, 97),  # larger than all sizes
+        (46, 0, 200, 46),  # no size is near
+        (40, 60, 200, 40),
+    ],
+)
+def test_a_chunk_goes_to_the_nearest_size(chunk: int, beside: int, most: int, expected: int) -> None:
+    assert nearest(chunk, beside, SIZES, most) == expected
+
+
+@given(chunk=st.integers(1, 200), beside=st.integers(0, 200), more=st.integers(0, 100))
+def test_on_a_border_a_chunk_stays_within_its_limits(chunk: int, beside: int, more: int) -> None:
+    sizes = StepSizes((8, 16, 32, 48, 64, 80, 96), (16, 32, 64, 96))
+    shorter = on_border(chunk, beside, sizes, None)
+    assert chunk / 4 <= shorter <= chunk
+    longer = on_border(chunk, beside, sizes, chunk + more)
+    assert 0.75 * chunk - 1 <= longer <= chunk + more
+    if beside + chunk in sizes.efficient:
+        assert shorter == longer == chunk

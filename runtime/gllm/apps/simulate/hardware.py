@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from gllm.engine.borders import StepSizes
 from gllm.engine.policies import ceil_div
 from gllm.engine.time_model import KNEE, Work
+from gllm.worker.piece_sizes import efficient_sizes
 
 TILE = 16
 """Tokens between two entries of `StageTimes.steps`."""
@@ -86,6 +88,12 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def pp(self) -> int:
         return len(self.stages)
+
+    @property
+    def borders(self) -> StepSizes:
+        """The sizes that the workers would report."""
+        seconds = [self.stages[0].seconds(Work(prefill_tokens=size)) for size in self.step_sizes]
+        return StepSizes(self.step_sizes, tuple(efficient_sizes(self.step_sizes, seconds)))
 
     def padded(self, work: Work) -> int:
         """Return the number of tokens for which products are computed."""

@@ -100,11 +100,12 @@ class Preset:
 
 
 # Qwen2.5-32B: 64 layers of 0.485 G parameters, hidden 5120, 8 KV heads of 128, vocabulary 152064, bf16. Activations and
-# residual are 20 KB a token. H200: measured times of a layer; attention 394 TFLOP/s and 3.7 TB/s as measured with
-# FlashInfer; NVLink. The host time of an eager layer is fitted to six served loads (docs/simulator.md).
+# residual are 20 KB a token. H200: measured times of a layer; attention as measured with FlashInfer, 512 TFLOP/s for
+# chunks of a long prompt and 3.7 TB/s for decodes; NVLink. The host time of an eager layer is fitted to six served
+# loads (docs/simulator.md).
 _H200 = Preset(
     about="Qwen2.5-32B, one H200 a stage",
-    layers=64, launch=0.3e-3, launch_layer=20e-6, weights=0.262e-3, token=FURTHER_TOKEN, pair=5.2e-11, context=1.11e-9,
+    layers=64, launch=0.3e-3, launch_layer=20e-6, weights=0.262e-3, token=FURTHER_TOKEN, pair=4.0e-11, context=1.11e-9,
     head=0.42e-3, sample=5e-6, device_memory=124e9, layer_bytes=0.97e9, kv_bytes=4096,
     transfer=50e-6, transfer_per_token=0.1e-6, prepare=0.4e-3, prepare_layer=50e-6,
     eager_layer=0.55e-3, step_sizes=tuple(piece_sizes(MOST_TOKENS)), steps=LAYER_STEPS,

@@ -132,7 +132,7 @@ class Simulation:
             pool,
             max_model_len=self.max_model_len,
             pp=hardware.pp,
-            step_sizes=hardware.step_sizes,
+            step_sizes=hardware.borders,
             clock=lambda: self.now,
         )
         self._pipeline = Pipeline(hardware, seed)
