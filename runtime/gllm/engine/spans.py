@@ -6,10 +6,9 @@ made for a token or a step; the chunks of a prefill are events of its span.
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import TYPE_CHECKING, Literal
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from gllm.engine.sequence import Sequence, SequenceStatus
 from gllm.tracing import Attributes, Tracer, nanoseconds, unix_time
@@ -20,57 +19,24 @@ if TYPE_CHECKING:
 
 LATE_SECONDS = 2.0
 """Time after the end of a request in which reports of its last steps may still arrive."""
-_REMEMBERED_STEPS = 256
-
-Phase = Literal["prefill", "decode"]
-
-
-class Chunk(msgspec.Struct):
-    """A step of a stage that computed a chunk of the prompt."""
-
-    started: float
-    step: int
-    tokens: int
-    seconds: float
-
-
-class StageTimes(msgspec.Struct):
-    """What a stage did for one request in one phase. Times are Unix times of the stage's node."""
-
-    started: float = 0.0
-    ended: float = 0.0
-    steps: int = 0
-    busy: float = 0.0
-    """Seconds of computation of these steps, which other requests share."""
-    chunks: list[Chunk] = []
-
-    def add(self, report: StageReport) -> None:
-        if not self.steps:
-            self.started = report.started
-        self.ended = max(self.ended, report.started + report.elapsed)
-        self.steps += 1
-        self.busy += report.elapsed
+_FINISHED = SequenceStatus.FINISHED
+"""Looking up a member of an enum is slow, and this one is compared for every traced request in every step."""
 
 
 class TracedRequest:
     """A traced request, from its arrival until its spans are sent."""
 
+    __slots__ = ("ended", "prefill", "seq", "span", "steps")
+
     def __init__(self, seq: Sequence, span: Span) -> None:
         self.seq = seq
         self.span = span
-        self.due = 0
-        """Reports of its steps that have not arrived."""
+        self.steps: list[int] = []
+        """The steps in which it has a row."""
+        self.prefill: dict[int, int] = {}
+        """Those of them that compute a chunk of its prompt, and the chunk's tokens."""
         self.ended = 0.0
         """time.monotonic() when its end was seen; 0: it runs."""
-        self.stages: dict[tuple[Phase, int], StageTimes] = {}
-
-    def observe(self, report: StageReport, prefill_tokens: int) -> None:
-        self.due -= 1
-        phase: Phase = "prefill" if prefill_tokens else "decode"
-        times = self.stages.setdefault((phase, report.stage), StageTimes(chunks=[]))
-        times.add(report)
-        if prefill_tokens:
-            times.chunks.append(Chunk(report.started, report.step, prefill_tokens, report.elapsed))
 
 
 class EngineSpans:
@@ -80,8 +46,8 @@ class EngineSpans:
         self._tracer = tracer
         self._pp = pp
         self._live: list[TracedRequest] = []
-        self._steps: dict[int, list[tuple[TracedRequest, int]]] = {}
-        """Step to its traced requests and their prefill tokens, 0 for a decode."""
+        self._reports: dict[int, list[StageReport | None]] = {}
+        """The reports of each stage, by step, for the steps of live requests; ascending."""
 
     def added(self, seq: Sequence) -> None:
         """Begin to follow a request, if it is traced."""
@@ -99,44 +65,35 @@ class EngineSpans:
 
     def scheduled(self, output: SchedulerOutput) -> None:
         """Note which requests have a row in a step that was just scheduled."""
-        if not self._live:
-            return
-        rows = []
+        step = output.step
         for request in self._live:
             seq = request.seq
-            if seq.last_step != output.step or request.ended:
+            if seq.last_step != step:
                 continue
-            is_prefill = seq.num_scheduled <= seq.prefill_end and seq.slot in output.slots
-            tokens = output.num_tokens[output.slots.index(seq.slot)] if is_prefill else 0
-            request.due += self._pp
-            rows.append((request, tokens))
-        if rows:
-            self._steps[output.step] = rows
-        self._steps.pop(output.step - _REMEMBERED_STEPS, None)
+            request.steps.append(step)
+            if seq.num_scheduled <= seq.prefill_end and seq.slot in output.slots:
+                request.prefill[step] = output.num_tokens[output.slots.index(seq.slot)]
 
     def observe(self, report: StageReport) -> None:
         """Take a stage's report of a step."""
-        rows = self._steps.get(report.step)
-        if rows is not None:
-            for request, tokens in rows:
-                request.observe(report, tokens)
+        if self._live and 0 <= report.stage < self._pp:
+            self._reports.setdefault(report.step, [None] * self._pp)[report.stage] = report
 
     def collect(self, now: float) -> None:
         """Send the spans of requests that have ended. Call it after each result and now and then.
 
         now: time.monotonic().
         """
-        left = []
-        for request in self._live:
-            if not request.ended and request.seq.status is SequenceStatus.FINISHED:
-                request.ended = now
-            if request.ended and (request.due <= 0 or now > request.ended + LATE_SECONDS):
+        ended = [request for request in self._live if request.ended or request.seq.status is _FINISHED]
+        sent = []
+        for request in ended:
+            request.ended = request.ended or now
+            if self._is_reported(request) or now > request.ended + LATE_SECONDS:
                 self._send(request)
-            else:
-                left.append(request)
-        self._live = left
-        if not left:
-            self._steps.clear()
+                sent.append(request)
+        if sent:
+            self._live = [request for request in self._live if request not in sent]
+            self._forget_reports()
 
     def close(self) -> None:
         """Send the spans of all requests, also of those that run: the engine ends."""
@@ -146,17 +103,22 @@ class EngineSpans:
             self._send(request)
         self._live = []
 
+    def _is_reported(self, request: TracedRequest) -> bool:
+        """Whether all stages have reported its last step; they report in order."""
+        return not request.steps or None not in self._reports.get(request.steps[-1], (None,))
+
+    def _forget_reports(self) -> None:
+        """Drop the reports of steps before the first one of all live requests."""
+        first = min((request.steps[0] for request in self._live if request.steps), default=sys.maxsize)
+        while self._reports and (step := next(iter(self._reports))) < first:
+            del self._reports[step]
+
     def _send(self, request: TracedRequest) -> None:
         seq, span = request.seq, request.span
-        for (phase, stage), times in request.stages.items():
-            attributes = {"gllm.stage": stage, "gllm.steps": times.steps, "gllm.busy_seconds": times.busy}
-            if phase == "prefill":
-                attributes["gllm.tokens"] = sum(chunk.tokens for chunk in times.chunks)
-            child = self._tracer.start(f"{phase} stage {stage}", span, times.started, attributes)
-            for chunk in times.chunks:
-                event = {"gllm.step": chunk.step, "gllm.tokens": chunk.tokens, "gllm.seconds": chunk.seconds}
-                child.add_event("chunk", event, timestamp=nanoseconds(chunk.started))
-            child.end(nanoseconds(times.ended))
+        decodes = [step for step in request.steps if step not in request.prefill]
+        for stage in range(self._pp):
+            self._send_stage(request, "prefill", stage, list(request.prefill))
+            self._send_stage(request, "decode", stage, decodes)
         span.set_attributes(
             {
                 "gen_ai.usage.output_tokens": len(seq.tokens) - seq.num_prompt,
@@ -167,3 +129,23 @@ class EngineSpans:
         if seq.first_scheduled:
             span.set_attribute("gen_ai.latency.time_in_queue", seq.first_scheduled - seq.arrival_time)
         span.end(nanoseconds(unix_time(request.ended)))
+
+    def _send_stage(self, request: TracedRequest, phase: str, stage: int, steps: list[int]) -> None:
+        """Send the span of a stage in one phase: from its first step to the end of its last one."""
+        found = (self._reports[step][stage] for step in steps if step in self._reports)
+        reports = [report for report in found if report is not None]
+        if not reports:
+            return
+        attributes: dict[str, int | float] = {
+            "gllm.stage": stage,
+            "gllm.steps": len(reports),
+            "gllm.busy_seconds": sum(report.elapsed for report in reports),
+        }
+        chunks = [(report, request.prefill.get(report.step, 0)) for report in reports] if phase == "prefill" else []
+        if chunks:
+            attributes["gllm.tokens"] = sum(tokens for _, tokens in chunks)
+        span = self._tracer.start(f"{phase} stage {stage}", request.span, reports[0].started, attributes)
+        for report, tokens in chunks:
+            event = {"gllm.step": report.step, "gllm.tokens": tokens, "gllm.seconds": report.elapsed}
+            span.add_event("chunk", event, timestamp=nanoseconds(report.started))
+        span.end(nanoseconds(max(report.started + report.elapsed for report in reports)))

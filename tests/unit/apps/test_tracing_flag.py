@@ -18,7 +18,12 @@ def test_what_is_not_an_http_url_is_refused(url: str) -> None:
         check_otlp(url)
 
 
-@pytest.mark.parametrize("url", ["", "http://collector:4318", "https://host/otlp/v1/traces"])
+def test_the_port_of_grpc_is_refused() -> None:
+    with pytest.raises(typer.BadParameter, match="usually 4318"):
+        check_otlp("http://collector:4317")
+
+
+@pytest.mark.parametrize("url", ["http://c:4317/v1/traces", "", "http://collector:4318", "https://host/otlp/v1/traces"])
 def test_urls(url: str) -> None:
     assert check_otlp(url) == url
 

@@ -16,6 +16,7 @@ from gllm.engine.client.resubmit import MAX_LOSSES, RequestRecord
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.messages import RequestOutput, Submit
+from gllm.wire.origin import Origin
 
 ENDLESS = SamplingParams(max_tokens=40, ignore_eos=True, seed=0)
 
@@ -196,7 +197,8 @@ def test_a_hung_step_ends_the_engine_with_its_name(run_dir: str) -> None:
 
 
 def test_usage_is_that_of_the_first_computation() -> None:
-    record = RequestRecord(Submit(request_id="a", token_ids=[1, 2], sampling=SamplingParams(seed=1)))
+    origin = Origin("its-id", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    record = RequestRecord(Submit(request_id="a", token_ids=[1, 2], sampling=SamplingParams(seed=1), origin=origin))
     assert record.to_submit().num_generated == 0
     first = RequestOutput(request_id="a", token_ids=[5], num_cached_tokens=16, queue_time=1.0)
     record.receive(first)
@@ -205,6 +207,7 @@ def test_usage_is_that_of_the_first_computation() -> None:
         record.on_engine_lost()
         message = record.to_submit()
         assert (message.token_ids, message.num_generated) == ([1, 2, 5], 1)
+        assert message.origin == origin, "the trace goes on in the next engine"
     assert not record.exhausted
     last = RequestOutput(request_id="a", token_ids=[6], finish_reason="length", num_cached_tokens=32)
     record.receive(last)

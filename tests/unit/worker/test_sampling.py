@@ -415,3 +415,13 @@ def test_logprobs_of_requested_tokens() -> None:
     assert [token for token, _ in outside.top][1:] == [chosen[2]]
     for row, entry in enumerate((plain, inside, outside)):
         assert [value for _, value in entry.top] == pytest.approx([float(expected[row, t]) for t, _ in entry.top])
+
+
+def test_the_log_of_a_grammar_that_fails_names_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    def load() -> Any:
+        return lambda grammar: 1 / 0
+
+    done: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    GrammarStore(load, VOCAB).prepare(1, "[]", lambda number, error: done.put((number, error)), "the-id")
+    assert "ZeroDivisionError" in done.get(timeout=10)[1]
+    assert [record.request_id for record in caplog.records] == ["the-id"]  # type: ignore[attr-defined]

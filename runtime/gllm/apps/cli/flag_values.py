@@ -13,6 +13,7 @@ import typer
 
 from gllm.tracing import missing_packages
 
+_OTLP_GRPC_PORT = 4317
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -93,6 +94,11 @@ def check_otlp(value: str) -> str:
     if not good:
         raise typer.BadParameter(
             f"{value!r} is not an HTTP URL: write for example http://collector:4318 (OTLP over HTTP; not gRPC, 4317)"
+        )
+    if url.port == _OTLP_GRPC_PORT and url.path in ("", "/"):
+        raise typer.BadParameter(
+            f"port {_OTLP_GRPC_PORT} is that of OTLP over gRPC: give that of HTTP, usually 4318, or the whole path "
+            f"if it is HTTP nevertheless: {value.rstrip('/')}/v1/traces"
         )
     if missing := missing_packages():
         raise typer.BadParameter(missing)
