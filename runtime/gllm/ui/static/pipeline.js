@@ -46,7 +46,8 @@ export class Pipeline {
 
   build() {
     this.empty = new PipelineState();
-    this.sentence = el("p", { id: "verdict", role: "status" });
+    this.sentence = el("p", { id: "verdict" });
+    this.spoken = el("p", { class: "hidden", role: "status" });
     this.detail = el("p", { class: "muted" });
     this.banner = el("section", { class: "verdict", "aria-label": "Verdict", data: { level: "idle" } }, this.sentence, this.detail);
     this.pause = quietButton("Pause", () => this.togglePause(), { "aria-pressed": "false" });
@@ -66,9 +67,9 @@ export class Pipeline {
     this.table = el("tbody");
     this.rows = new Map();
     const heads = ["Request", "Prompt", "Output", "Waited", "TTFT", "TPOT", "State"];
-    this.details = el("section", { id: "details", "aria-label": "Details", "aria-live": "polite", tabIndex: -1 });
+    this.details = el("section", { id: "details", "aria-label": "Details", tabIndex: -1 });
     this.showDetails(null);
-    byId("pipeline").append(this.banner,
+    byId("pipeline").append(this.banner, this.spoken,
       el("div", { class: "controls" }, this.pause, this.seconds, this.engines, this.about), this.chart, stages, others,
       el("div", { class: "split" },
         el("section", { class: "requests", "aria-label": "Requests" }, el("h2", { textContent: "Newest requests" }), el("div", { class: "scroll" },
@@ -176,11 +177,17 @@ export class Pipeline {
 
   judge() {
     const { level, text, detail } = verdict(this.state, this.problem, this.hello.policy || this.chosenEngine);
+    // Shares change all the time: a screen reader is told when the cause changes.
+    if (text.split(":")[0] !== this.sentence.textContent.split(":")[0]) this.say(text);
     if (this.sentence.textContent !== text) this.sentence.textContent = text;
     const lost = this.state.dropped ? ` ${this.state.dropped} micro-batches were too many to show.` : "";
     const replay = this.ended ? " The simulated run has ended: reload the page to see it again." : "";
     this.detail.textContent = detail + lost + replay;
     this.banner.dataset.level = level;
+  }
+
+  say(text) {
+    this.spoken.textContent = text;
   }
 
   refresh() {
@@ -231,6 +238,8 @@ export class Pipeline {
     this.step = step;
     this.request = null;
     const batch = this.state.batches.get(step);
+    if (batch && step !== this.said) this.say(`Micro-batch ${step}: ${batch.prefill} prefill and ${batch.decode} decode tokens`);
+    this.said = step;
     if (batch) batch.shownEnd = Boolean(batch.done);
     this.showDetails(batch ? batchDetails(this.state, batch, (number) => this.chooseRequest(number)) : null);
   }

@@ -4,6 +4,7 @@ import { quantile } from "./pipeline_state.js";
 const BALANCED = 0.08; // Bubbles up to this share count as none.
 const SLOWER = 1.1; // A stage that takes this much longer than the others is the reason.
 const LONG = 1.6; // A micro-batch that takes this many times the usual one makes the others wait.
+const VARYING = 0.3; // Mean error of predicted step times from which the noise of a machine is the reason.
 const MOMENTS = 2000;
 const WINDOW = 30; // Seconds: as long as the engine's own shares look back.
 
@@ -39,23 +40,31 @@ function reason(state, bubbles, worst, policy) {
   const queue = queueDetail(state);
   const pp = bubbles.length;
   const { shares, times, usual, longest } = causes(state.between(state.time - WINDOW, state.time), pp);
-  const most = Math.max(...Object.values(shares));
-  if (!most) return { level: "note", text: `There are ${where}.`, detail: queue };
-  if (shares.few === most && state.stats.num_running >= 2 * pp) {
+  const all = shares.few + shares.unequal + shares.rest;
+  if (!all) return { level: "note", text: `There are ${where}.`, detail: queue };
+  // With many requests there is work for all micro-batches: then too few of them are a consequence of unequal ones.
+  const scarce = state.stats.num_running < 2 * pp ? shares.few : 0;
+  const uneven = shares.unequal + shares.few - scarce;
+  const part = (count) => `${percent(count / all)} of the bubbles come from this.`;
+  if (scarce > Math.max(uneven, shares.rest)) {
+    return { level: "note", text: `Too little work for ${pp} stages: ${where}.`, detail: `${state.stats.num_running} requests run, and often fewer than ${pp} micro-batches are in flight. More requests at once would fill the pipeline. ${queue}` };
+  }
+  if (uneven > shares.rest && 2 * shares.unequal < shares.few) {
     const advice = policy === "balanced" ? "" : " --policy balanced spreads them.";
-    return { level: "bad", text: `Requests are bunched: ${where}.`, detail: `${state.stats.num_running} requests run, but most of the time in fewer than ${pp} micro-batches.${advice} ${queue}` };
+    return { level: "bad", text: `Requests are bunched: ${where}.`, detail: `${state.stats.num_running} requests run, but often in fewer than ${pp} micro-batches.${advice} ${part(uneven)} ${queue}` };
   }
-  if (shares.few === most) {
-    return { level: "note", text: `Too little work for ${pp} stages: ${where}.`, detail: `${state.stats.num_running} requests run, and most of the time fewer than ${pp} micro-batches are in flight. More requests at once would fill the pipeline. ${queue}` };
-  }
-  if (shares.unequal === most) {
+  if (uneven > shares.rest) {
     const advice = policy === "balanced" ? "A smaller --max-prefill-tokens" : "A smaller --max-prefill-tokens, or --policy balanced,";
-    return { level: "bad", text: `Micro-batches are unequal: ${where}.`, detail: `Half of them take at most ${ms(usual)} on a stage, the longest ${ms(longest)}: the other stages wait for it. ${advice} makes them more even. ${queue}` };
+    return { level: "bad", text: `Micro-batches are unequal: ${where}.`, detail: `Half of them take at most ${ms(usual)} on a stage, the longest ${ms(longest)}, and the other stages wait for it. ${part(uneven)} ${advice} makes them more even. ${queue}` };
   }
   const slowest = times.indexOf(Math.max(...times));
   const others = mean(times.filter((_, stage) => stage !== slowest));
   if (slowest !== worst && times[slowest] > SLOWER * others) {
     return { level: "bad", text: `Stage ${slowest} is the slowest: ${where}.`, detail: `A micro-batch takes it ${ms(times[slowest])}, the other stages ${ms(others)}. Fewer layers there (--assigned-layers), or a look at its machine, would help. ${queue}` };
+  }
+  const errors = state.stats.stages.map((stage) => stage.prediction_error ?? 0);
+  if (Math.max(...errors) > VARYING) {
+    return { level: "note", text: `Step times vary: ${where}.`, detail: `They differ from the engine's predictions by ${percent(Math.max(...errors))} on average, so micro-batches that should take equal time do not. Other programs on a machine are a usual cause. ${queue}` };
   }
   return { level: "note", text: `Stages and micro-batches are even, and still there are ${where}.`, detail: `The time passes between steps: transfers between stages, and the host's work for each step. ${queue}` };
 }
@@ -95,5 +104,5 @@ function queueDetail({ stats, requests }) {
   if (!stats.num_waiting) return "No request waits.";
   const why = stats.kv_usage > 0.9 ? ", because the KV pages are full" : "";
   const preempted = [...requests.values()].some((one) => !one.end && one.preemptions) ? " Requests were preempted." : "";
-  return `${stats.num_waiting} requests wait${why}.${preempted}`;
+  return `${stats.num_waiting === 1 ? "1 request waits" : `${stats.num_waiting} requests wait`}${why}.${preempted}`;
 }
