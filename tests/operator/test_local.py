@@ -52,6 +52,15 @@ def test_processes_have_the_arguments_and_environment_of_pods() -> None:
     assert (master.ready_path, master.port) == ("/ready?recovering=true", 8000)
 
 
+def test_variables_may_refer_to_earlier_ones() -> None:
+    deployment = example()
+    deployment["spec"] |= {"monitoring": {"tracing": {"endpoint": "http://c:4318"}}, "gateway": {}}
+    for process in processes_of(objects_of(deployment, keys="KEYS"), {"/models/smollm2": "/here"}):
+        named = f"k8s.namespace.name=default,k8s.pod.name={process.name}"
+        assert process.env["OTEL_RESOURCE_ATTRIBUTES"] == named
+        assert "http://c:4318" in process.arguments
+
+
 def test_a_gateway_gets_an_address_of_its_own() -> None:
     deployment = example()
     deployment["spec"] |= {"gateway": {"replicas": 2, "enginePort": 29700}}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -18,9 +19,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from serving import Server, end_all, until
 
 from fixtures.collector import Collector, ReceivedSpan
+from fixtures.metrics import metric_sum
 from fixtures.ports import free_port
 from fixtures.tiny_models import write_hf
 from gllm.wire.curve import make_keys
+
+pytestmark = pytest.mark.timing
 
 ENV = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_SERVICE_NAME": "chat", "OTEL_RESOURCE_ATTRIBUTES": "team=blue"}
 SERVER_KIND = 2
@@ -36,7 +40,7 @@ class Traced(NamedTuple):
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     folder = tmp_path_factory.mktemp("traced")
-    model = write_hf("llama", folder / "model", num_hidden_layers=2)
+    model = write_hf("llama", folder / "model", num_hidden_layers=2, max_position_embeddings=8192)
     keys = folder / "keys"
     keys.write_text(make_keys().text())
     port = str(free_port())
@@ -137,6 +141,23 @@ def test_several_choices_and_a_refused_request(traced: Traced) -> None:
     spans = wait_for(traced.collector, refused, "POST /v1/completions")
     assert spans["POST /v1/completions"].attributes["http.response.status_code"] == 400
     assert len(spans) == 1
+
+
+def test_a_trace_goes_on_when_the_engine_is_lost(traced: Traced) -> None:
+    trace = secrets.token_hex(16)
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(complete, traced.group, trace, max_tokens=1500)
+        until(lambda: metric_sum(traced.group.http.get("/metrics").text, "gllm:num_requests_running{") == 1, 20)
+        traced.group.kill("engine")
+        usage = answer.result(180)["usage"]
+    spans = wait_for(traced.collector, trace, *ALL)
+    assert isinstance(usage, dict)
+    assert usage["completion_tokens"] == 1500
+    assert spans["engine"].begin - spans["POST /v1/completions"].begin > 0.1, "the span of the second engine"
+    assert spans["engine"].parent == spans["POST /v1/completions"].span
+    assert spans["engine"].attributes["gen_ai.usage.output_tokens"] == 1500
+    lines = [line for line in traced.group.err().splitlines() if "request waits for another engine" in line]
+    assert f"request_id=id-{trace[:8]}" in lines[-1]
 
 
 def test_latency_histograms_have_exemplars(traced: Traced) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,7 +113,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
     for variable in container["env"]:
         value = _value(variable, pod, secrets)
         if value is not None:
-            env[variable["name"]] = value
+            env[variable["name"]] = _with_references(value, env)
     _inline_secrets(env, container, pod["spec"], secrets)
     # Pods have no DNS names here, so the master's address replaces its name.
     env["MASTER_ADDR"] = loopback(0)
@@ -152,6 +153,11 @@ def _with_own_address(process: PodProcess) -> PodProcess:
         elif flag == "--engines":
             arguments[at + 1] = f"{loopback(0)}:{arguments[at + 1].rpartition(':')[2]}"
     return replace(process, arguments=tuple(arguments), host=process.address)
+
+
+def _with_references(value: str, env: Mapping[str, str]) -> str:
+    """Replace `$(NAME)` by the variable of that name, if it comes before, as the kubelet does."""
+    return re.sub(r"\$\((\w+)\)", lambda match: env.get(match[1], match[0]), value)
 
 
 def _value(variable: Manifest, pod: Manifest, secrets: Mapping[str, Mapping[str, str]]) -> str | None:
