@@ -23,6 +23,8 @@ SERVING = PREFIX + "serving"
 """Label of masters: the Service selects those with "true". It is not part of a StatefulSet's selector."""
 GATEWAY = PREFIX + "gateway"
 """Label of the gateway pods of a deployment."""
+SHARED_GATEWAY = "gateway.gllm.dev/"
+"""Beginning of a label of gateway pods, which ends with the name of a further deployment that they serve."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 """Set by the StatefulSet controller on every pod."""
@@ -118,6 +120,11 @@ def gateway_name(deployment: str) -> str:
 def gateways_selector(deployment: str) -> dict[str, str]:
     """Without the label of the deployment: budgets and groups count only pods of groups."""
     return {GATEWAY: deployment}
+
+
+def shared_gateways_selector(deployment: str) -> dict[str, str]:
+    """Those gateway pods of another deployment that serve this one too (spec.gateway.parent)."""
+    return {SHARED_GATEWAY + deployment: "true"}
 
 
 def engines_name(deployment: str) -> str:

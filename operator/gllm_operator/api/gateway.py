@@ -7,12 +7,16 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, field
 
 from gllm_operator.api.reserved import no_reserved_flags
-from gllm_operator.api.types import ApiObject, Port, RawObject, Rule
+from gllm_operator.api.types import ApiObject, Name, Port, RawObject, Rule
 
 
 class Gateway(ApiObject, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (no_reserved_flags("gateway"),)
 
+    parent: Name | None = None
+    """The LLMDeployment in this namespace whose gateways serve this model too, under its name in requests. This one
+    then has no gateways of its own: replicas and template are without effect. Both need one version of gLLM and the
+    same API key."""
     replicas: Annotated[int, Meta(ge=1, le=256)] = 2
     """The number of gateway pods."""
     engine_port: Port = 29600
@@ -24,6 +28,6 @@ class Gateway(ApiObject, frozen=True, kw_only=True):
     at most, and starts one group. The others of spec.replicas follow if requests go on when it serves. 0: groups
     stay."""
     extra_args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=64)] = ()
-    """Further flags of `gllm gateway`, such as --chat-template."""
+    """Further flags of `gllm gateway`, such as --chat-template. With a parent, only those of `--also`."""
     template: RawObject = field(default_factory=dict)
     """A PodTemplateSpec that is merged into the gateway pods. The container is called gateway."""

@@ -34,6 +34,7 @@ RESERVED = frozenset(
         "--engines",
         "--engine-timeout",
         "--wait-for-engine",
+        "--also",
         "--api-key",
         "--on-failure",
     }

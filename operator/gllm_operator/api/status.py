@@ -80,8 +80,8 @@ class GroupStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
 class Endpoint(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
     url: Annotated[str, Meta(max_length=512)]
     """The base URL of the OpenAI API within the cluster."""
-    models: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=4)] = ()
-    """The names of the model in requests."""
+    models: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=256)] = ()
+    """The names of the models in requests."""
 
 
 class ParallelismStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=False):
@@ -180,7 +180,8 @@ class LLMDeploymentStatus(ApiObject, frozen=True, kw_only=True, omit_defaults=Fa
     twice after a crash."""
     conditions: Annotated[tuple[Condition, ...], Meta(max_length=16)] = ()
     """The conditions Ready, Available, Progressing, Degraded, SpecValid, ModelLoaded, Suspended, RolledBack,
-    Reconciling and Stalled; Routed if the spec has a route; Integrated if the cluster lacks an API that it needs."""
+    Reconciling and Stalled; Routed if the spec has a route; Integrated if the cluster lacks an
+    API that it needs, or its gateway.parent does not serve it."""
 
 
 def decode_status(raw: object) -> LLMDeploymentStatus:

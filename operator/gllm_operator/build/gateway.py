@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gllm_operator.api.gateway import Gateway
@@ -11,6 +12,16 @@ from gllm_operator.build.overlay import overlay
 from gllm_operator.build.pod import base_container, pod_spec
 from gllm_operator.build.probes import DRAIN_DELAY_SECONDS, READY, http_probe
 from gllm_operator.build.secret_files import SecretFile, secret_files
+from gllm_operator.build.shared_models import (
+    also_args,
+    engines_place,
+    queue_args,
+    shared_downloads,
+    shared_labels,
+    shared_mounts,
+    shared_volumes,
+    wait_args,
+)
 from gllm_operator.build.tracing import tracing_args, tracing_egress, tracing_env
 from gllm_operator.names import (
     DEPLOYMENT,
@@ -25,15 +36,20 @@ from gllm_operator.names import (
 )
 from gllm_operator.spec.parallel_config import parallel_config
 from gllm_operator.spec.revision import PodSource
+from gllm_operator.spec.shared_model import SharedModel
 
 CONTAINER = "gateway"
 _DNS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
 
 
-def gateway_objects(owner: Owner, gateway: Gateway, source: PodSource, *, policy: bool) -> list[dict[str, Any]]:
-    """policy: whether to restrict the network traffic of the gateways."""
-    objects = [engines_service(owner), gateway_deployment(owner, gateway, source), _budget(owner)]
-    return [*objects, _network_policy(owner, source)] if policy else objects
+def gateway_objects(
+    owner: Owner, gateway: Gateway, source: PodSource, shared: Sequence[SharedModel], *, policy: bool
+) -> list[dict[str, Any]]:
+    """shared: the further models. policy: whether to restrict the network traffic of the gateways."""
+    if gateway.parent is not None:
+        return [engines_service(owner)]
+    objects = [engines_service(owner), gateway_deployment(owner, gateway, source, shared), _budget(owner)]
+    return [*objects, _network_policy(owner, source, shared)] if policy else objects
 
 
 def engines_service(owner: Owner) -> dict[str, Any]:
@@ -47,10 +63,14 @@ def engines_service(owner: Owner) -> dict[str, Any]:
     }
 
 
-def gateway_deployment(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+def gateway_deployment(
+    owner: Owner, gateway: Gateway, source: PodSource, shared: Sequence[SharedModel]
+) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": "gllm", "app.kubernetes.io/component": CONTAINER}
     labels |= {"app.kubernetes.io/instance": owner.name, MANAGED_BY: MANAGER} | gateways_selector(owner.name)
-    template = overlay({"metadata": {"labels": labels}, "spec": _pod_spec(owner, gateway, source)}, gateway.template)
+    labels |= shared_labels(shared)
+    spec = _pod_spec(owner, gateway, source, shared)
+    template = overlay({"metadata": {"labels": labels}, "spec": spec}, gateway.template)
     template["metadata"]["labels"] |= labels
     return {
         "apiVersion": "apps/v1",
@@ -67,14 +87,15 @@ def gateway_deployment(owner: Owner, gateway: Gateway, source: PodSource) -> dic
     }
 
 
-def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource, shared: Sequence[SharedModel]) -> dict[str, Any]:
     files = model_files(source.model)
     own = {
-        "containers": [_container(owner, gateway, source)],
+        "containers": [_container(owner, gateway, source, shared)],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             *files.volumes,
             *(one.volume for one in _secrets(owner, source)),
+            *shared_volumes(shared),
         ],
         "topologySpreadConstraints": [
             {
@@ -85,10 +106,12 @@ def _pod_spec(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, An
             }
         ],
     }
-    return pod_spec(source, own)
+    spec = pod_spec(source, own)
+    downloads = shared_downloads(source, shared)
+    return spec | {"initContainers": [*spec.get("initContainers", ()), *downloads]} if downloads else spec
 
 
-def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, Any]:
+def _container(owner: Owner, gateway: Gateway, source: PodSource, shared: Sequence[SharedModel]) -> dict[str, Any]:
     files = model_files(source.model)
     env: list[dict[str, Any]] = [
         {"name": "HOME", "value": "/tmp"},
@@ -96,18 +119,19 @@ def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, A
         *(one.env for one in _secrets(owner, source)),
         *((*pod_names(), *tracing_env(owner, source.tracing)) if source.tracing is not None else ()),
     ]
-    period, queued = source.probes.period_seconds, source.engine.max_queued_requests
+    period = source.probes.period_seconds
     return base_container(CONTAINER, source) | {
         "args": [
             *("gateway", files.path),
-            *("--engines", f"{engines_name(owner.name)}.{owner.namespace}.svc:{source.engine_port}"),
+            *("--engines", engines_place(owner.name, owner.namespace, source)),
             *("--host", "0.0.0.0", "--port", str(source.port), "--served-model-name", served_name(source.model)),
-            *(("--max-queued-requests", str(queued)) if queued is not None else ()),
+            *queue_args(source),
             *("--engine-timeout", str(gateway.wait_seconds), "--drain-timeout", str(source.drain_timeout)),
-            *(("--wait-for-engine",) if gateway.idle_seconds else ()),
+            *wait_args(gateway),
             *("--log-level", source.engine.log_level),
             *tracing_args(source.tracing),
             *gateway.extra_args,
+            *also_args(owner.namespace, shared),
         ],
         "env": env,
         "ports": [{"name": "http", "containerPort": source.port, "protocol": "TCP"}],
@@ -120,6 +144,7 @@ def _container(owner: Owner, gateway: Gateway, source: PodSource) -> dict[str, A
             {"name": "tmp", "mountPath": "/tmp"},
             *files.mounts,
             *(one.mount for one in _secrets(owner, source)),
+            *shared_mounts(shared),
         ],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "readinessProbe": http_probe(READY) | {"periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": 1},
@@ -145,15 +170,19 @@ def _budget(owner: Owner) -> dict[str, Any]:
     }
 
 
-def _network_policy(owner: Owner, source: PodSource) -> dict[str, Any]:
-    """Ingress: the HTTP port from anywhere. Egress: the engines, DNS, HTTPS if the model is downloaded, and the
+def _network_policy(owner: Owner, source: PodSource, shared: Sequence[SharedModel]) -> dict[str, Any]:
+    """Ingress: the HTTP port from anywhere. Egress: the engines, DNS, HTTPS if a model is downloaded, and the
     collector of traces."""
-    engines = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
+    ports = {owner.name: source.engine_port} | {one.deployment: one.source.engine_port for one in shared}
     egress: list[dict[str, Any]] = [
-        {"to": [engines], "ports": [{"protocol": "TCP", "port": source.engine_port}]},
-        {"ports": _DNS},
+        {
+            "to": [{"podSelector": {"matchLabels": {DEPLOYMENT: deployment}}}],
+            "ports": [{"protocol": "TCP", "port": port}],
+        }
+        for deployment, port in ports.items()
     ]
-    if model_files(source.model).download:
+    egress.append({"ports": _DNS})
+    if any(model_files(model).download for model in (source.model, *(one.source.model for one in shared))):
         egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
     egress += tracing_egress(source.tracing)
     return {

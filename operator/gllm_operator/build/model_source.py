@@ -8,7 +8,8 @@ from typing import Any
 from gllm_operator.api.model import Model
 from gllm_operator.build.secret_files import hub_token
 
-FOLDER = "/models"
+PLACE = "models"
+"""The name of the volume, and of the folder where it is mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,58 +27,59 @@ class ModelFiles:
     """Further mounts of this init container."""
 
 
-def model_files(model: Model) -> ModelFiles:
+def model_files(model: Model, place: str = PLACE) -> ModelFiles:
+    """place: another one for each further model of a container."""
     scheme, _, rest = model.source.partition("://")
-    return {"file": _file, "pvc": _pvc, "hf": _hub, "oci": _image}[scheme](model, rest)
+    return {"file": _file, "pvc": _pvc, "hf": _hub, "oci": _image}[scheme](model, rest, place)
 
 
 def served_name(model: Model) -> str:
     return model.served_names[0] if model.served_names else model_files(model).name
 
 
-def _file(model: Model, rest: str) -> ModelFiles:
+def _file(model: Model, rest: str, place: str) -> ModelFiles:
     path = rest.rstrip("/")
     return ModelFiles(path, _last(path))
 
 
-def _pvc(model: Model, rest: str) -> ModelFiles:
+def _pvc(model: Model, rest: str, place: str) -> ModelFiles:
     claim, _, inside = rest.partition("/")
-    path = f"{FOLDER}/{inside}".rstrip("/")
+    path = f"/{place}/{inside}".rstrip("/")
     return ModelFiles(
         path,
         _last(inside) or claim,
-        ({"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
-        ({"name": "models", "mountPath": FOLDER, "readOnly": True},),
+        ({"name": place, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
+        ({"name": place, "mountPath": f"/{place}", "readOnly": True},),
     )
 
 
-def _image(model: Model, rest: str) -> ModelFiles:
+def _image(model: Model, rest: str, place: str) -> ModelFiles:
     reference, _, inside = rest.partition("#")
-    path = f"{FOLDER}/{inside.strip('/')}".rstrip("/")
+    path = f"/{place}/{inside.strip('/')}".rstrip("/")
     name = _last(inside) or _last(reference).partition("@")[0].partition(":")[0]
     return ModelFiles(
         path,
         name,
-        ({"name": "models", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}},),
-        ({"name": "models", "mountPath": FOLDER, "readOnly": True},),
+        ({"name": place, "image": {"reference": reference, "pullPolicy": "IfNotPresent"}},),
+        ({"name": place, "mountPath": f"/{place}", "readOnly": True},),
     )
 
 
-def _hub(model: Model, rest: str) -> ModelFiles:
+def _hub(model: Model, rest: str, place: str) -> ModelFiles:
     # The revision is part of the path, so that a shared cache holds several, and a download of one never mixes with
     # another.
-    folder = f"{FOLDER}/{rest}/{(model.revision or 'main').replace('/', '--')}"
+    folder = f"/{place}/{rest}/{(model.revision or 'main').replace('/', '--')}"
     volume: dict[str, Any] = {"emptyDir": {}}
     if model.cache_claim is not None:
         volume = {"persistentVolumeClaim": {"claimName": model.cache_claim}}
     token = model.token_secret_ref
-    files = () if token is None else (hub_token(token),)
+    files = () if token is None else (hub_token(token, "hub-token" + place.removeprefix(PLACE)),)
     revision = ("--revision", model.revision) if model.revision else ()
     return ModelFiles(
         folder,
         _last(rest),
-        ({"name": "models", **volume}, *(one.volume for one in files)),
-        ({"name": "models", "mountPath": FOLDER},),
+        ({"name": place, **volume}, *(one.volume for one in files)),
+        ({"name": place, "mountPath": f"/{place}"},),
         ("fetch", model.source, folder, *revision),
         tuple(one.env for one in files),
         tuple(one.mount for one in files),

@@ -6,7 +6,7 @@ from typing import Any
 
 from gllm_operator.build.args import serve_args
 from gllm_operator.build.env import container_env
-from gllm_operator.build.model_source import model_files
+from gllm_operator.build.model_source import ModelFiles, model_files
 from gllm_operator.build.overlay import overlay
 from gllm_operator.build.probes import probes, termination_grace
 from gllm_operator.build.secret_files import secret_files
@@ -85,9 +85,10 @@ def _container(owner: Owner, source: PodSource, shape: ParallelConfig, group: Gr
     return container
 
 
-def download(source: PodSource) -> dict[str, Any]:
-    files = model_files(source.model)
-    return base_container("fetch-model", source) | {
+def download(source: PodSource, name: str = "fetch-model", files: ModelFiles | None = None) -> dict[str, Any]:
+    """The init container that downloads a model, by default that of the source."""
+    files = files or model_files(source.model)
+    return base_container(name, source) | {
         "args": list(files.download),
         "env": [{"name": "HOME", "value": "/tmp"}, *files.download_env],
         "securityContext": _security(source) | {"capabilities": {"drop": ["ALL"]}},

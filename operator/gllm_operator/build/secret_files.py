@@ -28,8 +28,12 @@ class SecretFile:
     key: str
 
     @property
+    def path(self) -> str:
+        return f"{FOLDER}/{self.name}/value"
+
+    @property
     def env(self) -> dict[str, Any]:
-        return {"name": self.variable, "value": f"{FOLDER}/{self.name}/value"}
+        return {"name": self.variable, "value": self.path}
 
     @property
     def volume(self) -> dict[str, Any]:
@@ -46,12 +50,16 @@ def secret_files(owner: Owner, source: PodSource, shape: ParallelConfig, role: s
     """Of the serving container of a master, slave or gateway: the keys of links, and the API key."""
     found = []
     if shape.pods > 1 or source.engine_port:
-        found.append(SecretFile("link-keys", "GLLM_KEYS_FILE", keys_name(owner.name), KEYS_KEY))
+        found.append(link_keys(owner.name, "link-keys"))
     if source.api_key and role != "slave":
         found.append(SecretFile("api-key", "GLLM_API_KEY_FILE", source.api_key["name"], source.api_key["key"]))
     return tuple(found)
 
 
-def hub_token(reference: KeyRef) -> SecretFile:
+def link_keys(deployment: str, name: str) -> SecretFile:
+    return SecretFile(name, "GLLM_KEYS_FILE", keys_name(deployment), KEYS_KEY)
+
+
+def hub_token(reference: KeyRef, name: str) -> SecretFile:
     """Of the container that downloads the model; huggingface_hub reads the file."""
-    return SecretFile("hub-token", "HF_TOKEN_PATH", reference.name, reference.key)
+    return SecretFile(name, "HF_TOKEN_PATH", reference.name, reference.key)

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from gllm_operator.api.gateway import Gateway
 from gllm_operator.api.server import Server
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.build.gateway import gateway_objects
@@ -24,8 +25,10 @@ from gllm_operator.names import (
     keys_name,
     masters_selector,
     metadata,
+    shared_gateways_selector,
 )
 from gllm_operator.spec.revision import PodSource
+from gllm_operator.spec.shared_model import SharedModel
 
 
 def singletons(
@@ -34,17 +37,19 @@ def singletons(
     apis: Collection[str],
     source: PodSource | None = None,
     *,
+    shared: Sequence[SharedModel] = (),
     labelled: bool = True,
     gateways_ready: bool = False,
     evictions: int = 0,
 ) -> list[dict[str, Any]]:
     """Those for which the cluster has the API. source: of the spec, which the gateways share with the groups.
 
-    gateways_ready: whether the Service may lead to them. evictions: pods that may be unavailable at once.
+    shared: further models of the gateways. gateways_ready: whether the Service may lead to them.
+    evictions: pods that may be unavailable at once.
     """
     children = _children(owner, spec, labelled, gateways_ready, evictions)
     if spec.gateway is not None and source is not None:
-        children += gateway_objects(owner, spec.gateway, source, policy=spec.security.network_policy)
+        children += gateway_objects(owner, spec.gateway, source, shared, policy=spec.security.network_policy)
     return [one for one in children if _has_api(one, apis)]
 
 
@@ -65,37 +70,47 @@ def _has_api(manifest: dict[str, Any], apis: Collection[str]) -> bool:
 def _children(
     owner: Owner, spec: LLMDeploymentSpec, labelled: bool = True, gateways_ready: bool = False, evictions: int = 0
 ) -> list[dict[str, Any]]:
+    gateways = None if spec.gateway is None else gateways_of(owner.name, spec.gateway)
     children = [
         headless_service(owner),
-        client_service(owner, spec.server, labelled, gateways=gateways_ready and spec.gateway is not None),
+        client_service(owner, spec.server, labelled, gateways if gateways_ready else None),
         disruption_budget(owner, evictions),
     ]
     if spec.security.service_account_name is None:
         children.append(service_account(owner))
     if spec.security.network_policy:
         downloads = bool(model_files(spec.model).download)
-        engine_port = None if spec.gateway is None else spec.gateway.engine_port
+        engines = None if spec.gateway is None or gateways is None else (gateways, spec.gateway.engine_port)
         more = tracing_egress(spec.monitoring.tracing)
-        children.append(network_policy(owner, spec.server.port, downloads, engine_port, more))
+        children.append(network_policy(owner, spec.server.port, downloads, engines, more))
     if spec.autoscaling is not None:
         children.append(autoscaler(owner, spec.autoscaling))
     if spec.route is not None:
         children += route_objects(owner, spec.route, spec.server)
     if spec.monitoring.pod_monitor:
         key = spec.server.api_key_secret_ref
-        children += pod_monitors(owner, spec.monitoring, key, gateways=spec.gateway is not None)
+        own = spec.gateway is not None and spec.gateway.parent is None
+        children += pod_monitors(owner, spec.monitoring, key, gateways=own)
     return children
 
 
-def client_service(owner: Owner, server: Server, labelled: bool, *, gateways: bool = False) -> dict[str, Any]:
+def gateways_of(deployment: str, gateway: Gateway) -> dict[str, str]:
+    """The labels of the gateway pods that serve a deployment: its own ones, or some of its parent's."""
+    return gateways_selector(deployment) if gateway.parent is None else shared_gateways_selector(deployment)
+
+
+def client_service(
+    owner: Owner, server: Server, labelled: bool, gateways: dict[str, str] | None = None
+) -> dict[str, Any]:
     """The Service for clients. It selects the masters, or the gateways, of which Kubernetes includes the ready ones.
 
     labelled: whether all masters have the label by which a recovering one leaves the Service.
+    gateways: the labels of the gateways; None: the masters.
     """
     port = {"name": "http", "port": server.service_port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
     selector = masters_selector(owner.name) | ({SERVING: "true"} if labelled else {})
-    if gateways:
-        selector = gateways_selector(owner.name)
+    if gateways is not None:
+        selector = gateways
     own = {"type": server.service_type, "selector": selector, "ports": [port]}
     given = server.service_template
     service: dict[str, Any] = {
@@ -164,11 +179,11 @@ def network_policy(
     owner: Owner,
     port: int,
     downloads: bool,
-    engine_port: int | None = None,
+    engines: tuple[dict[str, str], int] | None = None,
     more_egress: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Ingress: the HTTP port from anywhere, all ports from the deployment's own pods, because NCCL uses any port, and
-    the engine's port from the gateways.
+    the engine's port from the gateways. engines: labels of the gateways, engine's port.
     Egress: the own pods, DNS, HTTPS if the model is downloaded, and `more_egress`."""
     own = {"podSelector": {"matchLabels": {DEPLOYMENT: owner.name}}}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
@@ -176,9 +191,14 @@ def network_policy(
     if downloads:
         egress.append({"ports": [{"protocol": "TCP", "port": 443}]})
     ingress: list[dict[str, Any]] = [{"from": [own]}, {"ports": [{"protocol": "TCP", "port": port}]}]
-    if engine_port is not None:
-        gateways = {"podSelector": {"matchLabels": gateways_selector(owner.name)}}
-        ingress.append({"from": [gateways], "ports": [{"protocol": "TCP", "port": engine_port}]})
+    if engines is not None:
+        gateways, engine_port = engines
+        ingress.append(
+            {
+                "from": [{"podSelector": {"matchLabels": gateways}}],
+                "ports": [{"protocol": "TCP", "port": engine_port}],
+            }
+        )
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

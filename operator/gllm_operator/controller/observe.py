@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gllm_operator.api.extras import ObjectMeta
-from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import decode_status
 from gllm_operator.build.pod import CONTAINER
 from gllm_operator.build.rendering import stored
 from gllm_operator.controller.masters import NO_ANSWERS, Answers
+from gllm_operator.controller.sharing import NO_SHARING, Sharing
+from gllm_operator.controller.spec_of import decode_spec
 from gllm_operator.kube.failed_creates import FailedCreate
 from gllm_operator.names import (
     FINALIZER,
@@ -65,6 +66,7 @@ def observe(
     answers: Answers = NO_ANSWERS,
     failed_create: Callable[[str], FailedCreate | None] = lambda uid: None,
     gateways_idle: tuple[float | None, ...] = (),
+    sharing: Sharing = NO_SHARING,
     leaving_nodes: Mapping[str, str] | None = None,
 ) -> Observed:
     metadata = deployment["metadata"]
@@ -77,6 +79,9 @@ def observe(
     theirs = {one["metadata"]["uid"] for one in found if one["kind"] == "StatefulSet"}
     theirs -= {one["metadata"]["uid"] for one in controlled}
     pods = [one for one in found if one["kind"] == "Pod" and controller_of(one) not in theirs]
+    shares = spec is not None and spec.gateway is not None and spec.gateway.parent is not None
+    gateways = sharing.gateways if shares else controlled
+    deployments = [one for one in gateways if one["kind"] == "Deployment"]
     return Observed(
         owner=owner,
         generation=metadata.get("generation", 1),
@@ -109,8 +114,11 @@ def observe(
         operator=operator,
         managed_by=(metadata.get("annotations") or {}).get(OPERATOR, ""),
         model=model,
-        gateways_ready=max((_ready_pods(one) for one in controlled if one["kind"] == "Deployment"), default=0),
-        gateways_current=any(_is_current(one) for one in controlled if one["kind"] == "Deployment"),
+        gateways_ready=sum(map(_is_ready_pod, gateways)) if shares else sum(map(_ready_pods, deployments)),
+        gateways_wanted=sum(map(_wanted, deployments)),
+        gateways_current=any(map(_is_current, deployments)),
+        shared=sharing.models,
+        not_shared=sharing.refusal,
         leaving_nodes=leaving_nodes,
         gateways_idle=gateways_idle,
         in_flight=answers.in_flight,
@@ -118,20 +126,21 @@ def observe(
     )
 
 
-def decode_spec(raw: object) -> tuple[LLMDeploymentSpec | None, str]:
-    """(spec, "") or (None, what is wrong, with the field's path)."""
-    try:
-        return msgspec.convert(raw or {}, LLMDeploymentSpec), ""
-    except msgspec.ValidationError as error:
-        return None, f"spec cannot be read: {str(error).replace('`$', '`spec')}"
-
-
 def _ready_pods(deployment: Object) -> int:
     return int((deployment.get("status") or {}).get("readyReplicas") or 0)
 
 
+def _is_ready_pod(found: Object) -> bool:
+    conditions = {one["type"]: one["status"] for one in (found.get("status") or {}).get("conditions") or []}
+    return found["kind"] == "Pod" and conditions.get("Ready") == "True" and "deletionTimestamp" not in found["metadata"]
+
+
+def _wanted(deployment: Object) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
 def _is_current(deployment: Object) -> bool:
-    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    status, wanted = deployment.get("status") or {}, _wanted(deployment)
     seen = status.get("observedGeneration") == deployment["metadata"].get("generation")
     counts = [status.get(name) or 0 for name in ("replicas", "updatedReplicas", "readyReplicas")]
     return bool(seen) and counts == [wanted] * 3

@@ -19,7 +19,9 @@ from gllm_operator.controller.execute import Executor, NotLeading, Stale
 from gllm_operator.controller.masters import Addresses, Answers, ask_gateways, ask_masters
 from gllm_operator.controller.memory import Memory
 from gllm_operator.controller.metrics import OperatorMetrics
-from gllm_operator.controller.observe import decode_spec, observe
+from gllm_operator.controller.observe import observe
+from gllm_operator.controller.sharing import parent_of, sharing
+from gllm_operator.controller.spec_of import decode_spec
 from gllm_operator.kube.api import Api, ApiError
 from gllm_operator.kube.cache import Cache
 from gllm_operator.kube.failed_creates import FailedCreate
@@ -117,23 +119,35 @@ class Reconciler:
             new.wake.set()
             if state is not None and state.task is not None:
                 self.start(key, state.resync)
+            self._wake_sharers(key, deployment)
         else:
             # The watch also delivers the operator's own status writes, which need no pass.
-            before = _without_status(state.deployment)
-            if state.update(deployment) and before != _without_status(deployment):
+            old = state.deployment
+            if state.update(deployment) and _without_status(old) != _without_status(deployment):
                 state.wake.set()
+                self._wake_sharers(key, old, deployment)
 
     def forget(self, key: ObjectKey) -> None:
         """Drop a deployment that is gone."""
         state = self._states.pop(key, None)
         if state is not None and state.task is not None:
             state.task.cancel()
+        if state is not None:
+            self._wake_sharers(key, state.deployment)
         self._count()
 
     def wake(self, key: ObjectKey) -> None:
         """Start a pass, because an object of the deployment has changed."""
         if key in self._states:
             self._states[key].wake.set()
+        self._wake_sharers(key)
+
+    def _wake_sharers(self, key: ObjectKey, *versions: Object) -> None:
+        """Start passes of the deployments that share the gateways of this one, and of the parents in its versions."""
+        parents = {parent_of(one) for one in versions}
+        for other, state in self._states.items():
+            if other.namespace == key.namespace and (other.name in parents or parent_of(state.deployment) == key.name):
+                state.wake.set()
 
     def wake_all(self) -> None:
         for key in self._states:
@@ -222,9 +236,16 @@ class Reconciler:
             memory.keys_known = False
         source = str(((state.deployment.get("spec") or {}).get("model") or {}).get("source", ""))
         spec, _ = decode_spec(state.deployment.get("spec"))
+        shared = sharing(
+            state.deployment,
+            [one.deployment for other, one in self._states.items() if other.namespace == key.namespace],
+            lambda name: self._cache.of(ObjectKey(key.namespace, name)),
+            dependencies.default_image,
+        )
         gateways_idle: tuple[float | None, ...] = ()
         if state.watch_gateways and spec is not None:
-            gateways_idle = await dependencies.ask_gateways(_gateways(objects), served_name(spec.model))
+            gateways = _gateways([*shared.gateways] if parent_of(state.deployment) else objects)
+            gateways_idle = await dependencies.ask_gateways(gateways, served_name(spec.model))
         observed = observe(
             state.deployment,
             objects,
@@ -241,6 +262,7 @@ class Reconciler:
                 _masters(objects, state.watch_requests), _masters(objects, state.watch_loading)
             ),
             gateways_idle=gateways_idle,
+            sharing=shared,
             leaving_nodes=dependencies.leaving_nodes(),
         )
         return plan(observed, dependencies.clock()), observed.owner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from gllm_operator.api import GROUP, KIND, VERSION
 from gllm_operator.build.integrations import OPTIONAL_APIS
 from gllm_operator.controller.observe import observe
+from gllm_operator.controller.sharing import sharing
 from gllm_operator.names import FINALIZER
 from gllm_operator.plan import plan
 from gllm_operator.plan.validate import problems
@@ -45,9 +47,17 @@ def read_deployments(path: str, namespace: str = "default") -> list[Manifest]:
 
 
 def objects_of(
-    deployment: Manifest, *, keys: str, default_image: str = DEFAULT_IMAGE, apis: frozenset[str] = frozenset()
+    deployment: Manifest,
+    *,
+    keys: str,
+    default_image: str = DEFAULT_IMAGE,
+    apis: frozenset[str] = frozenset(),
+    namespace: Sequence[Manifest] = (),
 ) -> list[Manifest]:
-    """Return the objects that the operator's plan would create and apply. Raises ValueError if the spec is invalid."""
+    """Return the objects that the operator's plan would create and apply. Raises ValueError if the spec is invalid.
+
+    namespace: further LLMDeployments, with which it may share gateways.
+    """
     observed = observe(
         deployment,
         [],
@@ -57,6 +67,7 @@ def objects_of(
         keys_known=False,
         fresh_keys=keys,
         default_image=default_image,
+        sharing=sharing(deployment, namespace or [deployment], lambda name: (), default_image),
     )
     if observed.spec is None:
         raise ValueError(observed.spec_error)

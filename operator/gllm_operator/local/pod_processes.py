@@ -43,20 +43,24 @@ class PodProcess:
         return f"http://{self.host}:{self.port}"
 
 
-def processes_of(objects: Sequence[Manifest], mounts: Mapping[str, str]) -> list[PodProcess]:
+def processes_of(
+    objects: Sequence[Manifest], mounts: Mapping[str, str], place: int = 0, *, shared: bool = False
+) -> list[PodProcess]:
     """Return the pods of the first group, the master first, then a gateway if there are any.
 
-    mounts: local paths by paths in the container. With a gateway, it and the master listen on an address of their own
-    each, because both have the same port.
+    mounts: local paths by paths in the container. place: another one for each deployment. With a gateway, or one that
+    is shared, each process listens on an address of its own, because all have the same port.
     """
     sets = [one for one in objects if one["kind"] == "StatefulSet"]
     groups = sorted({one["metadata"]["labels"]["gllm.dev/index"] for one in sets}, key=int)
-    pods = [pod for one in sets if one["metadata"]["labels"]["gllm.dev/index"] == groups[0] for pod in _pods(one)]
+    pods = [
+        pod for one in sets if one["metadata"]["labels"]["gllm.dev/index"] == groups[0] for pod in _pods(one, place)
+    ]
     secrets = {one["metadata"]["name"]: _data(one) for one in objects if one["kind"] == "Secret"}
     pods.sort(key=lambda pod: int(pod["metadata"]["labels"][POD_INDEX]))
     gateways = [_gateway_pod(one) for one in objects if one["kind"] == "Deployment"]
-    found = [_process(pod, secrets, mounts) for pod in [*pods, *gateways]]
-    return [_with_own_address(one) for one in found] if gateways else found
+    found = [_process(pod, secrets, mounts, place) for pod in [*pods, *gateways]]
+    return [_with_own_address(one, place) for one in found] if gateways or shared else found
 
 
 def front_of(specs: Sequence[PodProcess]) -> PodProcess:
@@ -64,9 +68,9 @@ def front_of(specs: Sequence[PodProcess]) -> PodProcess:
     return next((one for one in specs if one.role == gateway.CONTAINER), specs[0])
 
 
-def loopback(rank: int) -> str:
+def loopback(rank: int, place: int = 0) -> str:
     """The address of a rank within 127.0.0.0/8, all of which is this machine. 127.0.0.1 is left to other programs."""
-    return f"127.0.1.{rank + 1}"
+    return f"127.0.{place + 1}.{rank + 1}"
 
 
 def host_paths(objects: Sequence[Manifest]) -> dict[str, str]:
@@ -90,7 +94,7 @@ def translate(path: str, mounts: Mapping[str, str]) -> str:
     return path
 
 
-def _pods(one: Manifest) -> list[Manifest]:
+def _pods(one: Manifest, place: int) -> list[Manifest]:
     start = one["spec"].get("ordinals", {}).get("start", 0)
     template = one["spec"]["template"]
     pods = []
@@ -101,11 +105,13 @@ def _pods(one: Manifest) -> list[Manifest]:
             "namespace": one["metadata"]["namespace"],
             "labels": labels,
         }
-        pods.append({"metadata": metadata, "spec": template["spec"], "status": {"podIP": loopback(index)}})
+        pods.append({"metadata": metadata, "spec": template["spec"], "status": {"podIP": loopback(index, place)}})
     return pods
 
 
-def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Mapping[str, str]) -> PodProcess:
+def _process(
+    pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Mapping[str, str], place: int
+) -> PodProcess:
     labels = pod["metadata"]["labels"]
     rank = int(labels.get(POD_INDEX, 0))
     container = _container(pod["spec"])
@@ -116,7 +122,7 @@ def _process(pod: Manifest, secrets: Mapping[str, Mapping[str, str]], mounts: Ma
             env[variable["name"]] = _with_references(value, env)
     _inline_secrets(env, container, pod["spec"], secrets)
     # Pods have no DNS names here, so the master's address replaces its name.
-    env["MASTER_ADDR"] = loopback(0)
+    env["MASTER_ADDR"] = loopback(0, place)
     env[DRAIN_DELAY_VARIABLE] = "0"  # No load balancer has to notice the drain.
     command, model, *rest = container["args"]
     ready = container["readinessProbe"].get("httpGet", {})
@@ -144,14 +150,14 @@ def _gateway_pod(deployment: Manifest) -> Manifest:
     return {"metadata": metadata, "spec": template["spec"], "status": {"podIP": _FRONT}}
 
 
-def _with_own_address(process: PodProcess) -> PodProcess:
+def _with_own_address(process: PodProcess, place: int) -> PodProcess:
     """Let a process listen on its own address only, and a gateway find the master by it."""
     arguments = list(process.arguments)
     for at, flag in enumerate(process.arguments[:-1]):
         if flag == "--host":
             arguments[at + 1] = process.address
         elif flag == "--engines":
-            arguments[at + 1] = f"{loopback(0)}:{arguments[at + 1].rpartition(':')[2]}"
+            arguments[at + 1] = f"{loopback(0, place)}:{arguments[at + 1].rpartition(':')[2]}"
     return replace(process, arguments=tuple(arguments), host=process.address)
 
 

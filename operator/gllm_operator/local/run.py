@@ -1,9 +1,9 @@
-"""`gllm run`: runs the manifest's first group, and a gateway if it has any, as local processes."""
+"""`gllm run`: runs the first group of each LLMDeployment of a manifest, and a gateway if it has any, as processes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,35 +11,49 @@ from gllm_operator.build.singletons import make_keys
 from gllm_operator.local.kubelet import run_group
 from gllm_operator.local.manifest import objects_of, read_deployments
 from gllm_operator.local.pod_processes import PodProcess, front_of, host_paths, processes_of
+from gllm_operator.local.shared_gateway import find_models, parent_first
 from gllm_operator.local.table import PodTable
 
 
 def run(path: str, mounts: Mapping[str, str], out: TextIO) -> int:
-    """Return the exit status. Raises ValueError, in one line, if the group cannot start."""
-    deployments = read_deployments(path)
-    if len(deployments) > 1:
-        names = ", ".join(one["metadata"]["name"] for one in deployments)
-        raise ValueError(f"{path} has several LLMDeployments ({names}): give a file with one")
-    (deployment,) = deployments
-    replicas = deployment["spec"].get("replicas", 1)
-    if deployment["spec"].get("suspend") or replicas == 0:
-        raise ValueError(f"{path} asks for no groups (replicas 0, or suspend): there is nothing to run")
-    if replicas > 1:
-        print(f"runs one group of {replicas}, because all would need the same ports", file=out, flush=True)
-    specs = prepare(deployment, mounts, out)
+    """Return the exit status. Raises ValueError, in one line, if a group cannot start."""
+    deployments = parent_first(read_deployments(path))
+    keys, groups = make_keys(), {}
+    for place, one in enumerate(deployments):
+        name, replicas = one["metadata"]["name"], one["spec"].get("replicas", 1)
+        if one["spec"].get("suspend") or replicas == 0:
+            raise ValueError(f"{name} asks for no groups (replicas 0, or suspend): there is nothing to run")
+        if replicas > 1:
+            print(f"runs one group of {replicas}, because all would need the same ports", file=out, flush=True)
+        groups[name] = prepare(one, mounts, out, keys=keys, namespace=deployments, place=place)
+    specs = find_models([spec for found in groups.values() for spec in found], groups)
     with PodTable(out, front_of(specs)) as table:
         return asyncio.run(run_group(specs, table.show))
 
 
-def prepare(deployment: dict[str, Any], mounts: Mapping[str, str], out: TextIO) -> list[PodProcess]:
-    """Return the processes, with the model's path on this machine."""
-    objects = objects_of(deployment, keys=make_keys())
-    mounts = host_paths(objects) | dict(mounts)
-    specs = processes_of(objects, mounts)
+def prepare(
+    deployment: dict[str, Any],
+    mounts: Mapping[str, str],
+    out: TextIO,
+    *,
+    keys: str = "",
+    namespace: Sequence[dict[str, Any]] = (),
+    place: int = 0,
+) -> list[PodProcess]:
+    """Return the processes of a deployment, with the model's path on this machine.
+
+    keys: those of all deployments of the manifest, `namespace`. place: as in `processes_of`.
+    """
+    objects = objects_of(deployment, keys=keys or make_keys(), namespace=namespace)
+
+    def processes(more: Mapping[str, str]) -> list[PodProcess]:
+        return processes_of(objects, {**host_paths(objects), **mounts, **more}, place, shared=len(namespace) > 1)
+
+    specs = processes({})
     model_path = specs[0].arguments[1]
     source = deployment["spec"]["model"]
     if source["source"].startswith("hf://") and not Path(model_path).exists():
-        return processes_of(objects, mounts | {model_path: _downloaded(source, out)})
+        return processes({model_path: _downloaded(source, out)})
     if Path(model_path).exists():
         return specs
     stand_in = _default_model(model_path)
@@ -48,7 +62,7 @@ def prepare(deployment: dict[str, Any], mounts: Mapping[str, str], out: TextIO) 
             f"there is no {model_path} on this machine: name the model's path with --mount {model_path}=PATH"
         )
     print(f"there is no {model_path} here: uses the installed SmolLM2 instead (--mount {model_path}=PATH)", file=out)
-    return processes_of(objects, mounts | {model_path: stand_in})
+    return processes({model_path: stand_in})
 
 
 def _downloaded(model: Mapping[str, str], out: TextIO) -> str:

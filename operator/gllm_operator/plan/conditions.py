@@ -48,7 +48,12 @@ def headline(facts: StatusFacts, verdict: Verdict) -> str:
     """The word in the column REASON."""
     if verdict.reason != "AllGroupsReady":
         return verdict.reason
-    return "ApiMissing" if facts.missing else "Ready"
+    return _lacks(facts) or "Ready"
+
+
+def _lacks(facts: StatusFacts) -> str:
+    """The reason of the condition Integrated; empty if nothing is missing."""
+    return "ApiMissing" if facts.missing else "NotShared" if facts.not_shared else ""
 
 
 def _states(facts: StatusFacts, verdict: Verdict) -> list[_State]:
@@ -73,8 +78,10 @@ def _states(facts: StatusFacts, verdict: Verdict) -> list[_State]:
     ]
     if facts.route is not None:
         states.append(_routed(facts.route))
-    if facts.missing:
-        states.append(_State("Integrated", "False", "ApiMissing", "; ".join(facts.missing)))
+    if lacks := _lacks(facts):
+        not_shared = f"gateway.parent: {facts.not_shared}. Until then the groups serve clients themselves"
+        sentences = [*facts.missing, *((not_shared,) if facts.not_shared else ())]
+        states.append(_State("Integrated", "False", lacks, "; ".join(sentences)))
     return states
 
 

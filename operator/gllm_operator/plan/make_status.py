@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gllm_operator.api.gateway import Gateway
 from gllm_operator.api.spec import LLMDeploymentSpec
 from gllm_operator.api.status import Endpoint, GroupStatus, LLMDeploymentStatus, OrdinalStatus, ParallelismStatus
 from gllm_operator.build.model_source import served_name
@@ -25,6 +26,7 @@ from gllm_operator.plan.rollout import GroupChanges
 from gllm_operator.plan.target import Target, current_revision
 from gllm_operator.spec.estimate import estimate
 from gllm_operator.spec.parallel_config import ParallelConfig, parallel_config
+from gllm_operator.spec.shared_model import SharedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def make_status(
         rejected=rejected,
         obstacles=inputs.obstacles,
         missing=inputs.missing,
+        not_shared=observed.not_shared,
         unwritten=inputs.writes and not _was_ready(observed),
         target=inputs.target,
         update=inputs.update,
@@ -98,7 +101,7 @@ def make_status(
         available_replicas=available,
         unavailable_replicas=max(0, replicas - available),
         ready=f"{len(serving)}/{replicas}",
-        gateways="" if gateway is None else f"{observed.gateways_ready}/{gateway.replicas}",
+        gateways="" if gateway is None else f"{observed.gateways_ready}/{_wanted_gateways(observed, gateway)}",
         idle=inputs.idle.idle,
         waking=inputs.idle.waking,
         selector=",".join(f"{key}={value}" for key, value in masters_selector(owner.name).items()),
@@ -107,7 +110,7 @@ def make_status(
         failed_revision=inputs.target.failed if inputs.update and not inputs.blocked else before.failed_revision,
         reason=headline(facts, found),
         operator=observed.operator,
-        endpoint=_endpoint(owner, spec),
+        endpoint=_endpoint(owner, spec, observed.shared),
         shape=None if spec is None or parallel is None else _parallelism(parallel, spec),
         estimate=None if spec is None or parallel is None else estimate(spec, parallel, observed.model),
         rollout=inputs.target.rollout,
@@ -186,8 +189,13 @@ def _parallelism(parallel: ParallelConfig, spec: LLMDeploymentSpec) -> Paralleli
     )
 
 
-def _endpoint(owner: Owner, spec: LLMDeploymentSpec | None) -> Endpoint | None:
+def _wanted_gateways(observed: Observed, gateway: Gateway) -> int:
+    return gateway.replicas if gateway.parent is None else observed.gateways_wanted
+
+
+def _endpoint(owner: Owner, spec: LLMDeploymentSpec | None, shared: Sequence[SharedModel]) -> Endpoint | None:
     if spec is None:
         return None
     port = "" if spec.server.service_port == 80 else f":{spec.server.service_port}"
-    return Endpoint(url=f"http://{owner.name}.{owner.namespace}.svc{port}/v1", models=(served_name(spec.model),))
+    models = (spec.model, *(one.source.model for one in shared))
+    return Endpoint(url=f"http://{owner.name}.{owner.namespace}.svc{port}/v1", models=tuple(map(served_name, models)))

@@ -11,6 +11,7 @@ from gllm_operator.api.status import LLMDeploymentStatus
 from gllm_operator.build.rendering import Rendering
 from gllm_operator.names import GroupId, Owner
 from gllm_operator.objects import ObjectRef
+from gllm_operator.spec.shared_model import SharedModel
 
 if TYPE_CHECKING:
     from gllm.models.config import ModelConfig
@@ -190,11 +191,17 @@ class Observed:
     model: ModelConfig | None = None
     """The model's config, if the operator can read it."""
     gateways_ready: int = 0
-    """Ready pods of the gateways' Deployment."""
+    """Ready gateway pods that serve it: its own, or with gateway.parent some of its parent's."""
+    gateways_wanted: int = 0
+    """Gateway pods that there should be."""
     gateways_current: bool = False
     """Whether all pods of the gateways' Deployment have its newest template and are ready."""
     leaving_nodes: Mapping[str, str] | None = None
     """Why each node is about to go, by its name; None: the operator may not watch nodes."""
+    shared: tuple[SharedModel, ...] = ()
+    """Further models of its gateways: those of deployments whose gateway.parent it is."""
+    not_shared: str = ""
+    """Why its parent's gateways do not serve it; empty: they do, or it has no parent."""
     gateways_idle: tuple[float | None, ...] = ()
     """Seconds without requests, 0 while there are any, of each gateway pod that was asked; None: no answer."""
     in_flight: Mapping[str, int] = field(default_factory=dict)

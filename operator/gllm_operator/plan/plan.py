@@ -116,7 +116,8 @@ def _plan_spec(
     moves = find_moves(observed, spec, groups, health, target, now)
     changes = next_changes(groups, health, target.revision, bounds, now, moves.groups)
     # New gateways become ready with a group of the new revision, which `replicas: 0` does not make.
-    if spec.gateway is not None and not observed.gateways_current and bounds.replicas > 0:
+    has_gateways = spec.gateway is not None and not observed.not_shared
+    if has_gateways and not observed.gateways_current and bounds.replicas > 0:
         changes = hold_for_gateways(changes, health, target.revision)
     new_ordinals, created = next_ordinals(ordinals, groups, health, changes.create, target.revision, spec, now)
     writes = _writes(observed, desired, spec, groups, changes, created, target, moves, now)
@@ -238,7 +239,8 @@ def _singletons(observed: Observed, spec: LLMDeploymentSpec, evictions: int) -> 
         observed.apis,
         source,
         labelled=all_labelled(observed),
-        gateways_ready=observed.gateways_ready > 0,
+        shared=observed.shared,
+        gateways_ready=observed.gateways_ready > 0 and not observed.not_shared,
         evictions=evictions,
     )
 

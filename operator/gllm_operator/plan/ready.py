@@ -50,6 +50,8 @@ class StatusFacts:
     fewest: int
     """The number of groups that must be available."""
     deleting: bool = False
+    not_shared: str = ""
+    """Why the gateways of gateway.parent do not serve it."""
     idle: Idleness = NOT_IDLE
     """Which groups are held back because the gateways have no requests."""
     moves: Moves = STILL

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gllm.apps.compat_flags import canonical
+from gllm_operator.api.gateway import Gateway
 from gllm_operator.api.reserved import is_reserved as is_reserved_flag
 from gllm_operator.api.spec import LONGEST_NAME, LLMDeploymentSpec
 from gllm_operator.build.env import is_reserved
@@ -29,6 +31,7 @@ def problems(spec: LLMDeploymentSpec, name: str, image: str, model: ModelConfig 
     found += _arguments(spec.engine.extra_args, "engine")
     if spec.gateway is not None:
         found += _template(spec.gateway.template, "spec.gateway.template", GATEWAY_CONTAINER)
+        found += child_gateway(spec.gateway)
         found += _arguments(spec.gateway.extra_args, "gateway")
     try:
         parallel = parallel_config(spec.parallelism, spec.accelerator)
@@ -126,6 +129,23 @@ def _arguments(extra: tuple[str, ...], part: str) -> list[str]:
     """Flags that the operator sets itself, also under their names in vLLM and SGLang."""
     taken = sorted({argument.partition("=")[0] for argument in extra if is_reserved_flag(argument)})
     return [f"{part}.extraArgs has {flag}, which other fields of the spec decide: remove it" for flag in taken]
+
+
+def child_gateway(gateway: Gateway) -> list[str]:
+    """The problems of a gateway with a parent, which serves others too; none without a parent."""
+    if gateway.parent is None:
+        return []
+    from gllm.apps.cli.also import FLAGS_OF_A_MODEL
+
+    found = []
+    if gateway.template:
+        found.append(f"gateway.template is without effect: set it in LLMDeployment {gateway.parent}, gateway.parent")
+    names = {argument.partition("=")[0] for argument in gateway.extra_args if argument.startswith("-")}
+    foreign = sorted(name for name in names if canonical(name) not in FLAGS_OF_A_MODEL)
+    return found + [
+        f"gateway.extraArgs has {name}, which is not of one model: set it in LLMDeployment {gateway.parent}"
+        for name in foreign
+    ]
 
 
 def _parallelism_of_model(spec: LLMDeploymentSpec, model: ModelConfig) -> list[str]:

@@ -17,6 +17,11 @@ OF_A_MODEL = frozenset(
 )
 """The parameters that each model has its own value of. The others belong to the server."""
 
+FLAGS_OF_A_MODEL = frozenset(
+    spelling for flag in SOURCE_FLAGS + GATEWAY_FLAGS if flag.name in OF_A_MODEL for spelling in flag.option.split("/")
+)
+"""Their names on the command line, of those in the tables."""
+
 
 def parse_also(context: typer.Context, text: str) -> dict[str, Any]:
     """Return the parameters of a further model. Raises typer.BadParameter, which quotes the text and says the fix."""

@@ -37,10 +37,11 @@ def render(filename: FileOption, *, namespace: NamespaceOption = "default", defa
     except ImportError as error:
         refuse_without_operator(error)
     try:
+        deployments, image = read_deployments(filename, namespace), default_image or DEFAULT_IMAGE
         objects = [
             without_owner(one)
-            for deployment in read_deployments(filename, namespace)
-            for one in objects_of(deployment, keys="", default_image=default_image or DEFAULT_IMAGE, apis=ALL_APIS)
+            for deployment in deployments
+            for one in objects_of(deployment, keys="", default_image=image, apis=ALL_APIS, namespace=deployments)
         ]
     except ValueError as error:
         typer.echo(f"gllm: error: {error}", err=True)
@@ -49,7 +50,7 @@ def render(filename: FileOption, *, namespace: NamespaceOption = "default", defa
 
 
 def run(filename: FileOption, *, mount: MountOption = []) -> None:  # noqa: B006  (typer wants a list, and copies it)
-    """Run the pods of a manifest with one LLMDeployment as processes of this machine.
+    """Run the pods of a manifest as processes of this machine: one LLMDeployment, or several that share a gateway.
 
     Arguments and environment are those that the operator would render; nodes are addresses of the loopback. Ctrl-C
     finishes the running requests; a second Ctrl-C ends at once.
