@@ -1,6 +1,6 @@
 # make serve: install into .venv and serve a model; make test: all tests that need no cluster and no GPU;
 # make test-clients: other projects' clients against a real server; make test-cluster: end to end on Kubernetes;
-# make check: ruff and mypy; make format; make generate: rewrite the generated files.
+# make paper: measure the policies and write docs/paper; make check: ruff and mypy; make format; make generate: rewrite the generated files.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -26,7 +26,7 @@ CLIENTS := .venv-clients
 CLIENTS_INSTALLED := $(CLIENTS)/.installed
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.h')
 
-.PHONY: install serve test test-clients test-cluster check format generate clean
+.PHONY: install serve test test-clients test-cluster paper check format generate clean
 
 install: $(INSTALLED)
 
@@ -45,6 +45,10 @@ test-clients: $(INSTALLED) $(CLIENTS_INSTALLED)
 # On a real cluster (tests/README.md says how it is found). At the time limit SIGINT lets the tests stop what they started.
 test-cluster: $(INSTALLED)
 	@timeout --signal=INT --kill-after=120 $(CLUSTER_LIMIT) $(RUNNER) $(BIN)/python -m pytest -s -v --durations=20 tests/e2e $(ARGS)
+
+# The paper's comparison on the GPUs or the CPU of this machine: tables and plots into docs/paper, 15 minutes.
+paper: $(INSTALLED)
+	@$(BIN)/python benchmarks/paper.py $(ARGS)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check .

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fixtures.completions_server import TinyServer
+from fixtures.completions_server import TinyServer, serving
 from gllm.apps.bench.compare import markdown, ordered, read_points, rows
 from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.saturation import PRECISION, highest_rate, keeps_up, worthwhile_concurrency
@@ -93,20 +91,8 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
     server = TinyServer()
-    started, stop = threading.Event(), asyncio.Event()
-    found: dict[str, Any] = {}
-
-    async def work(url: str) -> None:
-        found["url"], found["loop"] = url, asyncio.get_running_loop()
-        started.set()
-        await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(server.run(work)))
-    thread.start()
-    started.wait(10)
-    yield found["url"]
-    found["loop"].call_soon_threadsafe(stop.set)
-    thread.join(10)
+    with serving(server) as url:
+        yield url
 
 
 def test_a_sweep_and_its_comparison(server_url: str, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fixtures.completions_server import TinyServer
+from fixtures.completions_server import TinyServer, serving
 from gllm.apps.bench.record import RequestRecord
 from gllm.apps.bench.report import summarize
 from gllm.apps.bench.roofline import GPUS, Gpus, parse_gpu, roofline, work_in
@@ -246,20 +244,8 @@ def server_url() -> Any:
     """A server on a thread of its own; answers have a token every five milliseconds."""
     server = TinyServer()
     server.gap = 0.005
-    started, stop = threading.Event(), asyncio.Event()
-    found: dict[str, Any] = {}
-
-    async def work(url: str) -> None:
-        found["url"], found["loop"] = url, asyncio.get_running_loop()
-        started.set()
-        await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(server.run(work)))
-    thread.start()
-    started.wait(10)
-    yield found["url"]
-    found["loop"].call_soon_threadsafe(stop.set)
-    thread.join(10)
+    with serving(server) as url:
+        yield url
 
 
 def bench(url: str, *arguments: str) -> Any:
