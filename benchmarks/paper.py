@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,7 +38,7 @@ from gllm.apps.simulate.hardware import Hardware
 from gllm.apps.simulate.simulation import Simulation
 from gllm.config import POLICY_NAMES, EngineConfig
 from paper_page import write_page
-from paper_places import Place, Shape, parse_shape, place_here
+from paper_places import Shape, parse_shape, place_here
 from servers import Server
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "paper"
@@ -47,6 +48,8 @@ LOADS = (0.5, 0.8, 1.1)
 TTFT_BOUND, TPOT_BOUND = 10.0, 3.0
 """Bounds of a request, as multiples of the idle server's means."""
 IDLE_REQUESTS = 6
+LEAST_SECONDS = 2.0
+"""Of arrivals in a run."""
 DRAIN = 1.7
 """Seconds of a run for each second of arrivals: the highest rate is above the capacity, so its queue must drain."""
 
@@ -61,8 +64,8 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     loads: Sequence[float] = LOADS
     traces: Sequence[str]
     shapes: Sequence[Shape]
-    seconds: float
-    """Of arrivals in each run."""
+    minutes: float
+    """About how long everything may take."""
     divisor: int
     """Lengths are those of the traces, divided by this."""
     concurrency: int
@@ -70,7 +73,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     max_num_seqs: int
     kv_tokens: int
-    least: int = 12
+    least: int = 8
     """Fewest requests of a run."""
     seed: int = 0
 
@@ -93,17 +96,26 @@ def run_grid(
         folder: for trace files.
         say: takes a line about each run.
     """
-    for shape in grid.shapes:
+    end = time.monotonic() + 60 * grid.minutes
+    for number, shape in enumerate(grid.shapes):
+        # What is left of the time, shared among the shapes that are left.
+        shape_ends = time.monotonic() + (end - time.monotonic()) / (len(grid.shapes) - number)
+        started = time.monotonic()
         trace_file = folder / f"{shape.name}.trace.json"
         with serve(shape, grid.policies[0], trace_file) as url:
+            start_seconds = time.monotonic() - started
             scales = {trace: measure_scale(grid, url, trace) for trace in grid.traces}
         hardware, errors = fit_trace(trace_file, grid.kv_tokens)
-        say(f"{shape.name}: fitted, mean relative error " + ", ".join(f"{error:.0%}" for error in errors))
+        rest = shape_ends - time.monotonic() - len(grid.policies) * start_seconds
+        runs = len(grid.policies) * len(grid.traces) * len(grid.loads)
+        seconds = max(rest / runs / DRAIN, LEAST_SECONDS)
+        fitted = ", ".join(f"{error:.0%}" for error in errors)
+        say(f"{shape.name}: fitted, mean relative error {fitted}; {runs} runs of {seconds:.0f} s of arrivals")
         for policy in grid.policies:
             with serve(shape, policy, None) as url:
                 for trace in grid.traces:
                     for load in grid.loads:
-                        one = _Run(grid, shape, policy, trace, load, scales[trace])
+                        one = _Run(grid, shape, policy, trace, load, scales[trace], seconds)
                         for result in (one.measure(url), one.predict(hardware)):
                             write(result)
                             say(" ".join(rows([point_of(result, folder)])[0]))
@@ -139,10 +151,12 @@ def measure_scale(grid: Grid, url: str, trace: str) -> Scale:
 class _Run:
     """One policy at one rate: measured, and predicted from the same requests."""
 
-    def __init__(self, grid: Grid, shape: Shape, policy: str, trace: str, load: float, scale: Scale) -> None:
+    def __init__(
+        self, grid: Grid, shape: Shape, policy: str, trace: str, load: float, scale: Scale, seconds: float
+    ) -> None:
         self._grid, self._policy, self._scale = grid, policy, scale
         self._rate = load * scale.capacity
-        count = max(math.ceil(self._rate * grid.seconds), grid.least)
+        count = max(math.ceil(self._rate * seconds), grid.least)
         self._requests = make_requests(
             workload_of(grid, trace), count, seed=grid.seed, rate=self._rate, max_model_len=grid.max_model_len
         )
@@ -190,14 +204,6 @@ def _send(url: str, requests: Sequence[BenchRequest], concurrency: int | None) -
     return asyncio.run(work())
 
 
-def seconds_of_a_run(minutes: float, place: Place, policies: int, traces: int, loads: int, shapes: int) -> float:
-    """Return the seconds of arrivals that each run may take, after starts and the measurement of the scales."""
-    starts = shapes * (policies + 1) * place.start_seconds
-    scales = shapes * traces * place.scale_seconds
-    runs = shapes * policies * traces * loads
-    return max((60 * minutes - starts - scales) / runs / DRAIN, 3.0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15.0, help="about how long everything may take")
@@ -212,13 +218,12 @@ def main() -> None:
     with TemporaryDirectory(prefix="gllm-paper-") as name:
         place = place_here(Path(name))
         traces, shapes = options.traces or place.traces, options.shapes or place.shapes
-        amounts = (len(options.policies), len(traces), len(options.loads), len(shapes))
         grid = Grid(
             policies=options.policies,
             loads=options.loads,
             traces=traces,
             shapes=shapes,
-            seconds=seconds_of_a_run(options.minutes, place, *amounts),
+            minutes=options.minutes,
             concurrency=place.concurrency,
             max_model_len=place.max_model_len,
             max_num_seqs=place.max_num_seqs,
@@ -226,7 +231,7 @@ def main() -> None:
             kv_tokens=place.kv_tokens,
             seed=options.seed,
         )
-        print(f"{place.about}: {math.prod(amounts)} runs of {grid.seconds:.0f} s of arrivals", flush=True)
+        print(place.about, flush=True)
 
         @contextmanager
         def serve(shape: Shape, policy: str, trace: Path | None) -> Iterator[str]:
@@ -239,7 +244,8 @@ def main() -> None:
         run_grid(grid, serve, Path(name), results.append, lambda line: print(line, flush=True))
     lines = "".join(json.dumps(result) + "\n" for result in results)
     (options.output / "results.jsonl").write_text(lines)
-    write_page(results, options.output, about=place.about, minutes=(time.monotonic() - started) / 60)
+    others = f"load average at the end {os.getloadavg()[1]:.1f}"
+    write_page(results, options.output, about=f"{place.about}; {others}", minutes=(time.monotonic() - started) / 60)
     print(f"written: {options.output}")
 
 

@@ -42,10 +42,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int
     max_model_len: int
     kv_tokens: int
-    start_seconds: float
-    """From the start of a server until it is ready, about."""
-    scale_seconds: float
-    """For the idle server and the steady load of one trace, about."""
 
     def command(self, shape: Shape, policy: str, trace: Path | None) -> ServerCommand:
         """Return the command of a server without prefix cache."""
@@ -89,12 +85,10 @@ def _cpu_place() -> Place:
         shapes=(Shape(1), Shape(2)) if cores < 4 else (Shape(2), Shape(4)),
         traces=("sharegpt", "azure"),
         divisor=4,
-        concurrency=16,
+        concurrency=8,
         max_num_seqs=256,
         max_model_len=2048,
         kv_tokens=65536,
-        start_seconds=10.0,
-        scale_seconds=20.0,
     )
 
 
@@ -115,8 +109,6 @@ def _gpu_place(gpus: list[str], folder: Path) -> Place:
         max_num_seqs=1024,
         max_model_len=8192,
         kv_tokens=160_000 * count,
-        start_seconds=60.0,
-        scale_seconds=60.0,
     )
 
 

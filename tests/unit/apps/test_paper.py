@@ -51,7 +51,7 @@ def test_a_tiny_grid_makes_the_page_and_its_plots(tmp_path: Path) -> None:
         loads=(0.5, 1.0),
         traces=("cpu",),
         shapes=(Shape(2),),
-        seconds=0.1,
+        minutes=0.01,
         divisor=4,
         concurrency=2,
         max_model_len=512,
