@@ -174,6 +174,11 @@ def test_words_have_the_length_that_is_asked_for() -> None:
         (Dataset(name="sharegpt"), "--dataset-name sharegpt needs its file: add --dataset-path FILE, or --workload"),
         (Dataset(name="random", path=Path("x")), "--dataset-path belongs to"),
         (Dataset(name="azure", path=Path("nowhere.csv")), "there is no such file"),
+        (Dataset(name="jsonl", path=Path(__file__), input_len=5), "--input-len has no effect"),
+        (Dataset(range_ratio=0.5), "--random-range-ratio is for --dataset-name random"),
+        (Dataset(name="multi-turn", random_prefix_len=5), "--random-prefix-len is for --dataset-name random"),
+        (Dataset(name="random", num_prefixes=5), "--prefix-repetition-num-prefixes is for --dataset-name prefix"),
+        (Dataset(name="random", turns=5), "--multi-turn-turns is for --dataset-name multi-turn"),
     ],
 )
 def test_flags_that_do_not_fit(dataset: Dataset, error: str) -> None:

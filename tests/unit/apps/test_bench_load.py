@@ -120,8 +120,10 @@ def test_nothing_is_sent_after_the_duration() -> None:
         await asyncio.sleep(0.02)
         return RequestRecord(index=request.index, prompt_tokens=1)
 
-    requests = [BenchRequest(index, [1], 1, 0.01 * index) for index in range(2000)]
+    async def run() -> list[RequestRecord]:
+        return await drive(requests, send, run_start=time.perf_counter(), max_duration=0.5)
+
+    requests = [BenchRequest(index, [1], 1, 0.1 * index) for index in range(100)]
     started = time.perf_counter()
-    records = asyncio.run(drive(requests, send, run_start=started, max_duration=0.2))
+    assert 1 <= len(asyncio.run(run())) <= 5
     assert time.perf_counter() - started < 5
-    assert 1 <= len(records) <= 20

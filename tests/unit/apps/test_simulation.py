@@ -290,6 +290,25 @@ def test_errors_of_the_command(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in result.output
 
 
+def test_data_sets_and_loads_of_bench(tmp_path: Path) -> None:
+    trace, out = tmp_path / "azure.csv", tmp_path / "out.json"
+    trace.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        + "".join(f"2023-11-16 18:17:{index:02}.9799600,{100 + index},8\n" for index in range(20))
+    )
+    simulate = ["simulate", "--pp", "2", "-o", str(out), "--dataset-name"]
+    flags = ["azure", "--dataset-path", str(trace), "--request-rate", "trace"]
+    result = CliRunner().invoke(app, [*simulate, *flags])
+    assert result.exit_code == 0, result.output
+    [entry] = json.loads(out.read_text())
+    assert (entry["total_input_tokens"], entry["backend"]) == (sum(range(100, 120)), "simulation")
+    assert entry["duration"] > 19.0  # the times of the file
+    staged = CliRunner().invoke(app, [*simulate, "random", "--input-len", "9", "--rate-stages", "5:2,50:1"])
+    assert staged.exit_code == 0, staged.output
+    refused = CliRunner().invoke(app, [*simulate, "multi-turn"])
+    assert "waits for no other one" in refused.output
+
+
 def test_goodput_of_a_run(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert invoke("--goodput", "ttft:1e6", "tpot:1e6", "-o", str(out)).exit_code != 0, "plain numbers of milliseconds"

@@ -23,11 +23,19 @@ _FILES: dict[str, Callable[[Path, Order], list[Item]]] = {
 }
 
 _SHAPES = {
-    "random": ("range_ratio", "random_prefix_len"),
-    "prefix-repetition": ("prefix_len", "suffix_len", "num_prefixes"),
-    "multi-turn": ("turns", "system_len", "system_prompts"),
+    "random": {"range_ratio": "--random-range-ratio", "random_prefix_len": "--random-prefix-len"},
+    "prefix-repetition": {
+        "prefix_len": "--prefix-repetition-prefix-len",
+        "suffix_len": "--prefix-repetition-suffix-len",
+        "num_prefixes": "--prefix-repetition-num-prefixes",
+    },
+    "multi-turn": {
+        "turns": "--multi-turn-turns",
+        "system_len": "--multi-turn-system-len",
+        "system_prompts": "--multi-turn-system-prompts",
+    },
 }
-"""The fields of Dataset that matter for one of DATASETS."""
+"""The fields of Dataset that matter for one of DATASETS, and their flags."""
 
 ArrivalTimes = Callable[[int], list[float]]
 """Return when each of so many requests is sent, in seconds after the start of the run."""
@@ -86,7 +94,7 @@ def dataset_name(text: str) -> str:
 
 
 def check(dataset: Dataset) -> None:
-    """Raise ValueError, which names the flag, unless the data set has a file exactly if it needs one."""
+    """Raise ValueError, which names the flag, for a file that is missing or not needed, or a flag without effect."""
     if dataset.name in _FILES and dataset.path is None:
         synthetic = f", or --workload {dataset.name} for its lengths alone" if dataset.name in WORKLOADS else ""
         raise ValueError(f"--dataset-name {dataset.name} needs its file: add --dataset-path FILE{synthetic}")
@@ -96,6 +104,13 @@ def check(dataset: Dataset) -> None:
         )
     if dataset.path is not None and not dataset.path.is_file():
         raise ValueError(f"--dataset-path {dataset.path}: there is no such file")
+    if dataset.input_len is not None and dataset.name in ("sharegpt", "jsonl"):
+        raise ValueError(f"--input-len has no effect on the texts of --dataset-name {dataset.name}: leave it out")
+    usual = Dataset()
+    for name, flags in _SHAPES.items():
+        for field, flag in flags.items():
+            if name != dataset.name and getattr(dataset, field) != getattr(usual, field):
+                raise ValueError(f"{flag} is for --dataset-name {name}: leave it out, or add that")
 
 
 def load_requests(
