@@ -241,9 +241,13 @@ def main() -> None:
 
         options.output.mkdir(parents=True, exist_ok=True)
         results: list[dict[str, Any]] = []
-        run_grid(grid, serve, Path(name), results.append, lambda line: print(line, flush=True))
-    lines = "".join(json.dumps(result) + "\n" for result in results)
-    (options.output / "results.jsonl").write_text(lines)
+        with (options.output / "results.jsonl").open("w") as file:
+
+            def write(result: dict[str, Any]) -> None:
+                results.append(result)
+                print(json.dumps(result), file=file, flush=True)  # an interrupted comparison keeps its runs
+
+            run_grid(grid, serve, Path(name), write, lambda line: print(line, flush=True))
     others = f"load average at the end {os.getloadavg()[1]:.1f}"
     write_page(results, options.output, about=f"{place.about}; {others}", minutes=(time.monotonic() - started) / 60)
     print(f"written: {options.output}")
