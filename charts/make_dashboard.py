@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 _BY = 'model_name=~"$model", namespace=~"$namespace"'
@@ -236,6 +237,8 @@ def panel(
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
             {"refId": chr(65 + index), "expr": expression, "legendFormat": legend, "datasource": _SOURCE}
+            # One query of a panel of latencies asks for exemplars: dots that lead to the traces of slow requests.
+            | ({"exemplar": True} if index == 0 and re.search(r"gllm:\w+_seconds_bucket", expression) else {})
             for index, (expression, legend) in enumerate(queries)
         ],
     }
