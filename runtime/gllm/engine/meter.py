@@ -5,8 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 
-from gllm.engine.caution import Caution
-from gllm.engine.time_model import TimeModel, Work
+from gllm.engine.safety_margin import SafetyMargin
+from gllm.engine.stage_model import TimeModel
+from gllm.engine.time_model import Work
 from gllm.wire.messages import (
     ITERATION_EDGES,
     MICROBATCH_EDGES,
@@ -29,7 +30,7 @@ class Meter:
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES)
         """Seconds of the last steps, oldest first."""
         self.times = TimeModel(pp)
-        self.caution = Caution()
+        self.margin = SafetyMargin()
         self.last_progress = now
         """The time at which a step's result last arrived, or at which work arrived after an idle time."""
         self.num_preemptions = 0
@@ -64,7 +65,7 @@ class Meter:
         work = self.work_of(report.step)
         if work is not None and 0 <= report.stage < self._pp:
             self._stages.observe(now, report.stage, report.elapsed)
-            self.caution.observe(work, self.times.cost, report.elapsed)
+            self.margin.observe(work, self.times.cost, report.elapsed)
             self.times.observe(report.stage, work, report.elapsed)
 
     def work_of(self, step: int) -> Work | None:

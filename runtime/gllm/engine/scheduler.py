@@ -292,9 +292,9 @@ class Scheduler:
     def _bounded(self, batch: BatchBuilder, budget: Budget) -> Budget:
         """Cut the prefill beside the batch's decodes, or beside decodes in flight, to the bound on a step's time."""
         meter, limits = self._meter, self._limits
-        tokens = meter.caution.most_tokens(step_seconds(limits)) or limits.min_prefill_tokens
+        tokens = meter.margin.most_tokens(step_seconds(limits)) or limits.min_prefill_tokens
         base = meter.times.cost.predict(batch.work)
-        return within_bound(budget, limits, base, meter.caution.factor, tokens - len(batch.rows))
+        return within_bound(budget, limits, base, meter.margin.factor, tokens - len(batch.rows))
 
     def _add_prefills(self, batch: BatchBuilder, budget: Budget) -> None:
         """Add chunks of unfinished prefills and queued requests, by priority and arrival, until the budget is spent."""

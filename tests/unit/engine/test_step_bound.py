@@ -15,9 +15,9 @@ from gllm.apps.bench.requests import BenchRequest
 from gllm.apps.simulate.hardware import Hardware, StageTimes
 from gllm.apps.simulate.simulation import Simulation
 from gllm.config import POLICY_NAMES, EngineConfig, PolicyName
-from gllm.engine.caution import Caution
 from gllm.engine.policies import Budget, Limits, step_seconds, within_bound
 from gllm.engine.policies.bound import FLOOR
+from gllm.engine.safety_margin import SafetyMargin
 from gllm.engine.time_model import Cost, Work
 
 COST = Cost(a=1e-2, b=1e-3, c=0.0, d=0.0, e=0.0)
@@ -41,39 +41,39 @@ def test_the_bound_is_the_target_over_the_micro_batches_of_a_round(pp: int, targ
     base=st.floats(0, 10),
     tokens=st.integers(0, 5000),
     seconds=st.one_of(st.just(math.inf), st.floats(0, 10)),
-    caution=st.floats(1, 4),
+    margin=st.floats(1, 4),
     most=st.integers(-300, 5000),
 )
 def test_prefill_is_cut_to_the_bound_and_never_to_nothing(
-    pp: int, target: float, base: float, tokens: int, seconds: float, caution: float, most: int
+    pp: int, target: float, base: float, tokens: int, seconds: float, margin: float, most: int
 ) -> None:
     rules = limits(pp, target)
     bound = step_seconds(rules)
     given_budget = Budget(tokens, 3, seconds, 32)
-    budget = within_bound(given_budget, rules, base, caution, most)
+    budget = within_bound(given_budget, rules, base, margin, most)
     assert budget.decode_rows == 3, "decodes always run"
     assert 0 <= budget.prefill_tokens <= tokens
     assert 0.0 <= budget.prefill_seconds <= seconds
     assert (budget.prefill_tokens >= 1 and budget.least_tokens == 1) or not tokens
     assert base + min(budget.prefill_seconds, 1e9) <= max(bound, base + FLOOR * max(bound, base)) * (1 + 1e-9)
-    assert budget.prefill_seconds >= min(seconds, FLOOR * bound / caution) * (1 - 1e-9)
+    assert budget.prefill_seconds >= min(seconds, FLOOR * bound / margin) * (1 - 1e-9)
 
 
 def test_before_the_first_step_nothing_is_known() -> None:
-    assert Caution().most_tokens(10.0) == 0
-    assert Caution().factor == 1.0
+    assert SafetyMargin().most_tokens(10.0) == 0
+    assert SafetyMargin().factor == 1.0
 
 
 def test_no_leap_beyond_the_largest_measured_micro_batch() -> None:
     """Four decodes in 12 ms: 83 tokens take at most 0.25 s, whatever their cost."""
-    caution = Caution()
-    caution.observe(Work(decode_rows=4, decode_context=100, sampled_rows=4), COST, 0.012)
-    assert caution.most_tokens(0.25) == 83
-    caution.observe(Work(prefill_tokens=79, decode_rows=4), COST, 0.06)
-    assert caution.most_tokens(0.25) == int(0.25 / 0.06 * 83)
-    caution.observe(Work(decode_rows=4), COST, 1.0)  # far smaller than the largest: no news
-    assert caution.most_tokens(0.25) == int(0.25 / 0.06 * 83)
-    assert caution.most_tokens(1e-6) == 83, "what has been measured is the time model's to judge"
+    margin = SafetyMargin()
+    margin.observe(Work(decode_rows=4, decode_context=100, sampled_rows=4), COST, 0.012)
+    assert margin.most_tokens(0.25) == 83
+    margin.observe(Work(prefill_tokens=79, decode_rows=4), COST, 0.06)
+    assert margin.most_tokens(0.25) == int(0.25 / 0.06 * 83)
+    margin.observe(Work(decode_rows=4), COST, 1.0)  # far smaller than the largest: no news
+    assert margin.most_tokens(0.25) == int(0.25 / 0.06 * 83)
+    assert margin.most_tokens(1e-6) == 83, "what has been measured is the time model's to judge"
 
 
 @given(
@@ -84,10 +84,10 @@ def test_no_leap_beyond_the_largest_measured_micro_batch() -> None:
 )
 def test_no_leap_exceeds_the_bound(a: float, token: float, rows: int, seconds: float) -> None:
     """For any step with a fixed cost and a cost per token: sizes grow, and no new size takes longer than asked."""
-    caution, size = Caution(), rows
+    margin, size = SafetyMargin(), rows
     for _ in range(12):
-        caution.observe(Work(prefill_tokens=size), COST, a + token * size)
-        larger = caution.most_tokens(seconds)
+        margin.observe(Work(prefill_tokens=size), COST, a + token * size)
+        larger = margin.most_tokens(seconds)
         assert larger >= size
         assert larger == size or a + token * larger <= seconds * (1 + 1e-6)
         size = larger
@@ -96,28 +96,28 @@ def test_no_leap_exceeds_the_bound(a: float, token: float, rows: int, seconds: f
 
 
 def test_a_missed_prediction_is_not_repeated() -> None:
-    """Prefill took 0.2 s instead of 0.1 s: half of it next time, and less caution with every step as predicted."""
-    caution = Caution()
+    """Prefill took 0.2 s instead of 0.1 s: half of it next time, and less margin with every step as predicted."""
+    margin = SafetyMargin()
     work = Work(prefill_tokens=100, decode_rows=10, sampled_rows=10)
     usual = COST.predict(work)
-    caution.observe(work, COST, usual + 0.1)
-    assert caution.factor == pytest.approx(2.0)
+    margin.observe(work, COST, usual + 0.1)
+    assert margin.factor == pytest.approx(2.0)
     factors = []
     for _ in range(8):
-        caution.observe(work, COST, usual)
-        factors.append(caution.factor)
+        margin.observe(work, COST, usual)
+        factors.append(margin.factor)
     assert factors == sorted(factors, reverse=True)
     assert factors[-1] < 1.01
-    caution.observe(work, COST, 100.0)
-    assert caution.factor == 4.0, "a stall does not stop prefill"
+    margin.observe(work, COST, 100.0)
+    assert margin.factor == 4.0, "a stall does not stop prefill"
 
 
 @given(elapsed=st.sampled_from([0.0, -1.0, math.inf, math.nan, 1e9]), tokens=st.integers(0, 100))
 def test_invalid_times_are_ignored(elapsed: float, tokens: int) -> None:
-    caution = Caution()
-    caution.observe(Work(prefill_tokens=tokens), COST, elapsed)
-    assert caution.most_tokens(1.0) == 0
-    assert caution.factor == 1.0
+    margin = SafetyMargin()
+    margin.observe(Work(prefill_tokens=tokens), COST, elapsed)
+    assert margin.most_tokens(1.0) == 0
+    assert margin.factor == 1.0
 
 
 # --- a long prompt beside four running streams, on a simulated CPU -----------------------------------------------

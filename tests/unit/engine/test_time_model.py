@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gllm.engine.time_model import PRIOR, Cost, StageModel, TimeModel, Work, chunk_pairs
+from gllm.engine.stage_model import StageModel, TimeModel
+from gllm.engine.time_model import PRIOR, Cost, Work, chunk_pairs
 
 TRUE = Cost(a=4e-3, b=2e-5, c=1e-9, d=2e-8, e=5e-6)
 KNEED = Cost(a=5e-3, b=1e-6, c=1e-9, d=2e-8, e=5e-6, g=2e-5)

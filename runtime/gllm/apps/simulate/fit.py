@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from gllm.apps.simulate.hardware import Hardware, StageTimes
-from gllm.engine.time_model import StageModel
+from gllm.engine.stage_model import StageModel
 from gllm.engine.trace import Slice, read_slices
 
 _ROUNDS = 4

@@ -35,17 +35,17 @@ def prefill_room(limits: Limits, base: float) -> float:
     return max(bound - base, FLOOR * max(bound, base))
 
 
-def within_bound(budget: Budget, limits: Limits, base: float, caution: float, most_tokens: int) -> Budget:
+def within_bound(budget: Budget, limits: Limits, base: float, margin: float, most_tokens: int) -> Budget:
     """Return the budget with prefill cut to the bound, but not below one token if it had any.
 
     Args:
         base: predicted seconds of the micro-batch without prefill.
-        caution: factor by which recent prefill took longer than predicted, at least 1.
-        most_tokens: maximum of prefill tokens that measured steps justify (`gllm.engine.caution`).
+        margin: factor by which recent prefill took longer than predicted, at least 1.
+        most_tokens: maximum of prefill tokens that measured steps justify (`gllm.engine.safety_margin`).
     """
     return replace(
         budget,
         prefill_tokens=min(budget.prefill_tokens, max(most_tokens, 1)),
-        prefill_seconds=min(budget.prefill_seconds, prefill_room(limits, base) / caution),
+        prefill_seconds=min(budget.prefill_seconds, prefill_room(limits, base) / margin),
         least_tokens=min(budget.least_tokens, 1),
     )

@@ -25,7 +25,7 @@ _FORGET = 0.5
 """Share of the factor's excess that remains after each step with prefill."""
 
 
-class Caution:
+class SafetyMargin:
     """Learns from the same reports as the time model. Times are seconds of any stage."""
 
     def __init__(self) -> None:
