@@ -124,7 +124,7 @@ def test_a_second_operator_stands_back_until_it_is_asked(operators: Operators, p
             events, _ = await on.api.list("v1", "Event", on.namespace)
             return [one["message"] for one in events if one["reason"] == "StandsBack"]
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await told():
                 await asyncio.sleep(0.1)
         before = await on.versions()
