@@ -14,6 +14,7 @@ PolicyName = Literal["token_throttling", "balanced", "chunked_prefill", "decode_
 POLICY_NAMES: tuple[PolicyName, ...] = get_args(PolicyName)
 Dtype = Literal["float32", "bfloat16", "float16"]
 DtypeChoice = Literal["auto", Dtype]
+Routing = Literal["prefix", "round-robin"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -131,6 +132,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Host and port of engines on other machines. Empty: the engine of the own group."""
     engine_timeout: float = 120.0
     """Seconds that a request waits while none of `engines` serves."""
+    routing: Routing = "prefix"
+    """How a request's engine is chosen: by cached prefix and predicted wait, or in turns."""
     keys_file: str = ""
     """The keys for `engines`; empty: those of the environment."""
     wait_for_engine: bool = False

@@ -39,6 +39,7 @@ def engine_client(config: Config, model: ServedModel) -> EngineClient | RemoteEn
         read_keys(settings.keys_file) if settings.keys_file else keys_of_group(),
         model=digest,
         wait_seconds=settings.engine_timeout,
+        routing=settings.routing,
         long_rope_from=model.config.rope.switches_at,
     )
 

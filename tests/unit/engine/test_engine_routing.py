@@ -13,6 +13,7 @@ from gllm.engine.client.routing import (
     SLACK_SECONDS,
     EngineLoad,
     choose_engine,
+    next_in_turn,
     predicted_waits,
 )
 from gllm.wire.forecast import PrefillForecast
@@ -45,6 +46,12 @@ def test_a_cached_prefix_wins_within_the_bound() -> None:
     assert choose_engine(1000, [idle, load(waiting=2.49 - 0.36, cached=640)]) == 1
     assert choose_engine(1000, [idle, load(waiting=2.51 - 0.36, cached=640)]) == 0
     assert choose_engine(1000, [load(cached=16), load(waiting=0.01, cached=32)]) == 1
+
+
+def test_round_robin_passes_over_engines_that_leave() -> None:
+    assert [next_in_turn([False, True, False], turn) for turn in range(4)] == [0, 2, 0, 2]
+    assert next_in_turn([True, True], 1) == 1, "better than none"
+    assert next_in_turn([], 0) is None
 
 
 def test_waits_are_seconds_not_tokens() -> None:

@@ -13,14 +13,20 @@ OF_A_MODEL = frozenset(
     {flag.name for flag in SOURCE_FLAGS}
     | {flag.name for flag in GATEWAY_FLAGS if flag.panel == "Model"}
     | {"served_model_name", "served_model_aliases", "max_queued_requests", "max_queued_tokens"}
-    | {"model", "engines", "engine_timeout", "wait_for_engine", "keys_file"}
+    | {"model", "engines", "engine_timeout", "wait_for_engine", "routing", "keys_file"}
 )
 """The parameters that each model has its own value of. The others belong to the server."""
 
 FLAGS_OF_A_MODEL = frozenset(
-    spelling for flag in SOURCE_FLAGS + GATEWAY_FLAGS if flag.name in OF_A_MODEL for spelling in flag.option.split("/")
+    ["--routing"]
+    + [
+        spelling
+        for flag in SOURCE_FLAGS + GATEWAY_FLAGS
+        if flag.name in OF_A_MODEL
+        for spelling in flag.option.split("/")
+    ]
 )
-"""Their names on the command line, of those in the tables."""
+"""Their names on the command line, without those that say where the engines are."""
 
 
 def parse_also(context: typer.Context, text: str) -> dict[str, Any]:

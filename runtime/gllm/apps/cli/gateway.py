@@ -15,7 +15,7 @@ from gllm.apps.cli.flag_values import parse_places
 from gllm.apps.cli.options import GATEWAY_FLAGS, SOURCE_FLAGS, LogLevelOption, ModelArgument
 from gllm.apps.cli.parsing import EngineCommand
 from gllm.apps.cli.serve import KeysOption
-from gllm.config import Config, LogLevel
+from gllm.config import Config, LogLevel, Routing
 
 EnginesOption = Annotated[
     str,
@@ -49,6 +49,15 @@ WaitOption = Annotated[
 ]
 
 
+RoutingOption = Annotated[
+    Routing,
+    typer.Option(
+        "--routing",
+        help="How to choose the engine of a request: prefix (most of the prompt cached, then the shortest predicted "
+        "wait, within a bounded imbalance) or round-robin.",
+        rich_help_panel="Engines",
+    ),
+]
 AlsoOption = Annotated[
     list[str],
     typer.Option(
@@ -71,6 +80,7 @@ def gateway(
     engines: EnginesOption,
     engine_timeout: TimeoutOption = 120.0,
     wait_for_engine: WaitOption = False,
+    routing: RoutingOption = "prefix",
     also: AlsoOption = [],  # noqa: B006  # typer wants a list
     keys_file: KeysOption = "",
     log_level: LogLevelOption = "warning",
@@ -83,7 +93,7 @@ def gateway(
     """
     import msgspec
 
-    own = {"engines": engines, "engine_timeout": engine_timeout, "wait_for_engine": wait_for_engine}
+    own = {"engines": engines, "engine_timeout": engine_timeout, "wait_for_engine": wait_for_engine, "routing": routing}
     config = _config(model, own, flags, log_level)
     config = msgspec.structs.replace(config, others=tuple(_other(context, text, log_level) for text in also))
     _check_names(config)
@@ -115,7 +125,7 @@ def _config(model: str, own: dict[str, Any], flags: dict[str, Any], log_level: L
 
 def _other(context: typer.Context, text: str, log_level: LogLevel) -> Config:
     values = parse_also(context, text)
-    own = {name: values[name] for name in ("engines", "engine_timeout", "wait_for_engine", "keys_file")}
+    own = {name: values[name] for name in ("engines", "engine_timeout", "wait_for_engine", "routing", "keys_file")}
     flags = {flag.name: values[flag.name] for flag in SOURCE_FLAGS + GATEWAY_FLAGS}
     try:
         return _config(values["model"], own, flags, log_level)

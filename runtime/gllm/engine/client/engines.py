@@ -12,11 +12,11 @@ from functools import partial
 import zmq.asyncio
 
 from gllm import __version__
-from gllm.config import tcp_address
+from gllm.config import Routing, tcp_address
 from gllm.engine.client.link import EngineLink, EventsHandler
 from gllm.engine.client.prefixes import cached_tokens
 from gllm.engine.client.requests import LiveRequests
-from gllm.engine.client.routing import EngineLoad, choose_engine
+from gllm.engine.client.routing import EngineLoad, choose_engine, next_in_turn
 from gllm.engine.client.stream import EngineError, OutputStream
 from gllm.sampling_params import SamplingParams
 from gllm.wire.curve import Keys
@@ -48,6 +48,7 @@ class RemoteEngines:
         *,
         model: str,
         wait_seconds: float,
+        routing: Routing = "prefix",
         long_rope_from: int | None = None,
     ) -> None:
         self.limits: Hello | None = None
@@ -60,6 +61,7 @@ class RemoteEngines:
         self._keys = keys
         self._model = model
         self._wait_seconds = wait_seconds
+        self._routing = routing
         self._long_rope_from = long_rope_from
         self._links: dict[tuple[str, int], EngineLink] = {}
         """The engines that serve."""
@@ -255,6 +257,9 @@ class RemoteEngines:
         links = list(self._links.values())
         if len(links) < 2:
             return links[0] if links else None
+        if self._routing == "round-robin":
+            index = next_in_turn([link.hello is not None and link.hello.leaving for link in links], next(self._turn))
+            return None if index is None else links[index]
         token_ids, root = stream.record.token_ids, stream.record.root(self._long_rope_from)
         cached: dict[EngineLink, int] = {}
         for size in {link.hello.page_size for link in links if link.hello is not None}:

@@ -57,6 +57,12 @@ def choose_engine(prompt_tokens: int, engines: Sequence[EngineLoad], turn: int =
     return equal[turn % len(equal)]
 
 
+def next_in_turn(engines: Sequence[bool], turn: int) -> int | None:
+    """Return the index of the engine by round-robin. engines: whether each one's group will end."""
+    staying = [index for index, leaving in enumerate(engines) if not leaving] or list(range(len(engines)))
+    return staying[turn % len(staying)] if staying else None
+
+
 def predicted_waits(prompt_tokens: int, engines: Sequence[EngineLoad]) -> list[float]:
     """Return the predicted seconds to the first token on each engine.
 
