@@ -108,8 +108,8 @@ def kill(kube: Kube, *operators: str) -> None:
 
 
 def rolling(kube: Kube) -> bool:
-    """Whether there are two groups, as during a rollout."""
-    return len(kube.status()["groups"]) == 2
+    """Whether one group has become several, as during a rollout."""
+    return len(kube.status()["groups"]) > 1
 
 
 @contextmanager
