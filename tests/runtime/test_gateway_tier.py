@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -90,6 +91,15 @@ def test_requests_with_one_beginning_meet_on_one_engine(tier: Tier) -> None:
     assert min(cached[2:]) > 0.6, cached
     salted = gateway.complete(prompt=beginnings[0], max_tokens=2, cache_salt="mine")["usage"]
     assert salted["prompt_tokens_details"]["cached_tokens"] == 0
+    # The web page of the gateway has the events of both pipelines.
+    watched: set[str] = set()
+    with gateway.http.stream("GET", "/pipeline/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith('data: {"engine":'):
+                watched.add(json.loads(line[6:])["engine"])
+            if len(watched) == 2:
+                break
+    assert all(name.startswith("127.0.0.1:") for name in watched)
 
 
 def test_a_group_that_drains_gets_no_new_requests_and_finishes_its_own(tier: Tier) -> None:
