@@ -6,7 +6,6 @@ import json
 import math
 import re
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -118,25 +117,24 @@ def test_fewer_examples_where_the_context_is_short(tmp_path: Path, data: str) ->
 
 
 def test_requests_in_flight_and_busy_servers(tmp_path: Path, data: str) -> None:
-    lock = threading.Lock()
-    live, peak, refusals = 0, 0, 3
+    lock, together = threading.Lock(), threading.Barrier(4)
+    live = peak = total = 0
 
     def reply(prompt: str, body: dict[str, Any]) -> Any:
-        nonlocal live, peak, refusals
+        nonlocal live, peak, total
         with lock:
-            live += 1
-            peak = max(peak, live)
-            refusals -= 1
-            refused = refusals >= 0
-        time.sleep(0.01)
+            total, live = total + 1, live + 1
+            peak, number = max(peak, live), total
+        if number <= 4:
+            together.wait(30)  # until four requests are here at once
         with lock:
             live -= 1
-        return (503, {"error": "busy"}) if refused else sums_only(prompt, body)
+        return (503, {"error": "busy"}) if number <= 3 else sums_only(prompt, body)
 
     with answer_server(reply) as quiz:
         run("mmlu-pro", "--url", quiz.url, "--data", data, "--output", str(tmp_path), "--concurrency", "4")
     assert peak == 4
-    assert len(quiz.bodies) == 23
+    assert total == len(quiz.bodies) == 23
 
 
 def test_an_answer_with_reasoning_only_is_empty(tmp_path: Path, data: str) -> None:
