@@ -38,7 +38,7 @@ def example(kube: Kube, name: str = "smol") -> Object:
 def serving(kube: Kube, groups: int = 1, **more: Any) -> None:
     """Restore the deployment of examples/smol.yaml, whatever an earlier test has left, and wait until it serves.
 
-    more: fields of the spec.
+    more: fields of the spec. Without groups gateways are not waited for: they are ready when a group has served once.
     """
     install(kube)
     manifest = example(kube)
@@ -49,7 +49,7 @@ def serving(kube: Kube, groups: int = 1, **more: Any) -> None:
     else:
         until("no groups", lambda: not kube.pods(), 120, kube.describe)
     gateways = more.get("gateway")
-    if gateways:
+    if gateways and groups:
         ready = f"{gateways['replicas']}/{gateways['replicas']}"
         until("the gateways", lambda: kube.status().get("gateways") == ready, 120, kube.describe)
         behind = {"gllm.dev/gateway": "smol"}
