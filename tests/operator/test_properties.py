@@ -44,7 +44,8 @@ ACTIONS = st.one_of(
         st.none(),
     ),
     st.tuples(
-        st.sampled_from(["delete object", "edit object", "restart operator", "lose node", "find nodes"]), st.none()
+        st.sampled_from(["delete object", "edit object", "restart operator", "lose node", "find nodes", "cordon"]),
+        st.none(),
     ),
     st.tuples(st.just("crash operator"), st.integers(0, 12)),
 )
@@ -169,8 +170,11 @@ class Watched(OperatorHarness):
                 self.start_operator()
             case "lose node" if len(self.world.lost_nodes) < 2:
                 self.world.lost_nodes.add(self.chance.choice(NODES))
+            case "cordon" if len(self.world.cordoned) < 2:
+                self.world.cordoned.add(self.chance.choice(NODES))
             case "find nodes":
                 self.world.lost_nodes.clear()
+                self.world.cordoned.clear()
             case "crash operator":
                 self.crash_after = argument
         self.run_pass()
@@ -223,6 +227,7 @@ def test_invariants_hold_and_the_spec_is_reached(spec: dict[str, Any], actions: 
         assert all(one in harness.api.objects.values() for one in harness.foreign), "touched what is another's"
     # Without further failures, the deployment reaches the state that the spec asks for.
     harness.world.lost_nodes.clear()
+    harness.world.cordoned.clear()
     harness.crash_after = None
     for _ in range(12):
         harness.run_until_quiet()
