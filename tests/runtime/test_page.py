@@ -13,7 +13,10 @@ from fixtures.chromium import Browser, chromium, find_chromium
 from fixtures.tiny_models import write_hf
 
 CHROMIUM = find_chromium()
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+    pytest.mark.timing,
+]
 KEY = "s3cret"
 ANSWERED = "document.querySelector('#send').hidden === false && !document.querySelector('.answering')"
 
