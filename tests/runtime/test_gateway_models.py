@@ -24,13 +24,7 @@ class Shared:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tiers = [
-            Tier(
-                write_hf("llama", self._made(name), max_position_embeddings=positions), self._keys(name), folder / name
-            )
-            for name, positions in (("tiny", 32768), ("other", 4096))
-        ]
-        self.tiny, self.other = self.tiers
+        self.tiny, self.other = self._tier("tiny", 32768), self._tier("other", 4096)
         self.groups = [self.tiny.group(), self.tiny.group()]
         self.port = free_port()
         also = f"{self.other.model} --engines 127.0.0.1:{self.port} --keys-file {self.other.keys}"
