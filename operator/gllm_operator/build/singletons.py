@@ -164,13 +164,16 @@ def service_account(owner: Owner) -> dict[str, Any]:
 
 
 def keys_secret(owner: Owner, text: str) -> dict[str, Any]:
-    """The Secret is created and never applied, because the keys of a running group must not change."""
+    """The Secret is created and never applied, because the keys of a running group must not change.
+
+    It is not `immutable`: a kubelet would never read it again while any pod mounts one of this name, and give the keys
+    of a deleted deployment to pods of its successor.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(owner, keys_name(owner.name)),
         "type": "Opaque",
-        "immutable": True,
         "stringData": {KEYS_KEY: text},
     }
 
