@@ -17,11 +17,12 @@ class Reference:
         try:
             import torch
             from transformers import AutoModelForCausalLM
-            from transformers.utils.logging import disable_progress_bar
+            from transformers.utils import logging
         except ImportError:
             raise ValueError("the reference needs transformers: pip install 'gllm[eval]'") from None
         self._torch = torch
-        disable_progress_bar()
+        had_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         where: dict[str, Any] = {"pretrained_model_name_or_path": model}
         if model.is_file():
             where = {"pretrained_model_name_or_path": model.parent, "gguf_file": model.name}
@@ -30,6 +31,9 @@ class Reference:
             self._model: Any = loaded.to(device).eval()
         except (OSError, ImportError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"--reference {model}: transformers cannot load it: {error}") from None
+        finally:
+            if had_bars:  # the switch is the process's, and downloads of the hub have bars too
+                logging.enable_progress_bar()
         self._device = device
 
     def compare(self, prompt: Sequence[int], answer: Sequence[int]) -> Compared:
