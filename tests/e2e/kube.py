@@ -69,6 +69,8 @@ class Kube:
 
     def apply(self, manifest: Object) -> None:
         command = [*self._command, "apply", "-f", "-"]
+        if own := manifest["metadata"].get("namespace"):
+            command += ["--namespace", own]
         done = subprocess.run(
             command, input=json.dumps(manifest), capture_output=True, text=True, timeout=60, check=False
         )

@@ -1,4 +1,4 @@
-"""An operator of another version: of the commit before the pods of a deployment were last rendered differently."""
+"""An operator of another version: an older commit, with another grace period, so that it renders pods differently."""
 
 from __future__ import annotations
 
@@ -21,8 +21,19 @@ _RENDERED = "tests/operator/golden/cpu.out.yaml"
 def sources(folder: Path) -> str:
     """Write the older operator and its chart into the folder, and return what they are.
 
-    Without the history of git (a shallow clone, an archive) they are a copy of this tree with another grace period.
+    They are those of the commit before the objects of a deployment were last rendered differently. That may have changed
+    other objects than pods, so the grace period is changed, too. Without the history of git (a shallow clone, an
+    archive) they are this tree's.
     """
+    what = _copy(folder)
+    probes = folder / "operator/gllm_operator/build/probes.py"
+    text, found = re.subn(r"^_GRACE_SECONDS = \d+", "_GRACE_SECONDS = 27", probes.read_text(), flags=re.MULTILINE)
+    assert found == 1, "build/probes.py has no _GRACE_SECONDS"
+    probes.write_text(text)
+    return f"{what}, with _GRACE_SECONDS = 27"
+
+
+def _copy(folder: Path) -> str:
     if commit := _git("log", "-1", "--format=%H", "--", _RENDERED).decode().strip():
         archive = _git("archive", f"{commit}^", *_PARTS)
         if archive:
@@ -31,11 +42,7 @@ def sources(folder: Path) -> str:
             return f"commit {_git('rev-parse', '--short', f'{commit}^').decode().strip()}"
     for part in _PARTS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    probes = folder / "operator/gllm_operator/build/probes.py"
-    text, found = re.subn(r"^_GRACE_SECONDS = \d+", "_GRACE_SECONDS = 27", probes.read_text(), flags=re.MULTILINE)
-    assert found == 1, "build/probes.py has no _GRACE_SECONDS"
-    probes.write_text(text)
-    return "a copy of this tree with _GRACE_SECONDS = 27"
+    return "a copy of this tree"
 
 
 def build(cluster: Cluster, folder: Path) -> str:

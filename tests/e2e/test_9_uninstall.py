@@ -98,7 +98,7 @@ def _spec_fields(kube: Kube) -> list[str]:
 
 def test_one_namespace_and_deployments_that_stay(kube: Kube) -> None:
     """An operator with rights in one namespace works there. With crds.keep, deployments continue to serve."""
-    install(kube, more=("watchNamespaces={default}", "crds.keep=true"))
+    install(kube, more=("watchNamespaces={default}", "watchNodes=false", "crds.keep=true"))
     account = f"--as=system:serviceaccount:{NAMESPACE}:gllm"
 
     def may(verb: str, kind: str, namespace: str) -> bool:
