@@ -21,9 +21,9 @@ _RENDERED = "tests/operator/golden/cpu.out.yaml"
 def sources(folder: Path) -> str:
     """Write the older operator and its chart into the folder, and return what they are.
 
-    They are those of the commit before the objects of a deployment were last rendered differently. That may have changed
-    other objects than pods, so the grace period is changed, too. Without the history of git (a shallow clone, an
-    archive) they are this tree's.
+    They are those of the commit before the objects of a deployment were last rendered differently. That may have
+    changed other objects than pods, so the grace period is changed, too. Without the history of git (a shallow clone,
+    an archive) they are this tree's.
     """
     what = _copy(folder)
     probes = folder / "operator/gllm_operator/build/probes.py"
