@@ -56,14 +56,9 @@ class _Evidence:
         self.steps += 1
         limit = _HUBER * self.residual
         # The mean clips residuals: otherwise, after one long stall, the next ten stalls would count as normal.
-        self.residual += self.rate * (min(distance, 3.0 * self.residual) - self.residual)
+        self.residual += _rate(self.steps) * (min(distance, 3.0 * self.residual) - self.residual)
         self.residual = max(self.residual, 1e-3)
         return 1.0 if distance <= limit else limit / distance
-
-    @property
-    def rate(self) -> float:
-        """Share of the newest step in the running means."""
-        return max(0.02, 1.0 / (self.steps + 1))
 
     @property
     def due(self) -> bool:
@@ -113,7 +108,7 @@ class StageModel:
             self._start(work, elapsed)
         self.steps += 1
         distance = abs(self.cost.predict(work) / elapsed - 1.0)
-        self.error += max(0.02, 1.0 / (self.steps + 1)) * (min(distance, 10.0) - self.error)
+        self.error += _rate(self.steps) * (min(distance, 10.0) - self.error)
         kind = self._kind(work)
         for other in self._kinds:
             other.share *= self._forgetting if other is kind else 1.0 - (1.0 - self._forgetting) / _OTHER_KINDS
@@ -159,6 +154,11 @@ class StageModel:
         # While a GPU is bound by memory, tokens seem to cost nothing; but a long prompt does.
         b = max(b, self._scale[1] / _MOST_FREE_TOKENS)
         self.cost = Cost(a, b, c, d, e, max(g, a / _MOST_FREE_TOKENS - b))
+
+
+def _rate(steps: int) -> float:
+    """Return the share of the newest of `steps` steps in a running mean."""
+    return max(0.02, 1.0 / (steps + 1))
 
 
 def _terms(work: Work, inverse: float) -> tuple[float, ...]:
