@@ -1,4 +1,4 @@
-"""Events of the pipeline for viewers. They are collected only while somebody watches, and their number is bounded."""
+"""Events of the pipeline for viewers. They are collected only while there are viewers, and their number is bounded."""
 
 from __future__ import annotations
 

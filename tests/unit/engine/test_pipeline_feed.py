@@ -1,4 +1,4 @@
-"""Events of the pipeline: what a viewer is told, what is left out, and that nobody pays without viewers."""
+"""Events of the pipeline: what a viewer is told, what is left out, and that it costs nothing without viewers."""
 
 from __future__ import annotations
 
