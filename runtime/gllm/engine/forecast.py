@@ -6,6 +6,7 @@ from gllm.engine.meter import Meter
 from gllm.engine.policies import Limits
 from gllm.engine.policies.bound import prefill_room
 from gllm.engine.queues import RunningSet, WaitingQueue
+from gllm.engine.snapshot import waiting_tokens
 from gllm.engine.time_model import Work, chunk_pairs
 from gllm.wire.forecast import PrefillForecast
 
@@ -29,7 +30,7 @@ def forecast(limits: Limits, queue: WaitingQueue, running: RunningSet, meter: Me
     else:
         base, room = cost.prefill_step, most
     stretch = (base + room) / room
-    tokens = queue.tokens + sum(seq.num_uncomputed for seq in running.prefilling)
+    tokens = waiting_tokens(queue, running)
     pairs = queue.pairs + sum(chunk_pairs(seq.num_scheduled, seq.num_uncomputed) for seq in running.prefilling)
     return PrefillForecast(
         waiting=cost.prefill(tokens, pairs) * stretch + pp * base,
